@@ -1,0 +1,100 @@
+"""Which mesh axis every logical axis of an array lies on: one table, read by `spec`, `gather` and `split_axis`.
+
+All meshes are Explicit (sharding is part of an array's type). A weight's shape and its logical axes are declared side by side in
+`models`; "embed" lies on fsdp in storage and is gathered at the point of use (ZeRO-3), the other axes stay split (tensor parallelism).
+"""
+
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str | None, str | tuple[str, ...] | None] = {
+    "rows": ("data", "fsdp"),  # batch rows, and the groups of those rows
+    "embed": "fsdp",  # the width of every weight: sharded in storage, gathered at use
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "layers": None,
+    None: None,
+}
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None) -> Mesh:
+    """An Explicit mesh of data x fsdp x tensor devices; one of the three may be -1: whatever is left.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = len(devices) // -int(np.prod(sizes))
+    if min(sizes) < 1 or np.prod(sizes) != len(devices):
+        raise ValueError(
+            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} does not cover the {len(devices)} devices here; "
+            "choose sizes whose product is the number of devices, or give one of them as -1."
+        )
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+
+
+def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec:
+    """The partition of an array with these logical axes, under RULES.
+
+    With a shape, "kv_heads" that do not divide the tensor axis stay whole on every device (grouped-query attention with fewer
+    key heads than tensor shards); any other axis that does not divide is an error.
+
+    Raises:
+      ValueError: an unknown axis name, or a dimension that the mesh does not divide.
+    """
+    entries = []
+    for i, axis in enumerate(axes):
+        if axis not in RULES:
+            raise ValueError(f"unknown logical axis {axis!r}; the axes in RULES are {sorted(a for a in RULES if a)}.")
+        entry = RULES[axis]
+        if shape is not None and entry is not None:
+            names = (entry,) if isinstance(entry, str) else entry
+            parts = int(np.prod([mesh_shape().get(name, 1) for name in names]))
+            if shape[i] % parts:
+                if axis != "kv_heads":
+                    raise ValueError(
+                        f"axis {axis!r} of size {shape[i]} does not split over {' x '.join(names)} = {parts} devices; "
+                        f"choose a mesh whose {' x '.join(names)} divides {shape[i]}."
+                    )
+                entry = None
+        entries.append(entry)
+    return PartitionSpec(*entries)
+
+
+def mesh_shape() -> dict[str, int]:
+    """Axis name -> size of the mesh in scope (`jax.set_mesh`); empty where there is none."""
+    return dict(jax.sharding.get_abstract_mesh().shape)
+
+
+def rows_spec(ndim: int) -> PartitionSpec:
+    """The partition of an array whose first dimension is rows (or groups) and whose others are whole."""
+    return PartitionSpec(RULES["rows"], *(None,) * (ndim - 1))
+
+
+def shard(x, *axes: str | None):
+    """x laid out by its logical axes (a reshard; no-op where it lies so already)."""
+    return jax.reshard(x, spec(*axes, shape=x.shape))
+
+
+def gather(w: jax.Array, *axes: str | None) -> jax.Array:
+    """The weight w with its "embed" axis made whole on every device: the all-gather of ZeRO-3, at the point of use."""
+    return jax.reshard(w, spec(*(None if axis == "embed" else axis for axis in axes), shape=w.shape))
+
+
+def split_axis(x: jax.Array, parts: int) -> jax.Array:
+    """[R, ...] -> [parts, R / parts, ...]: microbatch m takes rows m, parts + m, ... so that no row changes its device."""
+    return jax.numpy.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+
+def named(partition: PartitionSpec) -> NamedSharding:
+    """The partition on the concrete mesh in scope, for arrays made on the host."""
+    return NamedSharding(jax.sharding.get_mesh(), partition)

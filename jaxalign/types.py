@@ -1,0 +1,85 @@
+"""The types every part shares: one batch, one model output, one loss term, one train state.
+
+Letters in shapes: R rows, T tokens a row, G groups (prompts) a row, K responses a group, N = R * G groups a batch,
+D width, V vocabulary. Tokens live in rows, judgements live in responses; `sum_responses` and `at_tokens` are the two maps
+between them. R (and with it N) is sharded over the mesh axes ("data", "fsdp").
+"""
+
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+@struct.dataclass
+class Batch:
+    """A batch of packed rows.
+
+    Token i sees token j iff j <= i, segments[i] != 0, and segments[j] is segments[i] or prefixes[i]. A plain padded row is the
+    special case of one segment. Groups of row r are numbers r * G to r * G + G - 1 of the N groups.
+    """
+
+    tokens: Array  # int32[R, T]; 0 where segments == 0
+    positions: Array  # int32[R, T]; position inside its own prompt + response (rotary and learned positions)
+    segments: Array  # int32[R, T]; which run of tokens it belongs to, >= 1; 0 = padding
+    prefixes: Array  # int32[R, T]; the prompt segment that it also sees; 0 = none
+    slots: Array  # int32[R, T]; response g * K + k of its row in which the token is scored; -1 = not scored
+    reward: Array  # float32[N, K]; explicit feedback: 1 or 0, or a score in [0, 1]
+    paired: Array  # bool[N]; True: response 0 is preferred to response 1; False: judged one by one
+    valid: Array  # bool[N, K]; False: filler, weight 0 everywhere
+    columns: dict[str, Array] = struct.field(default_factory=dict)  # precomputed, float32 [N, K] or [R, T]
+
+
+@struct.dataclass
+class Outputs:
+    """One model's view of one batch. What nobody reads, XLA prunes."""
+
+    logps: Array  # float32[R, T]; log p(tokens[t] | what it sees before t), 0 where slots < 0
+    hidden: Array  # [R, T, D]; after the final norm
+    unembed: Array  # [V, D]
+
+
+@struct.dataclass
+class Terms:
+    """What an objective returns. It never reduces over the batch: the step computes sum(loss * weight) / sum(weight), once."""
+
+    loss: Array  # float32 [N], [N, K] or [R, T]
+    weight: Array  # float32, the shape of loss; must not depend on parameters
+    metrics: dict[str, tuple[Array, Array]]  # name -> (values, weights), reduced like the loss
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step changes, and so everything that a checkpoint holds."""
+
+    step: Array  # int32[]; optimizer steps done
+    trainable: Any  # float32 parameters, a nested dict
+    reference: Any  # same tree as trainable, or None
+    opt_state: Any
+    rng: Array  # a jax.random key
+
+
+def sum_responses(x: Array, batch: Batch) -> Array:
+    """Sums x over the scored tokens of each response: [R, T] -> [N, K], float32. Unscored tokens and padding add nothing."""
+    rows, _ = x.shape
+    groups, responses = batch.valid.shape
+    slots = jnp.arange(groups // rows * responses)
+    picked = jnp.where(batch.slots[:, :, None] == slots, x[:, :, None].astype(jnp.float32), 0.0)
+    return picked.sum(1).reshape(rows, groups // rows, responses).reshape(groups, responses)
+
+
+def at_tokens(x: Array, batch: Batch) -> Array:
+    """Gives every scored token the value of its response: [N, K] -> [R, T]; 0 on tokens that are not scored."""
+    rows, _ = batch.slots.shape
+    groups, responses = batch.valid.shape
+    by_row = x.reshape(rows, groups // rows, responses).reshape(rows, groups // rows * responses)
+    slots = jnp.arange(by_row.shape[1])
+    return jnp.where(batch.slots[:, :, None] == slots, by_row[:, None, :], 0).sum(2)
+
+
+def response_lengths(batch: Batch) -> Array:
+    """Number of scored tokens of each response: float32[N, K]; 0 for filler."""
+    return sum_responses(jnp.ones_like(batch.slots, dtype=jnp.float32), batch)
