@@ -1,0 +1,55 @@
+"""What every pairwise objective shares: log-ratios of both sides, and the terms with their metrics.
+
+A pairwise objective is one line: a loss of the margin h = rho_chosen - rho_rejected, where rho = log pi - log pi_ref is the log-ratio of a
+whole response (summed over its tokens).
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from jaxalign.types import Array, Batch, Outputs, Terms, response_lengths, sum_responses
+
+
+@struct.dataclass
+class Pairs:
+    """Both sides of every group; [:, 0] is the chosen side, [:, 1] the rejected one."""
+
+    logps: Array  # float32[N, 2]; summed log-probability under the policy
+    log_ratios: Array  # float32[N, 2]; rho; the reference is a constant in it
+    lengths: Array  # float32[N, 2]; scored tokens
+    weight: Array  # float32[N]; 1 for a complete pair, 0 for filler and for groups judged one by one
+
+    @property
+    def margin(self) -> Array:
+        """h, float32[N]: by how much more the policy raised the chosen response than the rejected one, in nats."""
+        return self.log_ratios[:, 0] - self.log_ratios[:, 1]
+
+
+def pairs(policy: Outputs, reference: Outputs | None, batch: Batch) -> Pairs:
+    """The pairs of a batch. Without a reference its log-probs count as 0 (a uniform reference)."""
+    logps = sum_responses(policy.logps, batch)[:, :2]
+    constant = jnp.zeros_like(logps) if reference is None else sum_responses(jax.lax.stop_gradient(reference.logps), batch)[:, :2]
+    weight = (batch.paired & batch.valid[:, 0] & batch.valid[:, 1]).astype(jnp.float32)
+    return Pairs(logps, logps - constant, response_lengths(batch)[:, :2], weight)
+
+
+def pair_terms(loss: Array, pairs: Pairs, *, beta: float) -> Terms:
+    """Terms of a loss float32[N] over pairs, with the metrics of preference training.
+
+    Rewards are beta * rho of the summed log-probs. An equal pair counts as wrong (strict inequality), so reward accuracy is 0, not 1/2,
+    where policy and reference are the same. logps/accuracies asks which side the policy itself finds likelier.
+    """
+    rewards = beta * pairs.log_ratios
+    values = {
+        "rewards/accuracies": (pairs.margin > 0).astype(jnp.float32),
+        "rewards/margins": beta * pairs.margin,
+        "rewards/chosen": rewards[:, 0],
+        "rewards/rejected": rewards[:, 1],
+        "logps/chosen": pairs.logps[:, 0],
+        "logps/rejected": pairs.logps[:, 1],
+        "logps/accuracies": (pairs.logps[:, 0] > pairs.logps[:, 1]).astype(jnp.float32),
+        "lengths/chosen": pairs.lengths[:, 0],
+        "lengths/rejected": pairs.lengths[:, 1],
+    }
+    return Terms(loss, pairs.weight, {name: (value, pairs.weight) for name, value in values.items()})
