@@ -1,0 +1,81 @@
+"""Attention under the one rule of `types.Batch`, by an implementation named in `IMPLEMENTATIONS`.
+
+Token i sees token j iff j <= i, segments[i] != 0 and segments[j] is segments[i] or prefixes[i]; with a window also
+positions[i] - positions[j] < window. An implementation is plain local code: `attend` runs it on each device's own rows and heads.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from jaxalign import sharding
+
+Array = jax.Array
+
+QUERY_BLOCK = 256  # tokens; scores exist as [R, H, QUERY_BLOCK, T] at a time
+
+
+def attend(
+    q: Array, k: Array, v: Array, positions: Array, segments: Array, prefixes: Array, window: Array, *, softcap: float, implementation: str
+) -> Array:
+    """Attention of scaled queries q [R, T, H, E] over k, v [R, T, KV, E]: [R, T, H, E] in q's dtype, zeros on padding.
+
+    positions, segments, prefixes are int32[R, T]; window is int32[], 0 = none; softcap caps the scores, 0 = none.
+
+    Raises:
+      ValueError: an implementation that is not in IMPLEMENTATIONS.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown attention {implementation!r}; choose one of {sorted(IMPLEMENTATIONS)}.")
+    heads, kv_heads = q.shape[2], k.shape[2]
+    if jax.typeof(k).sharding.spec[2] is None and sharding.mesh_shape()["tensor"] > 1:
+        # fewer key heads than tensor shards: each device gets the copies that its own query heads need
+        k, v = (jnp.repeat(x, heads // kv_heads, axis=2) for x in (k, v))
+        k, v = (sharding.shard(x, "rows", None, "heads", None) for x in (k, v))
+    by_head = P(sharding.RULES["rows"], None, sharding.RULES["heads"], None)
+    by_row = sharding.rows_spec(2)
+    local = functools.partial(IMPLEMENTATIONS[implementation], softcap=softcap)
+    mapped = jax.shard_map(local, in_specs=(by_head, by_head, by_head, by_row, by_row, by_row, P()), out_specs=by_head)
+    return mapped(q, k, v, positions, segments, prefixes, window)
+
+
+def _xla(q: Array, k: Array, v: Array, positions: Array, segments: Array, prefixes: Array, window: Array, *, softcap: float) -> Array:
+    """Dense scores, one block of queries at a time, recomputed in the backward pass. Softmax in float32."""
+    rows, length, heads, size = q.shape
+    kv_heads = k.shape[2]
+    block = min(length, QUERY_BLOCK)
+    blocks = -(-length // block)
+
+    def split(x: Array) -> Array:  # [R, T, ...] -> [blocks, R, block, ...], filled up with padding
+        x = jnp.pad(x, [(0, 0), (0, blocks * block - length)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(rows, blocks, block, *x.shape[2:]), 1, 0)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def one_block(q: Array, start: Array, here: Array, own: Array, prefix: Array) -> Array:
+        scores = jnp.einsum("rqkge,rtke->rkgqt", q, k, preferred_element_type=jnp.float32)
+        if softcap:
+            scores = softcap * jnp.tanh(scores / softcap)
+        causal = jnp.arange(length) <= start + jnp.arange(block)[:, None]
+        theirs = segments[:, None, :]
+        seen = (theirs == own[:, :, None]) | ((prefix[:, :, None] != 0) & (theirs == prefix[:, :, None]))
+        near = (window == 0) | (here[:, :, None] - positions[:, None, :] < window)
+        seen = (causal & seen & near & (own[:, :, None] != 0))[:, None, None]
+        scores = jnp.where(seen, scores, -1e30)
+        powers = jnp.where(seen, jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))), 0)
+        total = powers.sum(-1, keepdims=True)
+        weights = powers / jnp.where(total > 0, total, 1)  # padding sees nothing: weights 0 and a finite gradient
+        return jnp.einsum("rkgqt,rtke->rqkge", weights.astype(v.dtype), v)
+
+    grouped = split(q.reshape(rows, length, kv_heads, heads // kv_heads, size))
+    starts = jnp.arange(blocks) * block
+    queries = (grouped, starts, split(positions), split(segments), split(prefixes))
+    if blocks == 1:
+        out = one_block(*(x[0] for x in queries))[None]
+    else:
+        _, out = jax.lax.scan(lambda _, x: (None, one_block(*x)), None, queries)
+    return jnp.moveaxis(out, 0, 1).reshape(rows, blocks * block, heads, size)[:, :length]
+
+
+IMPLEMENTATIONS = {"xla": _xla}

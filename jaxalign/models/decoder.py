@@ -1,0 +1,148 @@
+"""One decoder for every supported family: flax.nnx modules that declare the weights and say how tokens become hidden states."""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxalign.models import layers
+from jaxalign.models.attention import attend
+from jaxalign.models.config import ModelConfig, RopeScaling
+
+Array = jax.Array
+
+
+def _all_but_gathers(primitive, *_, **__) -> bool:
+    # A gathered weight that is kept for the backward pass would undo ZeRO-3: the whole model, unsharded, on every device.
+    return primitive.name != "reshard"
+
+
+REMAT = {  # what the forward pass keeps for the backward pass
+    "none": _all_but_gathers,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # outputs of linear maps, not attention scores
+    "full": jax.checkpoint_policies.nothing_saveable,  # the input of each layer only
+}
+
+
+class Attention(nnx.Module):
+    """Grouped-query self-attention with its projections."""
+
+    def __init__(self, config: ModelConfig):
+        width, head = (config.width, "embed"), (config.head_dim, None)
+        heads, kv_heads = (config.heads, "heads"), (config.kv_heads, "kv_heads")
+        self.q = layers.Linear([width], [heads, head], bias=config.qkv_bias, std=config.init_std)
+        self.k = layers.Linear([width], [kv_heads, head], bias=config.qkv_bias, std=config.init_std)
+        self.v = layers.Linear([width], [kv_heads, head], bias=config.qkv_bias, std=config.init_std)
+        self.output = layers.Linear([heads, head], [width], bias=config.output_bias, std=config.init_std)
+        self.q_norm = layers.Norm(config.head_dim, None, config) if config.qk_norm else None
+        self.k_norm = layers.Norm(config.head_dim, None, config) if config.qk_norm else None
+        self.scale, self.softcap = config.attention_scale, config.attention_softcap
+
+    def __call__(self, x: Array, rotary: Array | None, window: Array, positions: Array, segments: Array, prefixes: Array, name: str) -> Array:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = layers.rotate(q, rotary), layers.rotate(k, rotary)
+        q, k, v = (layers.split_rows(y, len(segments)) for y in (q * jnp.asarray(self.scale, q.dtype), k, v))
+        y = attend(q, k, v, positions, segments, prefixes, window, softcap=self.softcap, implementation=name)
+        return self.output(layers.merge_rows(y))
+
+
+class Mlp(nnx.Module):
+    """The feed-forward part, gated or plain."""
+
+    def __init__(self, config: ModelConfig):
+        width, hidden = (config.width, "embed"), (config.mlp_width, "mlp")
+        self.gate = layers.Linear([width], [hidden], bias=config.mlp_bias, std=config.init_std) if config.gated else None
+        self.up = layers.Linear([width], [hidden], bias=config.mlp_bias, std=config.init_std)
+        self.down = layers.Linear([hidden], [width], bias=config.mlp_bias, std=config.init_std)
+        self.activation = config.activation
+
+    def __call__(self, x: Array) -> Array:
+        if self.gate is None:
+            return self.down(layers.activate(self.activation, self.up(x)))
+        return self.down(layers.activate(self.activation, self.gate(x)) * self.up(x))
+
+
+class Layer(nnx.Module):
+    """One residual layer on flattened tokens [N, D]."""
+
+    def __init__(self, config: ModelConfig):
+        def norm():
+            return layers.Norm(config.width, "embed", config)
+
+        self.attention, self.mlp = Attention(config), Mlp(config)
+        self.attention_norm, self.mlp_norm = norm(), norm()
+        self.post_attention_norm = norm() if config.post_norms else None
+        self.post_mlp_norm = norm() if config.post_norms else None
+        self.parallel = config.parallel_residual
+
+    def __call__(self, x: Array, *inputs) -> Array:
+        attended = self.attention(self.attention_norm(x), *inputs)
+        if self.parallel:
+            return x + attended + self.mlp(self.mlp_norm(x))
+        x = x + (attended if self.post_attention_norm is None else self.post_attention_norm(attended))
+        added = self.mlp(self.mlp_norm(x))
+        return x + (added if self.post_mlp_norm is None else self.post_mlp_norm(added))
+
+
+class Embedding(nnx.Module):
+    """The token table and, for GPT-2, the table of learned positions."""
+
+    def __init__(self, config: ModelConfig):
+        self.tokens = layers.weight((config.padded_vocab, config.width), ("vocab", "embed"), std=config.init_std)
+        self.positions = None
+        if config.learned_positions:
+            self.positions = layers.weight((config.max_positions, config.width), (None, "embed"), std=config.init_std)
+
+    def __call__(self, tokens: Array, positions: Array, scale: float, dtype: jnp.dtype) -> Array:
+        x = layers.embed(self.tokens, tokens, dtype) * jnp.asarray(scale, dtype)
+        return x if self.positions is None else x + layers.embed(self.positions, positions, dtype)
+
+
+class Head(nnx.Module):
+    """The output table of a model whose head is not its embedding."""
+
+    def __init__(self, config: ModelConfig):
+        self.kernel = layers.weight((config.padded_vocab, config.width), ("vocab", "embed"), std=config.init_std)
+
+
+class Decoder(nnx.Module):
+    """Tokens to hidden states. `layers` is one Layer whose weights carry a leading "layers" axis once `model.build` has stacked them."""
+
+    def __init__(self, config: ModelConfig):
+        self.embed = Embedding(config)
+        self.layers = Layer(config)
+        self.final_norm = layers.Norm(config.width, "embed", config)
+        self.head = None if config.tied else Head(config)
+        self.config = config
+
+    def __call__(
+        self, tokens: Array, positions: Array, segments: Array, prefixes: Array, *, dtype: jnp.dtype, remat: str, attention: str
+    ) -> Array:
+        config = self.config
+        if remat not in REMAT:
+            raise ValueError(f"unknown remat policy {remat!r}; choose one of {sorted(REMAT)}.")
+        x = layers.merge_rows(self.embed(tokens, positions, config.embed_scale, dtype))
+        wide, local = _rotary_tables(config, layers.merge_rows(positions))
+        definition, stacked = nnx.split(self.layers)
+
+        def one_layer(x: Array, scanned) -> tuple[Array, None]:
+            weights, window = scanned
+            rotary = wide if local is None else jnp.where(window > 0, local, wide)
+            return nnx.merge(definition, weights)(x, rotary, window, positions, segments, prefixes, attention), None
+
+        one_layer = jax.checkpoint(one_layer, policy=REMAT[remat], prevent_cse=False)
+        windows = jnp.asarray(np.array(config.windows, np.int32))
+        x, _ = jax.lax.scan(one_layer, x, (nnx.to_pure_dict(stacked), windows))
+        return layers.split_rows(self.final_norm(x), len(tokens))
+
+
+def _rotary_tables(config: ModelConfig, positions: Array) -> tuple[Array | None, Array | None]:
+    if not config.rotary_dim:
+        return None, None
+    wide = layers.rotary_table(positions, layers.rotary_frequencies(config.rotary_dim, config.rope_theta, config.rope_scaling))
+    if config.local_rope_theta is None:
+        return wide, None
+    return wide, layers.rotary_table(positions, layers.rotary_frequencies(config.rotary_dim, config.local_rope_theta, RopeScaling()))
