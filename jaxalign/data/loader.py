@@ -1,0 +1,163 @@
+"""Batches of prepared rows: a pure function of (seed, step), the same global batch on any number of hosts.
+
+The order is grain's: every set is shuffled anew each epoch and sets are mixed by weight, row by row. Nothing has to be saved but
+the step, and nothing has to be replayed to continue from it.
+"""
+
+from collections.abc import Iterator, Sequence
+import math
+
+import grain
+import jax
+import numpy as np
+
+from jaxalign import sharding
+from jaxalign.data import pack
+from jaxalign.data.store import Prepared
+from jaxalign.types import Batch
+
+
+def batches(
+    sets: Sequence[tuple[Prepared, float]],
+    *,
+    rows: int,
+    seed: int,
+    steps: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """A dataset whose element [step] is this host's part of the batch of that step: a dict of numpy arrays, see `pack.assemble`.
+
+    Rows are drawn from the sets in proportion to their weights. Within a set no row comes twice before every row came once; a
+    batch may hold the end of one epoch and the beginning of the next. Host h of H gets rows h * rows / H to (h + 1) * rows / H.
+
+    Raises:
+      ValueError: the sets do not fit together, are smaller than a batch, or the batch does not split over the hosts.
+    """
+    order = _order(sets, rows=rows, seed=seed)
+    check_rows(rows, process_count=process_count)
+    here = rows // process_count
+    opened = [prepared for prepared, _ in sets]
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        start = step * rows + process_index * here
+        return _assemble(opened, [order[start + i] for i in range(here)])
+
+    return grain.MapDataset.range(steps).map(batch)
+
+
+def row_order(sets: Sequence[tuple[Prepared, float]], *, rows: int, seed: int, steps: int) -> list[list[tuple[int, int]]]:
+    """The (set, row) of every row of the global batches of steps 0 to steps - 1, as `batches` uses them."""
+    order = _order(sets, rows=rows, seed=seed)
+    return [[tuple(order[step * rows + i]) for i in range(rows)] for step in range(steps)]
+
+
+def eval_batches(
+    prepared: Prepared, *, rows: int, process_index: int = 0, process_count: int = 1
+) -> grain.MapDataset:
+    """One pass over a set in its own order; the last batch is filled up with invalid rows (segments 0, valid False)."""
+    check_rows(rows, process_count=process_count)
+    here = rows // process_count
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        start = step * rows + process_index * here
+        members = [(0, row) if row < len(prepared) else None for row in range(start, start + here)]
+        return _assemble([prepared], members)
+
+    return grain.MapDataset.range(math.ceil(len(prepared) / rows)).map(batch)
+
+
+def iterate(dataset: grain.MapDataset, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """The elements from `start_step` on, assembled ahead of time by a few threads."""
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    return iter(dataset.slice(slice(start_step, None)).to_iter_dataset(options))
+
+
+def steps_per_epoch(sets: Sequence[tuple[Prepared, float]], *, rows: int) -> int:
+    """Steps that go once through as many rows as the sets hold together, rounded up."""
+    return math.ceil(sum(len(prepared) for prepared, _ in sets) / rows)
+
+
+def groups_per_row(sets: Sequence[tuple[Prepared, float]]) -> float:
+    """Mean number of groups (examples) in a row of the mixture."""
+    weights = np.array([weight for _, weight in sets], float)
+    means = np.array([np.count_nonzero(prepared.plan >= 0) / len(prepared) for prepared, _ in sets])
+    return float((weights / weights.sum() * means).sum())
+
+
+def counts(arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    """Of a batch on the host: `tokens` that are not padding, `scored_tokens`, `groups` with a valid response."""
+    return {
+        "tokens": int(np.count_nonzero(arrays["segments"])),
+        "scored_tokens": int(np.count_nonzero(arrays["slots"] >= 0)),
+        "groups": int(np.count_nonzero(arrays["valid"].any(1))),
+    }
+
+
+def to_device(arrays: dict[str, np.ndarray]) -> Batch:
+    """This host's arrays as one global `Batch`, split by rows over the mesh in scope.
+
+    Raises:
+      ValueError: the rows of all hosts together do not split over the data and fsdp axes.
+    """
+    check_rows(arrays["tokens"].shape[0] * jax.process_count(), process_count=jax.process_count())
+
+    def place(array):
+        return jax.make_array_from_process_local_data(sharding.named(sharding.rows_spec(array.ndim)), array)
+
+    return Batch(**jax.tree.map(place, arrays))
+
+
+def check_rows(rows: int, *, process_count: int = 1) -> None:
+    """Raises ValueError where a global batch of `rows` rows does not split over the hosts, or over the mesh in scope if there is one."""
+    if rows < 1 or rows % process_count:
+        raise ValueError(f"a batch of {rows} rows does not split over {process_count} hosts; use a multiple of {process_count}.")
+    mesh = sharding.mesh_shape()
+    data, fsdp = mesh.get("data", 1), mesh.get("fsdp", 1)
+    if rows % (data * fsdp):
+        raise ValueError(
+            f"a batch of {rows} rows does not split over data={data} x fsdp={fsdp} = {data * fsdp} devices; "
+            f"use a multiple of {data * fsdp}."
+        )
+
+
+def _order(sets, *, rows, seed):
+    if not sets:
+        raise ValueError("there is no prepared set to draw batches from; set data.train.")
+    for prepared, weight in sets:
+        if not weight > 0:
+            raise ValueError(f"{prepared.folder.parent.name} has weight {weight}; a weight must be above 0, or leave the set out.")
+        if len(prepared) < rows:
+            raise ValueError(
+                f"{prepared.folder.parent.name} has {len(prepared)} rows of {prepared.row_tokens} tokens, fewer than one batch of "
+                f"{rows} rows; use a smaller batch, a smaller data.row_tokens, or more data."
+            )
+        for key in ("row_tokens", "tokenizer"):
+            if prepared.meta[key] != sets[0][0].meta[key]:
+                raise ValueError(
+                    f"{prepared.folder.parent.name} has {key} {prepared.meta[key]} and {sets[0][0].folder.parent.name} has "
+                    f"{sets[0][0].meta[key]}; a mixture needs the same in every set: prepare them with one config."
+                )
+    shuffled = [
+        grain.MapDataset.range(len(prepared)).map(lambda row, number=number: (number, row)).seed(seed + number).shuffle().repeat()
+        for number, (prepared, _) in enumerate(sets)
+    ]
+    if len(shuffled) == 1:
+        return shuffled[0]
+    return grain.MapDataset.mix(shuffled, weights=[weight for _, weight in sets])
+
+
+def _assemble(opened, members):
+    # Sets may differ in groups a row and responses a group: a batch has the largest of each, whatever rows are in it.
+    arrays = pack.empty_batch(
+        len(members),
+        groups=max(prepared.plan.shape[1] for prepared in opened),
+        responses=max(prepared.groups.responses for prepared in opened),
+        row_tokens=opened[0].row_tokens,
+    )
+    for at, member in enumerate(members):
+        if member is not None:
+            number, row = member
+            prepared = opened[number]
+            pack.write_row(arrays, at, prepared.groups, prepared.plan[row], share_prompt=prepared.share_prompt)
+    return arrays

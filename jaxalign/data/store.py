@@ -1,0 +1,254 @@
+"""Prepared sets on disk: tokenized groups as .npy columns in one folder, and row plans in folders below it.
+
+    NAME-HASH/            meta.json tokens.npy scored.npy offsets.npy reward.npy paired.npy valid.npy source_rows.npy
+    NAME-HASH/rows-HASH/  meta.json plan.npy
+
+The hashes cover everything that the content depends on, so a folder that exists is right: it appears by one rename, when complete.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+import shutil
+
+import numpy as np
+
+from jaxalign.data import pack
+from jaxalign.data.counts import Counts
+
+LOG = logging.getLogger(__name__)
+SHARD_COLUMNS = ("tokens", "scored", "lengths", "sizes", "reward", "paired", "source_rows")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared set that is open: its groups as memory maps and its row plan."""
+
+    folder: Path  # the rows-HASH folder
+    meta: dict  # of the groups and of the rows, in one dict
+    groups: pack.Groups
+    plan: np.ndarray  # int32[rows, G]; -1 = no group
+    source_rows: np.ndarray  # int64[n]; number of the raw row that each group came from
+
+    @property
+    def row_tokens(self) -> int:
+        """T."""
+        return self.meta["row_tokens"]
+
+    @property
+    def share_prompt(self) -> bool:
+        return self.meta["share_prompt"]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+
+def content_hash(parts: dict) -> str:
+    """The first 16 hex digits of the SHA-256 of a dict of plain values; the order of its keys does not matter."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_complete(folder: str | Path) -> bool:
+    """Whether a folder written by this module is there in full (its meta.json is written last, then the folder renamed)."""
+    return (Path(folder) / "meta.json").is_file()
+
+
+def read(folder: str | Path) -> Prepared:
+    """Opens the rows-HASH folder of a prepared set.
+
+    Raises:
+      ValueError: the folder is not a prepared set, or a column is missing or cut short.
+    """
+    folder = Path(folder)
+    if not is_complete(folder) or not is_complete(folder.parent):
+        raise ValueError(
+            f"{folder} is not a prepared set: it or its parent has no meta.json. Give the rows-... folder that "
+            "`python -m jaxalign.prepare` prints, or run it again."
+        )
+    groups = pack.Groups(**{field.name: _column(folder.parent, field.name) for field in dataclasses.fields(pack.Groups)})
+    meta = {**read_meta(folder.parent), **read_meta(folder)}
+    return Prepared(folder, meta, groups, _column(folder, "plan"), _column(folder.parent, "source_rows"))
+
+
+def read_groups(folder: str | Path) -> pack.Groups:
+    """The groups of a NAME-HASH folder, without a row plan."""
+    return pack.Groups(**{field.name: _column(Path(folder), field.name) for field in dataclasses.fields(pack.Groups)})
+
+
+def read_meta(folder: str | Path) -> dict:
+    """The content of meta.json."""
+    return json.loads((Path(folder) / "meta.json").read_text())
+
+
+def _column(folder, name):
+    path = folder / f"{name}.npy"
+    try:
+        return np.load(path, mmap_mode="r" if path.stat().st_size > 1 << 20 else None)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"prepared set {folder} is damaged: {path.name}: {error}. Delete the folder and prepare again.") from error
+
+
+@contextlib.contextmanager
+def exclusive(path: str | Path) -> Iterator[None]:
+    """Holds a lock file; a second process waits until the first has left or died."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            LOG.info("another process is preparing %s; waiting for it", path.name)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def clear_disk_errors(folder: str | Path) -> Iterator[None]:
+    """Turns "no space left" into an OSError that names the folder, the space and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(Path(folder).parent).free >> 20
+        raise OSError(
+            error.errno,
+            f"the disk of {folder} is full ({free} MiB free). What is finished is kept: make room, or set data.prepared_dir to "
+            "another disk, and start again; it continues with the missing shards.",
+        ) from error
+
+
+def write_shard(folder: Path, number: int, groups: list, counts: Counts) -> None:
+    """Writes shard `number` from encoded groups (see `encode.Encoded`) and the counts of their rows, atomically."""
+    pieces = [piece for group in groups for piece in (group.prompt, *group.responses)]
+    scored = [mask for group in groups for mask in (np.zeros(len(group.prompt), np.uint8), *group.scored)]
+    columns = {
+        "tokens": np.concatenate([np.zeros(0, np.int32), *pieces]).astype(np.int32),
+        "scored": np.concatenate([np.zeros(0, np.uint8), *scored]).astype(np.uint8),
+        "lengths": np.array([len(piece) for piece in pieces], np.int32),
+        "sizes": np.array([len(group.responses) for group in groups], np.int32),
+        "reward": np.array([reward for group in groups for reward in group.rewards], np.float32),
+        "paired": np.array([group.paired for group in groups], bool),
+        "source_rows": np.array([group.row for group in groups], np.int64),
+    }
+    path = shard_path(folder, number)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, counts=np.array(json.dumps(counts.to_dict())), **columns)
+            _sync(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    os.replace(partial, path)
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where shard `number` lies: it is there in full or not at all."""
+    return folder / f"shard-{number:05d}.npz"
+
+
+def shard_counts(folder: Path, shards: int) -> Counts:
+    """The counts of all shards together."""
+    total = Counts()
+    for number in range(shards):
+        with np.load(shard_path(folder, number)) as shard:
+            total.merge(Counts.from_dict(json.loads(str(shard["counts"]))))
+    return total
+
+
+def merge_shards(partial: Path, final: Path, *, shards: int, meta: dict) -> None:
+    """Joins the shards under `partial` into the columns of `final`, which appears by a rename, and removes the shards.
+
+    K is the largest number of responses of any group; groups with fewer get empty pieces and valid False.
+    """
+    sizes = [_shard_array(partial, s, "sizes") for s in range(shards)]
+    total = sum(int(_shard_array(partial, s, "lengths").sum()) for s in range(shards))
+    count = sum(len(part) for part in sizes)
+    responses = max((int(part.max()) for part in sizes if len(part)), default=1)
+    shutil.rmtree(partial / "columns", ignore_errors=True)
+    (partial / "columns").mkdir()
+    shapes = {
+        "tokens": ((total,), np.int32),
+        "scored": ((total,), np.uint8),
+        "reward": ((count, responses), np.float32),
+        "paired": ((count,), bool),
+        "valid": ((count, responses), bool),
+        "source_rows": ((count,), np.int64),
+    }
+    columns = {name: _new_column(partial / "columns", name, *shape) for name, shape in shapes.items()}
+    lengths = np.zeros((count, responses + 1), np.int64)
+    token, group = 0, 0
+    for s in range(shards):
+        with np.load(shard_path(partial, s)) as shard:
+            tokens, here = len(shard["tokens"]), len(sizes[s])
+            for name in ("tokens", "scored"):
+                columns[name][token : token + tokens] = shard[name]
+            present = np.arange(responses) < sizes[s][:, None]
+            columns["valid"][group : group + here] = present
+            rewards = np.zeros((here, responses), np.float32)
+            rewards[present] = shard["reward"]
+            columns["reward"][group : group + here] = rewards
+            for name in ("paired", "source_rows"):
+                columns[name][group : group + here] = shard[name]
+            lengths[group : group + here][np.concatenate([np.ones((here, 1), bool), present], 1)] = shard["lengths"]
+        token, group = token + tokens, group + here
+    columns["offsets"] = np.concatenate([[0], lengths.ravel().cumsum()]).astype(np.int64)
+    np.save(partial / "columns" / "offsets.npy", columns["offsets"])
+    for column in columns.values():
+        if isinstance(column, np.memmap):
+            column.flush()
+    _publish(partial / "columns", final, {**meta, "groups": count, "responses": responses, "tokens": total})
+    shutil.rmtree(partial)
+
+
+def write_plan(final: Path, plan: np.ndarray, *, meta: dict) -> None:
+    """Writes a row plan (int32[rows, G]) as folder `final`."""
+    partial = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    np.save(partial / "plan.npy", plan)
+    _publish(partial, final, meta)
+
+
+def write_once(final: str | Path, write: Callable[[Path], None]) -> Path:
+    """The folder `final`, made by `write(final)` unless it is complete already; one process at a time."""
+    final = Path(final)
+    if not is_complete(final):
+        with exclusive(final.with_name(f".{final.name}.lock")), clear_disk_errors(final):
+            if not is_complete(final):
+                shutil.rmtree(final, ignore_errors=True)
+                write(final)
+    return final
+
+
+def _publish(partial, final, meta):
+    with open(partial / "meta.json", "w") as file:
+        json.dump(meta, file, indent=1, default=str)
+        _sync(file)
+    os.replace(partial, final)
+
+
+def _sync(file):
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _shard_array(folder, number, name):
+    with np.load(shard_path(folder, number)) as shard:
+        return shard[name]
+
+
+def _new_column(folder, name, shape, dtype):
+    if 0 in shape:  # an empty file cannot be mapped
+        np.save(folder / f"{name}.npy", np.zeros(shape, dtype))
+        return np.zeros(shape, dtype)
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
