@@ -23,6 +23,6 @@ def next_token(model: models.Model, params, batch: Batch, step: Array, *, dtype:
     )
     unembed = models.unembed(model, params)
     values = logps.token_logps(
-        hidden, unembed, batch.tokens, batch.slots >= 0, vocab_size=model.config.vocab_size, softcap=model.config.logit_softcap
+        hidden, unembed, batch.tokens, batch.slots >= 0, vocab_size=model.config.vocab_size, softcap=model.config.logit_softcap or None
     )
     return Outputs(values, hidden, unembed)
