@@ -1,0 +1,77 @@
+"""How much arithmetic a step needs and how much the devices can do: model FLOP/s utilisation (MFU).
+
+Counted is what the mathematics asks for: a multiply-add is 2 FLOPs, the backward pass twice the forward pass, the reference one forward pass.
+Padding, and what remat computes again, count as nothing, so waste lowers the MFU.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign.models.config import ModelConfig
+
+# Dense bf16 TFLOP/s a chip, from the makers' data sheets; matched by prefix of jax's device_kind, the longest first.
+PEAK_TFLOPS = {
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5e": 197.0,
+    "TPU v5p": 459.0,
+    "TPU v5": 459.0,
+    "TPU v6 lite": 918.0,
+    "TPU v6e": 918.0,
+    "NVIDIA A100": 312.0,
+    "NVIDIA H100": 989.0,
+    "NVIDIA H200": 989.0,
+    "NVIDIA GH200": 989.0,
+    "NVIDIA B200": 2250.0,
+}
+
+
+def step_flops(config: ModelConfig, *, tokens: float, scored: float, seen: float, with_reference: bool) -> float:
+    """FLOPs of one training step.
+
+    Args:
+      tokens: tokens that go through the layers (padding not counted).
+      scored: tokens that go through the head.
+      seen: sum over tokens of how many tokens each one attends to (position + 1, where no window cuts it).
+      with_reference: whether a reference makes a forward pass too.
+    """
+    attention = config.width * config.head_dim * (2 * config.heads + 2 * config.kv_heads)
+    mlp = config.width * config.mlp_width * (3 if config.gated else 2)
+    forward = 2.0 * tokens * config.layers * (attention + mlp)
+    forward += 2.0 * scored * config.width * config.vocab_size
+    forward += 4.0 * seen * config.layers * config.heads * config.head_dim
+    return forward * (4 if with_reference else 3)
+
+
+def peak_flops() -> tuple[float, str]:
+    """(FLOP/s of one device, where the number is from): the data sheet, or a measured float32 matmul where the device has none."""
+    kind = jax.devices()[0].device_kind
+    for prefix in sorted(PEAK_TFLOPS, key=len, reverse=True):
+        if kind.startswith(prefix):
+            return PEAK_TFLOPS[prefix] * 1e12, f"bf16 peak of {kind}"
+    # simulated devices share one processor
+    return _measured_flops() / jax.local_device_count(), f"float32 matmul measured on this {kind}"
+
+
+def _measured_flops(size: int = 1024) -> float:
+    x = jnp.ones((size, size), jnp.float32, device=jax.local_devices()[0])
+    multiply = jax.jit(jnp.matmul)
+    multiply(x, x).block_until_ready()
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def peak_memory_bytes() -> int:
+    """Most memory in use so far on this host's fullest device; on CPU, of the process."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return max(s["peak_bytes_in_use"] for s in stats)
+    import resource  # not on every system
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

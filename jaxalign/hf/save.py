@@ -1,0 +1,138 @@
+"""Writes a folder that transformers loads: config.json, weights in safetensors shards, and the tokenizer files carried along."""
+
+import functools
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxalign.hf import config as hf_config
+from jaxalign.hf import names
+from jaxalign.hf.load import INDEX, SINGLE
+from jaxalign.hf.tensors import NAMES, write
+from jaxalign.models.model import Model
+
+CARRIED = (  # a tokenizer's files, whichever of them exist, and the generation defaults
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def save(
+    folder: str | Path,
+    model: Model,
+    params: dict[str, Any],
+    *,
+    tokenizer_from: str | Path | None = None,
+    dtype: str = "float32",
+    max_shard_bytes: float = 5e9,
+) -> None:
+    """Writes the model as a Hugging Face checkpoint folder, whole or not at all (a temporary sibling folder is renamed at the end).
+
+    dtype is "float32" or "bfloat16". tokenizer_from is a folder whose tokenizer files, generation defaults and special token ids are carried
+    along. With several processes all must call this; process 0 writes, every tensor being gathered by itself.
+
+    Raises:
+      ValueError: an unknown dtype, a folder that exists, a tokenizer folder that does not, or a config the family cannot express.
+      OSError: the disk is full or not writable; nothing is left behind.
+    """
+    folder = Path(folder)
+    if dtype not in NAMES:
+        raise ValueError(f"dtype {dtype!r} is not one of {sorted(NAMES)}.")
+    if folder.exists():
+        raise ValueError(f"{folder} exists; choose another folder or remove it.")
+    if tokenizer_from is not None and not Path(tokenizer_from).is_dir():
+        raise ValueError(f"tokenizer folder {tokenizer_from} is not a folder; give the folder that holds tokenizer.json.")
+    values = {**hf_config.to_json(model.config), "torch_dtype": dtype, **_token_ids(tokenizer_from)}
+    wanted = {tensor.name: tensor for tensor in names.tensors(model)}
+    files = _split(wanted, model, dtype, max_shard_bytes)
+    tensor = functools.partial(_tensor, wanted, model, params, dtype)
+    if jax.process_index() == 0:
+        partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+        try:
+            partial.mkdir(parents=True)
+            _write(partial, files, values, dtype, tensor, tokenizer_from)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    else:
+        for shapes in files.values():
+            for name in shapes:
+                tensor(name)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("jaxalign.hf.save")
+
+
+def _split(wanted: dict[str, names.Tensor], model: Model, dtype: str, max_shard_bytes: float) -> dict[str, dict[str, tuple[int, ...]]]:
+    """File name -> tensor name -> shape; a file is closed before it would exceed max_shard_bytes."""
+    itemsize = jnp.dtype(dtype).itemsize
+    groups, size = [{}], 0
+    for name, tensor in wanted.items():
+        shape = names.file_shape(tensor, model.config)
+        count = int(np.prod(shape)) * itemsize
+        if groups[-1] and size + count > max_shard_bytes:
+            groups.append({})
+            size = 0
+        groups[-1][name] = shape
+        size += count
+    if len(groups) == 1:
+        return {SINGLE: groups[0]}
+    return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups)}
+
+
+def _write(partial: Path, files: dict, values: dict, dtype: str, tensor, tokenizer_from: str | Path | None) -> None:
+    for file, shapes in files.items():
+        write(partial / file, shapes, dtype, tensor)
+    if len(files) > 1:
+        count = sum(int(np.prod(shape)) for shapes in files.values() for shape in shapes.values())
+        index = {
+            "metadata": {"total_size": count * jnp.dtype(dtype).itemsize},
+            "weight_map": {name: file for file, shapes in files.items() for name in shapes},
+        }
+        (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    for name in CARRIED if tokenizer_from is not None else ():
+        if (Path(tokenizer_from) / name).is_file():
+            shutil.copyfile(Path(tokenizer_from) / name, partial / name)
+
+
+def _tensor(wanted: dict[str, names.Tensor], model: Model, params: dict, dtype: str, name: str) -> np.ndarray:
+    tensor = wanted[name]
+    arrays = []
+    for path, _ in tensor.leaves:
+        leaf = params
+        for step in path:
+            leaf = leaf[step]
+        leaf = _pick(leaf, 0 if tensor.layer is None else tensor.layer, dtype, tensor.layer is not None)
+        whole = np.asarray(leaf) if leaf.is_fully_addressable else multihost_utils.process_allgather(leaf, tiled=True)
+        arrays.append(whole)
+    return names.from_leaves(tensor, arrays, model.config)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _pick(leaf: jax.Array, layer: int, dtype: str, stacked: bool) -> jax.Array:
+    return (jax.lax.dynamic_index_in_dim(leaf, layer, 0, keepdims=False) if stacked else leaf).astype(dtype)
+
+
+def _token_ids(source: str | Path | None) -> dict[str, Any]:
+    file = Path(source) / "config.json" if source is not None else None
+    if file is None or not file.is_file():
+        return {}
+    values = json.loads(file.read_text())
+    return {key: values[key] for key in TOKEN_IDS if key in values}
