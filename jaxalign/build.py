@@ -1,0 +1,181 @@
+"""From a resolved configuration to the objects that the loop runs. With the entry points, the only reader of configs."""
+
+import dataclasses
+from functools import partial
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxalign import config as configs
+from jaxalign import checkpoint, forward, logps, optim, reference, sharding, step
+from jaxalign.data import loader, paths, store
+from jaxalign.hf import config as hf_config
+from jaxalign.hf import load as hf_load
+from jaxalign.models import model as models
+from jaxalign.models import presets
+from jaxalign.schema import DURATIONS, UNITS
+from jaxalign.types import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Durations:
+    """All durations of a run in steps."""
+
+    total: int
+    warmup: int
+    log_every: int
+    eval_every: int
+    save_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Functions:
+    """What runs on the devices."""
+
+    init_state: Any  # params -> TrainState
+    train_step: Any  # (state, batch) -> (state, metrics)
+    eval_step: Any  # (state, batch) -> {name: (sum, weight)}
+
+
+def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
+    """The mesh of the configuration, over all devices.
+
+    Raises:
+      ValueError: it does not cover the devices, or the batch does not split over it.
+    """
+    made = sharding.make_mesh(**cfg.mesh)
+    with jax.set_mesh(made):
+        loader.check_rows(cfg.batch.rows // cfg.batch.microbatches, process_count=jax.process_count())
+    return made
+
+
+def tokenizer_folder(cfg: ConfigDict) -> str:
+    """Where the tokenizer is: the one named, or the checkpoint's."""
+    return str(paths.resolve(cfg.model.tokenizer or cfg.model.checkpoint))
+
+
+def model(cfg: ConfigDict) -> models.Model:
+    """The model's definition; nothing is allocated or read but config.json."""
+    if cfg.model.checkpoint is not None:
+        return models.build(hf_load.load_config(paths.resolve(cfg.model.checkpoint)))
+    if cfg.model.config is not None:
+        return models.build(hf_config.from_json(cfg.model.config.to_dict()))
+    return models.build(presets.preset(cfg.model.preset))
+
+
+def params(cfg: ConfigDict, built: models.Model):
+    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed."""
+    if cfg.model.checkpoint is not None:
+        return hf_load.load(paths.resolve(cfg.model.checkpoint), built)
+    return models.init(built, jax.random.key(cfg.seed))
+
+
+def abstract_params(built: models.Model):
+    """The parameters as shapes on the mesh in scope."""
+    return jax.tree.map(
+        lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), built.shapes, models.shardings(built)
+    )
+
+
+def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared]) -> None:
+    """Raises ValueError where the objective or the model cannot use these prepared sets."""
+    _, module = configs.objective_named(cfg.objective.name)
+    for prepared in sets:
+        if "paired" in module.REQUIRES and not prepared.groups.paired.any():
+            raise ValueError(
+                f"objective {cfg.objective.name!r} reads pairs but {prepared.folder} has none; "
+                "use a paired data set (prompt, chosen, rejected), or another objective."
+            )
+        if built.config.learned_positions and cfg.data.row_tokens > built.config.max_positions:
+            raise ValueError(
+                f"data.row_tokens={cfg.data.row_tokens} is more than the {built.config.max_positions} learned positions of the model; "
+                f"use at most {built.config.max_positions}."
+            )
+        largest = int(prepared.groups.tokens.max(initial=0))
+        if largest >= built.config.vocab_size:
+            raise ValueError(
+                f"{prepared.folder} holds token id {largest} but the model has {built.config.vocab_size} tokens; "
+                "the tokenizer is not the model's: set model.tokenizer to the checkpoint's own."
+            )
+
+
+def durations(cfg: ConfigDict, sets: list[tuple[store.Prepared, float]]) -> Durations:
+    """Every duration in steps. An epoch goes once through as many rows as the training sets hold; percent is of the total.
+
+    Raises:
+      ValueError: the run has no step.
+    """
+    per_epoch = loader.steps_per_epoch(sets, rows=cfg.batch.rows)
+    per_step = cfg.batch.rows * loader.groups_per_row(sets)
+
+    def steps(section: str, name: str, total: int | None) -> int:
+        values = {unit: cfg[section].get(f"{name}_{unit}") for unit in UNITS}
+        unit, value = next((unit, value) for unit, value in values.items() if value is not None)
+        scale = {"steps": 1, "epochs": per_epoch, "examples": 1 / per_step, "percent": (total or 0) / 100}[unit]
+        return math.ceil(value * scale - 1e-9)
+
+    total = steps("train", "total", None)
+    if total < 1:
+        raise ValueError("train.total comes to 0 steps; give train.total_steps, train.total_epochs or train.total_examples above 0.")
+    others = {name: steps(section, name, total) for section in DURATIONS for name in DURATIONS[section] if name != "total"}
+    return Durations(total, **others)
+
+
+def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Functions:
+    """The jitted functions of this run. Nothing is compiled yet."""
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "auto": jnp.float32 if on_cpu else jnp.bfloat16}[cfg.model.dtype]
+    look = partial(forward.next_token, built, dtype=dtype, remat=cfg.model.remat, attention=cfg.model.attention)
+    objective = partial(configs.objective_named(cfg.objective.name)[0], **options(cfg, "objective"))
+    rule = partial(reference.RULES[cfg.reference.rule], **options(cfg, "reference"))
+    schedule = optim.make_schedule(
+        cfg.optimizer.schedule,
+        learning_rate=cfg.optimizer.learning_rate,
+        warmup_steps=lengths.warmup,
+        total_steps=lengths.total,
+        final_fraction=cfg.optimizer.final_fraction,
+    )
+    optimizer = optim.make_optimizer(
+        optim.RULES[cfg.optimizer.name],
+        schedule,
+        clip_norm=cfg.optimizer.clip_norm,
+        weight_decay=cfg.optimizer.weight_decay,
+        axes=built.axes,
+        **options(cfg, "optimizer"),
+    )
+
+    def kl(policy, constant, batch):
+        sides = (policy.hidden, policy.unembed), (constant.hidden, constant.unembed)
+        return logps.token_kl(
+            *sides, batch.slots >= 0, vocab_size=built.config.vocab_size, softcap=built.config.logit_softcap or None
+        )
+
+    return Functions(
+        partial(step.init_state, optimizer=optimizer, with_reference=cfg.reference.rule != "none", seed=cfg.seed),
+        step.make_train_step(look, objective, rule, optimizer, schedule, microbatches=cfg.batch.microbatches),
+        step.make_eval_step(look, objective, kl),
+    )
+
+
+def abstract_state(built: models.Model, init_state) -> TrainState:
+    """The train state as shapes on the mesh in scope."""
+    return checkpoint.abstract_like(jax.eval_shape(init_state, abstract_params(built)))
+
+
+def options(cfg: ConfigDict, section: str) -> dict[str, Any]:
+    """The keys of a section that are arguments of the function that it names."""
+    function = {
+        "objective": lambda: configs.objective_named(cfg.objective.name)[0],
+        "optimizer": lambda: optim.RULES[cfg.optimizer.name],
+        "reference": lambda: reference.RULES[cfg.reference.rule],
+    }[section]()
+    return {name: cfg[section][name] for name in configs.hparams_of(function)}
+
+
+def export_folder(workdir: Path) -> Path:
+    """Where a run writes its Hugging Face folder."""
+    return workdir / "export"
