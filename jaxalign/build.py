@@ -1,8 +1,8 @@
 """From a resolved configuration to the objects that the loop runs. With the entry points, the only reader of configs."""
 
 import dataclasses
-from functools import partial
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxalign import config as configs
-from jaxalign import checkpoint, forward, logps, optim, reference, sharding, step
+from jaxalign import checkpoint, forward, logps, objectives, optim, reference, sharding, step
 from jaxalign.data import loader, paths, store
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import load as hf_load
@@ -19,6 +18,7 @@ from jaxalign.models import model as models
 from jaxalign.models import presets
 from jaxalign.schema import DURATIONS, UNITS
 from jaxalign.types import TrainState
+from jaxalign.validate import hparams_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def abstract_params(built: models.Model):
 
 def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared]) -> None:
     """Raises ValueError where the objective or the model cannot use these prepared sets."""
-    _, module = configs.objective_named(cfg.objective.name)
+    _, module = objectives.named(cfg.objective.name)
     for prepared in sets:
         if "paired" in module.REQUIRES and not prepared.groups.paired.any():
             raise ValueError(
@@ -130,7 +130,7 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
     on_cpu = jax.default_backend() == "cpu"
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "auto": jnp.float32 if on_cpu else jnp.bfloat16}[cfg.model.dtype]
     look = partial(forward.next_token, built, dtype=dtype, remat=cfg.model.remat, attention=cfg.model.attention)
-    objective = partial(configs.objective_named(cfg.objective.name)[0], **options(cfg, "objective"))
+    objective = partial(objectives.named(cfg.objective.name)[0], **options(cfg, "objective"))
     rule = partial(reference.RULES[cfg.reference.rule], **options(cfg, "reference"))
     schedule = optim.make_schedule(
         cfg.optimizer.schedule,
@@ -169,11 +169,11 @@ def abstract_state(built: models.Model, init_state) -> TrainState:
 def options(cfg: ConfigDict, section: str) -> dict[str, Any]:
     """The keys of a section that are arguments of the function that it names."""
     function = {
-        "objective": lambda: configs.objective_named(cfg.objective.name)[0],
+        "objective": lambda: objectives.named(cfg.objective.name)[0],
         "optimizer": lambda: optim.RULES[cfg.optimizer.name],
         "reference": lambda: reference.RULES[cfg.reference.rule],
     }[section]()
-    return {name: cfg[section][name] for name in configs.hparams_of(function)}
+    return {name: cfg[section][name] for name in hparams_of(function)}
 
 
 def export_folder(workdir: Path) -> Path:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
 from orbax.checkpoint import checkpoint_managers
 
 from jaxalign import sharding
-from jaxalign.models.config import ModelConfig, RopeScaling
 from jaxalign.models import model as models
+from jaxalign.models.config import ModelConfig, RopeScaling
 from jaxalign.types import TrainState
 
 
@@ -155,7 +155,8 @@ def restore_params(workdir: str | Path, step: int | None = None):
     folder = Path(workdir).absolute() / "checkpoints"
     steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
     if not steps or (step is not None and step not in steps):
-        raise CheckpointError(f"{folder} holds checkpoints of steps {steps}, not {'any' if step is None else step}; give a --workdir of a run.")
+        wanted = "any" if step is None else step
+        raise CheckpointError(f"{folder} holds checkpoints of steps {steps}, not {wanted}; give the --workdir of a run and a step it has.")
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
         at = steps[-1] if step is None else step
         run = manager.restore(at, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]

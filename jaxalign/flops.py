@@ -9,6 +9,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from jaxalign.data import loader
 from jaxalign.models.config import ModelConfig
 
 # Dense bf16 TFLOP/s a chip, from the makers' data sheets; matched by prefix of jax's device_kind, the longest first.
@@ -75,3 +76,39 @@ def peak_memory_bytes() -> int:
     import resource  # not on every system
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Meter:
+    """Speed between two readings; what lies between `pause` and the next reading (evaluations, saves, the first compile) does not count."""
+
+    def __init__(self, config: ModelConfig, *, with_reference: bool):
+        self._config, self._with_reference = config, with_reference
+        self._peak, _ = peak_flops()
+        self._since = None
+
+    def pause(self) -> None:
+        """The clock starts anew at the next reading."""
+        self._since = None
+
+    def read(self, batches: list[dict]) -> dict[str, float]:
+        """Values "speed/..." values of the steps since the last reading, all devices together; without times where the clock was paused.
+
+        Args:
+          batches: this host's arrays of these steps, as the loader gave them.
+        """
+        now, since, self._since = time.perf_counter(), self._since, time.perf_counter()
+        values = {"speed/peak_memory_gib": peak_memory_bytes() / 2**30}
+        if since is None:
+            return values
+        counts = [loader.counts(arrays) for arrays in batches]
+        hosts, seconds = jax.process_count(), now - since
+        tokens, scored = (hosts * sum(c[key] for c in counts) for key in ("tokens", "scored_tokens"))
+        seen = hosts * float(sum((arrays["positions"] + 1)[arrays["segments"] > 0].sum() for arrays in batches))
+        work = step_flops(self._config, tokens=tokens, scored=scored, seen=seen, with_reference=self._with_reference)
+        return values | {
+            "speed/tokens_per_s": tokens / seconds,
+            "speed/examples_per_s": hosts * sum(c["groups"] for c in counts) / seconds,
+            "speed/step_s": seconds / len(batches),
+            "speed/model_tflops_per_s": work / seconds / 1e12,
+            "speed/mfu": work / seconds / (self._peak * jax.device_count()),
+        }

@@ -7,13 +7,10 @@ metrics of step s say is what the checkpoint holds. Starting again with the same
 
 import dataclasses
 import errno
-import json
 import logging
 import os
-from pathlib import Path
-import signal
 import sys
-import time
+from pathlib import Path
 
 from jaxalign import config as configs
 
@@ -24,8 +21,6 @@ FLAGS = (
     ("--process", {"type": int, "help": "number of this process, from 0, with --coordinator HOST:PORT"}),
 )
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Settings that may differ from those of the run that is continued: they change where and how often, not what.
-FREE_TO_CHANGE = ("mesh", "batch.microbatches", "model.attention", "model.remat", "model.checkpoint", "data.processes", "data.prepared_dir", "train")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +60,7 @@ def train(cfg, workdir: Path, *, name: str) -> bool:
     """
     import jax
 
-    from jaxalign import build, checkpoint, report
+    from jaxalign import build, checkpoint, report, validate
     from jaxalign.data import store
     from jaxalign.hf import save as hf_save
     from jaxalign.log import RunLog
@@ -86,7 +81,7 @@ def train(cfg, workdir: Path, *, name: str) -> bool:
         )
         start = saved.latest or 0
         if start:
-            _check_same_run(saved.read_run(start)["config"], cfg.to_dict(), workdir)
+            validate.check_same_run(saved.read_run(start)["config"], cfg.to_dict(), workdir)
             state = saved.restore(build.abstract_state(model, functions.init_state), start)
         else:
             state = functions.init_state(build.params(cfg, model))
@@ -129,14 +124,16 @@ def _loop(run: Loop, state, start: int):
     import jax
 
     from jaxalign.data import loader
+    from jaxalign.flops import Meter
+    from jaxalign.stop import StopRequest
 
     every, total = run.lengths, run.lengths.total
     hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = loader.iterate(loader.batches(run.sets, rows=run.cfg.batch.rows, seed=run.cfg.seed, steps=total, **hosts), start)
-    stop, meter, pending, held_out_metrics = _StopRequest(), _Meter(run), [], None
+    stop, meter, pending, held_out_metrics = StopRequest(), Meter(run.model.config, with_reference=run.cfg.reference.rule != "none"), [], None
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):
-        stopping = stop.requested(step)
+        stopping = stop.requested()
         if run.held_out and not stopping and _is_due(step, every.eval_every, total) and not _has_eval(run.workdir, step):
             held_out_metrics = evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows)
             run.log.metrics("eval", step, held_out_metrics)
@@ -180,7 +177,7 @@ def _flush(run: Loop, pending: list, meter) -> None:
     if not pending:
         return
     fetched = jax.device_get([metrics for _, metrics, _ in pending])
-    speed = meter.read(pending)
+    speed = meter.read([arrays for _, _, arrays in pending])
     for (step, _, _), metrics in zip(pending, fetched, strict=True):
         values = {name: float(value) for name, value in metrics.items()}
         last = step == pending[-1][0]
@@ -204,67 +201,6 @@ def _save(run: Loop, state, step: int, held_out_metrics) -> None:
     run.saved.save(state, step=step, run=record, metrics=held_out_metrics)
 
 
-class _Meter:
-    """Tokens/s, MFU and memory between two flushes; evaluations, saves and the first compile do not count."""
-
-    def __init__(self, run: Loop):
-        from jaxalign import flops
-
-        self._config = run.model.config
-        self._with_reference = run.cfg.reference.rule != "none"
-        self._peak, self.peak_from = flops.peak_flops()
-        self._since = None
-
-    def pause(self) -> None:
-        self._since = None
-
-    def read(self, pending) -> dict[str, float]:
-        import jax
-
-        from jaxalign import flops
-        from jaxalign.data import loader
-
-        now, since, self._since = time.perf_counter(), self._since, time.perf_counter()
-        values = {"speed/peak_memory_gib": flops.peak_memory_bytes() / 2**30}
-        if since is None:
-            return values
-        counts = [loader.counts(arrays) for _, _, arrays in pending]
-        hosts, seconds = jax.process_count(), now - since
-        tokens, scored = (hosts * sum(c[key] for c in counts) for key in ("tokens", "scored_tokens"))
-        seen = hosts * float(sum((arrays["positions"] + 1)[arrays["segments"] > 0].sum() for _, _, arrays in pending))
-        work = flops.step_flops(self._config, tokens=tokens, scored=scored, seen=seen, with_reference=self._with_reference)
-        return values | {
-            "speed/tokens_per_s": tokens / seconds,
-            "speed/examples_per_s": hosts * sum(c["groups"] for c in counts) / seconds,
-            "speed/step_s": seconds / len(pending),
-            "speed/model_tflops_per_s": work / seconds / 1e12,
-            "speed/mfu": work / seconds / (self._peak * jax.device_count()),
-        }
-
-
-class _StopRequest:
-    """SIGTERM (a pre-emption, a scheduler's end) and Ctrl-C: the loop saves and ends at the next step. A second signal kills."""
-
-    def __init__(self):
-        self._asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number, frame) -> None:
-        self._asked = True
-        signal.signal(number, signal.SIG_DFL)
-
-    def requested(self, step: int) -> bool:
-        import jax
-        from jax.experimental import multihost_utils
-        import numpy as np
-
-        if jax.process_count() == 1:
-            return self._asked
-        # all processes must leave at the same step
-        return bool(multihost_utils.process_allgather(np.array(self._asked)).any())
-
-
 def _is_due(step: int, every: int, total: int) -> bool:
     return bool(every) and (step % every == 0 or step == total)
 
@@ -274,28 +210,6 @@ def _has_eval(workdir: Path, step: int) -> bool:
 
     path = workdir / log.METRICS
     return path.exists() and any(line["step"] == step for line in log.read_metrics(workdir, "eval"))
-
-
-def _check_same_run(before: dict, now: dict, workdir: Path) -> None:
-    """Raises ValueError where a run is continued with settings that would have made it another run."""
-
-    def flat(values, prefix=""):
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    old, new = dict(flat(before)), dict(flat(json.loads(json.dumps(now))))
-    changed = [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
-    ]
-    if changed:
-        raise ValueError(
-            f"{workdir} holds a run with other settings ({'; '.join(changed)}); choose a new --workdir, or go back to the old settings."
-        )
 
 
 def _start_processes(options) -> None:
