@@ -7,8 +7,8 @@ All meshes are Explicit (sharding is part of an array's type). A weight's shape 
 from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -90,9 +90,16 @@ def gather(w: jax.Array, *axes: str | None) -> jax.Array:
     return jax.reshard(w, spec(*(None if axis == "embed" else axis for axis in axes), shape=w.shape))
 
 
-def split_axis(x: jax.Array, parts: int) -> jax.Array:
-    """[R, ...] -> [parts, R / parts, ...]: microbatch m takes rows m, parts + m, ... so that no row changes its device."""
-    return jax.numpy.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+def split_axis(x: jax.Array, parts: int, rows: int) -> jax.Array:
+    """[R * G, ...] -> [parts, R / parts * G, ...]: microbatch m takes rows m, parts + m, ... so that no row changes its device.
+
+    Every row brings its x.shape[0] // rows consecutive entries. `parts` must divide `rows`.
+    """
+    groups, rest = x.shape[0] // rows, (None,) * (x.ndim - 1)
+    # The partitions are said, not inferred: a dimension of size 1 would lose its axis.
+    by_row = x.reshape(rows // parts, parts, groups, *x.shape[1:], out_sharding=PartitionSpec(RULES["rows"], None, None, *rest))
+    pieces = jax.numpy.moveaxis(by_row, 1, 0)
+    return pieces.reshape(parts, rows // parts * groups, *x.shape[1:], out_sharding=PartitionSpec(None, RULES["rows"], *rest))
 
 
 def named(partition: PartitionSpec) -> NamedSharding:

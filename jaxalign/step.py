@@ -73,7 +73,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics = {name: value / count for name, (value, count) in sums.items()}
-        metrics |= {"grad_norm": optax.global_norm(gradient), "learning_rate": jnp.asarray(schedule(state.step), jnp.float32)}
+        metrics |= {"grad_norm": optax.tree.norm(gradient), "learning_rate": jnp.asarray(schedule(state.step), jnp.float32)}
         reference = reference_rule(state.reference, trainable, state.step + 1)
         return state.replace(step=state.step + 1, trainable=trainable, reference=reference, opt_state=opt_state), metrics
 
@@ -99,18 +99,16 @@ def split_batch(batch: Batch, parts: int) -> Batch:
     """Every array [R, ...] or [N, ...] -> [parts, R / parts, ...]; groups stay with their rows.
 
     Raises:
-      ValueError: rows do not split.
+      ValueError: rows do not split into the parts, or the rows of a part over the devices.
     """
-    rows = batch.tokens.shape[0]
-    if rows % parts:
-        raise ValueError(f"batch.rows={rows} does not split into batch.microbatches={parts}; choose a divisor of {rows}.")
-
-    def split(x):
-        by_row = x.reshape(rows, x.shape[0] // rows, *x.shape[1:])
-        pieces = sharding.split_axis(by_row, parts)
-        return pieces.reshape(parts, pieces.shape[1] * pieces.shape[2], *x.shape[1:])
-
-    return jax.tree.map(split, batch)
+    rows, axes = batch.tokens.shape[0], sharding.mesh_shape()
+    devices = axes["data"] * axes["fsdp"]
+    if rows % (parts * devices):
+        raise ValueError(
+            f"batch.rows={rows} does not split into batch.microbatches={parts} of rows over data={axes['data']} x fsdp={axes['fsdp']} "
+            f"= {devices} devices; choose a multiple of {parts * devices}."
+        )
+    return jax.tree.map(lambda x: sharding.split_axis(x, parts, rows), batch)
 
 
 def _sums(forward, objective, trainable, reference, batch, step, extra=None):

@@ -7,9 +7,9 @@ between them. R (and with it N) is sharded over the mesh axes ("data", "fsdp").
 
 from typing import Any
 
-from flax import struct
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 Array = jax.Array
 
@@ -68,14 +68,15 @@ def sum_responses(x: Array, batch: Batch) -> Array:
     groups, responses = batch.valid.shape
     slots = jnp.arange(groups // rows * responses)
     picked = jnp.where(batch.slots[:, :, None] == slots, x[:, :, None].astype(jnp.float32), 0.0)
-    return picked.sum(1).reshape(rows, groups // rows, responses).reshape(groups, responses)
+    by_row = picked.sum(1).reshape(rows, groups // rows, responses)
+    return by_row.reshape(groups, responses, out_sharding=jax.typeof(batch.valid).sharding)  # inferred, one row a device would lose an axis
 
 
 def at_tokens(x: Array, batch: Batch) -> Array:
     """Gives every scored token the value of its response: [N, K] -> [R, T]; 0 on tokens that are not scored."""
     rows, _ = batch.slots.shape
     groups, responses = batch.valid.shape
-    by_row = x.reshape(rows, groups // rows, responses).reshape(rows, groups // rows * responses)
+    by_row = x.reshape(rows, groups // rows * responses, out_sharding=jax.typeof(batch.slots).sharding)
     slots = jnp.arange(by_row.shape[1])
     return jnp.where(batch.slots[:, :, None] == slots, by_row[:, None, :], 0).sum(2)
 

@@ -1,0 +1,116 @@
+"""Small models, batches and steps for the tests of the train step: random weights and random text of uneven lengths."""
+
+import functools
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxalign.objectives
+from jaxalign import forward, reference, sharding, step
+from jaxalign.data import pack
+from jaxalign.models import model as models
+from jaxalign.models.config import ModelConfig
+from jaxalign.types import Batch
+
+OBJECTIVES = sorted(path.stem for path in pathlib.Path(jaxalign.objectives.__file__).parent.glob("*.py") if path.stem != "__init__")
+RESPONSES = 2
+
+CONFIG = ModelConfig(
+    family="qwen3", vocab_size=61, width=32, layers=2, heads=8, kv_heads=4, head_dim=4, mlp_width=48, max_positions=256,
+    norm_eps=1e-5, qkv_bias=True, qk_norm=True,
+)  # fmt: skip
+
+
+@functools.cache
+def model(config: ModelConfig = CONFIG) -> models.Model:
+    return models.build(config)
+
+
+def params(seed: int, config: ModelConfig = CONFIG) -> dict:
+    """Random host parameters; norms too, so that no weight is at a special value. Rows beyond the vocabulary are zeros."""
+    draw = np.random.default_rng(seed)
+
+    def leaf(shape, start, axes):
+        values = start[0] + 0.3 * draw.standard_normal(shape.shape)
+        if axes[0] == "vocab":
+            values[config.vocab_size :] = 0
+        return values.astype(np.float32)
+
+    built = model(config)
+    return jax.tree.map(leaf, built.shapes, built.starts, built.axes)
+
+
+def groups(count: int, seed: int, *, vocab_size: int = CONFIG.vocab_size) -> pack.Groups:
+    """Pairs of uneven lengths. Group 0 has a prompt of one token, group 1 no second response; group 2 has unscored response tokens."""
+    draw = np.random.default_rng(seed)
+    pieces, scored = [], []
+    for g in range(count):
+        lengths = [1 if g == 0 else draw.integers(2, 9), *draw.integers(1, 11, RESPONSES)]
+        if g == 1:
+            lengths[2] = 0
+        for k, length in enumerate(lengths):
+            pieces.append(draw.integers(1, vocab_size, length))
+            mask = np.full(length, k > 0)
+            if g == 2 and k:
+                mask[: length // 2] = False
+            scored.append(mask)
+    valid = np.ones((count, RESPONSES), bool)
+    valid[1, 1] = False
+    return pack.Groups(
+        tokens=np.concatenate(pieces).astype(np.int32),
+        scored=np.concatenate(scored).astype(np.uint8),
+        offsets=np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64),
+        reward=(draw.random((count, RESPONSES)) > 0.5).astype(np.float32),
+        paired=np.ones(count, bool),
+        valid=valid,
+    )
+
+
+def mesh(shape: tuple[int, int, int] = (1, 1, 1)):
+    return sharding.make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
+
+
+def place(arrays: dict[str, np.ndarray]) -> Batch:
+    """The batch on the mesh in scope."""
+    return Batch(**{name: jax.device_put(x, sharding.named(sharding.rows_spec(x.ndim))) for name, x in arrays.items()})
+
+
+def place_params(values: dict, config: ModelConfig = CONFIG) -> dict:
+    """The parameters on the mesh in scope."""
+    return jax.tree.map(lambda x, partition: jax.device_put(x, sharding.named(partition)), values, models.shardings(model(config)))
+
+
+def keep_gradient(learning_rate: float = 0.1) -> optax.GradientTransformation:
+    """Gradient descent whose state is the last gradient: `state.opt_state[0].trace`."""
+    return optax.chain(optax.trace(decay=0.0), optax.scale_by_learning_rate(learning_rate))
+
+
+def objective(name: str):
+    """(function, REQUIRES) of the objective in the file of this name."""
+    module = importlib.import_module(f"jaxalign.objectives.{name}")
+    return getattr(module, name), module.REQUIRES
+
+
+def next_token(config: ModelConfig = CONFIG, *, dtype=jnp.float32, remat: str = "none"):
+    return functools.partial(forward.next_token, model(config), dtype=dtype, remat=remat, attention="xla")
+
+
+def make_step(name: str, *, microbatches: int = 1, optimizer=None, config: ModelConfig = CONFIG, **options):
+    """The train step of an objective, by its file name."""
+    function, requires = objective(name)
+    rule = reference.RULES["frozen" if "reference" in requires else "none"]
+    optimizer = optimizer or keep_gradient()
+    return step.make_train_step(
+        next_token(config, **options), function, rule, optimizer, optax.constant_schedule(0.1), microbatches=microbatches
+    )
+
+
+def make_state(name: str, *, optimizer=None, config: ModelConfig = CONFIG, same: bool = False):
+    """The state before the first step; policy and reference have different weights unless `same`."""
+    with_reference = "reference" in objective(name)[1]
+    state = step.init_state(place_params(params(0, config), config), optimizer or keep_gradient(), with_reference=with_reference, seed=0)
+    return state if same or not with_reference else state.replace(reference=place_params(params(1, config), config))
