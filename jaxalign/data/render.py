@@ -1,0 +1,147 @@
+"""Prompts and responses to token ids: a conversation through a chat template, or plain text with BOS and EOS by rule.
+
+Prompt and response are tokenized apart, at the place where the template asks for the response, so no token spans the boundary and the
+prompt's ids are the same at training and at generation. Which tokens are trained is found by rendering prefixes of the conversation.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+from jaxalign.data import templates
+from jaxalign.data.counts import RowError
+from jaxalign.data.templates import Message, Template
+from jaxalign.data.tokenizer import Tokenizer
+
+ANSWER = "zq"  # a text that no template writes by itself
+PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}]
+
+
+@dataclasses.dataclass(frozen=True)
+class Renderer:
+    """How text becomes ids. Made by `make`, which checks the special tokens once for all rows."""
+
+    tokenizer: Tokenizer
+    template: Template | None  # None: plain text
+    writes_bos: bool  # every sequence begins with BOS
+    stop_id: int  # ends every trained turn
+
+    def identity(self) -> dict:
+        """What the ids depend on, as plain values."""
+        template = None if self.template is None else dataclasses.asdict(self.template)
+        return {"tokenizer": self.tokenizer.content, "template": template, "bos": self.writes_bos, "stop": self.stop_id}
+
+    def prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Ids of a prompt up to where the response begins: what a model is asked to continue."""
+        if self.template is None:
+            if not isinstance(prompt, str):
+                raise RowError("template", "template 'plain' takes text, but the prompt is a list of messages; use a chat template.")
+            return self._bos() + self.tokenizer.encode(prompt)
+        return self.tokenizer.encode(self.template.render(_as_messages(prompt, "user"), add_generation_prompt=True))
+
+    def response_ids(
+        self, prompt: str | Sequence[Message], response: str | Sequence[Message], *, train_turns: str
+    ) -> tuple[list[int], list[int]]:
+        """Ids and scored mask (1 or 0) of a response to a prompt; every trained turn ends in exactly one scored stop token.
+
+        `train_turns` is "all" or "last": the assistant turns of the response that are scored, where it has several.
+
+        Raises:
+          RowError: the template does not render prefixes to prefixes, or a stop token stands where it must not.
+        """
+        if self.template is None:
+            if not isinstance(response, str):
+                raise RowError("template", "template 'plain' takes text, but the response is a list of messages; use a chat template.")
+            ids = [*self.tokenizer.encode_next(response), self.stop_id]
+            return ids, self._mask(ids)
+        ids: list[int] = []
+        scored: list[int] = []
+        for text, trained in self._pieces(_as_messages(prompt, "user"), _as_messages(response, "assistant"), train_turns):
+            piece = self.tokenizer.encode_next(text)
+            ids += piece
+            scored += self._mask(piece) if trained else [0] * len(piece)
+        end = max((i for i, score in enumerate(scored) if score), default=-1) + 1
+        return ids[:end], scored[:end]  # what a template writes after the last stop token is seen by nobody
+
+    def _pieces(self, prompt, response, train_turns):
+        # The text of the response, cut where its assistant turns begin and end: [(text, whether it is trained)].
+        messages = [*prompt, *response]
+        whole = self.template.render(messages, add_generation_prompt=False)
+        turns = [i for i in range(len(prompt), len(messages)) if messages[i]["role"] == "assistant"]
+        at = self._length(messages[: len(prompt)], whole, True)
+        pieces = []
+        for turn in turns if train_turns == "all" else turns[-1:]:
+            start = self._length(messages[:turn], whole, True)
+            end = len(whole) if turn == len(messages) - 1 else self._length(messages[: turn + 1], whole, False)
+            pieces += [(whole[at:start], False)] if start > at else []
+            pieces.append((whole[start:end], True))
+            at = end
+        return pieces
+
+    def _length(self, messages, whole, add_generation_prompt):
+        text = self.template.render(messages, add_generation_prompt=add_generation_prompt)
+        if not whole.startswith(text):
+            same = next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), min(len(text), len(whole)))
+            raise RowError(
+                "template_prefix",
+                f"template {self.template.name!r} renders the first {len(messages)} turns differently when more turns follow: "
+                f"{text[same : same + 30]!r} becomes {whole[same : same + 30]!r}. The trained tokens cannot be told apart; "
+                "use another template, or train_turns='last'.",
+            )
+        return len(text)
+
+    def _mask(self, ids):
+        stops = [i for i, token in enumerate(ids) if token == self.stop_id]
+        if not stops:
+            raise RowError("stop_token", f"a trained turn has no stop token {self._show(self.stop_id)}; the template must end it with one.")
+        eos = self.tokenizer.eos_id
+        if len(stops) > 1 or any(token == eos for token in ids if token != self.stop_id):
+            raise RowError("stop_token", f"a trained turn has more than one stop token {self._show(self.stop_id)}: does its text hold one?")
+        return [int(i <= stops[0]) for i in range(len(ids))]
+
+    def _bos(self):
+        return [self.tokenizer.bos_id] if self.writes_bos else []
+
+    def _show(self, token):
+        return f"{self.tokenizer.model.id_to_token(token)!r}"
+
+
+def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE) -> Renderer:
+    """The renderer of a tokenizer with a template: "auto", "plain", a built-in name or the path of a .jinja file.
+
+    Raises:
+      ValueError: no chat template, no EOS where one is needed, a template that writes BOS or EOS twice, or none that ends a turn.
+    """
+    if template == "plain":
+        if tokenizer.eos_id is None:
+            raise ValueError(
+                "the tokenizer has no EOS token, and plain text must end in one; name it as eos_token in tokenizer_config.json, "
+                "or use a chat template whose turns end in a token of their own."
+            )
+        return Renderer(tokenizer, None, tokenizer.writes_bos, tokenizer.eos_id)
+    chat = templates.load(
+        template, own=tokenizer.chat_template, bos=tokenizer.bos, eos=tokenizer.eos, writes_bos=tokenizer.writes_bos, date=date
+    )
+    text = chat.render(PROBE, add_generation_prompt=False)
+    ids = tokenizer.encode(text)
+    writes_bos = tokenizer.bos_id is not None and ids[:1] == [tokenizer.bos_id]
+    if writes_bos and ids[1:2] == ids[:1]:
+        raise ValueError(f"template {chat.name!r} writes the BOS token {tokenizer.bos!r} twice at the beginning; remove one.")
+    if text.rfind(ANSWER) < 0:
+        raise ValueError(f"template {chat.name!r} does not write the assistant's text; it renders an answer as {text!r}.")
+    tail = text[text.rindex(ANSWER) + len(ANSWER) :]
+    special = tokenizer.special_ids()
+    ends = [token for token in tokenizer.encode_next(tail) if token in special]
+    if not ends:
+        why = "the tokenizer has no EOS token" if tokenizer.eos_id is None else f"the tokenizer's EOS is {tokenizer.eos!r}"
+        raise ValueError(
+            f"template {chat.name!r} ends an assistant turn with {tail!r}, in which there is no special token of this tokenizer "
+            f"({why}); use a template of this model's family, 'hh' or 'plain', or add the token to the tokenizer."
+        )
+    if len(ends) > 1:
+        shown = " ".join(repr(tokenizer.model.id_to_token(token)) for token in ends)
+        raise ValueError(f"template {chat.name!r} ends an assistant turn with {len(ends)} special tokens, {shown}; keep one of them.")
+    return Renderer(tokenizer, chat, writes_bos, ends[0])
+
+
+def _as_messages(content, role):
+    return [{"role": role, "content": content}] if isinstance(content, str) else list(content)

@@ -1,0 +1,221 @@
+"""Makes prepared sets: tokenized, checked and packed rows on disk, which training only opens.
+
+    python -m jaxalign.prepare --config configs/NAME.py
+
+`train` does the same by itself when the rows are not there. What is there already is never made again: folders are named by a hash of
+everything that they depend on, this package's data code included.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import logging
+import os
+from pathlib import Path
+import re
+import sys
+
+from ml_collections import ConfigDict
+
+from jaxalign.data import formats, pack, progress, shards, sources, store
+from jaxalign.data.encode import Limits
+
+LOG = logging.getLogger(__name__)
+CODE = ("counts", "encode", "formats", "render", "shards", "sources", "templates", "tokenizer", "tokenizer_files", "turns")
+
+
+def prepare(
+    source: Mapping,
+    *,
+    tokenizer: str,
+    template: str,
+    row_tokens: int,
+    out_root: str | Path | None,
+    max_prompt_tokens: int | None = None,
+    max_response_tokens: int | None = None,
+    prompt_truncation: str = "keep_end",
+    response_truncation: str = "drop",
+    train_turns: str = "last",
+    pack_rows: bool = True,
+    share_prompt: bool = True,
+    max_groups: int | None = 16,
+    on_bad_row: str = "drop",
+    side: str = "all",
+    eval_fraction: float = 0.0,
+    processes: int | None = None,
+    quiet: bool = False,
+) -> Path:
+    """The folder of the prepared rows of one source (see `data.sources`), made if it is not there; open it with `data.store.read`.
+
+    Args:
+      source: may also hold "format", "responses" and "score_range" (see `data.formats`); its "weight" is for the loader.
+      tokenizer: folder, file, hub name or package:NAME.
+      template: "auto", "plain", a built-in name or a .jinja file.
+      out_root: where prepared sets lie; None: $JAXALIGN_CACHE or ~/.cache/jaxalign.
+      side: "train" or "eval": one side of a split that puts `eval_fraction` of the questions on the eval side.
+      processes: that tokenize; None: one a core.
+
+    Raises:
+      FileNotFoundError, ValueError: the source, the tokenizer or the template is wrong, or every row is.
+      OSError: the disk is full.
+    """
+    source = {key: value for key, value in source.items() if value is not None}
+    rows = sources.read(source)
+    name, how = _format(source, rows)
+    recipe = shards.Recipe(
+        format=name,
+        tokenizer=tokenizer,
+        template=template,
+        limits=Limits(row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation),
+        train_turns=train_turns,
+        responses=source.get("responses", "all"),
+        score_range=tuple(source["score_range"]) if "score_range" in source else None,
+        on_bad_row=on_bad_row,
+        side=side,
+        eval_fraction=eval_fraction,
+    )
+    renderer = recipe.renderer()
+    depends = {
+        **{key: value for key, value in dataclasses.asdict(recipe).items() if key not in ("tokenizer", "template")},
+        **{key: source[key] for key in ("split", "limit", "columns") if key in source},
+        "renderer": renderer.identity(),
+        "source": rows.identity,
+        "rows": len(rows),
+        "code": _code_hash(),
+    }
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(rows.name).name).strip("-") + ("" if side == "all" else f"-{side}")
+    root = Path(out_root).expanduser() if out_root else _default_root()
+    meta = {
+        "name": rows.name,
+        "source": dict(source),
+        "format": name,
+        "tokenizer": renderer.tokenizer.content,
+        "tokenizer_path": str(tokenizer),
+        "template": template,
+        "stop_token": renderer.tokenizer.model.id_to_token(renderer.stop_id),
+        "depends": depends,
+    }
+    if not quiet:
+        LOG.info("%s: format %s, %s", rows.name, name, how)
+    groups = store.write_once(
+        root / f"{slug}-{store.content_hash(depends)}",
+        lambda final: _write_groups(final, rows, recipe, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
+    )
+    return plan(groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups)
+
+
+def plan(groups_folder: str | Path, *, row_tokens: int, pack_rows: bool, share_prompt: bool, max_groups: int | None) -> Path:
+    """The folder of the row plan of a set of groups, made if it is not there."""
+    groups_folder = Path(groups_folder)
+    settings = {"row_tokens": row_tokens, "pack": pack_rows, "share_prompt": share_prompt, "max_groups": max_groups if pack_rows else 1}
+
+    def write(final):
+        groups = store.read_groups(groups_folder)
+        sizes = pack.group_tokens(groups, share_prompt=share_prompt)
+        rows = pack.plan_rows(sizes, row_tokens=row_tokens, pack=pack_rows, max_groups=max_groups)
+        share = pack.fill(sizes, rows, row_tokens=row_tokens)
+        unshared = int(pack.group_tokens(groups, share_prompt=False).sum())
+        facts = {"rows": len(rows), "fill": share, "padding": 1 - share, "row_real_tokens": int(sizes.sum()), "unshared_tokens": unshared}
+        store.write_plan(final, rows, meta={**settings, **facts})
+
+    return store.write_once(groups_folder / f"rows-{store.content_hash({**settings, 'code': _code_hash(('pack',))})[:8]}", write)
+
+
+def prepare_from_config(cfg) -> dict:
+    """{"train": [(folder, weight)], "eval": folder or None}: the prepared sets of a resolved configuration, made if they are not there.
+
+    Raises:
+      ValueError: as `prepare`; also eval_fraction with a mixture.
+    """
+    data = cfg.data
+    train = [_plain(source) for source in (data.train if isinstance(data.train, list | tuple) else [data.train])]
+    if data.eval_fraction and len(train) > 1:
+        raise ValueError(
+            f"data.eval_fraction={data.eval_fraction} cuts one source, and data.train mixes {len(train)}; set data.eval instead."
+        )
+    same = ("template", "row_tokens", "max_prompt_tokens", "max_response_tokens", "prompt_truncation", "response_truncation")
+    options = {key: data[key] for key in (*same, "train_turns", "share_prompt", "on_bad_row", "processes")}
+    options |= {"pack_rows": data.pack, "max_groups": data.max_groups_per_row, "out_root": data.prepared_dir}
+    options["tokenizer"] = cfg.model.tokenizer or cfg.model.checkpoint
+    if not data.eval_fraction:
+        folders = [(prepare(source, **options), source.get("weight", 1.0)) for source in train]
+        return {"train": folders, "eval": None if data.eval is None else prepare(_plain(data.eval), **options)}
+    sides = {side: prepare(train[0], **options, side=side, eval_fraction=data.eval_fraction) for side in ("train", "eval")}
+    return {"train": [(sides["train"], train[0].get("weight", 1.0))], "eval": sides["eval"]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prepares the data of every stage of a configuration and reports on it."""
+    from jaxalign import config as configs
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        run = configs.from_command_line(argv, __doc__.splitlines()[0])
+        for cfg in run.stages.values():
+            source = cfg.model.checkpoint or ""
+            while source.startswith("stage:"):  # its export carries the tokenizer of the stage that it comes from
+                origin = run.stages[source.removeprefix("stage:")].model
+                cfg.model.tokenizer = cfg.model.tokenizer or origin.tokenizer
+                source = cfg.model.checkpoint = origin.checkpoint or ""
+            folders = prepare_from_config(cfg)
+            for folder in [*(folder for folder, _ in folders["train"]), folders["eval"]]:
+                if folder is not None:
+                    print("\n".join(report(folder)))
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def report(folder: str | Path) -> list[str]:
+    """What became of the rows of a prepared set, as lines of text."""
+    meta = store.read(folder).meta
+    counts = store.Counts.from_dict(meta["counts"])
+    return [
+        f"{meta['name']} ({meta['format']}): {folder}",
+        *(f"  {line}" for line in counts.lines()),
+        f"  {meta['groups']:,} groups of up to {meta['responses']} responses, {meta['tokens']:,} tokens, in {meta['rows']:,} rows of "
+        f"{meta['row_tokens']:,}: {meta['fill']:.1%} full, {meta['padding']:.1%} padding",
+    ]
+
+
+def _write_groups(final, rows, recipe, meta, *, processes, quiet):
+    partial = final.with_name(f".{final.name}.partial")
+    with progress.bar(len(rows), f"tokenizing {final.name}", quiet=quiet) as advance:
+        count = shards.write_all(rows, partial, recipe=recipe, processes=processes, progress=advance)
+    counts = store.shard_counts(partial, count)
+    if counts.kept == 0:
+        lines = "\n".join(counts.lines())
+        raise ValueError(f"no row of {rows.name} can be used:\n{lines}\nMend the data, or the settings named above.")
+    if not quiet:
+        LOG.info("\n".join(counts.lines()))
+    store.merge_shards(partial, final, shards=count, meta={**meta, "counts": counts.to_dict()})
+
+
+def _format(source, rows):
+    if source.get("format"):
+        if source["format"] not in formats.FORMATS:
+            raise ValueError(f"format={source['format']!r} is not one of {', '.join(formats.FORMATS)}; leave it out to detect it.")
+        return source["format"], "as the source says"
+    try:
+        name, why = formats.detect(rows[0])
+    except ValueError as error:
+        raise ValueError(f"{rows.name}: {error}") from error
+    return name, f"detected because {why}"
+
+
+def _code_hash(modules=CODE):
+    folder = Path(shards.__file__).parent
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in modules)).hexdigest()[:16]
+
+
+def _default_root():
+    return Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")).expanduser() / "prepared"
+
+
+def _plain(source):
+    return source.to_dict() if isinstance(source, ConfigDict) else dict(source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
