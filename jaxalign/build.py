@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxalign import checkpoint, forward, logps, objectives, optim, reference, sharding, step
-from jaxalign.data import loader, paths, store
+from jaxalign.data import loader, store
 from jaxalign.hf import config as hf_config
+from jaxalign.hf import hub
 from jaxalign.hf import load as hf_load
 from jaxalign.models import model as models
 from jaxalign.models import presets
@@ -55,13 +56,13 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
 
 def tokenizer_folder(cfg: ConfigDict) -> str:
     """Where the tokenizer is: the one named, or the checkpoint's."""
-    return str(paths.resolve(cfg.model.tokenizer or cfg.model.checkpoint))
+    return str(hub.checkpoint_folder(cfg.model.tokenizer or cfg.model.checkpoint))
 
 
 def model(cfg: ConfigDict) -> models.Model:
     """The model's definition; nothing is allocated or read but config.json."""
     if cfg.model.checkpoint is not None:
-        return models.build(hf_load.load_config(paths.resolve(cfg.model.checkpoint)))
+        return models.build(hf_load.load_config(hub.checkpoint_folder(cfg.model.checkpoint)))
     if cfg.model.config is not None:
         return models.build(hf_config.from_json(cfg.model.config.to_dict()))
     return models.build(presets.preset(cfg.model.preset))
@@ -70,7 +71,7 @@ def model(cfg: ConfigDict) -> models.Model:
 def params(cfg: ConfigDict, built: models.Model):
     """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed."""
     if cfg.model.checkpoint is not None:
-        return hf_load.load(paths.resolve(cfg.model.checkpoint), built)
+        return hf_load.load(hub.checkpoint_folder(cfg.model.checkpoint), built)
     return models.init(built, jax.random.key(cfg.seed))
 
 

@@ -1,7 +1,7 @@
 """How much arithmetic a step needs and how much the devices can do: model FLOP/s utilisation (MFU).
 
-Counted is what the mathematics asks for: a multiply-add is 2 FLOPs, the backward pass twice the forward pass, the reference one forward pass.
-Padding, and what remat computes again, count as nothing, so waste lowers the MFU.
+Counted is what the mathematics asks for: a multiply-add is 2 FLOPs, the backward pass is twice the forward pass, the reference makes one
+forward pass. Padding, and what remat computes again, count as nothing, so waste lowers the MFU.
 """
 
 import time

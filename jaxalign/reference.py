@@ -1,7 +1,7 @@
 """Reference rules: what the reference model is at every step.
 
-A rule is `(reference, trainable, step, **hparams) -> reference`, called inside the train step after the update. The reference is part of the
-train state: it starts as a copy of the policy, is sharded and checkpointed like it, and never receives a gradient.
+A rule is `(reference, trainable, step, **hparams) -> reference`, called inside the train step after the update. The reference is part of
+the train state: it starts as a copy of the policy, is sharded and checkpointed like it, and never receives a gradient.
 """
 
 

@@ -130,7 +130,8 @@ def _loop(run: Loop, state, start: int):
     every, total = run.lengths, run.lengths.total
     hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = loader.iterate(loader.batches(run.sets, rows=run.cfg.batch.rows, seed=run.cfg.seed, steps=total, **hosts), start)
-    stop, meter, pending, held_out_metrics = StopRequest(), Meter(run.model.config, with_reference=run.cfg.reference.rule != "none"), [], None
+    meter = Meter(run.model.config, with_reference=run.cfg.reference.rule != "none")
+    stop, pending, held_out_metrics = StopRequest(), [], None
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):
         stopping = stop.requested()
