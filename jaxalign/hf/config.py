@@ -33,6 +33,18 @@ ACTIVATIONS = {
 }
 ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 
+# Our fields and their keys, where the two hold the same value.
+SIZES = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+}
+GPT2_SIZES = {"vocab_size": "vocab_size", "width": "n_embd", "layers": "n_layer", "heads": "n_head", "max_positions": "n_positions"}
+SHARED = {"tied": "tie_word_embeddings", "init_std": "initializer_range"}  # may be absent
+
 # Keys whose only supported values are these (absent counts as supported).
 REQUIRED = {
     "quantization_config": (None,),
@@ -63,7 +75,10 @@ def from_json(values: dict[str, Any]) -> ModelConfig:
             raise ValueError(f"config.json of a {model_type} sets {key} to {values[key]!r}, which is not supported; it must be {accepted[0]!r}.")
     family = ARCHITECTURES[model_type][0]
     try:
-        return {"gpt2": _gpt2, "gpt_neox": _gpt_neox}.get(family, _llama_like)(family, values)
+        fields = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}.get(family, _llama_like)(family, values)
+        sizes = {field: values[key] for field, key in _sizes(family).items()}
+        shared = {field: values[key] for field, key in SHARED.items() if key in values}
+        return ModelConfig(**{**fields, **sizes, **shared, "family": family})
     except KeyError as missing:
         raise ValueError(f"config.json of a {model_type} has no key {missing}; it is needed to build the model.") from missing
 
@@ -76,13 +91,18 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
     """
     writer = {"gpt2": _gpt2_json, "gpt_neox": _gpt_neox_json}.get(config.family, _llama_like_json)
     model_type = MODEL_TYPES[config.family]
-    values = {"architectures": [ARCHITECTURES[model_type][1]], "model_type": model_type, **writer(config)}
+    values = {"architectures": [ARCHITECTURES[model_type][1]], "model_type": model_type}
+    values |= {key: getattr(config, field) for field, key in (_sizes(config.family) | SHARED).items()} | writer(config)
     back = from_json(values)
     lost = [f.name for f in dataclasses.fields(config) if getattr(back, f.name) != getattr(config, f.name)]
     if lost:
         told = ", ".join(f"{name} = {getattr(config, name)!r}" for name in lost)
         raise ValueError(f"a {model_type} config.json cannot express {told}; choose a family that has it, or change the model config.")
     return values
+
+
+def _sizes(family: str) -> dict[str, str]:
+    return GPT2_SIZES if family == "gpt2" else SIZES
 
 
 def _activation(name: str) -> str:
@@ -146,34 +166,28 @@ def _windows(family: str, values: dict[str, Any]) -> tuple[int, ...]:
     return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
 
 
-def _llama_like(family: str, values: dict[str, Any]) -> ModelConfig:
+def _local_rope(values: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """Gemma 3: the values with the rotary parameters of its full layers only, and the base of its sliding layers."""
+    nested = values.get("rope_parameters") or {}
+    if "full_attention" not in nested:
+        return values, float(values.get("rope_local_base_freq", 10000.0))
+    if nested["sliding_attention"].get("rope_type", "default") != "default":
+        raise ValueError("config.json scales the rotary positions of sliding layers; only full_attention layers may be scaled.")
+    return {**values, "rope_parameters": nested["full_attention"]}, float(nested["sliding_attention"].get("rope_theta", 10000.0))
+
+
+def _llama_like(family: str, values: dict[str, Any]) -> dict[str, Any]:
     gemma, late_gemma = family.startswith("gemma"), family in ("gemma2", "gemma3")
     heads, width = values["num_attention_heads"], values["hidden_size"]
     attention_bias = family == "qwen2" or values.get("attention_bias", False)
     activation = _activation(values.get("hidden_activation") or values.get("hidden_act") or ("gelu_pytorch_tanh" if gemma else "silu"))
-    local_theta = None
-    if family == "gemma3":
-        nested = values.get("rope_parameters") or {}
-        if "full_attention" in nested:
-            local_theta = float(nested["sliding_attention"].get("rope_theta", 10000.0))
-            if nested["sliding_attention"].get("rope_type", "default") != "default":
-                raise ValueError("config.json scales the rotary positions of sliding layers; only full_attention layers may be scaled.")
-            values = {**values, "rope_parameters": nested["full_attention"]}
-        else:
-            local_theta = float(values.get("rope_local_base_freq", 10000.0))
+    values, local_theta = _local_rope(values) if family == "gemma3" else (values, None)
     theta, scaling, fraction = _rope(values, 1e6 if family == "gemma3" else 10000.0)
     if fraction not in (None, 1.0):
         raise ValueError(f"config.json rotates a fraction {fraction} of each head; for a {family} only the whole head is supported.")
-    return ModelConfig(
-        family=family,
-        vocab_size=values["vocab_size"],
-        width=width,
-        layers=values["num_hidden_layers"],
-        heads=heads,
+    fields = dict(
         kv_heads=values.get("num_key_value_heads") or heads,
         head_dim=values.get("head_dim") or (256 if gemma else 128 if family == "qwen3" else width // heads),
-        mlp_width=values["intermediate_size"],
-        max_positions=values["max_position_embeddings"],
         norm_eps=float(values.get("rms_norm_eps", 1e-6)),
         norm_offset=gemma,
         post_norms=late_gemma,
@@ -187,32 +201,26 @@ def _llama_like(family: str, values: dict[str, Any]) -> ModelConfig:
         local_rope_theta=local_theta,
         qk_norm=family in ("qwen3", "gemma3"),
         windows=_windows(family, values),
-        attention_softcap=float(values.get("attn_logit_softcapping", 50.0 if family == "gemma2" else None) or 0) if late_gemma else 0.0,
-        logit_softcap=float(values.get("final_logit_softcapping", 30.0 if family == "gemma2" else None) or 0) if late_gemma else 0.0,
         embed_scale=width**0.5 if gemma else 1.0,
-        query_scale=values.get("query_pre_attn_scalar", 256) ** -0.5 if late_gemma else None,
-        tied=values.get("tie_word_embeddings", gemma),
-        init_std=values.get("initializer_range", 0.02),
+        tied=gemma,
     )
+    if late_gemma:
+        caps = (50.0, 30.0) if family == "gemma2" else (None, None)
+        fields["attention_softcap"] = float(values.get("attn_logit_softcapping", caps[0]) or 0)
+        fields["logit_softcap"] = float(values.get("final_logit_softcapping", caps[1]) or 0)
+        fields["query_scale"] = values.get("query_pre_attn_scalar", 256) ** -0.5
+    return fields
 
 
 def _llama_like_json(config: ModelConfig) -> dict[str, Any]:
     family, activation = config.family, ACTIVATION_NAMES[config.activation]
     values = {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_width,
-        "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_eps,
         "hidden_activation" if family.startswith("gemma") else "hidden_act": activation,
         "rope_theta": config.rope_theta,
         "rope_scaling": _scaling_json(config.rope_scaling),
-        "tie_word_embeddings": config.tied,
-        "initializer_range": config.init_std,
     }
     if family == "gemma":
         values["hidden_act"] = activation
@@ -237,44 +245,21 @@ def _llama_like_json(config: ModelConfig) -> dict[str, Any]:
     return values
 
 
-def _gpt_neox(family: str, values: dict[str, Any]) -> ModelConfig:
-    heads, width = values["num_attention_heads"], values["hidden_size"]
+def _gpt_neox(family: str, values: dict[str, Any]) -> dict[str, Any]:
     theta, scaling, fraction = _rope(values, 10000.0, "rotary_emb_base")
     bias = values.get("attention_bias", True)
-    return ModelConfig(
-        family=family,
-        vocab_size=values["vocab_size"],
-        width=width,
-        layers=values["num_hidden_layers"],
-        heads=heads,
-        kv_heads=heads,
-        head_dim=width // heads,
-        mlp_width=values["intermediate_size"],
-        max_positions=values["max_position_embeddings"],
-        norm="layer",
-        norm_eps=float(values.get("layer_norm_eps", 1e-5)),
-        activation=_activation(values.get("hidden_act", "gelu")),
-        gated=False,
+    return _classic(values, "layer_norm_eps", "hidden_act", "gelu") | dict(
         qkv_bias=bias,
         output_bias=bias,
-        mlp_bias=True,
         rotary_fraction=values.get("rotary_pct", 0.25) if fraction is None else fraction,
         rope_theta=theta,
         rope_scaling=scaling,
         parallel_residual=values.get("use_parallel_residual", True),
-        tied=values.get("tie_word_embeddings", False),
-        init_std=values.get("initializer_range", 0.02),
     )
 
 
 def _gpt_neox_json(config: ModelConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_width,
-        "max_position_embeddings": config.max_positions,
         "layer_norm_eps": config.norm_eps,
         "hidden_act": ACTIVATION_NAMES[config.activation],
         "attention_bias": config.qkv_bias,
@@ -282,47 +267,39 @@ def _gpt_neox_json(config: ModelConfig) -> dict[str, Any]:
         "rotary_emb_base": config.rope_theta,
         "rope_scaling": _scaling_json(config.rope_scaling),
         "use_parallel_residual": config.parallel_residual,
-        "tie_word_embeddings": config.tied,
-        "initializer_range": config.init_std,
     }
 
 
-def _gpt2(family: str, values: dict[str, Any]) -> ModelConfig:
-    heads, width = values["n_head"], values["n_embd"]
-    return ModelConfig(
-        family=family,
-        vocab_size=values["vocab_size"],
-        width=width,
-        layers=values["n_layer"],
-        heads=heads,
-        kv_heads=heads,
-        head_dim=width // heads,
-        mlp_width=values.get("n_inner") or 4 * width,
-        max_positions=values["n_positions"],
-        norm="layer",
-        norm_eps=float(values.get("layer_norm_epsilon", 1e-5)),
-        activation=_activation(values.get("activation_function", "gelu_new")),
-        gated=False,
+def _gpt2(family: str, values: dict[str, Any]) -> dict[str, Any]:
+    return _classic(values, "layer_norm_epsilon", "activation_function", "gelu_new") | dict(
+        mlp_width=values.get("n_inner") or 4 * values["n_embd"],
         qkv_bias=True,
         output_bias=True,
-        mlp_bias=True,
         rotary_fraction=0.0,
         learned_positions=True,
-        tied=values.get("tie_word_embeddings", True),
-        init_std=values.get("initializer_range", 0.02),
+        tied=True,
     )
 
 
 def _gpt2_json(config: ModelConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size,
-        "n_embd": config.width,
-        "n_layer": config.layers,
-        "n_head": config.heads,
         "n_inner": config.mlp_width,
-        "n_positions": config.max_positions,
         "layer_norm_epsilon": config.norm_eps,
-        "activation_function": ACTIVATION_NAMES[config.activation],
-        "tie_word_embeddings": config.tied,
-        "initializer_range": config.init_std,
+        # GPT-2's own name for the tanh form: transformers computes it in another order, so the other name changes last bits
+        "activation_function": "gelu_new" if config.activation == "gelu_tanh" else ACTIVATION_NAMES[config.activation],
     }
+
+
+def _classic(values: dict[str, Any], eps_key: str, activation_key: str, activation: str) -> dict[str, Any]:
+    """What GPT-NeoX and GPT-2 share: LayerNorm, a plain MLP with biases, as many key heads as heads."""
+    sizes = GPT2_SIZES if "n_embd" in values else SIZES
+    heads = values[sizes["heads"]]
+    return dict(
+        kv_heads=heads,
+        head_dim=values[sizes["width"]] // heads,
+        norm="layer",
+        norm_eps=float(values.get(eps_key, 1e-5)),
+        activation=_activation(values.get(activation_key, activation)),
+        gated=False,
+        mlp_bias=True,
+    )

@@ -118,7 +118,7 @@ def _problems(config: ModelConfig):
     if config.activation not in ACTIVATIONS:
         yield f"activation {config.activation!r} is not one of {ACTIVATIONS}."
     if not 0 <= config.rotary_fraction <= 1 or config.rotary_dim % 2:
-        yield f"rotary_fraction {config.rotary_fraction} must lie in [0, 1] and rotate an even number of the {config.head_dim} head elements."
+        yield f"rotary_fraction {config.rotary_fraction} must lie in [0, 1] and rotate an even number of head_dim {config.head_dim}."
     if config.learned_positions == (config.rotary_fraction > 0):
         yield "positions are learned or rotary: set exactly one of learned_positions and rotary_fraction > 0."
     if len(config.windows) != config.layers or min(config.windows) < 0:

@@ -38,7 +38,9 @@ class Attention(nnx.Module):
         self.k_norm = layers.Norm(config.head_dim, None, config) if config.qk_norm else None
         self.scale, self.softcap = config.attention_scale, config.attention_softcap
 
-    def __call__(self, x: Array, rotary: Array | None, window: Array, positions: Array, segments: Array, prefixes: Array, name: str) -> Array:
+    def __call__(
+        self, x: Array, rotary: Array | None, window: Array, positions: Array, segments: Array, prefixes: Array, name: str
+    ) -> Array:
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -92,9 +94,8 @@ class Embedding(nnx.Module):
 
     def __init__(self, config: ModelConfig):
         self.tokens = layers.weight((config.padded_vocab, config.width), ("vocab", "embed"), std=config.init_std)
-        self.positions = None
-        if config.learned_positions:
-            self.positions = layers.weight((config.max_positions, config.width), (None, "embed"), std=config.init_std)
+        positions = config.max_positions, config.width
+        self.positions = layers.weight(positions, (None, "embed"), std=config.init_std) if config.learned_positions else None
 
     def __call__(self, tokens: Array, positions: Array, scale: float, dtype: jnp.dtype) -> Array:
         x = layers.embed(self.tokens, tokens, dtype) * jnp.asarray(scale, dtype)

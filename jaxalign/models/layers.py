@@ -29,14 +29,12 @@ def gathered(parameter: nnx.Param, dtype: jnp.dtype) -> Array:
 
 def merge_rows(x: Array) -> Array:
     """[R, T, ...] -> [R * T, ...], the layout of the dense layers: one matrix product over all tokens is the fastest on every backend."""
-    axes = jax.typeof(x).sharding.spec
-    return x.reshape(-1, *x.shape[2:], out_sharding=P(axes[0], *axes[2:]))
+    return x.reshape(-1, *x.shape[2:], out_sharding=P(sharding.RULES["rows"], *jax.typeof(x).sharding.spec[2:]))
 
 
 def split_rows(x: Array, rows: int) -> Array:
-    """[R * T, ...] -> [R, T, ...]; R takes the whole of the split, which a bare reshape would share out between R and T."""
-    axes = jax.typeof(x).sharding.spec
-    return x.reshape(rows, -1, *x.shape[1:], out_sharding=P(axes[0], None, *axes[1:]))
+    """[R * T, ...] -> [R, T, ...]. The partition is said: a bare reshape would share the mesh axes out between R and T."""
+    return x.reshape(rows, -1, *x.shape[1:], out_sharding=P(sharding.RULES["rows"], None, *jax.typeof(x).sharding.spec[1:]))
 
 
 class Linear(nnx.Module):

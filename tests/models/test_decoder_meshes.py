@@ -1,0 +1,74 @@
+"""Every mesh shape gives the same random weights, values and gradients, and keeps gradients in their shards."""
+
+import functools
+
+import checkpoints
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxalign import sharding
+from jaxalign.models import model as models
+from jaxalign.models.config import ModelConfig
+
+SIZES = dict(vocab_size=500, width=64, layers=2, heads=8, kv_heads=4, head_dim=8, mlp_width=96, max_positions=64, init_std=0.1)
+KINDS = {  # two models that have every part of the decoder between them
+    "rotary": dict(family="gemma3", windows=(4, 0), local_rope_theta=100.0, qk_norm=True, post_norms=True, norm_offset=True, tied=True),
+    "learned": dict(
+        family="gpt2", rotary_fraction=0.0, learned_positions=True, norm="layer", gated=False, parallel_residual=True, qkv_bias=True,
+        output_bias=True, mlp_bias=True,
+    ),
+}  # fmt: skip
+RANDOM = np.random.default_rng(0)
+TOKENS = RANDOM.integers(0, 500, (8, 12))
+SEGMENTS = np.repeat([[1] * 5 + [2] * 5 + [0] * 2], 8, axis=0)
+PREFIXES = np.repeat([[0] * 5 + [1] * 5 + [0] * 2], 8, axis=0)
+POSITIONS = np.repeat([list(range(10)) + [0, 0]], 8, axis=0)
+
+
+def _run(kind, sizes):
+    """(parameters, loss, gradient) on the host; the gradient is checked to lie where its parameter lies."""
+    model = models.build(ModelConfig(**{**SIZES, **KINDS[kind]}))
+    devices = jax.devices()[: int(np.prod(sizes))]
+    with jax.set_mesh(sharding.make_mesh(*sizes, devices=devices)):
+        params = models.init(model, jax.random.key(0))
+        inputs = checkpoints.rows(TOKENS, POSITIONS, SEGMENTS, PREFIXES)
+
+        def loss(params):
+            logps = jax.nn.log_softmax(checkpoints.logits(model, params, inputs))
+            picked = (jax.nn.one_hot(jnp.roll(inputs[0], -1, 1), 500) * logps).sum(-1)
+            return jnp.where(inputs[2] > 0, picked, 0).sum() / 80
+
+        value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+        assert jax.tree.map(lambda x: x.sharding.spec, gradient) == jax.tree.map(lambda x: x.sharding.spec, params)
+        assert jax.tree.map(lambda x: x.sharding.spec, params) == models.shardings(model)
+    return jax.tree.map(np.asarray, (params, value, gradient))
+
+
+_on_one_device = functools.cache(functools.partial(_run, sizes=(1, 1, 1)))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)], ids=lambda sizes: "x".join(map(str, sizes)))
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_meshes_agree_on_weights_values_and_gradients(kind, sizes):
+    params, value, gradient = _run(kind, sizes)
+    one_params, one_value, one_gradient = _on_one_device(kind)
+    jax.tree.map(np.testing.assert_array_equal, params, one_params)
+    np.testing.assert_allclose(value, one_value, rtol=1e-5)
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(one_gradient))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest), gradient, one_gradient)
+
+
+def test_no_device_holds_a_whole_embedding_or_weight_between_uses():
+    model = models.build(ModelConfig(**SIZES, **KINDS["rotary"]))
+    with jax.set_mesh(sharding.make_mesh(fsdp=4, tensor=2, devices=jax.devices()[:8])):
+        params = models.init(model, jax.random.key(0))
+    matrices = [x for x in jax.tree.leaves(params) if x.ndim > 2 or x.shape[0] == model.config.padded_vocab]
+    assert [x.addressable_shards[0].data.size * 8 for x in matrices] == [x.size for x in matrices]
+
+
+def test_a_width_that_the_mesh_does_not_divide_is_refused():
+    model = models.build(ModelConfig(**{**SIZES, "width": 60}, family="llama"))
+    with jax.set_mesh(sharding.make_mesh(fsdp=8, devices=jax.devices()[:8])), pytest.raises(ValueError, match="'embed' of size 60"):
+        models.init(model, jax.random.key(0))
