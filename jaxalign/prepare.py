@@ -144,6 +144,20 @@ def prepare_from_config(cfg) -> dict:
     return {"train": [(sides["train"], train[0].get("weight", 1.0))], "eval": sides["eval"]}
 
 
+def prepare_stages(stages: Mapping) -> list[Path]:
+    """The folders of all prepared sets of all stages of a configuration, made if they are not there."""
+    found: list[Path] = []
+    for cfg in stages.values():
+        source = cfg.model.checkpoint or ""
+        while source.startswith("stage:"):  # its export carries the tokenizer of the stage that it comes from
+            origin = stages[source.removeprefix("stage:")].model
+            cfg.model.tokenizer = cfg.model.tokenizer or origin.tokenizer
+            source = cfg.model.checkpoint = origin.checkpoint or ""
+        folders = prepare_from_config(cfg)
+        found += [folder for folder, _ in folders["train"]] + ([folders["eval"]] if folders["eval"] else [])
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """Prepares the data of every stage of a configuration and reports on it."""
     from jaxalign import config as configs
@@ -151,16 +165,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         run = configs.from_command_line(argv, __doc__.splitlines()[0])
-        for cfg in run.stages.values():
-            source = cfg.model.checkpoint or ""
-            while source.startswith("stage:"):  # its export carries the tokenizer of the stage that it comes from
-                origin = run.stages[source.removeprefix("stage:")].model
-                cfg.model.tokenizer = cfg.model.tokenizer or origin.tokenizer
-                source = cfg.model.checkpoint = origin.checkpoint or ""
-            folders = prepare_from_config(cfg)
-            for folder in [*(folder for folder, _ in folders["train"]), folders["eval"]]:
-                if folder is not None:
-                    print("\n".join(report(folder)))
+        for folder in prepare_stages(run.stages):
+            print("\n".join(report(folder)))
     except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
