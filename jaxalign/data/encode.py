@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxalign.data.counts import RowError
 from jaxalign.data.formats import Example
-from jaxalign.data.render import Renderer
+from jaxalign.data.render import Renderer, messages_from
 
 PROMPT_TRUNCATION = ("keep_end", "keep_start", "drop")
 RESPONSE_TRUNCATION = ("keep_start", "drop")
@@ -35,7 +35,7 @@ class Limits:
 
     A whole group must fit a row, so what the responses leave of it is a limit for the prompt too. `drop` is the default for
     responses: a cut response has lost its stop token, and a model trained on many of those learns not to stop. The prompt's end,
-    where the question is, is kept by default.
+    where the question is, is kept by default: of a conversation, whole old turns go first.
     """
 
     row_tokens: int
@@ -79,7 +79,7 @@ def encode(
     _check_bos(prompt, parts, renderer)
     most = limits.of_response(len(parts))
     parts = [_cut_response(ids, scored, most, limits, changed) for ids, scored in parts]
-    prompt = _cut_prompt(prompt, renderer, len(parts), sum(len(ids) for ids, _ in parts), limits, changed)
+    prompt = _cut_prompt(prompt, example, renderer, limits.of_prompt(len(parts), sum(len(ids) for ids, _ in parts)), limits, changed)
     for k, (ids, scored) in enumerate(parts):
         _check_response(k, ids, scored, renderer, cut=len(ids) == most)
     if example.paired and parts[0] == parts[1]:
@@ -117,22 +117,48 @@ def _check_bos(prompt, parts, renderer):
         raise RowError("bos", f"BOS {renderer.tokenizer.bos!r} stands inside the row: does a text contain it?")
 
 
-def _cut_prompt(prompt, renderer, count, response_tokens, limits, changed):
-    most = limits.of_prompt(count, response_tokens)
+def _cut_prompt(prompt, example, renderer, most, limits, changed):
     if len(prompt) <= most:
         return prompt
     message = f"the prompt has {len(prompt)} tokens, and its responses leave room for {max(most, 0)} of row_tokens={limits.row_tokens}"
-    if limits.max_prompt_tokens is not None and most == limits.max_prompt_tokens:
+    if most == limits.max_prompt_tokens:
         message = f"the prompt has {len(prompt)} tokens, more than max_prompt_tokens={most}"
     if most < 2:
         raise RowError("row_tokens", f"{message}; raise row_tokens or lower max_response_tokens.")
     if limits.prompt_truncation == "drop":
         raise RowError("prompt_too_long", f"{message}; raise it, or set prompt_truncation='keep_end'.")
-    changed(f"prompt_{limits.prompt_truncation}", message)
-    if limits.prompt_truncation == "keep_start":
-        return prompt[:most]
-    head = prompt[:1] if renderer.writes_bos else []
-    return head + prompt[len(prompt) - most + len(head) :]
+    keep_end = limits.prompt_truncation == "keep_end"
+    if renderer.template is None:
+        head = prompt[:1] if renderer.writes_bos else []
+        rule, prompt = "prompt_cut", head + prompt[len(prompt) - most + len(head) :] if keep_end else prompt[:most]
+    else:
+        rule, prompt = _cut_conversation(messages_from(example.prompt, "user"), renderer, most, keep_end=keep_end)
+        if prompt is None:
+            raise RowError("prompt_too_long", f"{message}, which its template alone fills; raise it.")
+    changed(rule, message)
+    return prompt
+
+
+def _cut_conversation(messages, renderer, most, *, keep_end):
+    # Whole old turns go first, then the text of the last turn: what the template writes around it is never cut.
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    starts = [i for i, turn in enumerate(messages) if turn["role"] == "user"]
+    for start in starts[1:] if keep_end else []:
+        shorter = [*system, *messages[start:]]
+        ids = renderer.prompt_ids(shorter)
+        if len(ids) <= most:
+            return "prompt_turns_cut", ids
+        messages = shorter if start == starts[-1] else messages
+    *before, last = messages
+    content, ids = renderer.tokenizer.encode(last["content"]), renderer.prompt_ids(messages)
+    while len(ids) > most:
+        excess = len(ids) - most
+        content = content[excess:] if keep_end else content[:-excess]
+        if not content:
+            return "prompt_cut", None
+        text = renderer.tokenizer.decode(content).strip("\ufffd")  # a character of several byte tokens may be cut in two
+        ids = renderer.prompt_ids([*before, {**last, "content": text}])
+    return "prompt_cut", ids
 
 
 def _cut_response(ids, scored, most, limits, changed):

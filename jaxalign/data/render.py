@@ -36,7 +36,7 @@ class Renderer:
             if not isinstance(prompt, str):
                 raise RowError("template", "template 'plain' takes text, but the prompt is a list of messages; use a chat template.")
             return self._bos() + self.tokenizer.encode(prompt)
-        return self.tokenizer.encode(self.template.render(_as_messages(prompt, "user"), add_generation_prompt=True))
+        return self.tokenizer.encode(self.template.render(messages_from(prompt, "user"), add_generation_prompt=True))
 
     def response_ids(
         self, prompt: str | Sequence[Message], response: str | Sequence[Message], *, train_turns: str
@@ -55,7 +55,7 @@ class Renderer:
             return ids, self._mask(ids)
         ids: list[int] = []
         scored: list[int] = []
-        for text, trained in self._pieces(_as_messages(prompt, "user"), _as_messages(response, "assistant"), train_turns):
+        for text, trained in self._pieces(messages_from(prompt, "user"), messages_from(response, "assistant"), train_turns):
             piece = self.tokenizer.encode_next(text)
             ids += piece
             scored += self._mask(piece) if trained else [0] * len(piece)
@@ -143,5 +143,6 @@ def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE) -> 
     return Renderer(tokenizer, chat, writes_bos, ends[0])
 
 
-def _as_messages(content, role):
+def messages_from(content: str | Sequence[Message], role: str) -> list[Message]:
+    """A conversation as a list; text is one turn of `role`."""
     return [{"role": role, "content": content}] if isinstance(content, str) else list(content)

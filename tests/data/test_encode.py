@@ -36,12 +36,42 @@ def test_a_pair_has_one_bos_one_stop_token_a_response_and_a_mask_on_the_response
     assert not changed
 
 
+TURNS = (("system", "Be kind."), ("user", "1st"), ("assistant", "one"), ("user", "2nd"), ("assistant", "two"), ("user", "third"))
+CONVERSATION = tuple({"role": role, "content": content} for role, content in TURNS)
+
+
 @pytest.mark.parametrize(
-    ("policy", "prompt"), [("keep_end", [BOS, *b"mpt"]), ("keep_start", [BOS, *b"pro"])]
+    ("spare", "policy", "left", "rule"),
+    [
+        (0, "keep_end", CONVERSATION, None),
+        (5, "keep_end", (CONVERSATION[0], *CONVERSATION[3:]), "prompt_turns_cut"),
+        (5, "keep_end", (CONVERSATION[0], CONVERSATION[5]), "prompt_turns_cut"),
+        (0, "keep_end", (CONVERSATION[0], {"role": "user", "content": "ird"}), "prompt_cut"),
+        (0, "keep_start", (*CONVERSATION[:5], {"role": "user", "content": "thi"}), "prompt_cut"),
+    ],
 )
+def test_a_long_conversation_loses_whole_old_turns_and_then_text_but_never_its_template(make_tokenizer, spare, policy, left, rule):
+    renderer = render.make(tokenizer.load(make_tokenizer(chat_template=CHATML)), template="auto")
+    response = ({"role": "assistant", "content": "yes"},)
+    example = Example(CONVERSATION, (response,), (1.0,), False)
+    most = len(renderer.prompt_ids(left)) + spare
+    encoded, changed = run(renderer, example, max_prompt_tokens=most, prompt_truncation=policy)
+    assert encoded.prompt.tolist() == renderer.prompt_ids(left)
+    assert changed == ([rule] if rule else [])
+    assert encoded.responses[0].tolist() == renderer.response_ids(left, response, train_turns="last")[0]
+
+
+def test_a_limit_that_the_template_alone_fills_drops_the_row(make_tokenizer):
+    renderer = render.make(tokenizer.load(make_tokenizer(chat_template=CHATML)), template="auto")
+    with pytest.raises(RowError, match="max_prompt_tokens=6, which its template alone fills") as error:
+        run(renderer, pair(), max_prompt_tokens=6)
+    assert error.value.rule == "prompt_too_long"
+
+
+@pytest.mark.parametrize(("policy", "prompt"), [("keep_end", [BOS, *b"mpt"]), ("keep_start", [BOS, *b"pro"])])
 def test_a_long_prompt_keeps_its_end_or_its_start_and_always_its_bos(plain, policy, prompt):
     encoded, changed = run(plain, pair(), max_prompt_tokens=4, prompt_truncation=policy)
-    assert encoded.prompt.tolist() == prompt and changed == [f"prompt_{policy}"]
+    assert encoded.prompt.tolist() == prompt and changed == ["prompt_cut"]
 
 
 def test_a_prompt_at_the_limit_is_left_alone(plain):
@@ -61,9 +91,9 @@ def test_a_long_response_loses_its_stop_token_or_the_row_is_dropped(plain):
 def test_the_prompt_gets_what_the_responses_leave_of_the_row(plain):
     # shared: P - 1 prompt tokens, then 1 + 5 and 1 + 4
     encoded, changed = run(plain, pair(), row_tokens=15)
-    assert len(encoded.prompt) == 5 and changed == ["prompt_keep_end"]
+    assert len(encoded.prompt) == 5 and changed == ["prompt_cut"]
     encoded, changed = run(plain, pair(), row_tokens=19, share_prompt=False)
-    assert len(encoded.prompt) == 5 and changed == ["prompt_keep_end"]
+    assert len(encoded.prompt) == 5 and changed == ["prompt_cut"]
 
 
 @pytest.mark.parametrize(
