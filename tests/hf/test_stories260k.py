@@ -34,11 +34,9 @@ def _logits_function():
     return logits
 
 
-def _greedy(tokens, steps):
-    tokens = list(tokens)
-    for _ in range(steps):
-        tokens.append(int(_logits_function()(tokens)[len(tokens) - 1].argmax()))
-    return tokens
+def _is_greedy(tokens, start):
+    """Whether every token from `start` on is the most likely one after those before it: then it is what greedy decoding gives."""
+    return (_logits_function()(tokens)[start - 1 : len(tokens) - 1].argmax(-1) == tokens[start:]).all()
 
 
 @pytest.mark.parametrize("item", GOLDEN["items"], ids=lambda item: item["text"][:20])
@@ -50,18 +48,15 @@ def test_log_probs_and_logits_equal_the_golden_ones(item):
     np.testing.assert_allclose(logits[-1], item["last_logits"], rtol=0, atol=5e-5)
 
 
-def test_greedy_continuations_equal_the_golden_ones():
-    item = GOLDEN["items"][1]
-    steps = len(item["greedy_ids"])
-    assert _greedy(item["ids"], steps)[len(item["ids"]) :] == item["greedy_ids"]
+@pytest.mark.parametrize("item", [item for item in GOLDEN["items"] if "greedy_ids" in item], ids=lambda item: item["text"][:20])
+def test_greedy_continuations_equal_the_golden_ones(item):
+    assert _is_greedy(item["ids"] + item["greedy_ids"], len(item["ids"]))
 
 
 def test_greedy_text_from_bos_is_what_the_authors_test_expects():
     transformers = pytest.importorskip("transformers")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER)
-    expected = GOLDEN["greedy_from_bos"]
-    tokens = _greedy([1], expected["steps"])
-    assert tokenizer.decode(tokens[1:]).strip().startswith(expected["stdout"])
+    tokens = transformers.AutoTokenizer.from_pretrained(FOLDER)(GOLDEN["greedy_from_bos"]["stdout"])["input_ids"]
+    assert len(tokens) > 150 and _is_greedy(tokens, 1)
 
 
 @pytest.mark.parametrize("item", GOLDEN["items"], ids=lambda item: item["text"][:20])
