@@ -1,9 +1,16 @@
-"""Small groups of tokens with known content, and a chat template that ends turns with a line break after the stop token."""
+"""Small data with known content: groups of tokens, files of pairs, a byte-level tokenizer, a chat template."""
+
+import json
+import random
 
 import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from jaxalign.data import pack
+from jaxalign.data.tokenizer_files import bytes_to_unicode
 
+# Goes on with a line break after its stop token.
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -32,3 +39,30 @@ def random_groups(n=60, *, responses=2, seed=0):
     generator = np.random.default_rng(seed)
     counts = np.full(n, responses) if responses <= 2 else generator.integers(1, responses + 1, n)
     return make_groups(generator.integers(1, 20, n), [generator.integers(1, 15, c).tolist() for c in counts])
+
+
+def write_tokenizer(folder, *, bos="<s>", eos="</s>", writes_bos=True, chat_template=None, extra=("<|im_start|>", "<|im_end|>")):
+    """A tokenizer folder: id b is byte b, the special tokens follow from 256 on."""
+    folder.mkdir()
+    model = tokenizers.Tokenizer(models.BPE({character: byte for byte, character in bytes_to_unicode().items()}, []))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    model.add_special_tokens([token for token in (bos, eos, *extra) if token])
+    if bos and writes_bos:
+        model.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, model.token_to_id(bos))])
+    model.save(str(folder / "tokenizer.json"))
+    settings = {"bos_token": bos, "eos_token": eos, "chat_template": chat_template}
+    (folder / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in settings.items() if value}))
+    return folder
+
+
+def write_pairs(path, count, seed=0):
+    """A .jsonl file of random short pairs; returns its rows."""
+    generator = random.Random(seed)
+
+    def words(most):
+        return "".join(generator.choice("abcdefgh ") for _ in range(generator.randint(1, most))) + "."
+
+    rows = [{"prompt": words(15), "chosen": "+" + words(12), "rejected": "-" + words(12)} for _ in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows

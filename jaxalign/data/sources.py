@@ -36,9 +36,7 @@ class Rows:
         row = _plain(self._items[self._span[number]])
         if not isinstance(row, dict):
             raise ValueError(f"{self.name}: row {number} is {str(row)[:40]!r}; a row must be an object with named columns.")
-        for ours, theirs in self._columns.items():
-            row[ours] = _reach(row, theirs, self.name, number)
-        return row
+        return {**row, **{ours: _reach(row, theirs, self.name, number) for ours, theirs in self._columns.items()}}
 
 
 def read(source: Mapping) -> Rows:

@@ -4,10 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
-
-from jaxalign.data.tokenizer_files import bytes_to_unicode
+from tiny_data import write_tokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -24,19 +21,8 @@ def shared():
 def make_tokenizer(tmp_path):
     """Writes a byte-level tokenizer folder: id b is byte b, the special tokens follow from 256 on."""
 
-    def make(*, name="tokenizer", bos="<s>", eos="</s>", writes_bos=True, chat_template=None, extra=("<|im_start|>", "<|im_end|>")):
-        folder = tmp_path / name
-        folder.mkdir()
-        model = tokenizers.Tokenizer(models.BPE({character: byte for byte, character in bytes_to_unicode().items()}, []))
-        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        model.decoder = decoders.ByteLevel()
-        model.add_special_tokens([token for token in (bos, eos, *extra) if token])
-        if bos and writes_bos:
-            model.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, model.token_to_id(bos))])
-        model.save(str(folder / "tokenizer.json"))
-        settings = {"bos_token": bos, "eos_token": eos, "chat_template": chat_template}
-        (folder / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in settings.items() if value}))
-        return folder
+    def make(*, name="tokenizer", **options):
+        return write_tokenizer(tmp_path / name, **options)
 
     return make
 

@@ -1,0 +1,76 @@
+"""inspect shows exactly what is trained."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny_data import write_tokenizer
+
+from jaxalign import inspect, prepare
+from jaxalign.data import store, tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "What?", "chosen": "Yes.", "rejected": "No."}\n')
+    return tmp_path
+
+
+def run(folder):
+    options = {"template": "plain", "row_tokens": 64, "processes": 1, "quiet": True, "out_root": folder / "out"}
+    return prepare.prepare({"path": str(folder / "pairs.jsonl")}, tokenizer=str(folder / "tokenizer"), **options)
+
+
+def test_the_trained_text_is_the_response_with_its_stop_token(folder):
+    prepared, loaded = store.read(run(folder)), tokenizer.load(folder / "tokenizer")
+    assert inspect.marked(inspect.decoded(prepared, 0, 0, loaded)) == "<s>What?[[Yes.</s>]]"
+    assert inspect.marked(inspect.decoded(prepared, 0, 1, loaded)) == "<s>What?[[No.</s>]]"
+
+
+def test_the_page_has_rows_counts_duplicates_lengths_and_fill(folder, capsys):
+    row = {"prompt": "What?", "chosen": "Yes.", "rejected": "No."}
+    rows = [row, row, {**row, "prompt": "Why?"}, {**row, "rejected": ""}]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = run(folder)
+    assert inspect.main(["--prepared", str(made), "--rows", "1"]) == 0
+    page = capsys.readouterr().out
+    for words in (
+        "3 of 4 rows kept",
+        "dropped 1 by empty_response; first is row 3",
+        "1 of 3 prompts (33.3%)",
+        "4 of 6 responses",
+        "1 of 3 whole examples",
+        "% full",
+        "prompt tokens: mean",
+        "shared prompts:",
+        "row 0 of the source, a pair",
+        "reward 1, 5 tokens: <s>What?[[Yes.</s>]]",
+        "reward 0, 4 tokens: [[No.</s>]]",
+    ):
+        assert words in page
+
+
+def test_the_histogram_counts_every_item_once():
+    lengths = np.random.default_rng(0).integers(1, 500, 1000)
+    lines = inspect.histogram("tokens", lengths)
+    assert sum(int(line.split()[-1].replace(",", "")) for line in lines[1:]) == 1000
+    assert f"longest {lengths.max()}" in lines[0]
+
+
+def test_lengths_that_are_all_the_same_make_one_bar():
+    assert len(inspect.histogram("tokens", np.full(7, 5))) == 2
+
+
+@pytest.mark.parametrize("arguments", [["--prepared", "nowhere"], ["--prepared", "nowhere", "--config.data.pack=False"]])
+def test_what_cannot_be_inspected_is_refused_in_one_line(arguments, capsys):
+    assert inspect.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "nowhere is not a prepared set" in error or "unknown arguments" in error
+
+
+def test_a_tokenizer_that_has_changed_since_is_refused(folder, capsys):
+    made = run(folder)
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "<s>"}))
+    assert inspect.main(["--prepared", str(made)]) == 1
+    assert "has changed since" in capsys.readouterr().err
