@@ -7,8 +7,9 @@ All meshes are Explicit (sharding is part of an array's type). A weight's shape 
 from collections.abc import Sequence
 
 import jax
-import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -39,7 +40,9 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence |
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} does not cover the {len(devices)} devices here; "
             "choose sizes whose product is the number of devices, or give one of them as -1."
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+    # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
 def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec:

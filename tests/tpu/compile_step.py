@@ -1,0 +1,92 @@
+"""Compiles the DPO train step for a TPU slice, ahead of time, and prints what the compiler says as one line of JSON.
+
+    python compile_step.py v5e:4x4 1 4 4          topology, then data, fsdp and tensor
+
+Needs libtpu and no TPU. Everything is a shape: nothing is allocated. A process of its own, because libtpu reads its environment once.
+"""
+
+import functools
+import json
+import math
+import os
+import re
+import sys
+import time
+
+os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5p-128")
+
+import jax  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from jaxalign import forward, optim, reference, sharding, step  # noqa: E402
+from jaxalign.models import model as models  # noqa: E402
+from jaxalign.models.config import ModelConfig  # noqa: E402
+from jaxalign.objectives.dpo import dpo  # noqa: E402
+from jaxalign.types import Batch, TrainState  # noqa: E402
+
+CONFIG = ModelConfig(  # Llama 3's vocabulary and ratios, an eighth of its depth
+    family="llama", vocab_size=128_256, width=1024, layers=4, heads=16, kv_heads=4, head_dim=64, mlp_width=3584, max_positions=8192
+)  # fmt: skip
+ROWS_A_DEVICE, LENGTH, GROUPS = 2, 2048, 2
+HOST = re.compile(r'infeed|outfeed|xla_python|callback|send-to-host|recv-from-host|is_host_transfer=true|custom_call_target="[^"]*[Hh]ost')
+ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]+)\]")
+
+
+def abstract_state(model, optimizer) -> TrainState:
+    """The state of a DPO run as shapes with shardings, on the mesh in scope."""
+    whole = jax.sharding.PartitionSpec()
+
+    def shaped(x, partition=whole):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.named(partition))
+
+    params = jax.tree.map(shaped, model.shapes, models.shardings(model))
+    init = functools.partial(step.init_state, optimizer=optimizer, with_reference=True, seed=0)
+    return jax.tree.map(lambda x: shaped(x, x.sharding.spec if x.sharding else whole), jax.eval_shape(init, params))
+
+
+def abstract_batch(rows: int) -> Batch:
+    """A batch of pairs as shapes with shardings, on the mesh in scope."""
+
+    def shaped(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.named(sharding.rows_spec(len(shape))))
+
+    token, groups = shaped(jnp.int32, rows, LENGTH), rows * GROUPS
+    return Batch(*(token,) * 5, shaped(jnp.float32, groups, 2), shaped(jnp.bool_, groups), shaped(jnp.bool_, groups, 2))
+
+
+def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    model = models.build(CONFIG)
+    schedule = optim.make_schedule("cosine", learning_rate=1e-6, warmup_steps=10, total_steps=100, final_fraction=0.1)
+    optimizer = optim.make_optimizer(optim.adamw, schedule, clip_norm=1.0, weight_decay=0.1, axes=model.axes)
+    look = functools.partial(forward.next_token, model, dtype=jnp.bfloat16, remat="full", attention="xla")
+    train_step = step.make_train_step(look, dpo, reference.frozen, optimizer, schedule)
+    with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices)):
+        state, batch = abstract_state(model, optimizer), abstract_batch(ROWS_A_DEVICE * data * fsdp)
+        start = time.monotonic()
+        compiled = train_step.lower(state, batch).compile()
+        seconds = time.monotonic() - start
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    arrays = {match.group(): math.prod(map(int, match.group(2).split(","))) for match in ARRAY.finditer(text)}
+    largest = max(arrays, key=arrays.get)
+    report = {
+        "compile_s": round(seconds, 1),
+        "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        "batch_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "aliased_bytes": memory.alias_size_in_bytes,
+        "largest_array": largest,
+        "largest_elements": arrays[largest],
+        "table_elements": model.config.padded_vocab * CONFIG.width,
+        "host": sorted(set(HOST.findall(text))),
+        "collectives": {kind: text.count(f" {kind}") for kind in ("all-gather", "reduce-scatter", "all-reduce")},
+    }
+    if len(sys.argv) > 5:
+        open(sys.argv[5], "w").write(text)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:5]))

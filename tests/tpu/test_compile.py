@@ -1,0 +1,71 @@
+"""The DPO train step compiles for TPU slices on a machine without a TPU: no call to the host, nothing large replicated, no logits.
+
+Skipped where libtpu is not installed (extra `tpu`).
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+SLICES = {"v5e": ("v5e:4x4", 1, 4, 4), "v5p": ("v5p:4x4x4", 2, 8, 4)}  # topology, data, fsdp, tensor
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'jaxalign[tpu]'")
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """What the compiler says of every slice; all of them compile side by side."""
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "XLA_FLAGS": ""}
+    command = [sys.executable, str(Path(__file__).with_name("compile_step.py"))]
+    running = {
+        name: subprocess.Popen(
+            [*command, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for name, arguments in SLICES.items()
+    }
+    results = {}
+    for name, process in running.items():
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == 0, f"{name}: {err[-3000:]}"
+        results[name] = json.loads(out.splitlines()[-1])
+        print(name, results[name])
+    return results
+
+
+slices = pytest.mark.parametrize("name", SLICES)
+
+
+@slices
+def test_the_step_never_calls_the_host(reports, name):
+    assert reports[name]["host"] == []
+
+
+@slices
+def test_the_state_is_split_over_fsdp_and_tensor(reports, name):
+    _, data, fsdp, tensor = SLICES[name]
+    report = reports[name]
+    share = report["state_bytes"] / (fsdp * tensor) + report["batch_bytes"] / (data * fsdp)
+    assert share <= report["argument_bytes"] <= 1.05 * share
+
+
+@slices
+def test_the_state_is_donated(reports, name):
+    _, _, fsdp, tensor = SLICES[name]
+    assert reports[name]["aliased_bytes"] >= 0.99 * reports[name]["state_bytes"] / (fsdp * tensor)
+
+
+@slices
+def test_no_array_is_larger_than_the_gathered_slice_of_the_vocabulary(reports, name):
+    tensor = SLICES[name][-1]
+    assert reports[name]["largest_elements"] <= reports[name]["table_elements"] / tensor, reports[name]["largest_array"]
+
+
+@slices
+def test_weights_are_gathered_and_gradients_reduced(reports, name):
+    assert min(reports[name]["collectives"][kind] for kind in ("all-gather", "all-reduce")) > 0
