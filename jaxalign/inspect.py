@@ -151,7 +151,7 @@ def _folders(argv):
     from jaxalign import config as configs
 
     run = configs.from_command_line(argv, __doc__.splitlines()[0], FLAGS)
-    return prepare_stages(run.stages), run.options.rows
+    return prepare_stages(run.stages, tell=lambda lines: None), run.options.rows
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 everything that they depend on, this package's data code included.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
 import logging
@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from jaxalign.data import formats, pack, progress, shards, sources, store
 from jaxalign.data.encode import Limits
 
-LOG = logging.getLogger(__name__)
 CODE = ("counts", "encode", "formats", "render", "shards", "sources", "templates", "tokenizer", "tokenizer_files", "turns")
 
 
@@ -74,31 +73,10 @@ def prepare(
         side=side,
         eval_fraction=eval_fraction,
     )
-    renderer = recipe.renderer()
-    depends = {
-        **{key: value for key, value in dataclasses.asdict(recipe).items() if key not in ("tokenizer", "template")},
-        **{key: source[key] for key in ("split", "limit", "columns") if key in source},
-        "renderer": renderer.identity(),
-        "source": rows.identity,
-        "rows": len(rows),
-        "code": _code_hash(),
-    }
+    meta = _meta(source, rows, recipe, how)
     slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(rows.name).name).strip("-") + ("" if side == "all" else f"-{side}")
-    root = Path(out_root).expanduser() if out_root else _default_root()
-    meta = {
-        "name": rows.name,
-        "source": dict(source),
-        "format": name,
-        "tokenizer": renderer.tokenizer.content,
-        "tokenizer_path": str(tokenizer),
-        "template": template,
-        "stop_token": renderer.tokenizer.model.id_to_token(renderer.stop_id),
-        "depends": depends,
-    }
-    if not quiet:
-        LOG.info("%s: format %s, %s", rows.name, name, how)
     groups = store.write_once(
-        root / f"{slug}-{store.content_hash(depends)}",
+        (Path(out_root).expanduser() if out_root else _default_root()) / f"{slug}-{store.content_hash(meta['depends'])}",
         lambda final: _write_groups(final, rows, recipe, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
     )
     return plan(groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups)
@@ -121,8 +99,15 @@ def plan(groups_folder: str | Path, *, row_tokens: int, pack_rows: bool, share_p
     return store.write_once(groups_folder / f"rows-{store.content_hash({**settings, 'code': _code_hash(('pack',))})[:8]}", write)
 
 
-def prepare_from_config(cfg) -> dict:
+def to_stderr(lines: list[str]) -> None:
+    """Prints lines on standard error."""
+    print("\n".join(lines), file=sys.stderr)
+
+
+def prepare_from_config(cfg, *, tell: Callable[[list[str]], None] = to_stderr) -> dict:
     """{"train": [(folder, weight)], "eval": folder or None}: the prepared sets of a resolved configuration, made if they are not there.
+
+    What became of the rows of each set goes to `tell`, as lines of text.
 
     Raises:
       ValueError: as `prepare`; also eval_fraction with a mixture.
@@ -137,15 +122,20 @@ def prepare_from_config(cfg) -> dict:
     options = {key: data[key] for key in (*same, "train_turns", "share_prompt", "on_bad_row", "processes")}
     options |= {"pack_rows": data.pack, "max_groups": data.max_groups_per_row, "out_root": data.prepared_dir}
     options["tokenizer"] = cfg.model.tokenizer or cfg.model.checkpoint
-    if not data.eval_fraction:
-        folders = [(prepare(source, **options), source.get("weight", 1.0)) for source in train]
-        return {"train": folders, "eval": None if data.eval is None else prepare(_plain(data.eval), **options)}
-    sides = {side: prepare(train[0], **options, side=side, eval_fraction=data.eval_fraction) for side in ("train", "eval")}
-    return {"train": [(sides["train"], train[0].get("weight", 1.0))], "eval": sides["eval"]}
+    if data.eval_fraction:
+        split = {"eval_fraction": data.eval_fraction}
+        folders = [prepare(train[0], **options, **split, side="train")]
+        held_out = prepare(train[0], **options, **split, side="eval")
+    else:
+        folders = [prepare(source, **options) for source in train]
+        held_out = None if data.eval is None else prepare(_plain(data.eval), **options)
+    for folder in [*folders, held_out] if held_out else folders:
+        tell(report(folder))
+    return {"train": [(folder, source.get("weight", 1.0)) for folder, source in zip(folders, train, strict=True)], "eval": held_out}
 
 
-def prepare_stages(stages: Mapping) -> list[Path]:
-    """The folders of all prepared sets of all stages of a configuration, made if they are not there."""
+def prepare_stages(stages: Mapping, *, tell: Callable[[list[str]], None]) -> list[Path]:
+    """The folders of all prepared sets of all stages of a configuration, made if they are not there; `tell` as above."""
     found: list[Path] = []
     for cfg in stages.values():
         source = cfg.model.checkpoint or ""
@@ -153,7 +143,7 @@ def prepare_stages(stages: Mapping) -> list[Path]:
             origin = stages[source.removeprefix("stage:")].model
             cfg.model.tokenizer = cfg.model.tokenizer or origin.tokenizer
             source = cfg.model.checkpoint = origin.checkpoint or ""
-        folders = prepare_from_config(cfg)
+        folders = prepare_from_config(cfg, tell=tell)
         found += [folder for folder, _ in folders["train"]] + ([folders["eval"]] if folders["eval"] else [])
     return found
 
@@ -165,8 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         run = configs.from_command_line(argv, __doc__.splitlines()[0])
-        for folder in prepare_stages(run.stages):
-            print("\n".join(report(folder)))
+        prepare_stages(run.stages, tell=lambda lines: print("\n".join(lines)))
     except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -178,11 +167,34 @@ def report(folder: str | Path) -> list[str]:
     meta = store.read(folder).meta
     counts = store.Counts.from_dict(meta["counts"])
     return [
-        f"{meta['name']} ({meta['format']}): {folder}",
+        f"{meta['name']}, format {meta['format']} ({meta['format_because']}): {folder}",
         *(f"  {line}" for line in counts.lines()),
         f"  {meta['groups']:,} groups of up to {meta['responses']} responses, {meta['tokens']:,} tokens, in {meta['rows']:,} rows of "
         f"{meta['row_tokens']:,}: {meta['fill']:.1%} full, {meta['padding']:.1%} padding",
     ]
+
+
+def _meta(source, rows, recipe, how):
+    renderer = recipe.renderer()
+    depends = {
+        **{key: value for key, value in dataclasses.asdict(recipe).items() if key not in ("tokenizer", "template")},
+        **{key: source[key] for key in ("split", "limit", "columns") if key in source},
+        "renderer": renderer.identity(),
+        "source": rows.identity,
+        "rows": len(rows),
+        "code": _code_hash(),
+    }
+    return {
+        "name": rows.name,
+        "source": source,
+        "format": recipe.format,
+        "format_because": how,
+        "tokenizer": renderer.tokenizer.content,
+        "tokenizer_path": recipe.tokenizer,
+        "template": recipe.template,
+        "stop_token": renderer.tokenizer.model.id_to_token(renderer.stop_id),
+        "depends": depends,
+    }
 
 
 def _write_groups(final, rows, recipe, meta, *, processes, quiet):
@@ -193,8 +205,6 @@ def _write_groups(final, rows, recipe, meta, *, processes, quiet):
     if counts.kept == 0:
         lines = "\n".join(counts.lines())
         raise ValueError(f"no row of {rows.name} can be used:\n{lines}\nMend the data, or the settings named above.")
-    if not quiet:
-        LOG.info("\n".join(counts.lines()))
     store.merge_shards(partial, final, shards=count, meta={**meta, "counts": counts.to_dict()})
 
 

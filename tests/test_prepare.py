@@ -1,12 +1,7 @@
 """Prepared sets: right or not there, made once, resumed after a kill, and another one whenever anything relevant differs."""
 
-import errno
 import json
 from pathlib import Path
-import signal
-import subprocess
-import sys
-import time
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -120,78 +115,6 @@ def test_packing_alone_makes_another_plan_of_the_same_tokens(folder):
     assert store.read(packed).meta["fill"] > store.read(narrow).meta["fill"] > store.read(unpacked).meta["fill"]
 
 
-SCRIPT = """
-import sys, time
-from jaxalign import prepare
-from jaxalign.data import shards
-
-shards.SHARD_ROWS = 20
-write = shards._write
-def slowly(*arguments):
-    time.sleep({pause})
-    write(*arguments)
-shards._write = slowly
-folder = {folder!r}
-print(prepare.prepare({{"path": folder + "/pairs.jsonl"}}, tokenizer=folder + "/tokenizer", out_root=folder + "/out", **{options!r}))
-"""
-
-
-def start(folder, pause):
-    script = SCRIPT.format(folder=str(folder), pause=pause, options=OPTIONS)
-    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_killed_prepare_goes_on_with_the_missing_shards(folder, monkeypatch):
-    process = start(folder, 0.2)
-    deadline = time.monotonic() + 30
-    while len(list(folder.glob("out/.*.partial/shard-*.npz"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    done = sorted(path.name for path in folder.glob("out/.*.partial/shard-*.npz"))
-    assert 3 <= len(done) < 15 and not list(folder.glob("out/*/meta.json"))
-    written = []
-    monkeypatch.setattr(shards, "SHARD_ROWS", 20)
-    write = store.write_shard
-    monkeypatch.setattr(store, "write_shard", lambda folder, number, *rest: (written.append(number), write(folder, number, *rest)))
-    resumed = run(folder)
-    assert written == list(range(len(done), 15))
-    assert contents(resumed) == contents(
-        prepare.prepare({"path": str(folder / "pairs.jsonl")}, tokenizer=str(folder / "tokenizer"), out_root=folder / "fresh", **OPTIONS)
-    )
-    assert not list(folder.glob("out/.*.partial"))
-
-
-def test_two_processes_that_prepare_the_same_make_it_once_and_agree(folder):
-    both = [start(folder, 0.02) for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0]
-    assert len(store.read(outputs[0][0].strip()).groups) == 300
-    assert len(list(folder.glob("out/*/meta.json"))) == 1
-
-
-def test_a_full_disk_is_named_and_leaves_nothing_that_looks_complete(folder, monkeypatch):
-    save = np.savez
-    monkeypatch.setattr(shards, "SHARD_ROWS", 100)
-    calls = []
-
-    def full(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 2:
-            arguments[0].write(b"half a sh")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(*arguments, **options)
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match=r"disk of .* is full .*MiB free.*data.prepared_dir"):
-        run(folder)
-    assert not list(folder.glob("out/*/meta.json"))
-    assert [path.name for path in folder.glob("out/.*.partial/*")] == ["shard-00000.npz"]
-    monkeypatch.setattr(np, "savez", save)
-    assert len(store.read(run(folder)).groups) == 300
-
-
 @pytest.mark.parametrize("name", ["tokens.npy", "plan.npy"])
 def test_a_column_that_is_cut_short_is_named(folder, name):
     made = run(folder)
@@ -284,7 +207,9 @@ def test_a_configuration_gives_train_folders_with_weights_and_an_eval_folder(fol
     folders = prepare.prepare_from_config(config(folder, train=mixture, eval={"path": str(folder / "more.jsonl"), "limit": 7}))
     assert [weight for _, weight in folders["train"]] == [2.0, 1.0]
     assert len(store.read(folders["eval"]).groups) == 7
-    assert prepare.prepare_from_config(config(folder))["eval"] is None
+    told = []
+    assert prepare.prepare_from_config(config(folder), tell=told.append)["eval"] is None
+    assert len(told) == 1 and "format paired (detected because it has chosen and rejected)" in told[0][0]
 
 
 def test_a_configuration_with_eval_fraction_cuts_its_one_source(folder):
@@ -321,3 +246,21 @@ def test_real_hh_rows_fill_their_rows_and_hold_what_the_source_holds(tmp_path):
         assert "".join(raw.split()).endswith("".join(loaded.decode(chosen[:-1]).split()))
     arrays = pack.assemble(prepared.groups, prepared.plan, row_tokens=1024, share_prompt=True)
     assert np.count_nonzero(arrays["slots"] >= 0) == np.count_nonzero(prepared.groups.scored)
+
+
+def test_the_command_line_prepares_every_stage_and_reports(folder, capsys):
+    (folder / "config.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict(dict(\n"
+        f"        model=dict(checkpoint='package:stories260k', tokenizer={str(folder / 'tokenizer')!r}),\n"
+        f"        data=dict(train=dict(path={str(folder / 'pairs.jsonl')!r}), template='plain', row_tokens=64,\n"
+        f"                  prepared_dir={str(folder / 'out')!r}, processes=1),\n"
+        "        batch=dict(rows=8), objective=dict(name='dpo', beta=0.1), optimizer=dict(learning_rate=1e-3),\n"
+        "        train=dict(total_epochs=1)))\n"
+    )
+    assert prepare.main(["--config", str(folder / "config.py"), "--config.data.max_groups_per_row=3"]) == 0
+    page = capsys.readouterr().out
+    assert "format paired (detected" in page and "300 of 300 rows kept" in page and "% full" in page
+    assert prepare.main(["--config", str(folder / "config.py"), "--config.data.train.path=nowhere.jsonl"]) == 1
+    assert "there is no data at 'nowhere.jsonl'" in capsys.readouterr().err

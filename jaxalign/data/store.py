@@ -24,7 +24,6 @@ from jaxalign.data import pack
 from jaxalign.data.counts import Counts
 
 LOG = logging.getLogger(__name__)
-SHARD_COLUMNS = ("tokens", "scored", "lengths", "sizes", "reward", "paired", "source_rows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,43 +169,34 @@ def merge_shards(partial: Path, final: Path, *, shards: int, meta: dict) -> None
 
     K is the largest number of responses of any group; groups with fewer get empty pieces and valid False.
     """
-    sizes = [_shard_array(partial, s, "sizes") for s in range(shards)]
-    total = sum(int(_shard_array(partial, s, "lengths").sum()) for s in range(shards))
-    count = sum(len(part) for part in sizes)
+    sizes = [_shard_array(partial, number, "sizes") for number in range(shards)]
+    pieces = [_shard_array(partial, number, "lengths") for number in range(shards)]
+    count, total = sum(len(part) for part in sizes), sum(int(part.sum()) for part in pieces)
     responses = max((int(part.max()) for part in sizes if len(part)), default=1)
-    shutil.rmtree(partial / "columns", ignore_errors=True)
-    (partial / "columns").mkdir()
-    shapes = {
-        "tokens": ((total,), np.int32),
-        "scored": ((total,), np.uint8),
-        "reward": ((count, responses), np.float32),
-        "paired": ((count,), bool),
-        "valid": ((count, responses), bool),
-        "source_rows": ((count,), np.int64),
-    }
-    columns = {name: _new_column(partial / "columns", name, *shape) for name, shape in shapes.items()}
-    lengths = np.zeros((count, responses + 1), np.int64)
-    token, group = 0, 0
-    for s in range(shards):
-        with np.load(shard_path(partial, s)) as shard:
-            tokens, here = len(shard["tokens"]), len(sizes[s])
-            for name in ("tokens", "scored"):
-                columns[name][token : token + tokens] = shard[name]
-            present = np.arange(responses) < sizes[s][:, None]
-            columns["valid"][group : group + here] = present
-            rewards = np.zeros((here, responses), np.float32)
-            rewards[present] = shard["reward"]
-            columns["reward"][group : group + here] = rewards
-            for name in ("paired", "source_rows"):
-                columns[name][group : group + here] = shard[name]
-            lengths[group : group + here][np.concatenate([np.ones((here, 1), bool), present], 1)] = shard["lengths"]
-        token, group = token + tokens, group + here
-    columns["offsets"] = np.concatenate([[0], lengths.ravel().cumsum()]).astype(np.int64)
-    np.save(partial / "columns" / "offsets.npy", columns["offsets"])
-    for column in columns.values():
-        if isinstance(column, np.memmap):
-            column.flush()
-    _publish(partial / "columns", final, {**meta, "groups": count, "responses": responses, "tokens": total})
+    present = [np.arange(responses) < part[:, None] for part in sizes]
+
+    def spread(values, where):
+        table = np.zeros(where.shape, values.dtype)
+        table[where] = values
+        return table
+
+    def stored(name):
+        return (_shard_array(partial, number, name) for number in range(shards))
+
+    with_prompt = [np.concatenate([np.ones((len(part), 1), bool), part], 1) for part in present]
+    lengths = np.concatenate([spread(*parts).ravel() for parts in zip(pieces, with_prompt, strict=True)])
+    offsets = np.concatenate([np.zeros(1, np.int64), lengths.cumsum(dtype=np.int64)])
+    folder = partial / "columns"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    _write_column(folder / "tokens.npy", (total,), np.int32, stored("tokens"))
+    _write_column(folder / "scored.npy", (total,), np.uint8, stored("scored"))
+    _write_column(folder / "offsets.npy", offsets.shape, np.int64, [offsets])
+    _write_column(folder / "reward.npy", (count, responses), np.float32, map(spread, stored("reward"), present))
+    _write_column(folder / "paired.npy", (count,), np.bool_, stored("paired"))
+    _write_column(folder / "valid.npy", (count, responses), np.bool_, present)
+    _write_column(folder / "source_rows.npy", (count,), np.int64, stored("source_rows"))
+    _publish(folder, final, {**meta, "groups": count, "responses": responses, "tokens": total})
     shutil.rmtree(partial)
 
 
@@ -247,8 +237,11 @@ def _shard_array(folder, number, name):
         return shard[name]
 
 
-def _new_column(folder, name, shape, dtype):
-    if 0 in shape:  # an empty file cannot be mapped
-        np.save(folder / f"{name}.npy", np.zeros(shape, dtype))
-        return np.zeros(shape, dtype)
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+def _write_column(path, shape, dtype, parts):
+    # Written part by part through the file, not through a memory map: a full disk is then an error and not a killed process.
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype).tobytes())
+        _sync(file)
