@@ -1,8 +1,8 @@
 """From a resolved configuration to the objects that the loop runs. With the entry points, the only reader of configs."""
 
 import dataclasses
-import math
 from functools import partial
+import math
 from pathlib import Path
 from typing import Any
 

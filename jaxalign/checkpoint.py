@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
+import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jaxalign import sharding

@@ -6,8 +6,8 @@ function of the configuration, so a run that was interrupted and resumed writes 
 
 import json
 import math
-import sys
 from pathlib import Path
+import sys
 
 import rich.console
 import rich.progress

@@ -4,9 +4,9 @@ A pairwise objective is one line: a loss of the margin h = rho_chosen - rho_reje
 whole response (summed over its tokens).
 """
 
+from flax import struct
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxalign.types import Array, Batch, Outputs, Terms, response_lengths, sum_responses
 

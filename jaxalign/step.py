@@ -22,7 +22,9 @@ def init_state(params, optimizer: optax.GradientTransformation, *, with_referenc
 
     def init(params):
         reference = jax.tree.map(jnp.copy, params) if with_reference else None
-        return TrainState(jnp.zeros((), jnp.int32), params, reference, optimizer.init(params), jax.random.key_data(jax.random.key(seed)))
+        # Laid out as the step returns it: P() and P(None) are the same layout, but the step would compile for each of them.
+        rng = sharding.shard(jax.random.key_data(jax.random.key(seed)), None)
+        return TrainState(jnp.zeros((), jnp.int32), params, reference, optimizer.init(params), rng)
 
     return jax.jit(init, donate_argnums=0)(params)
 

@@ -3,8 +3,8 @@
 import signal
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
+import numpy as np
 
 
 class StopRequest:

@@ -9,8 +9,8 @@ import dataclasses
 import errno
 import logging
 import os
-import sys
 from pathlib import Path
+import sys
 
 from jaxalign import config as configs
 

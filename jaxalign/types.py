@@ -7,9 +7,9 @@ between them. R (and with it N) is sharded over the mesh axes ("data", "fsdp").
 
 from typing import Any
 
+from flax import struct
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 Array = jax.Array
 

@@ -4,10 +4,10 @@ Options of objectives, optimizers and reference rules are the keyword arguments 
 """
 
 import difflib
+from functools import partial
 import importlib.util
 import inspect
 import json
-from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict

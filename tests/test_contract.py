@@ -4,17 +4,14 @@ An objective is picked up by its file. Policy and reference have different rando
 """
 
 import functools
-import re
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import toys
 
 from jaxalign.data import pack
-from jaxalign.types import Terms
 
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
 COUNT, ROW_TOKENS, GROUPS = 12, 64, 2

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import jaxalign.objectives
 from jaxalign import forward, reference, sharding, step
 from jaxalign.data import pack
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
+import jaxalign.objectives
 from jaxalign.types import Batch
 
 OBJECTIVES = sorted(path.stem for path in pathlib.Path(jaxalign.objectives.__file__).parent.glob("*.py") if path.stem != "__init__")

@@ -46,11 +46,12 @@ class Renderer:
         `train_turns` is "all" or "last": the assistant turns of the response that are scored, where it has several.
 
         Raises:
-          RowError: the template does not render prefixes to prefixes, or a stop token stands where it must not.
+          RowError: the template does not render prefixes to prefixes, or a stop token is missing or stands in a text.
         """
         if self.template is None:
             if not isinstance(response, str):
                 raise RowError("template", "template 'plain' takes text, but the response is a list of messages; use a chat template.")
+            self._check_text(response)
             ids = [*self.tokenizer.encode_next(response), self.stop_id]
             return ids, self._mask(ids)
         ids: list[int] = []
@@ -63,46 +64,45 @@ class Renderer:
         return ids[:end], scored[:end]  # what a template writes after the last stop token is seen by nobody
 
     def _pieces(self, prompt, response, train_turns):
-        # The text of the response, cut where its assistant turns begin and end: [(text, whether it is trained)].
+        # The text of the response, cut where its trained turns begin: [(text, whether it begins with a trained turn)].
         messages = [*prompt, *response]
         whole = self.template.render(messages, add_generation_prompt=False)
         turns = [i for i in range(len(prompt), len(messages)) if messages[i]["role"] == "assistant"]
-        at = self._length(messages[: len(prompt)], whole, True)
-        pieces = []
-        for turn in turns if train_turns == "all" else turns[-1:]:
-            start = self._length(messages[:turn], whole, True)
-            end = len(whole) if turn == len(messages) - 1 else self._length(messages[: turn + 1], whole, False)
-            pieces += [(whole[at:start], False)] if start > at else []
-            pieces.append((whole[start:end], True))
-            at = end
-        return pieces
+        turns = turns if train_turns == "all" else turns[-1:]
+        for turn in turns:
+            self._check_text(messages[turn]["content"])
+        begin = self._length(prompt, whole)
+        starts = [self._length(messages[:turn], whole) for turn in turns]
+        untrained = [(whole[begin : starts[0]], False)] if starts[0] > begin else []
+        ends = [*starts[1:], len(whole)]
+        return untrained + [(whole[start:end], True) for start, end in zip(starts, ends, strict=True)]
 
-    def _length(self, messages, whole, add_generation_prompt):
-        text = self.template.render(messages, add_generation_prompt=add_generation_prompt)
+    def _length(self, messages, whole):
+        text = self.template.render(messages, add_generation_prompt=True)
         if not whole.startswith(text):
             same = next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), min(len(text), len(whole)))
             raise RowError(
                 "template_prefix",
-                f"template {self.template.name!r} renders the first {len(messages)} turns differently when more turns follow: "
-                f"{text[same : same + 30]!r} becomes {whole[same : same + 30]!r}. The trained tokens cannot be told apart; "
-                "use another template, or train_turns='last'.",
+                f"template {self.template.name!r} asks for turn {len(messages)} with {text[same : same + 30]!r} where the whole conversation "
+                f"has {whole[same : same + 30]!r}, so the trained tokens cannot be told apart; use another template.",
             )
         return len(text)
 
+    def _check_text(self, text):
+        for token in {self.tokenizer.model.id_to_token(self.stop_id), self.tokenizer.eos} - {None}:
+            if token in text:
+                raise RowError("stop_token", f"a trained text holds the stop token {token!r}; take it out of the data.")
+
     def _mask(self, ids):
-        stops = [i for i, token in enumerate(ids) if token == self.stop_id]
-        if not stops:
-            raise RowError("stop_token", f"a trained turn has no stop token {self._show(self.stop_id)}; the template must end it with one.")
-        eos = self.tokenizer.eos_id
-        if len(stops) > 1 or any(token == eos for token in ids if token != self.stop_id):
-            raise RowError("stop_token", f"a trained turn has more than one stop token {self._show(self.stop_id)}: does its text hold one?")
-        return [int(i <= stops[0]) for i in range(len(ids))]
+        # Whatever a template writes after its stop token, a line break or the next turn, is not scored.
+        if self.stop_id not in ids:
+            token = self.tokenizer.model.id_to_token(self.stop_id)
+            raise RowError("stop_token", f"a trained turn does not end in the stop token {token!r}; use train_turns='last' or another template.")
+        stop = ids.index(self.stop_id)
+        return [int(i <= stop) for i in range(len(ids))]
 
     def _bos(self):
         return [self.tokenizer.bos_id] if self.writes_bos else []
-
-    def _show(self, token):
-        return f"{self.tokenizer.model.id_to_token(token)!r}"
 
 
 def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE) -> Renderer:
@@ -126,9 +126,14 @@ def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE) -> 
     writes_bos = tokenizer.bos_id is not None and ids[:1] == [tokenizer.bos_id]
     if writes_bos and ids[1:2] == ids[:1]:
         raise ValueError(f"template {chat.name!r} writes the BOS token {tokenizer.bos!r} twice at the beginning; remove one.")
-    if text.rfind(ANSWER) < 0:
+    if ANSWER not in text:
         raise ValueError(f"template {chat.name!r} does not write the assistant's text; it renders an answer as {text!r}.")
-    tail = text[text.rindex(ANSWER) + len(ANSWER) :]
+    return Renderer(tokenizer, chat, writes_bos, _stop_token(tokenizer, chat, text.rpartition(ANSWER)[2]))
+
+
+def _stop_token(tokenizer, chat, tail):
+    # `tail` is what the template writes after the last answer. Where it writes the same after an answer in the middle, all of it
+    # ends the turn (Command R: <|END_RESPONSE|><|END_OF_TURN_TOKEN|>); else the first token does (Phi 3: <|end|>\n<|endoftext|>).
     special = tokenizer.special_ids()
     ends = [token for token in tokenizer.encode_next(tail) if token in special]
     if not ends:
@@ -137,10 +142,13 @@ def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE) -> 
             f"template {chat.name!r} ends an assistant turn with {tail!r}, in which there is no special token of this tokenizer "
             f"({why}); use a template of this model's family, 'hh' or 'plain', or add the token to the tokenizer."
         )
-    if len(ends) > 1:
-        shown = " ".join(repr(tokenizer.model.id_to_token(token)) for token in ends)
-        raise ValueError(f"template {chat.name!r} ends an assistant turn with {len(ends)} special tokens, {shown}; keep one of them.")
-    return Renderer(tokenizer, chat, writes_bos, ends[0])
+    if len(ends) > 1 and ends[0] == ends[1] and not tail.replace(tokenizer.model.id_to_token(ends[0]), "").strip():
+        raise ValueError(f"template {chat.name!r} ends an assistant turn with {tail!r}: the stop token twice; remove one.")
+    try:
+        middle = chat.render([*PROBE, PROBE[0]], add_generation_prompt=False).rpartition(ANSWER)[2]
+    except RowError:
+        return ends[0]
+    return ends[-1] if middle.startswith(tail) else ends[0]
 
 
 def messages_from(content: str | Sequence[Message], role: str) -> list[Message]:

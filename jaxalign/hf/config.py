@@ -1,7 +1,7 @@
 """config.json of Hugging Face transformers <-> ModelConfig, both directions, for every supported family.
 
-What the decoder cannot reproduce (mixtures of experts, other rotary types, bidirectional attention, quantised weights) is refused with its name
-and value; keys that do not change the function computed (dropout, cache, token ids) are passed over.
+What the decoder cannot reproduce (mixtures of experts, other rotary types, bidirectional attention, quantised weights) is refused with its
+name and value; keys that do not change the function computed (dropout, cache, token ids) are passed over.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def from_json(values: dict[str, Any]) -> ModelConfig:
         raise ValueError(f"config.json has model_type {model_type!r}; supported are {sorted(ARCHITECTURES)} (dense text decoders).")
     for key, accepted in REQUIRED.items():
         if key in values and values[key] not in accepted:
-            raise ValueError(f"config.json of a {model_type} sets {key} to {values[key]!r}, which is not supported; it must be {accepted[0]!r}.")
+            raise ValueError(f"config.json sets {key} to {values[key]!r}; for a {model_type} only {accepted[0]!r} is supported.")
     family = ARCHITECTURES[model_type][0]
     try:
         fields = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}.get(family, _llama_like)(family, values)
@@ -126,8 +126,8 @@ def _rope(values: dict[str, Any], default_theta: float, theta_key: str = "rope_t
         original = int(given.get("original_max_position_embeddings", values["max_position_embeddings"]))
         return theta, RopeScaling("llama3", float(given["factor"]), low, high, original), fraction
     raise ValueError(
-        f"config.json asks for rotary scaling of type {kind!r}; supported are 'default', 'linear' and 'llama3'. Within the pretrained context, "
-        "removing rope_scaling from config.json gives the unscaled model."
+        f"config.json asks for rotary scaling of type {kind!r}; supported are 'default', 'linear' and 'llama3'. "
+        "Within the pretrained context, removing rope_scaling from config.json gives the unscaled model."
     )
 
 

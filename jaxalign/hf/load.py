@@ -76,7 +76,7 @@ def _stored(folder: Path, config: ModelConfig) -> dict[str, Stored]:
         files = sorted(set(weight_map.values()))
         missing = [file for file in files if not (folder / file).is_file()]
         if missing:
-            raise ValueError(f"{folder / INDEX} names {len(missing)} files that are not there: {_some(missing)}; download or copy them too.")
+            raise ValueError(f"{folder / INDEX} names {len(missing)} files that are not there: {_some(missing)}; copy them too.")
         found = {name: stored for file in files for name, stored in scan(folder / file).items()}
         absent = sorted(set(weight_map) - set(found))
         if absent:
@@ -120,13 +120,13 @@ def _some(found: list[str]) -> str:
 
 def _allocate(model: models.Model, partitions: dict) -> dict[str, Any]:
     """Zeros for the stacked leaves, in their shards; leaves that are read whole stay out."""
-    shapes, places = model.shapes["layers"], partitions["layers"]
+    stacked = jax.tree.map(lambda shape, partition: _zeros(shape.shape, partition), model.shapes["layers"], partitions["layers"])
+    return {**{name: {} for name in model.shapes}, "layers": stacked}
 
-    @jax.jit
-    def zeros():
-        return jax.tree.map(lambda shape, partition: jnp.zeros(shape.shape, shape.dtype, out_sharding=partition), shapes, places)
 
-    return {**{name: {} for name in model.shapes}, "layers": zeros()}
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _zeros(shape: tuple[int, ...], partition: jax.sharding.PartitionSpec) -> jax.Array:
+    return jnp.zeros(shape, jnp.float32, out_sharding=partition)
 
 
 def _put(array: np.ndarray, partition: jax.sharding.PartitionSpec) -> jax.Array:

@@ -1,7 +1,8 @@
-"""One table a family: which Hugging Face tensor holds which of our leaves, and how its axes are laid out. Read in both directions.
+"""One table a family: which Hugging Face tensor holds which of our leaves, and how its axes lie. Read in both directions.
 
-A layout names axes by letters: D width, H heads, K key heads, E head_dim, F mlp_width, V vocabulary, P positions, 3 the query, key and value of
-a fused projection. A Hugging Face layout groups letters that share one axis of the file: "HE D" is a matrix [H * E, D]. Ours has one letter an axis.
+A layout names axes by letters: D width, H heads, K key heads, E head_dim, F mlp_width, V vocabulary, P positions, 3 the query, key and
+value of a fused projection. A Hugging Face layout groups letters that share one axis of the file: "HE D" is a matrix [H * E, D]. Ours has
+one letter an axis.
 """
 
 import dataclasses

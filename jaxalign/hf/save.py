@@ -3,14 +3,14 @@
 import functools
 import json
 import os
-import shutil
 from pathlib import Path
+import shutil
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import names
@@ -44,8 +44,8 @@ def save(
 ) -> None:
     """Writes the model as a Hugging Face checkpoint folder, whole or not at all (a temporary sibling folder is renamed at the end).
 
-    dtype is "float32" or "bfloat16". tokenizer_from is a folder whose tokenizer files, generation defaults and special token ids are carried
-    along. With several processes all must call this; process 0 writes, every tensor being gathered by itself.
+    dtype is "float32" or "bfloat16". tokenizer_from is a folder whose tokenizer files, generation defaults and special token ids are
+    carried along. With several processes all must call this; process 0 writes, every tensor being gathered by itself.
 
     Raises:
       ValueError: an unknown dtype, a folder that exists, a tokenizer folder that does not, or a config the family cannot express.

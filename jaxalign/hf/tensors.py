@@ -4,9 +4,9 @@ A file is a little-endian uint64 length, that many bytes of JSON (name -> dtype,
 Written here because a checkpoint is streamed: neither direction holds more than one tensor.
 """
 
+from collections.abc import Callable
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes

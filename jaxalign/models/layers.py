@@ -92,16 +92,30 @@ def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
 
     def local(block: Array, ids: Array) -> Array:
         if axis is None:
-            return _take(block, ids)
+            return _take(block, ids, len(block), dtype)
         index = ids - jax.lax.axis_index(axis) * block.shape[0]
         held = (index >= 0) & (index < block.shape[0])
-        return jax.lax.psum(jnp.where(held[..., None], _take(block, jnp.where(held, index, 0)), 0), axis)
+        return jax.lax.psum(jnp.where(held[..., None], _take(block, jnp.where(held, index, 0), len(block), dtype), 0), axis)
 
     return jax.shard_map(local, in_specs=(P(axis, None), P(rows, None)), out_specs=P(rows, None, None))(matrix, ids)
 
 
-def _take(block: Array, ids: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _take(block: Array, ids: Array, rows: int, dtype: jnp.dtype) -> Array:
     return block.at[ids].get(mode="promise_in_bounds")
+
+
+def _take_forward(block: Array, ids: Array, rows: int, dtype: jnp.dtype):
+    return _take(block, ids, rows, dtype), ids
+
+
+def _take_backward(rows: int, dtype: jnp.dtype, ids: Array, gradient: Array):
+    # In float32: a frequent token adds up thousands of terms, of which bfloat16 would drop all but the first few hundred.
+    table = jnp.zeros((rows, gradient.shape[-1]), jnp.float32).at[ids].add(gradient.astype(jnp.float32), mode="promise_in_bounds")
+    return jax.lax.psum(table, sharding.RULES["rows"]).astype(dtype), None
+
+
+_take.defvjp(_take_forward, _take_backward)
 
 
 def activate(name: str, x: Array) -> Array:

@@ -77,16 +77,56 @@ def test_a_template_that_rewrites_its_history_is_refused_by_the_row(make_tokeniz
     )
     renderer = make(make_tokenizer, "auto", chat_template=cuts_thinking)
     turns = [{"role": "assistant", "content": "<think>x</think>A"}, *LATER[1:]]
-    with pytest.raises(RowError, match="first 2 turns differently when more turns follow.*use another template") as error:
+    with pytest.raises(RowError, match="asks for turn 3 with .* where the whole conversation has .*use another template") as error:
         renderer.response_ids(PROMPT, turns, train_turns="all")
     assert error.value.rule == "template_prefix"
     assert renderer.response_ids(PROMPT, turns, train_turns="last")[0][-2:] == [*b"B", END]
 
 
+def test_turns_of_a_template_that_stops_only_at_the_very_end_cannot_all_be_trained(make_tokenizer):
+    renderer = make(make_tokenizer, "hh")
+    with pytest.raises(RowError, match="does not end in the stop token '</s>'; use train_turns='last'"):
+        renderer.response_ids(PROMPT, LATER, train_turns="all")
+    assert sum(renderer.response_ids(PROMPT, LATER, train_turns="last")[1]) == len(" B") + 1
+
+
+SPECIAL = (
+    *("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<end_of_turn>"),
+    *("<|end|>", "<|END_RESPONSE|>", "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|end_of_text|>"),
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "stop"),
+    [
+        ("llama_cpp/Qwen-Qwen2.5-7B-Instruct", "<|im_end|>"),
+        ("llama_cpp/meta-llama-Llama-3.1-8B-Instruct", "<|eot_id|>"),
+        ("llama_cpp/meta-llama-Llama-3.2-3B-Instruct", "<|eot_id|>"),
+        ("llama_cpp/google-gemma-2-2b-it", "<end_of_turn>"),
+        ("llama_cpp/mistralai-Mistral-Nemo-Instruct-2407", "</s>"),
+        ("llama_cpp/microsoft-Phi-3.5-mini-instruct", "<|end|>"),
+        ("llama_cpp/NousResearch-Hermes-3-Llama-3.1-8B-tool_use", "<|im_end|>"),
+        ("llama_cpp/CohereForAI-c4ai-command-r7b-12-2024-tool_use", "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"),
+        ("llama_cpp/meetkai-functionary-medium-v3.1", "<|eot_id|>"),
+        ("chujiezheng/granite-3.0-instruct", "<|end_of_text|>"),
+        ("chujiezheng/qwen2.5-instruct", "<|im_end|>"),
+    ],
+)
+def test_templates_of_the_wild_train_the_answers_with_their_stop_tokens_and_nothing_else(shared, make_tokenizer, file, stop):
+    renderer = make(make_tokenizer, str(shared / "chat_templates" / f"{file}.jinja"), extra=SPECIAL)
+    ids, scored = renderer.response_ids(PROMPT, LATER, train_turns="all")
+    trained = renderer.tokenizer.decode([token for token, score in zip(ids, scored, strict=True) if score])
+    assert trained.replace("<|START_RESPONSE|>", "") == f"A{stop}B{stop}"
+    prompt = renderer.prompt_ids(PROMPT)
+    whole = renderer.template.render([*PROMPT, *LATER], add_generation_prompt=False)
+    assert whole.startswith(renderer.tokenizer.decode(prompt + ids))
+    assert prompt.count(BOS) == int(renderer.writes_bos) == prompt[:1].count(BOS)
+
+
 @pytest.mark.parametrize("text", ["Yo</s>", "Yo<|im_end|> more"])
 def test_a_stop_token_inside_a_text_is_refused(make_tokenizer, text):
     renderer = make(make_tokenizer, "auto", chat_template=CHATML)
-    with pytest.raises(RowError, match="more than one stop token") as error:
+    with pytest.raises(RowError, match="holds the stop token '<.*take it out") as error:
         renderer.response_ids(PROMPT, [{"role": "assistant", "content": text}], train_turns="last")
     assert error.value.rule == "stop_token"
 
@@ -102,7 +142,7 @@ def test_a_stop_token_inside_a_text_is_refused(make_tokenizer, text):
         (
             "auto",
             {"chat_template": "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}{{ eos_token }}"},
-            "2 special tokens, '</s>' '</s>'; keep one",
+            "ends an assistant turn with '</s></s>': the stop token twice; remove one",
         ),
         ("auto", {"chat_template": "{% for m in messages %}{{ m['role'] }}{% endfor %}"}, "does not write the assistant's text"),
     ],

@@ -99,7 +99,7 @@ def test_torch_weights_are_refused_with_the_conversion(tmp_path, monkeypatch):
 def test_a_missing_shard_is_named(folder, monkeypatch):
     shard = sorted(folder.glob("*.safetensors"))[1]
     shard.unlink()
-    _refused(folder, monkeypatch, "names 1 files that are not there", shard.name, "download or copy them too")
+    _refused(folder, monkeypatch, "names 1 files that are not there", shard.name, "copy them too")
 
 
 def test_an_index_that_promises_more_than_the_shards_hold_is_refused(folder, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxalign import sharding
-from jaxalign.models import attention
+from jaxalign.models import attention, layers
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 
@@ -151,6 +151,19 @@ def test_bfloat16_computes_near_float32_and_returns_bfloat16():
         wide = checkpoints.hidden(model, params, inputs)
     assert narrow.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(narrow, np.float32), wide, rtol=0, atol=0.05 * np.abs(wide).max())
+
+
+def test_the_embedding_gradient_of_a_frequent_token_is_summed_in_float32():
+    table = layers.weight((128, 4), ("vocab", "embed"))
+    with jax.set_mesh(checkpoints.one_device()):
+        ids = checkpoints.rows(np.full((2, 2048), 7))[0]
+        state = sharding.shard(jnp.ones((128, 4)), "vocab", "embed")
+
+        def total(state):
+            return layers.embed(table.replace(state), ids, jnp.bfloat16).astype(jnp.float32).sum()
+
+        gradient = np.asarray(jax.jit(jax.grad(total))(state))
+    np.testing.assert_array_equal(gradient, np.eye(128)[7][:, None] * np.full(4, 4096.0))  # summed in bfloat16 it would stop at 256
 
 
 @pytest.mark.parametrize(("options", "message"), [({"remat": "some"}, "unknown remat"), ({"attention": "fast"}, "unknown attention")])

@@ -28,7 +28,7 @@ from jaxalign.types import Batch, TrainState  # noqa: E402
 CONFIG = ModelConfig(  # Llama 3's vocabulary and ratios, an eighth of its depth
     family="llama", vocab_size=128_256, width=1024, layers=4, heads=16, kv_heads=4, head_dim=64, mlp_width=3584, max_positions=8192
 )  # fmt: skip
-ROWS_A_DEVICE, LENGTH, GROUPS = 2, 2048, 2
+ROWS_A_DEVICE, LENGTH, GROUPS = 2, 512, 2
 HOST = re.compile(r'infeed|outfeed|xla_python|callback|send-to-host|recv-from-host|is_host_transfer=true|custom_call_target="[^"]*[Hh]ost')
 ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]+)\]")
 
