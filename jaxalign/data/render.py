@@ -6,6 +6,7 @@ prompt's ids are the same at training and at generation. Which tokens are traine
 
 from collections.abc import Sequence
 import dataclasses
+import os.path
 
 from jaxalign.data import templates
 from jaxalign.data.counts import RowError
@@ -75,6 +76,8 @@ class Renderer:
         starts = [self._length(messages[:turn], whole) for turn in turns]
         untrained = [(whole[begin : starts[0]], False)] if starts[0] > begin else []
         ends = [*starts[1:], len(whole)]
+        for turn, start, end in zip(turns[:-1], starts[:-1], ends[:-1], strict=True):
+            self._check_unchanged(messages[: turn + 1], start, whole[start:end])
         return untrained + [(whole[start:end], True) for start, end in zip(starts, ends, strict=True)]
 
     def _length(self, messages, whole):
@@ -83,10 +86,22 @@ class Renderer:
             same = next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), min(len(text), len(whole)))
             raise RowError(
                 "template_prefix",
-                f"template {self.template.name!r} asks for turn {len(messages)} with {text[same : same + 30]!r} where the whole conversation "
-                f"has {whole[same : same + 30]!r}, so the trained tokens cannot be told apart; use another template.",
+                f"template {self.template.name!r} asks for turn {len(messages)} with {text[same : same + 30]!r}, but the conversation "
+                f"has {whole[same : same + 30]!r} there, so the trained tokens cannot be told apart; use another template.",
             )
         return len(text)
+
+    def _check_unchanged(self, messages, start, piece):
+        stop = self.tokenizer.model.id_to_token(self.stop_id)
+        if stop not in piece:
+            self._no_stop()
+        now, later = (text.partition(stop)[0] for text in (self.template.render(messages, add_generation_prompt=False)[start:], piece))
+        if now != later:
+            raise RowError(
+                "template_prefix",
+                f"template {self.template.name!r} renders the answer {now[:30]!r} as {later[:30]!r} when more turns follow; use "
+                "train_turns='last' or another template.",
+            )
 
     def _check_text(self, text):
         for token in {self.tokenizer.model.id_to_token(self.stop_id), self.tokenizer.eos} - {None}:
@@ -96,10 +111,13 @@ class Renderer:
     def _mask(self, ids):
         # Whatever a template writes after its stop token, a line break or the next turn, is not scored.
         if self.stop_id not in ids:
-            token = self.tokenizer.model.id_to_token(self.stop_id)
-            raise RowError("stop_token", f"a trained turn does not end in the stop token {token!r}; use train_turns='last' or another template.")
+            self._no_stop()
         stop = ids.index(self.stop_id)
         return [int(i <= stop) for i in range(len(ids))]
+
+    def _no_stop(self):
+        token = self.tokenizer.model.id_to_token(self.stop_id)
+        raise RowError("stop_token", f"a trained turn does not end in the stop token {token!r}; use train_turns='last' or another template.")
 
     def _bos(self):
         return [self.tokenizer.bos_id] if self.writes_bos else []
@@ -132,8 +150,8 @@ def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE) -> 
 
 
 def _stop_token(tokenizer, chat, tail):
-    # `tail` is what the template writes after the last answer. Where it writes the same after an answer in the middle, all of it
-    # ends the turn (Command R: <|END_RESPONSE|><|END_OF_TURN_TOKEN|>); else the first token does (Phi 3: <|end|>\n<|endoftext|>).
+    # `tail` is what the template writes after the last answer. What it also writes after an answer in the middle ends a turn: EOS
+    # if it is in there (Command R: <|END_RESPONSE|><|END_OF_TURN_TOKEN|>), else the first token (Phi 3: <|end|>\n<|endoftext|>).
     special = tokenizer.special_ids()
     ends = [token for token in tokenizer.encode_next(tail) if token in special]
     if not ends:
@@ -148,7 +166,8 @@ def _stop_token(tokenizer, chat, tail):
         middle = chat.render([*PROBE, PROBE[0]], add_generation_prompt=False).rpartition(ANSWER)[2]
     except RowError:
         return ends[0]
-    return ends[-1] if middle.startswith(tail) else ends[0]
+    both = tokenizer.encode_next(os.path.commonprefix([tail, middle]))
+    return tokenizer.eos_id if tokenizer.eos_id in both else ends[0]
 
 
 def messages_from(content: str | Sequence[Message], role: str) -> list[Message]:

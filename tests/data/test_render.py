@@ -77,7 +77,7 @@ def test_a_template_that_rewrites_its_history_is_refused_by_the_row(make_tokeniz
     )
     renderer = make(make_tokenizer, "auto", chat_template=cuts_thinking)
     turns = [{"role": "assistant", "content": "<think>x</think>A"}, *LATER[1:]]
-    with pytest.raises(RowError, match="asks for turn 3 with .* where the whole conversation has .*use another template") as error:
+    with pytest.raises(RowError, match="renders the answer '<think>x</think>A' as 'A' when more turns follow.*'last'") as error:
         renderer.response_ids(PROMPT, turns, train_turns="all")
     assert error.value.rule == "template_prefix"
     assert renderer.response_ids(PROMPT, turns, train_turns="last")[0][-2:] == [*b"B", END]
@@ -113,7 +113,8 @@ SPECIAL = (
     ],
 )
 def test_templates_of_the_wild_train_the_answers_with_their_stop_tokens_and_nothing_else(shared, make_tokenizer, file, stop):
-    renderer = make(make_tokenizer, str(shared / "chat_templates" / f"{file}.jinja"), extra=SPECIAL)
+    eos = "<|END_OF_TURN_TOKEN|>" if "Cohere" in file else "</s>"
+    renderer = make(make_tokenizer, str(shared / "chat_templates" / f"{file}.jinja"), eos=eos, extra=SPECIAL)
     ids, scored = renderer.response_ids(PROMPT, LATER, train_turns="all")
     trained = renderer.tokenizer.decode([token for token, score in zip(ids, scored, strict=True) if score])
     assert trained.replace("<|START_RESPONSE|>", "") == f"A{stop}B{stop}"
@@ -121,6 +122,13 @@ def test_templates_of_the_wild_train_the_answers_with_their_stop_tokens_and_noth
     whole = renderer.template.render([*PROMPT, *LATER], add_generation_prompt=False)
     assert whole.startswith(renderer.tokenizer.decode(prompt + ids))
     assert prompt.count(BOS) == int(renderer.writes_bos) == prompt[:1].count(BOS)
+
+
+def test_a_template_that_asks_for_more_than_it_renders_is_refused_by_the_row(make_tokenizer):
+    renderer = make(make_tokenizer, "auto", chat_template=CHATML.replace("assistant\n'", "assistant\n<think>'"))
+    with pytest.raises(RowError, match="asks for turn 1 with '<think>', but the conversation has 'Yo.*use another template") as error:
+        renderer.response_ids(PROMPT, ANSWER, train_turns="last")
+    assert error.value.rule == "template_prefix"
 
 
 @pytest.mark.parametrize("text", ["Yo</s>", "Yo<|im_end|> more"])
