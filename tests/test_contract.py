@@ -65,7 +65,8 @@ def assert_same(ours, theirs):
         for (path, leaf), other in zip(
             jax.tree_util.tree_leaves_with_path(getattr(theirs, part)), jax.tree.leaves(getattr(ours, part)), strict=True
         ):
-            np.testing.assert_allclose(other, leaf, rtol=1e-5, atol=1e-5 * np.abs(leaf).max(), err_msg=f"{part}{jax.tree_util.keystr(path)}")
+            where = part + jax.tree_util.keystr(path)
+            np.testing.assert_allclose(other, leaf, rtol=1e-5, atol=1e-5 * np.abs(leaf).max(), err_msg=where)
 
 
 objectives = pytest.mark.parametrize("name", toys.OBJECTIVES)
