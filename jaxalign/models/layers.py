@@ -102,7 +102,7 @@ def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _take(block: Array, ids: Array, rows: int, dtype: jnp.dtype) -> Array:
-    return block.at[ids].get(mode="promise_in_bounds")
+    return block.at[ids].get(mode="fill")  # NaN for a position beyond the table, so that it cannot pass unseen
 
 
 def _take_forward(block: Array, ids: Array, rows: int, dtype: jnp.dtype):
@@ -111,7 +111,7 @@ def _take_forward(block: Array, ids: Array, rows: int, dtype: jnp.dtype):
 
 def _take_backward(rows: int, dtype: jnp.dtype, ids: Array, gradient: Array):
     # In float32: a frequent token adds up thousands of terms, of which bfloat16 would drop all but the first few hundred.
-    table = jnp.zeros((rows, gradient.shape[-1]), jnp.float32).at[ids].add(gradient.astype(jnp.float32), mode="promise_in_bounds")
+    table = jnp.zeros((rows, gradient.shape[-1]), jnp.float32).at[ids].add(gradient.astype(jnp.float32), mode="drop")
     return jax.lax.psum(table, sharding.RULES["rows"]).astype(dtype), None
 
 

@@ -52,7 +52,7 @@ _on_one_device = functools.cache(functools.partial(_run, sizes=(1, 1, 1)))
 
 @pytest.mark.parametrize(
     ("kind", "sizes"),
-    [("rotary", sizes) for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))] + [("learned", sizes) for sizes in ((1, 1, 8), (2, 2, 2))],
+    [("rotary", sizes) for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))] + [("learned", (1, 1, 8)), ("learned", (2, 2, 2))],
 )
 def test_meshes_agree_on_weights_values_and_gradients(kind, sizes):
     params, value, gradient = _run(kind, sizes)
