@@ -49,8 +49,12 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
       ValueError: it does not cover the devices, or the batch does not split over it.
     """
     made = sharding.make_mesh(**cfg.mesh)
-    with jax.set_mesh(made):
-        loader.check_rows(cfg.batch.rows // cfg.batch.microbatches, process_count=jax.process_count())
+    parts, rows, shards = cfg.batch.microbatches, cfg.batch.rows, made.shape["data"] * made.shape["fsdp"]
+    if rows % (parts * shards):
+        raise ValueError(
+            f"batch.rows={rows} in {parts} microbatch(es) does not split over data={made.shape['data']} x fsdp={made.shape['fsdp']} = {shards} "
+            f"devices; use a multiple of {parts * shards}, or another mesh."
+        )
     return made
 
 

@@ -136,6 +136,7 @@ def _loop(run: Loop, state, start: int):
     for step in range(start, total + 1):
         stopping = stop.requested()
         if run.held_out and not stopping and _is_due(step, every.eval_every, total) and not _has_eval(run.workdir, step):
+            _flush(run, pending, meter)
             held_out_metrics = evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows)
             run.log.metrics("eval", step, held_out_metrics)
             meter.pause()
