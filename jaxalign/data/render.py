@@ -28,7 +28,8 @@ class Renderer:
 
     def identity(self) -> dict:
         """What the ids depend on, as plain values."""
-        template = None if self.template is None else dataclasses.asdict(self.template)
+        chat = self.template
+        template = None if chat is None else [chat.text, chat.bos_token, chat.eos_token, chat.date]
         return {"tokenizer": self.tokenizer.content, "template": template, "bos": self.writes_bos, "stop": self.stop_id}
 
     def prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
@@ -117,7 +118,7 @@ class Renderer:
 
     def _no_stop(self):
         token = self.tokenizer.model.id_to_token(self.stop_id)
-        raise RowError("stop_token", f"a trained turn does not end in the stop token {token!r}; use train_turns='last' or another template.")
+        raise RowError("stop_token", f"a trained turn lacks the stop token {token!r}; use train_turns='last', or another template.")
 
     def _bos(self):
         return [self.tokenizer.bos_id] if self.writes_bos else []

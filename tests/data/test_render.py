@@ -85,7 +85,7 @@ def test_a_template_that_rewrites_its_history_is_refused_by_the_row(make_tokeniz
 
 def test_turns_of_a_template_that_stops_only_at_the_very_end_cannot_all_be_trained(make_tokenizer):
     renderer = make(make_tokenizer, "hh")
-    with pytest.raises(RowError, match="does not end in the stop token '</s>'; use train_turns='last'"):
+    with pytest.raises(RowError, match="lacks the stop token '</s>'; use train_turns='last'"):
         renderer.response_ids(PROMPT, LATER, train_turns="all")
     assert sum(renderer.response_ids(PROMPT, LATER, train_turns="last")[1]) == len(" B") + 1
 
