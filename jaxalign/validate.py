@@ -16,7 +16,9 @@ from jaxalign.schema import DURATIONS, REQUIRED, SCHEMA, SOURCE, UNITS, Field
 
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
 FREE_TO_CHANGE = (
-    "mesh", "batch.microbatches", "model.attention", "model.remat", "model.checkpoint", "data.processes", "data.prepared_dir", "train",
+    "mesh", "batch.microbatches", "model.attention", "model.remat", "model.checkpoint", "data.processes", "data.prepared_dir",
+    *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "wandb")),
+    *(f"train.{name}_every_{unit}" for name in ("log", "eval", "save") for unit in UNITS),
 )  # fmt: skip
 
 

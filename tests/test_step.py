@@ -135,7 +135,9 @@ def test_a_batch_of_padding_changes_nothing_and_has_no_loss(on_one_device):
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before, jax.device_get(state.trainable))))
 
 
-@pytest.mark.parametrize(("mesh", "parts", "message"), [((1, 1, 1), 3, "multiple of 3"), ((2, 1, 1), 4, "data=2 x fsdp=1 = 2 devices")], ids=str)
+@pytest.mark.parametrize(
+    ("mesh", "parts", "message"), [((1, 1, 1), 3, "multiple of 3"), ((2, 1, 1), 4, "data=2 x fsdp=1 = 2 devices")], ids=["parts", "devices"]
+)
 def test_rows_that_do_not_split_are_refused(mesh, parts, message):
     with jax.set_mesh(toys.mesh(mesh)), pytest.raises(ValueError, match=rf"batch.rows=4 .* batch.microbatches={parts}.*{message}"):
         step.split_batch(toys.place(arrays()), parts)

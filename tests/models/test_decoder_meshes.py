@@ -73,6 +73,24 @@ def test_every_device_stores_its_part_of_every_matrix_only():
     assert {path: np.prod(part) * 8 for path, part in stored.items()} == {path: np.prod(shape) for path, shape in shapes.items()}
 
 
+def test_no_gathered_weight_is_kept_for_the_backward_pass():
+    model = models.build(ModelConfig(**SIZES, **KINDS["rotary"]))
+    with jax.set_mesh(sharding.make_mesh(fsdp=8, devices=jax.devices()[:8])):
+        inputs = checkpoints.plain(TOKENS[:, :5])  # 40 tokens: no activation has the shape of a weight
+        abstract = jax.tree.map(
+            lambda shape, partition: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding.named(partition)),
+            model.shapes, models.shardings(model),
+        )  # fmt: skip
+
+        def backward(params):
+            return jax.vjp(lambda params: checkpoints.hidden(model, params, inputs), params)[1]
+
+        kept = jax.make_jaxpr(backward)(abstract).out_avals
+    stacked = {leaf.shape for path, leaf in names.leaves(model.shapes["layers"]) if path[-1] == "kernel"}
+    matrices = [x.sharding.spec for x in kept if x.shape in stacked]
+    assert len(matrices) >= 7 and all("fsdp" in spec for spec in matrices)
+
+
 def test_a_width_that_the_mesh_does_not_divide_is_refused():
     model = models.build(ModelConfig(**{**SIZES, "width": 60}, family="llama"))
     with jax.set_mesh(sharding.make_mesh(fsdp=8, devices=jax.devices()[:8])), pytest.raises(ValueError, match="'embed' of size 60"):

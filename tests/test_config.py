@@ -1,0 +1,148 @@
+"""Reading, overriding and checking configurations."""
+
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+from ml_collections import ConfigDict
+import pytest
+
+from jaxalign import config, objectives, validate
+from jaxalign.validate import ConfigError, check_same_run, resolve
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def good(**sections) -> ConfigDict:
+    """A configuration that passes, with sections replaced."""
+    plain = dict(
+        model=dict(checkpoint="package:stories260k"),
+        data=dict(train=dict(path="train.jsonl")),
+        batch=dict(rows=8),
+        objective=dict(name="dpo"),
+        optimizer=dict(learning_rate=1e-4),
+        train=dict(total_steps=10),
+    )
+    return ConfigDict({**plain, **sections})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_config_passes_the_check(path):
+    assert config.resolve_stages(config.load_file(str(path)))
+
+
+def test_defaults_are_filled_in():
+    cfg = resolve(good())
+    assert cfg.objective.beta == 0.1 and cfg.reference.rule == "frozen" and cfg.optimizer.b2 == 0.999
+    assert cfg.train.save_every_percent == 25 and cfg.optimizer.warmup_percent == 10
+
+
+def test_an_objective_without_a_reference_gets_none():
+    assert resolve(good(objective=dict(name="sft"))).reference.rule == "none"
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (dict(data=dict(train=dict(path="x"), row_token=4)), ["data.row_token", "did you mean row_tokens?"]),
+        (dict(objective=dict(name="dpoo")), ["objective.name='dpoo'", "cdpo, dpo"]),
+        (dict(objective=dict(name="dpo", bta=0.1)), ["objective.bta", "it takes beta"]),
+        (dict(objective=dict(name="dpo", beta="big")), ["objective.beta='big'", "not float"]),
+        (dict(objective=dict(name="cdpo", label_smoothing=0.6)), ["label_smoothing=0.6", "0 <= eps < 0.5"]),
+        (dict(batch=dict(rows=8, microbatches=3)), ["batch.rows=8", "batch.microbatches=3"]),
+        (dict(batch=dict(rows=True)), ["batch.rows=True"]),
+        (dict(batch=dict(rows=0)), ["batch.rows=0", "less than 1"]),
+        (dict(batch={}), ["batch.rows is missing"]),
+        (dict(train=dict(total_steps=1, total_epochs=2)), ["train.total", "2 times"]),
+        (dict(train=dict()), ["train.total is missing", "total_steps"]),
+        (dict(train=dict(total_steps=-1)), ["train.total_steps=-1"]),
+        (dict(model=dict(checkpoint="a", preset="tiny")), ["just one of model.checkpoint"]),
+        (dict(model=dict(preset="tiny")), ["model.tokenizer is missing"]),
+        (dict(model=dict(checkpoint="a", dtype="float16")), ["model.dtype='float16'", "'bfloat16'"]),
+        (dict(mesh=dict(fsdp=-1, data=-1)), ["only one axis may be -1"]),
+        (dict(reference=dict(rule="none")), ["reference.rule='none'", "needs a reference"]),
+        (dict(reference=dict(rule="frosen")), ["reference.rule='frosen'", "frozen"]),
+        (dict(optimizer=dict(learning_rate=1e-4, name="sgd")), ["optimizer.name='sgd'", "adamw"]),
+        (dict(data=dict(train="x.jsonl")), ["data.train='x.jsonl'"]),
+        (dict(data=dict(train=dict(path="x", hf="y"))), ["data.train names ['path', 'hf']"]),
+        (dict(data=dict(train=dict(path="x", fromat="hh"))), ["data.train.fromat", "did you mean format?"]),
+        (dict(data=dict(train=dict(path="x"), eval=dict(path="y"), eval_fraction=0.1)), ["data.eval and data.eval_fraction"]),
+        (dict(data=dict(train=dict(path="x"), row_tokens=64, max_prompt_tokens=64)), ["data.max_prompt_tokens=64", "data.row_tokens=64"]),
+        (dict(train=dict(total_steps=1, keep_best=1)), ["keep_best=1 needs an evaluation"]),
+        (dict(wrong=1), ["wrong: unknown key"]),
+    ],
+)
+def test_a_mistake_is_reported_with_its_value_and_the_way_out(sections, words):
+    with pytest.raises(ConfigError) as error:
+        resolve(good(**sections))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_all_mistakes_are_reported_at_once():
+    with pytest.raises(ConfigError) as error:
+        resolve(good(batch=dict(rows="many"), objective=dict(name="dpo", betta=1), train=dict(total_steps=1, keep=3), typo=1))
+    assert "4 problems" in str(error.value)
+    assert all(word in str(error.value) for word in ("batch.rows='many'", "objective.betta", "train.keep", "typo"))
+
+
+def test_overrides_reach_keys_that_the_file_does_not_name():
+    cfg = good()
+    config.override(cfg, ["--config.mesh.fsdp=4", "--config.data.pack=False", "--config.optimizer.learning_rate", "1e-6"])
+    resolved = resolve(cfg)
+    assert (resolved.mesh.fsdp, resolved.data.pack, resolved.optimizer.learning_rate) == (4, False, 1e-6)
+
+
+def test_a_duration_on_the_command_line_replaces_the_one_of_the_file():
+    cfg = good(train=dict(total_epochs=3))
+    config.override(cfg, ["--config.train.total_steps=7"])
+    assert resolve(cfg).train.total_steps == 7
+
+
+def test_stages_are_whole_configurations_and_refer_to_earlier_ones():
+    stages = config.resolve_stages(ConfigDict(dict(stages=("a", "b"), a=good(), b=good(model=dict(checkpoint="stage:a")))))
+    assert list(stages) == ["a", "b"]
+    with pytest.raises(ConfigError, match="does not name an earlier stage"):
+        config.resolve_stages(ConfigDict(dict(stages=("a", "b"), a=good(model=dict(checkpoint="stage:b")), b=good())))
+    with pytest.raises(ConfigError, match="'c' is named but not given"):
+        config.resolve_stages(ConfigDict(dict(stages=("a", "c"), a=good())))
+
+
+def test_a_missing_config_file_names_its_neighbours(tmp_path):
+    (tmp_path / "other.py").write_text("")
+    with pytest.raises(ConfigError, match="other.py"):
+        config.load_file(str(tmp_path / "mine.py"))
+    with pytest.raises(ConfigError, match="defines no get_config"):
+        config.load_file(str(tmp_path / "other.py"))
+
+
+def test_a_config_file_takes_an_argument(tmp_path):
+    (tmp_path / "c.py").write_text("from ml_collections import ConfigDict\ndef get_config(x='a'):\n    return ConfigDict(dict(x=x))\n")
+    assert config.load_file(f"{tmp_path / 'c.py'}:b").x == "b"
+
+
+def test_only_settings_that_change_nothing_may_change_when_a_run_is_continued():
+    before = resolve(good()).to_dict()
+    check_same_run(before, resolve(good(mesh=dict(data=2), train=dict(total_steps=10, log_every_steps=1))).to_dict(), "run")
+    with pytest.raises(ValueError, match=r"objective.beta: 0.1 -> 0.2.*new --workdir"):
+        check_same_run(before, resolve(good(objective=dict(name="dpo", beta=0.2))).to_dict(), "run")
+    with pytest.raises(ValueError, match="total_steps: 10 -> 20"):
+        check_same_run(before, resolve(good(train=dict(total_steps=20))).to_dict(), "run")
+
+
+def test_every_objective_says_what_it_requires():
+    for name in objectives.names():
+        function, module = objectives.named(name)
+        assert function.__name__ == name and set(module.REQUIRES) <= {"paired", "reference"}
+        assert all(default is not validate.REQUIRED for default in validate.hparams_of(function).values())
+
+
+@pytest.mark.parametrize("entry", ["train", "prepare", "inspect", "export"])
+def test_help_is_fast_and_imports_neither_jax_nor_torch(entry):
+    code = f"import sys; from jaxalign import {entry}\ntry:\n    {entry}.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('jax', 'torch', 'tensorflow', 'transformers', 'datasets') if m in sys.modules])"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 10  # a tenth of that on a quiet machine; jax alone takes longer than that on a busy one
+    assert "usage:" in done.stdout and done.stdout.strip().endswith("[]")
