@@ -61,7 +61,7 @@ def train(cfg, workdir: Path, *, name: str) -> bool:
     import jax
 
     from jaxalign import build, checkpoint, report, validate
-    from jaxalign.data import store
+    from jaxalign.data import loader, store
     from jaxalign.hf import save as hf_save
     from jaxalign.log import RunLog
     from jaxalign.prepare import prepare_from_config
@@ -74,6 +74,8 @@ def train(cfg, workdir: Path, *, name: str) -> bool:
         held_out = store.read(folders["eval"]) if folders["eval"] else None
         build.check_data(cfg, model, [prepared for prepared, _ in sets] + ([held_out] if held_out else []))
         lengths = build.durations(cfg, sets)
+        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        batches = loader.batches(sets, rows=cfg.batch.rows, seed=cfg.seed, steps=lengths.total, **hosts)
         functions = build.functions(cfg, model, lengths)
         workdir.mkdir(parents=True, exist_ok=True)
         saved = checkpoint.Checkpoints(
@@ -90,7 +92,7 @@ def train(cfg, workdir: Path, *, name: str) -> bool:
             quiet=jax.process_index() > 0,
         )  # fmt: skip
         log.say(_describe(cfg, model, sets, lengths, start, workdir))
-        loop = Loop(cfg, model, functions, sets, held_out, lengths, saved, log, workdir)
+        loop = Loop(cfg, model, functions, batches, held_out, lengths, saved, log, workdir)
         try:
             state, finished = _loop(loop, state, start)
             saved.close()
@@ -111,7 +113,7 @@ class Loop:
     cfg: object
     model: object
     functions: object
-    sets: list
+    batches: object
     held_out: object
     lengths: object
     saved: object
@@ -128,8 +130,7 @@ def _loop(run: Loop, state, start: int):
     from jaxalign.stop import StopRequest
 
     every, total = run.lengths, run.lengths.total
-    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    batches = loader.iterate(loader.batches(run.sets, rows=run.cfg.batch.rows, seed=run.cfg.seed, steps=total, **hosts), start)
+    batches = loader.iterate(run.batches, start)
     meter = Meter(run.model.config, with_reference=run.cfg.reference.rule != "none")
     stop, pending, held_out_metrics = StopRequest(), [], None
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang

@@ -182,18 +182,20 @@ def test_the_evaluation_step_agrees_with_the_train_step(on_one_device):
     np.testing.assert_allclose(sums["kl"], [3.0 * (arrays()["slots"] >= 0).sum(), (arrays()["slots"] >= 0).sum()])
 
 
-def largest_array(objective):
+def largest_array(objective, remat):
     """Elements of the largest array in the compiled step at R = 8, T = 512, V = 8192, in units of R * T * V."""
     rows, length, config = 8, 512, dataclasses.replace(toys.CONFIG, vocab_size=8192)
-    look = toys.next_token(config, remat="full")
+    look = toys.next_token(config, remat=remat)
     train_step = step.make_train_step(look, objective, reference.frozen, toys.keep_gradient(), optax.constant_schedule(0.1))
     batch = toys.place(pack.empty_batch(rows, groups=2, responses=2, row_tokens=length))
     text = train_step.lower(toys.make_state("dpo", config=config), batch).compile().as_text()
     return max(math.prod(map(int, sizes.split(","))) for sizes in ARRAY.findall(text)) / (rows * length * 8192)
 
 
-def test_no_array_of_the_compiled_step_has_a_vocabulary_for_every_token(on_one_device):
-    assert largest_array(toys.objective("dpo")[0]) < 0.5
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_no_array_of_the_compiled_step_has_a_vocabulary_for_every_token(on_one_device, remat):
+    # attention scores of all heads would have 0.5 a layer, a chunk of the head has 0.25
+    assert largest_array(toys.objective("dpo")[0], remat) <= 0.25
 
 
 def test_the_search_for_such_an_array_finds_one(on_one_device):
@@ -202,4 +204,4 @@ def test_the_search_for_such_an_array_finds_one(on_one_device):
         logits = jnp.einsum("rtd,vd->rtv", policy.hidden, policy.unembed)
         return terms.replace(loss=terms.loss + jax.nn.logsumexp(logits, axis=-1).sum())
 
-    assert largest_array(with_logits) >= 1
+    assert largest_array(with_logits, "full") >= 1

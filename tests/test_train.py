@@ -1,0 +1,169 @@
+"""Whole runs through the command line: what they write, and what they say when something is wrong."""
+
+import gzip
+import json
+from pathlib import Path
+import re
+
+import pytest
+
+from jaxalign import log, train
+
+CONFIG = str(Path(__file__).parent / "tiny.py")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared")
+
+
+def start(workdir, cache, *overrides, config=CONFIG):
+    """Exit code of a run of the tiny configuration."""
+    return train.main(["--config", config, "--workdir", str(workdir), f"--config.data.prepared_dir={cache}", *overrides])
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+PAIR = {"prompt": "Hi", "chosen": "Hello, how are you?", "rejected": "No."}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp("sft")
+    assert start(workdir, cache, "--config.train.export=True", config=f"{CONFIG}:sft") == 0
+    return workdir
+
+
+def test_a_run_leaves_metrics_summary_plots_tensorboard_and_an_export(finished):
+    assert [line["step"] for line in log.read_metrics(finished, "train")] == list(range(10))
+    assert [line["step"] for line in log.read_metrics(finished, "eval")] == [0, 5, 10]
+    last = log.read_metrics(finished, "train")[-1]
+    assert {"loss", "grad_norm", "learning_rate", "speed/tokens_per_s", "speed/mfu", "speed/peak_memory_gib"} <= last.keys()
+    assert 0 < last["speed/mfu"] < 1
+    assert "| loss |" in (finished / "summary.md").read_text()
+    assert (finished / "plots" / "training.png").stat().st_size > 5000
+    assert list((finished / "tensorboard").iterdir())
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (finished / "export").iterdir()}
+
+
+def test_sft_lowers_the_held_out_loss(finished):
+    first, *_, last = log.read_metrics(finished, "eval")
+    assert last["loss"] < first["loss"] - 0.05
+
+
+def test_dpo_starts_from_an_export_at_ln_2_and_kl_0(finished, tmp_path, cache):
+    workdir = tmp_path / "dpo"
+    assert start(workdir, cache, f"--config.model.checkpoint={finished / 'export'}", "--config.train.total_steps=2") == 0
+    before = log.read_metrics(workdir, "eval")[0]
+    assert before["loss"] == pytest.approx(0.693147, abs=1e-6)
+    assert before["rewards/margins"] == 0 and before["rewards/accuracies"] == 0 and before["kl"] == pytest.approx(0, abs=1e-6)
+    assert before["logps/chosen"] < -10 and before["lengths/chosen"] > 1
+
+
+def test_stages_hand_their_model_on(tmp_path, cache):
+    path = tmp_path / "two.py"
+    path.write_text(
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('tiny', {CONFIG!r})\n"
+        "tiny = importlib.util.module_from_spec(spec); spec.loader.exec_module(tiny)\n"
+        "def get_config():\n"
+        "    from ml_collections import ConfigDict\n"
+        "    sft, dpo = tiny.get_config('sft'), tiny.get_config('dpo')\n"
+        "    for stage in (sft, dpo):\n"
+        "        stage.train.total_steps = 2; stage.data.prepared_dir = " + repr(str(cache)) + "\n"
+        "    dpo.model.checkpoint = 'stage:sft'\n"
+        "    return ConfigDict(dict(stages=('sft', 'dpo'), sft=sft, dpo=dpo))\n"
+    )
+    assert train.main(["--config", str(path), "--workdir", str(tmp_path / "run")]) == 0
+    after_sft = log.read_metrics(tmp_path / "run" / "sft", "eval")[-1]["logps/responses"]
+    before_dpo = log.read_metrics(tmp_path / "run" / "dpo", "eval")[0]
+    assert before_dpo["loss"] == pytest.approx(0.693147, abs=1e-6)
+    assert before_dpo["logps/chosen"] == pytest.approx(after_sft, rel=0.2)  # DPO holds out pairs whose rejected side fits too
+
+
+def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, cache, capsys):
+    overrides = ["--config.optimizer.learning_rate=1e30", "--config.train.save_every_steps=1", "--config.optimizer.warmup_steps=2"]
+    assert start(tmp_path, cache, *overrides, config=f"{CONFIG}:sft") == 1
+    message = capsys.readouterr().err
+    assert re.search(r"(loss|grad_norm) is (nan|inf) at step \d", message), message
+    good = int(re.search(r"newest good checkpoint is step (\d+)", message)[1])
+    bad = int(re.search(r"at step (\d+)", message)[1])
+    assert 1 <= good <= bad and "optimizer.learning_rate" in message
+    assert (tmp_path / "checkpoints" / str(good)).is_dir()
+
+
+def bad_file(tmp_path, name):
+    path = tmp_path / "rows.jsonl"
+    match name:
+        case "missing":
+            return tmp_path / "row.jsonl"
+        case "empty":
+            path.write_text("")
+        case "not_utf8":
+            path.write_bytes(json.dumps(PAIR).encode() + b"\n\xff\xfe\n")
+        case "bad_json":
+            path.write_text(json.dumps(PAIR) + "\n{oops\n")
+        case "truncated_gz":
+            whole = gzip.compress(b"".join(json.dumps({**PAIR, "n": i}).encode() + b"\n" for i in range(2000)))
+            path = tmp_path / "rows.jsonl.gz"
+            path.write_bytes(whole[: len(whole) // 2])
+        case "without_rejected":
+            write_rows(path, [{"prompt": "Hi", "chosen": "Hello"}] * 9)
+        case "equal":
+            write_rows(path, [{**PAIR, "rejected": PAIR["chosen"]}] * 9)
+        case "empty_response":
+            write_rows(path, [{**PAIR, "chosen": ""}] * 9)
+        case "long_prompt":
+            write_rows(path, [{**PAIR, "prompt": "a long story " * 400}] * 9)
+        case "few":
+            write_rows(path, [PAIR])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("missing", [], ["row.jsonl"]),
+        ("empty", [], ["rows.jsonl", "no rows|empty"]),
+        ("truncated_gz", [], ["rows.jsonl.gz", "truncated|cut|whole"]),
+        ("not_utf8", [], ["rows.jsonl", "line 2|UTF-8"]),
+        ("bad_json", [], ["rows.jsonl", "line 2"]),
+        ("without_rejected", ["--config.data.train.format=paired"], ["rejected"]),
+        ("equal", [], ["chosen", "equal|same|identical"]),
+        ("empty_response", [], ["empty"]),
+        ("long_prompt", ["--config.data.prompt_truncation=drop"], ["prompt", "64", "prompt_truncation|max_prompt_tokens"]),
+        ("few", [], ["fewer than one batch|1 rows", "8 rows"]),
+    ],
+)
+def test_bad_data_is_refused_before_anything_is_compiled(tmp_path, cache, capsys, name, overrides, words):
+    path = bad_file(tmp_path, name)
+    source = f"--config.data.train={dict(path=str(path))!r}"
+    assert start(tmp_path / "run", cache, source, "--config.data.eval=None", *overrides) == 1
+    message = capsys.readouterr().err
+    for word in words:
+        assert re.search(word, message), message
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["--config.mesh.data=3"], ["mesh data=3", "8 devices"]),
+        (["--config.batch.rows=12"], ["batch.rows=12", "8 devices", "multiple of 8"]),
+        (["--config.model.checkpoint=nowhere"], ["nowhere"]),
+        (["--config.objective.betta=1"], ["objective.betta", "it takes beta"]),
+        (["--config.data.template=auto"], ["chat template", "chatml"]),
+        (["--config.data.train.responses=chosen"], ["'dpo' reads pairs"]),
+        (["--config.train.total_steps=0"], ["train.total"]),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else "",
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_is_compiled(tmp_path, cache, capsys, overrides, words):
+    assert start(tmp_path, cache, *overrides) == 1
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message, message
+    assert not (tmp_path / "metrics.jsonl").exists()
