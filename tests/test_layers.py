@@ -1,0 +1,134 @@
+"""The rules of the source tree, read with ast: imports go down the levels, tools have their places, files and functions are short."""
+
+import ast
+import graphlib
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+import jaxalign
+
+ROOT = Path(jaxalign.__file__).parent
+LEVELS = [
+    {"types", "sharding", "schema", "stop", "log"},
+    {"logps", "reference", "optim", "metrics", "pairwise", "models", "data"},
+    {"objectives", "forward", "checkpoint", "sample", "hf", "flops", "report"},
+    {"step", "validate"},
+    {"config", "build", "rollout", "evaluators"},
+    {"prepare"},
+    {"train", "inspect", "annotate", "generate", "evaluate", "export", "plan", "selfcheck"},
+]
+LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
+JIT = {"step", "sample", "annotate", "models.model", "hf.load", "hf.save"}  # hf: puts one tensor into its shards, or takes it out
+FILE_LINES, OBJECTIVE_LINES, FUNCTION_LINES = 300, 80, 60
+
+FILES = sorted(ROOT.rglob("*.py"))
+MODULES = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").strip("."): file for file in FILES}
+CODE = sorted(name for name, file in MODULES.items() if file.name != "__init__.py")
+modules = pytest.mark.parametrize("name", CODE)
+
+
+def tree(name):
+    return ast.parse(MODULES[name].read_text())
+
+
+def imports(name):
+    """(module, name or None) of every import, those inside functions too: `from a import b` gives (a, b), `import a` gives (a, None)."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import on line {node.lineno}; write the whole path."
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def own(name):
+    """Modules of jaxalign that a module imports, without the leading "jaxalign."."""
+    for module, member in imports(name):
+        if module.split(".")[0] == "jaxalign":
+            whole = ".".join(part for part in (module, member) if part).removeprefix("jaxalign").strip(".")
+            yield whole if whole in MODULES else module.removeprefix("jaxalign").strip(".")
+
+
+def third_party(name):
+    return {module.split(".")[0] for module, _ in imports(name)} - {"jaxalign"}
+
+
+@modules
+def test_imports_go_strictly_down_the_levels(name):
+    unit = name.split(".")[0]
+    assert unit in LEVEL, f"{unit} has no level; add it to LEVELS."
+    for other in own(name):
+        below = other.split(".")[0]
+        if below and below != unit:
+            assert LEVEL[below] < LEVEL[unit], f"{name} (level {LEVEL[unit]}) imports {other} (level {LEVEL[below]})."
+
+
+def test_imports_have_no_cycle():
+    list(graphlib.TopologicalSorter({name: {other for other in own(name) if other} for name in CODE}).static_order())
+
+
+@modules
+def test_flax_nnx_is_used_under_models_only(name):
+    uses = any(node.attr == "nnx" for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)) or any(
+        "nnx" in (module.split(".")[-1], member) for module, member in imports(name)
+    )
+    assert not uses or name.startswith("models.")
+
+
+@pytest.mark.parametrize("name", [name for name in CODE if name.startswith("data.") and name != "data.loader"])
+def test_data_is_made_without_jax(name):
+    assert not third_party(name) & {"jax", "jaxlib", "flax", "optax"}
+
+
+@modules
+def test_partitions_are_written_in_sharding_only(name):
+    names = {node.attr for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)} | {member for _, member in imports(name)}
+    assert name == "sharding" or not names & {"PartitionSpec", "P"}, f"{name} names PartitionSpec; use sharding.spec, gather or split_axis."
+
+
+@modules
+def test_jit_is_called_where_the_design_says(name):
+    calls = {node.attr for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)} | {member for _, member in imports(name)}
+    assert name in JIT or not calls & {"jit", "pjit", "pmap"}
+
+
+@modules
+def test_no_module_names_torch_or_tensorflow(name):
+    assert not third_party(name) & {"torch", "tensorflow", "transformers"}
+
+
+def test_importing_every_module_loads_neither_torch_nor_tensorflow():
+    names = [".".join(part for part in ("jaxalign", name) if part) for name in MODULES]
+    script = (
+        f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'tensorflow', 'transformers'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_importing_the_package_does_not_load_jax():
+    script = "import sys, jaxalign\nprint(sorted({'jax', 'flax', 'datasets', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+@modules
+def test_files_are_short(name):
+    lines = len(MODULES[name].read_text().splitlines())
+    assert lines <= (OBJECTIVE_LINES if name.startswith("objectives.") else FILE_LINES)
+
+
+@modules
+def test_functions_are_short(name):
+    functions = [node for node in ast.walk(tree(name)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {node.name: size for node in functions if (size := node.end_lineno - node.lineno + 1) > FUNCTION_LINES}
+    assert not long
+
+
+@modules
+def test_every_file_says_what_it_is_for(name):
+    assert ast.get_docstring(tree(name))
