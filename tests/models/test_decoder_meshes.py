@@ -1,4 +1,4 @@
-"""Every mesh shape gives the same random weights, values and gradients, and keeps gradients in their shards."""
+"""Every mesh shape gives the same random weights, values and gradients, and keeps weights and gradients in their shards."""
 
 import functools
 
@@ -28,12 +28,18 @@ PREFIXES = np.repeat([[0] * 5 + [1] * 5 + [0] * 2], 8, axis=0)
 POSITIONS = np.repeat([list(range(10)) + [0, 0]], 8, axis=0)
 
 
+def _random_params(model):
+    """Host parameters, all random: norms and biases too."""
+    draw = np.random.default_rng(1)
+    return jax.tree.map(lambda shape: 0.2 * draw.standard_normal(shape.shape).astype(np.float32), model.shapes)
+
+
 def _run(kind, sizes):
-    """(parameters, loss, gradient) on the host; the gradient is checked to lie where its parameter lies."""
+    """(loss, gradient) on the host; the gradient is checked to lie where its parameter lies."""
     model = models.build(ModelConfig(**{**SIZES, **KINDS[kind]}))
     devices = jax.devices()[: int(np.prod(sizes))]
     with jax.set_mesh(sharding.make_mesh(*sizes, devices=devices)):
-        params = models.init(model, jax.random.key(0))
+        params = jax.tree.map(lambda x, spec: jax.device_put(x, sharding.named(spec)), _random_params(model), models.shardings(model))
         inputs = checkpoints.rows(TOKENS, POSITIONS, SEGMENTS, PREFIXES)
 
         def loss(params):
@@ -43,8 +49,7 @@ def _run(kind, sizes):
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(params)
         assert jax.tree.map(lambda x: x.sharding.spec, gradient) == jax.tree.map(lambda x: x.sharding.spec, params)
-        assert jax.tree.map(lambda x: x.sharding.spec, params) == models.shardings(model)
-    return jax.tree.map(np.asarray, (params, value, gradient))
+    return jax.tree.map(np.asarray, (value, gradient))
 
 
 _on_one_device = functools.cache(functools.partial(_run, sizes=(1, 1, 1)))
@@ -54,13 +59,23 @@ _on_one_device = functools.cache(functools.partial(_run, sizes=(1, 1, 1)))
     ("kind", "sizes"),
     [("rotary", sizes) for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))] + [("learned", (1, 1, 8)), ("learned", (2, 2, 2))],
 )
-def test_meshes_agree_on_weights_values_and_gradients(kind, sizes):
-    params, value, gradient = _run(kind, sizes)
-    one_params, one_value, one_gradient = _on_one_device(kind)
-    jax.tree.map(np.testing.assert_array_equal, params, one_params)
+def test_meshes_agree_on_values_and_gradients(kind, sizes):
+    value, gradient = _run(kind, sizes)
+    one_value, one_gradient = _on_one_device(kind)
     np.testing.assert_allclose(value, one_value, rtol=1e-5)
     largest = max(np.abs(x).max() for x in jax.tree.leaves(one_gradient))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest), gradient, one_gradient)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 8), (2, 2, 2)])
+def test_random_weights_are_the_same_numbers_on_every_mesh(sizes):
+    model = models.build(ModelConfig(**SIZES, **KINDS["rotary"]))
+    with jax.set_mesh(checkpoints.one_device()):
+        expected = models.init(model, jax.random.key(0))
+    with jax.set_mesh(sharding.make_mesh(*sizes, devices=jax.devices()[:8])):
+        params = models.init(model, jax.random.key(0))
+        assert jax.tree.map(lambda x: x.sharding.spec, params) == models.shardings(model)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
 def test_every_device_stores_its_part_of_every_matrix_only():
