@@ -48,7 +48,7 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
     Raises:
       ValueError: it does not cover the devices, or the batch does not split over it.
     """
-    made = sharding.make_mesh(**cfg.mesh)
+    made = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     parts, rows, shards = cfg.batch.microbatches, cfg.batch.rows, made.shape["data"] * made.shape["fsdp"]
     if rows % (parts * shards):
         raise ValueError(

@@ -85,6 +85,7 @@ SCHEMA: dict[str, Any] = {
         "data": Field((int,), 1, "replicas", least=-1),
         "fsdp": Field((int,), -1, "shards of parameters and rows; -1: what is left", least=-1),
         "tensor": Field((int,), 1, "shards of heads, mlp and vocabulary", least=-1),
+        "cpu_devices": Field((int, NONE), None, "split the CPU into so many devices, to use its cores; ignored elsewhere", least=1),
     },
     "train": {
         "keep_last": Field((int,), 2, "newest checkpoints to keep", least=1),

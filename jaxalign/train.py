@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     """Trains every stage of the configuration in turn; returns the exit code."""
     try:
         run = configs.from_command_line(argv, __doc__.splitlines()[0], FLAGS)
-        _start_processes(run.options)
+        _start_devices(run)
         workdir = Path(run.options.workdir or Path("runs") / run.name)
         for stage, cfg in run.stages.items():
             source = cfg.model.checkpoint or ""
@@ -215,14 +215,17 @@ def _has_eval(workdir: Path, step: int) -> bool:
     return path.exists() and any(line["step"] == step for line in log.read_metrics(workdir, "eval"))
 
 
-def _start_processes(options) -> None:
-    if options.coordinator is None:
-        return
+def _start_devices(run) -> None:
+    """What must be said to jax before it looks at its devices."""
     import jax
 
+    options = run.options
+    split = max(cfg.mesh.cpu_devices or 1 for cfg in run.stages.values())
+    if split > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", split)
     if options.coordinator == "auto":
         jax.distributed.initialize()
-    else:
+    elif options.coordinator is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(options.coordinator, num_processes=options.processes, process_id=options.process)
 

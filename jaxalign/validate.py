@@ -199,7 +199,7 @@ def _check_combinations(resolved, problems):
         problems.append("data.eval and data.eval_fraction are both given; keep one of them.")
     if not 0 <= data["eval_fraction"] < 1:
         problems.append(f"data.eval_fraction={data['eval_fraction']} is not in [0, 1).")
-    if [*resolved["mesh"].values()].count(-1) > 1:
+    if [resolved["mesh"][axis] for axis in ("data", "fsdp", "tensor")].count(-1) > 1:
         problems.append(f"mesh={resolved['mesh']}: only one axis may be -1 (what is left).")
     if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
         problems.append(f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction.")
