@@ -1,0 +1,58 @@
+"""The two maps between rows of tokens and responses, and the layout of microbatches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+
+from jaxalign import sharding, types
+from jaxalign.data import pack
+
+MESHES = pytest.mark.parametrize("mesh", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
+PLAN = np.arange(16, dtype=np.int32).reshape(8, 2)  # on eight devices every one has a single row
+
+
+def arrays():
+    return pack.assemble(toys.groups(16, seed=2), PLAN, row_tokens=64, share_prompt=True)
+
+
+@MESHES
+def test_sums_over_responses_are_those_of_a_plain_loop(mesh):
+    x = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    expected = np.zeros((8, 4))
+    for row, token in zip(*np.nonzero(arrays()["slots"] >= 0), strict=True):
+        expected[row, arrays()["slots"][row, token]] += x[row, token]
+    with jax.set_mesh(toys.mesh(mesh)):
+        batch = toys.place(arrays())
+        found = jax.jit(types.sum_responses)(jax.device_put(x, sharding.named(sharding.rows_spec(2))), batch)
+        assert found.sharding.spec == batch.valid.sharding.spec
+    np.testing.assert_allclose(found, expected.reshape(16, 2), rtol=1e-5, atol=1e-6)
+
+
+@MESHES
+def test_every_scored_token_gets_the_value_of_its_response(mesh):
+    values = np.arange(1.0, 33.0, dtype=np.float32).reshape(16, 2)
+    slots = arrays()["slots"]
+    expected = np.where(slots >= 0, np.take_along_axis(values.reshape(8, 4), np.maximum(slots, 0), axis=1), 0)
+    with jax.set_mesh(toys.mesh(mesh)):
+        found = jax.jit(types.at_tokens)(jax.device_put(values, sharding.named(sharding.rows_spec(2))), toys.place(arrays()))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_lengths_count_scored_tokens_only():
+    with jax.set_mesh(toys.mesh()):
+        lengths = types.response_lengths(toys.place(arrays()))
+    groups = toys.groups(16, seed=2)
+    expected = [[groups.piece(g, 1 + k)[1].sum() for k in range(2)] for g in range(16)]
+    np.testing.assert_array_equal(lengths, expected)
+    assert lengths.dtype == jnp.float32 and lengths[1, 1] == 0
+
+
+def test_microbatches_keep_every_row_on_its_device():
+    with jax.set_mesh(toys.mesh((2, 2, 1))):
+        x = jax.device_put(np.arange(32.0).reshape(16, 2), sharding.named(sharding.rows_spec(2)))
+        parts = jax.jit(lambda x: sharding.split_axis(x, 2, 8))(x)  # 8 rows of two groups
+        homes = {shard.device: set(np.asarray(shard.data).ravel()) for shard in x.addressable_shards}
+        assert all(set(np.asarray(shard.data).ravel()) == homes[shard.device] for shard in parts.addressable_shards)
+    np.testing.assert_array_equal(parts[0][:, 0], [0, 2, 8, 10, 16, 18, 24, 26])
