@@ -41,17 +41,15 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
     """
     stored, wanted = _stored(_folder(folder), model.config), names.tensors(model)
     _check(folder, stored, wanted, model.config)
-    partitions = models.shardings(model)
-    params = _allocate(model, partitions)
+    params = _allocate(model)
     for tensor in wanted:
         array = stored[tensor.name].read().astype(np.float32)
         for (path, _), piece in zip(tensor.leaves, names.to_leaves(tensor, array, model.config), strict=True):
-            parent = _at(params, path[:-1])
-            partition = _at(partitions, path)
+            parent, axes = _at(params, path[:-1]), _at(model.axes, path)
             if tensor.layer is None:
-                parent[path[-1]] = _put(piece, partition)
+                parent[path[-1]] = _put(piece, axes)
             else:
-                part = _put(piece, jax.sharding.PartitionSpec(*partition[1:]))
+                part = _put(piece, axes[1:])
                 parent[path[-1]] = _place(parent[path[-1]], part, np.int32(tensor.layer))
     return params
 
@@ -118,20 +116,21 @@ def _some(found: list[str]) -> str:
     return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
 
 
-def _allocate(model: models.Model, partitions: dict) -> dict[str, Any]:
+def _allocate(model: models.Model) -> dict[str, Any]:
     """Zeros for the stacked leaves, in their shards; leaves that are read whole stay out."""
-    stacked = jax.tree.map(lambda shape, partition: _zeros(shape.shape, partition), model.shapes["layers"], partitions["layers"])
+    stacked = jax.tree.map(lambda shape, axes: _zeros(shape.shape, axes), model.shapes["layers"], model.axes["layers"])
     return {**{name: {} for name in model.shapes}, "layers": stacked}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _zeros(shape: tuple[int, ...], partition: jax.sharding.PartitionSpec) -> jax.Array:
-    return jnp.zeros(shape, jnp.float32, out_sharding=partition)
+def _zeros(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> jax.Array:
+    return jnp.zeros(shape, jnp.float32, out_sharding=sharding.spec(*axes, shape=shape))
 
 
-def _put(array: np.ndarray, partition: jax.sharding.PartitionSpec) -> jax.Array:
+def _put(array: np.ndarray, axes: tuple[str | None, ...]) -> jax.Array:
     """The host array in its shards; each process copies only its own."""
-    return jax.make_array_from_callback(array.shape, sharding.named(partition), lambda index: np.ascontiguousarray(array[index]))
+    place = sharding.named(sharding.spec(*axes, shape=array.shape))
+    return jax.make_array_from_callback(array.shape, place, lambda index: np.ascontiguousarray(array[index]))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -9,7 +9,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from jaxalign import sharding
 
@@ -35,10 +34,10 @@ def attend(
         # fewer key heads than tensor shards: each device gets the copies that its own query heads need
         k, v = (jnp.repeat(x, heads // kv_heads, axis=2) for x in (k, v))
         k, v = (sharding.shard(x, "rows", None, "heads", None) for x in (k, v))
-    by_head = P(sharding.RULES["rows"], None, sharding.RULES["heads"], None)
+    by_head = sharding.spec("rows", None, "heads", None)
     by_row = sharding.rows_spec(2)
     local = functools.partial(IMPLEMENTATIONS[implementation], softcap=softcap)
-    mapped = jax.shard_map(local, in_specs=(by_head, by_head, by_head, by_row, by_row, by_row, P()), out_specs=by_head)
+    mapped = jax.shard_map(local, in_specs=(by_head, by_head, by_head, by_row, by_row, by_row, sharding.spec()), out_specs=by_head)
     return mapped(q, k, v, positions, segments, prefixes, window)
 
 

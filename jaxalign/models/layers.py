@@ -8,7 +8,6 @@ import functools
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from jaxalign import sharding
@@ -29,12 +28,12 @@ def gathered(parameter: nnx.Param, dtype: jnp.dtype) -> Array:
 
 def merge_rows(x: Array) -> Array:
     """[R, T, ...] -> [R * T, ...], the layout of the dense layers: one matrix product over all tokens is the fastest on every backend."""
-    return x.reshape(-1, *x.shape[2:], out_sharding=P(sharding.RULES["rows"], *jax.typeof(x).sharding.spec[2:]))
+    return x.reshape(-1, *x.shape[2:], out_sharding=sharding.rows_spec(1) + tuple(jax.typeof(x).sharding.spec[2:]))
 
 
 def split_rows(x: Array, rows: int) -> Array:
     """[R * T, ...] -> [R, T, ...]. The partition is said: a bare reshape would share the mesh axes out between R and T."""
-    return x.reshape(rows, -1, *x.shape[1:], out_sharding=P(sharding.RULES["rows"], None, *jax.typeof(x).sharding.spec[1:]))
+    return x.reshape(rows, -1, *x.shape[1:], out_sharding=sharding.rows_spec(2) + tuple(jax.typeof(x).sharding.spec[1:]))
 
 
 class Linear(nnx.Module):
@@ -58,7 +57,7 @@ def linear(x: Array, kernel: nnx.Param, bias: nnx.Param | None, *, contracted: i
     matrix = gathered(kernel, x.dtype)
     outputs = jax.typeof(matrix).sharding.spec[contracted:]
     dims = (tuple(range(1, contracted + 1)), tuple(range(contracted)))
-    y = jax.lax.dot_general(x, matrix, (dims, ((), ())), out_sharding=P(sharding.RULES["rows"], *outputs))
+    y = jax.lax.dot_general(x, matrix, (dims, ((), ())), out_sharding=sharding.rows_spec(1) + tuple(outputs))
     return y if bias is None else y + gathered(bias, x.dtype)
 
 
@@ -87,8 +86,8 @@ def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
     A table whose rows lie on "tensor" stays split: every device picks the ids that it holds and the results are summed.
     """
     matrix = gathered(table, dtype)
-    rows = sharding.RULES["rows"]
-    axis = jax.typeof(matrix).sharding.spec[0]
+    stored = jax.typeof(matrix).sharding.spec
+    axis = stored[0]
 
     def local(block: Array, ids: Array) -> Array:
         if axis is None:
@@ -97,7 +96,7 @@ def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
         held = (index >= 0) & (index < block.shape[0])
         return jax.lax.psum(jnp.where(held[..., None], _take(block, jnp.where(held, index, 0), len(block), dtype), 0), axis)
 
-    return jax.shard_map(local, in_specs=(P(axis, None), P(rows, None)), out_specs=P(rows, None, None))(matrix, ids)
+    return jax.shard_map(local, in_specs=(stored, sharding.rows_spec(2)), out_specs=sharding.rows_spec(3))(matrix, ids)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

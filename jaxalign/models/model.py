@@ -12,7 +12,6 @@ import zlib
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from jaxalign import sharding
 from jaxalign.models.config import ModelConfig
@@ -47,7 +46,7 @@ def build(config: ModelConfig) -> Model:
 
 
 def shardings(model: Model) -> dict[str, Any]:
-    """The PartitionSpec of every parameter on the mesh in scope.
+    """The partition of every parameter on the mesh in scope.
 
     Raises:
       ValueError: a dimension that the mesh does not divide.
@@ -110,13 +109,13 @@ def _draw_all(model: Model, key: Array) -> dict[str, Any]:
     return jax.tree_util.tree_map_with_path(draw, model.shapes, model.axes, model.starts, shardings(model))
 
 
-def _normal(key: Array, shape: tuple[int, ...], axes: tuple[str | None, ...], partition: PartitionSpec) -> Array:
+def _normal(key: Array, shape: tuple[int, ...], axes: tuple[str | None, ...], partition) -> Array:
     # Never-split axes are drawn as part of the axis before them: random bits of rank 4 take XLA five times as long to compile.
-    sizes, entries = [], []
+    sizes, drawn = [], []
     for size, axis, entry in zip(shape, axes, partition, strict=True):
         if axis is None and sizes:
             sizes[-1] *= size
         else:
             sizes.append(size)
-            entries.append(entry)
-    return jax.random.normal(key, sizes, jnp.float32, out_sharding=PartitionSpec(*entries)).reshape(shape, out_sharding=partition)
+            drawn.append(None if entry is None else axis)
+    return jax.random.normal(key, sizes, jnp.float32, out_sharding=sharding.spec(*drawn)).reshape(shape, out_sharding=partition)
