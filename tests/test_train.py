@@ -134,7 +134,7 @@ def bad_file(tmp_path, name):
         ("without_rejected", ["--config.data.train.format=paired"], ["rejected"]),
         ("equal", [], ["chosen", "equal|same|identical"]),
         ("empty_response", [], ["empty"]),
-        ("long_prompt", ["--config.data.prompt_truncation=drop"], ["prompt", "64", "prompt_truncation|max_prompt_tokens"]),
+        ("long_prompt", ["--config.data.prompt_truncation=drop"], ["prompt", "192", "prompt_truncation|max_prompt_tokens|row_tokens"]),
         ("few", [], ["fewer than one batch|1 rows", "8 rows"]),
     ],
 )

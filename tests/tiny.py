@@ -1,20 +1,19 @@
-"""A configuration small enough that a whole run takes seconds: the shipped model on a few of the shipped pairs. Not a test itself."""
+"""A configuration small enough that a whole run takes seconds: the shipped model on some of the shipped pairs. Not a test itself."""
 
 from ml_collections import ConfigDict
 
 
 def get_config(objective: str = "dpo") -> ConfigDict:
-    source = dict(path="package:hh_helpful/train.jsonl.gz", format="hh", limit=60, responses="chosen" if objective == "sft" else "all")
+    responses = "chosen" if objective == "sft" else "all"
+    source = dict(path="package:sf_dialogue/train.jsonl.gz", format="paired", limit=40, responses=responses)
     return ConfigDict(
         dict(
             model=dict(checkpoint="package:stories260k"),
             data=dict(
                 train=source,
-                eval=dict(source, path="package:hh_helpful/test.jsonl.gz", limit=30),
-                template="hh",
-                row_tokens=256,
-                max_prompt_tokens=64,
-                max_response_tokens=80,
+                eval=dict(source, path="package:sf_dialogue/test.jsonl.gz", limit=20),
+                template="plain",
+                row_tokens=192,
                 processes=1,
             ),
             batch=dict(rows=8),
