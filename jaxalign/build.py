@@ -52,8 +52,8 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
     parts, rows, shards = cfg.batch.microbatches, cfg.batch.rows, made.shape["data"] * made.shape["fsdp"]
     if rows % (parts * shards):
         raise ValueError(
-            f"batch.rows={rows} in {parts} microbatch(es) does not split over data={made.shape['data']} x fsdp={made.shape['fsdp']} = {shards} "
-            f"devices; use a multiple of {parts * shards}, or another mesh."
+            f"batch.rows={rows} in {parts} microbatch(es) does not split over data={made.shape['data']} x fsdp={made.shape['fsdp']} = "
+            f"{shards} devices; use a multiple of {parts * shards}, or another mesh."
         )
     return made
 

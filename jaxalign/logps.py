@@ -145,7 +145,8 @@ def _backward_local(hidden, unembed, tokens, scored, log_normalizer, gradient, *
         logits, columns = _logits(x, head, options)
         # d log p / d logits = onehot - softmax
         hit = columns == flat_tokens[inside, None]
-        d = jnp.where(index < flat_tokens.size, flat_gradient[inside], 0.0)[:, None] * (hit - jnp.exp(logits - flat_normalizer[inside, None]))
+        weight = jnp.where(index < flat_tokens.size, flat_gradient[inside], 0.0)[:, None]
+        d = weight * (hit - jnp.exp(logits - flat_normalizer[inside, None]))
         if options.softcap is not None:
             d = d * jnp.where(columns < options.vocab_size, 1 - (logits / options.softcap) ** 2, 0.0)
         d = d.astype(hidden.dtype)

@@ -59,7 +59,7 @@ class TrainState:
     trainable: Any  # float32 parameters, a nested dict
     reference: Any  # same tree as trainable, or None
     opt_state: Any
-    rng: Array  # a jax.random key
+    rng: Array  # uint32[2]; jax.random.wrap_key_data makes a key of it
 
 
 def sum_responses(x: Array, batch: Batch) -> Array:

@@ -30,8 +30,11 @@ def case(vocab_size):
 
 def place(*arrays):
     """Arrays by rows on the mesh in scope; a [V, D] matrix as a head."""
-    axes = {3: ("rows", None, None), 2: ("rows", None)}
-    return [jax.device_put(x, sharding.named(sharding.spec(*(("vocab", "embed") if x.shape[0] == VOCAB else axes[x.ndim])))) for x in arrays]
+
+    def axes(x):
+        return ("vocab", "embed") if x.shape[0] == VOCAB else ("rows", *(None,) * (x.ndim - 1))
+
+    return [jax.device_put(x, sharding.named(sharding.spec(*axes(x)))) for x in arrays]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)], ids=str)
