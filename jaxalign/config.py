@@ -9,7 +9,9 @@ A config with `stages = ("first", "second")` holds one whole configuration under
 import argparse
 import ast
 import importlib.util
+import inspect
 from pathlib import Path
+import re
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -21,7 +23,7 @@ from jaxalign.validate import ConfigError, raise_problems, resolve
 class Run(NamedTuple):
     """What the command line asked for."""
 
-    name: str  # of the config file, without .py
+    name: str  # of the config file, without .py; with "_ARGUMENT" where it was given one
     stages: dict[str, ConfigDict]  # stage name -> resolved configuration; one stage called "" where the config has none
     options: argparse.Namespace  # the other flags of the entry point
 
@@ -47,38 +49,59 @@ def from_command_line(argv: list[str] | None, description: str, flags=()) -> Run
         parser.error(f"unknown arguments {unknown}; overrides are written --config.KEY=VALUE")
     config = load_file(options.config)
     override(config, rest)
-    return Run(Path(options.config.partition(":")[0]).stem, resolve_stages(config), options)
+    path, _, argument = options.config.partition(":")
+    name = Path(path).stem + (f"_{re.sub(r'[^A-Za-z0-9.=_-]+', '-', argument)}" if argument else "")
+    return Run(name, resolve_stages(config), options)
 
 
 def load_file(reference: str) -> ConfigDict:
     """The ConfigDict that FILE.py's get_config() returns; "FILE.py:TEXT" calls get_config("TEXT").
 
     Raises:
-      ConfigError: no such file, or no get_config in it.
+      ConfigError: no such file, no get_config in it, one that takes no argument or returns no config, or a ValueError, OSError or
+        RuntimeError in the file. Any other error of the file is let through with a note that names it.
     """
     path, _, argument = reference.partition(":")
     if not Path(path).is_file():
         near = sorted(str(p) for p in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
         there = f"configs there: {', '.join(near)}." if near else "give the path of a config file."
         raise ConfigError(f"--config {path}: no such file; {there}")
+    try:
+        config = _run_file(path, [argument] if argument else [])
+    except ConfigError:
+        raise
+    except (ValueError, OSError, RuntimeError) as error:  # which the entry points print without a traceback
+        raise ConfigError(f"--config {path}: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        error.add_note(f"(in --config {path})")
+        raise
+    if isinstance(config, dict):
+        config = ConfigDict(config)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"--config {path}: get_config() returns {type(config).__name__}; it must return an ml_collections.ConfigDict.")
+    return config.unlock()
+
+
+def _run_file(path, arguments):
     spec = importlib.util.spec_from_file_location("jaxalign_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if "get_config" not in vars(module):
         raise ConfigError(f"--config {path}: the file defines no get_config(); it must return an ml_collections.ConfigDict.")
-    config = module.get_config(argument) if argument else module.get_config()
-    return config.unlock()
+    try:
+        inspect.signature(module.get_config).bind(*arguments)
+    except TypeError as error:
+        way = f"give --config {path} without :{arguments[0]}" if arguments else f"give --config {path}:ARGUMENT"
+        raise ConfigError(f"--config {path}: get_config: {error}; {way}.") from error
+    return module.get_config(*arguments)
 
 
 def override(config: ConfigDict, arguments: list[str]) -> None:
-    """Applies `--config.a.b=value` (or `--config.a.b value`) in place. Values are Python literals; anything else is a string."""
-    arguments = list(arguments)
-    while arguments:
-        key, equals, text = arguments.pop(0).removeprefix("--config.").partition("=")
+    """Applies `--config.a.b=value` in place. Values are Python literals; anything else is a string."""
+    for written in arguments:
+        key, equals, text = written.removeprefix("--config.").partition("=")
         if not equals:
-            if not arguments:
-                raise ConfigError(f"--config.{key} has no value; write --config.{key}=VALUE.")
-            text = arguments.pop(0)
+            raise ConfigError(f"--config.{key} has no value; write --config.{key}=VALUE.")
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):

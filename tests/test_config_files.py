@@ -1,0 +1,62 @@
+"""What a config file may be, and what is said of one that is not; the name of a run; overrides."""
+
+from ml_collections import ConfigDict
+import pytest
+
+from jaxalign import config
+from jaxalign.validate import ConfigError
+
+WHOLE = (
+    "def get_config(objective='dpo'):\n"
+    "    return dict(model=dict(checkpoint='package:stories260k'), data=dict(train=dict(path='x')), batch=dict(rows=8),\n"
+    "                objective=dict(name=objective), optimizer=dict(learning_rate=1e-4), train=dict(total_steps=1))\n"
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a config file and returns its path as text."""
+
+    def make(text):
+        (tmp_path / "mine.py").write_text(text)
+        return str(tmp_path / "mine.py")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("text", "argument", "words"),
+    [
+        ("def get_config(): return {}", ":foo", "get_config: too many positional arguments; give .*mine.py without :foo"),
+        ("def get_config(size): return {}", "", "get_config: missing a required argument: 'size'; give .*mine.py:ARGUMENT"),
+        ("def get_config(): return 3", "", "mine.py: get_config.. returns int; it must return an ml_collections.ConfigDict"),
+        ("def get_config(): raise ValueError('no such size')", "", "mine.py: ValueError: no such size"),
+        ("open('/nowhere/at/all')", "", "mine.py: FileNotFoundError"),
+    ],
+)
+def test_a_file_that_gives_no_config_is_refused_with_the_way_out(write, text, argument, words):
+    with pytest.raises(ConfigError, match=words):
+        config.load_file(write(text) + argument)
+
+
+@pytest.mark.parametrize("text", ["def get_config(): return 1 + {}", "1 / 0", "def get_config(:"])
+def test_an_error_in_a_file_is_let_through_and_names_the_file(write, text):
+    with pytest.raises((TypeError, ZeroDivisionError, SyntaxError)) as error:
+        config.load_file(write(text))
+    assert "mine.py" in error.value.__notes__[0]
+
+
+def test_a_plain_dict_is_a_config(write):
+    loaded = config.load_file(write("def get_config(): return dict(a=dict(b=1))"))
+    assert isinstance(loaded.a, ConfigDict) and loaded.a.b == 1
+
+
+@pytest.mark.parametrize(("argument", "name"), [("", "mine"), (":cdpo", "mine_cdpo")])
+def test_variants_of_a_config_are_runs_of_different_names(write, argument, name):
+    run = config.from_command_line(["--config", write(WHOLE) + argument], "")
+    assert run.name == name and run.stages[""].objective.name == (argument[1:] or "dpo")
+
+
+def test_an_override_without_its_value_is_refused(write):
+    with pytest.raises(ConfigError, match="--config.seed has no value; write --config.seed=VALUE"):
+        config.from_command_line(["--config", write(WHOLE), "--config.seed"], "")
