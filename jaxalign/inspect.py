@@ -32,17 +32,24 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     argv = sys.argv[1:] if argv is None else argv
     try:
-        folders, rows = _folders(argv)
-        for folder in folders:
-            show(folder, rows=rows)
+        sets, rows = _sets(argv)
+        for folder, tokenizer_path in sets:
+            show(folder, rows=rows, tokenizer_path=tokenizer_path)
     except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def show(folder: str | Path, *, rows: int) -> None:
-    """Prints the inspection of one prepared set with `rows` decoded examples, spread evenly over it."""
+def show(folder: str | Path, *, rows: int, tokenizer_path: str | None = None) -> None:
+    """Prints the inspection of one prepared set with `rows` decoded examples, spread evenly over it.
+
+    The rows are decoded with the tokenizer at `tokenizer_path`; None: with the one that the set was first made with.
+
+    Raises:
+      ValueError: no prepared set, or the tokenizer is not the one of the set.
+      FileNotFoundError: there is no tokenizer any more.
+    """
     from rich.console import Console
 
     prepared = store.read(folder)
@@ -51,9 +58,7 @@ def show(folder: str | Path, *, rows: int) -> None:
         console.print(line)
     if rows < 1:
         return
-    loaded = tokenizer.load(prepared.meta["tokenizer_path"])
-    if loaded.content != prepared.meta["tokenizer"]:
-        raise ValueError(f"the tokenizer at {prepared.meta['tokenizer_path']} has changed since {folder} was made; prepare again.")
+    loaded = _tokenizer(prepared, tokenizer_path)
     spread = np.linspace(0, len(prepared.groups) - 1, min(rows, len(prepared.groups))).round().astype(int)
     for group in spread.tolist():
         _print_group(console, prepared, group, loaded)
@@ -120,6 +125,22 @@ def histogram(title: str, lengths: np.ndarray) -> list[str]:
     return lines
 
 
+def _tokenizer(prepared, path):
+    stored = prepared.meta["tokenizer_path"]
+    try:
+        loaded = tokenizer.load(path or stored)
+    except FileNotFoundError as error:
+        if path:
+            raise
+        raise FileNotFoundError(
+            f"the tokenizer that {prepared.folder} was made with is gone from {stored}; give --config instead of --prepared, which reads "
+            "the tokenizer that the config names, or --rows 0 for the counts alone."
+        ) from error
+    if loaded.content != prepared.meta["tokenizer"]:
+        raise ValueError(f"the tokenizer at {path or stored} has changed since {prepared.folder} was made; prepare again.")
+    return loaded
+
+
 def _print_group(console, prepared, group, loaded):
     from rich.text import Text
 
@@ -139,7 +160,8 @@ def _print_group(console, prepared, group, loaded):
         console.print(text)
 
 
-def _folders(argv):
+def _sets(argv):
+    # ([(folder, path of the tokenizer or None)], number of rows to show)
     parser = argparse.ArgumentParser(add_help=False)
     for name, options in FLAGS:
         parser.add_argument(name, **options)
@@ -147,7 +169,7 @@ def _folders(argv):
     if options.prepared and not {"-h", "--help"} & set(rest):
         if rest:
             raise ValueError(f"unknown arguments {rest}; with --prepared only --rows can be given.")
-        return [Path(options.prepared)], options.rows
+        return [(Path(options.prepared), None)], options.rows
     from jaxalign import config as configs
 
     run = configs.from_command_line(argv, __doc__.splitlines()[0], FLAGS)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from jaxalign.data import formats, pack, progress, shards, sources, store
 from jaxalign.data.encode import Limits
+from jaxalign.data.paths import resolve
 
 CODE = ("counts", "encode", "formats", "render", "shards", "sources", "templates", "tokenizer", "tokenizer_files", "turns")
 
@@ -68,7 +69,7 @@ def prepare(
         limits=Limits(row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation),
         train_turns=train_turns,
         responses=source.get("responses", "all"),
-        score_range=tuple(source["score_range"]) if "score_range" in source else None,
+        score_range=_tuple(source.get("score_range")),
         on_bad_row=on_bad_row,
         side=side,
         eval_fraction=eval_fraction,
@@ -76,7 +77,7 @@ def prepare(
     meta = _meta(source, rows, recipe, how)
     slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(rows.name).name).strip("-") + ("" if side == "all" else f"-{side}")
     groups = store.write_once(
-        (Path(out_root).expanduser() if out_root else _default_root()) / f"{slug}-{store.content_hash(meta['depends'])}",
+        _root(out_root) / f"{slug}-{store.content_hash(meta['depends'])}",
         lambda final: _write_groups(final, rows, recipe, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
     )
     return plan(groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups)
@@ -134,9 +135,9 @@ def prepare_from_config(cfg, *, tell: Callable[[list[str]], None] = to_stderr) -
     return {"train": [(folder, source.get("weight", 1.0)) for folder, source in zip(folders, train, strict=True)], "eval": held_out}
 
 
-def prepare_stages(stages: Mapping, *, tell: Callable[[list[str]], None]) -> list[Path]:
-    """The folders of all prepared sets of all stages of a configuration, made if they are not there; `tell` as above."""
-    found: list[Path] = []
+def prepare_stages(stages: Mapping, *, tell: Callable[[list[str]], None]) -> list[tuple[Path, str]]:
+    """[(folder, tokenizer that the stage names)] of all prepared sets of a configuration, made if not there; `tell` as above."""
+    found: list[tuple[Path, str]] = []
     for cfg in stages.values():
         source = cfg.model.checkpoint or ""
         while source.startswith("stage:"):  # its export carries the tokenizer of the stage that it comes from
@@ -144,7 +145,8 @@ def prepare_stages(stages: Mapping, *, tell: Callable[[list[str]], None]) -> lis
             cfg.model.tokenizer = cfg.model.tokenizer or origin.tokenizer
             source = cfg.model.checkpoint = origin.checkpoint or ""
         folders = prepare_from_config(cfg, tell=tell)
-        found += [folder for folder, _ in folders["train"]] + ([folders["eval"]] if folders["eval"] else [])
+        sets = [folder for folder, _ in folders["train"]] + ([folders["eval"]] if folders["eval"] else [])
+        found += [(folder, cfg.model.tokenizer or cfg.model.checkpoint) for folder in sets]
     return found
 
 
@@ -190,7 +192,7 @@ def _meta(source, rows, recipe, how):
         "format": recipe.format,
         "format_because": how,
         "tokenizer": renderer.tokenizer.content,
-        "tokenizer_path": recipe.tokenizer,
+        "tokenizer_path": _absolute(recipe.tokenizer),
         "template": recipe.template,
         "stop_token": renderer.tokenizer.model.id_to_token(renderer.stop_id),
         "depends": depends,
@@ -225,8 +227,25 @@ def _code_hash(modules=CODE):
     return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in modules)).hexdigest()[:16]
 
 
-def _default_root():
-    return Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")).expanduser() / "prepared"
+def _root(out_root):
+    default = Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")) / "prepared"
+    root = Path(out_root or default).expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        setting = "data.prepared_dir" if out_root else "$JAXALIGN_CACHE"
+        raise ValueError(f"prepared rows cannot be kept in {root}: {error}. Set {setting} to a folder that can be written.") from error
+    return root
+
+
+def _absolute(tokenizer):
+    # The set outlives the working directory; names of the hub and of the package are valid everywhere.
+    local = resolve(tokenizer)
+    return str(local.absolute()) if local.exists() and not tokenizer.startswith("package:") else tokenizer
+
+
+def _tuple(values):
+    return tuple(values) if isinstance(values, list) else values
 
 
 def _plain(source):

@@ -74,3 +74,37 @@ def test_a_tokenizer_that_has_changed_since_is_refused(folder, capsys):
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "<s>"}))
     assert inspect.main(["--prepared", str(made)]) == 1
     assert "has changed since" in capsys.readouterr().err
+
+
+def write_config(folder, tokenizer_name):
+    (folder / "config.py").write_text(
+        "def get_config():\n"
+        "    return dict(\n"
+        f"        model=dict(checkpoint='package:stories260k', tokenizer={str(folder / tokenizer_name)!r}),\n"
+        f"        data=dict(train=dict(path={str(folder / 'pairs.jsonl')!r}), template='plain', row_tokens=64,\n"
+        f"                  prepared_dir={str(folder / 'out')!r}, processes=1),\n"
+        "        batch=dict(rows=8), objective=dict(name='dpo'), optimizer=dict(learning_rate=1e-3), train=dict(total_epochs=1))\n"
+    )
+    return ["--config", str(folder / "config.py"), "--rows", "1"]
+
+
+def test_a_prepared_set_is_shown_from_another_working_directory(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    options = {"template": "plain", "row_tokens": 64, "processes": 1, "quiet": True, "out_root": "out"}
+    made = prepare.prepare({"path": "pairs.jsonl"}, tokenizer="tokenizer", **options).absolute()
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert inspect.main(["--prepared", str(made)]) == 0
+    assert "[[Yes.</s>]]" in capsys.readouterr().out
+
+
+def test_a_configuration_is_shown_with_its_own_tokenizer_though_another_copy_was_first(folder, capsys):
+    made = run(folder)
+    (folder / "tokenizer").rename(folder / "moved")
+    assert inspect.main(write_config(folder, "moved")) == 0
+    page = capsys.readouterr().out
+    assert str(made) in page and "[[Yes.</s>]]" in page
+    assert inspect.main(["--prepared", str(made)]) == 1
+    error = capsys.readouterr().err
+    assert f"is gone from {folder / 'tokenizer'}; give --config" in error
+    assert inspect.main(["--prepared", str(made), "--rows", "0"]) == 0
