@@ -37,3 +37,32 @@ def test_export_refuses_an_unknown_dtype(capsys):
     with pytest.raises(SystemExit):
         export.main(["--workdir", "run", "--out", "out", "--dtype", "float16"])
     assert "invalid choice: 'float16'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (checkpoint.CheckpointError("no checkpoint here"), "CheckpointError: no checkpoint here"),
+        (ValueError("wrong shape"), "ValueError: wrong shape"),
+        (FileNotFoundError("no tokenizer"), "FileNotFoundError: no tokenizer"),
+    ],
+)
+def test_export_says_what_is_wrong_without_a_traceback(tmp_path, monkeypatch, capsys, error, words):
+    def restore_params(workdir, step=None):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "restore_params", restore_params)
+    assert export.main(["--workdir", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith(words)
+
+
+def test_export_names_the_stages_of_a_run_that_has_some(tmp_path, capsys):
+    for stage in ("sft", "dpo"):
+        (tmp_path / stage / "checkpoints").mkdir(parents=True)
+    assert export.main(["--workdir", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert f"{tmp_path} has stages dpo, sft; give --workdir {tmp_path / 'dpo'}" in capsys.readouterr().err
+
+
+def test_export_of_a_folder_that_is_not_there_is_refused_in_one_line(tmp_path, capsys):
+    assert export.main(["--workdir", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 1
+    assert "CheckpointError" in capsys.readouterr().err
