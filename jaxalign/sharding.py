@@ -29,10 +29,13 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence |
     """An Explicit mesh of data x fsdp x tensor devices; one of the three may be -1: whatever is left.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: a size is 0, or the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [data, fsdp, tensor]
+    for axis, size in zip(MESH_AXES, sizes, strict=True):
+        if size < 1 and size != -1:
+            raise ValueError(f"mesh {axis}={size} is no number of devices; use 1 or more, or -1 for what is left.")
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = len(devices) // -int(np.prod(sizes))
     if min(sizes) < 1 or np.prod(sizes) != len(devices):
