@@ -264,3 +264,24 @@ def test_the_command_line_prepares_every_stage_and_reports(folder, capsys):
     assert "format paired (detected" in page and "300 of 300 rows kept" in page and "% full" in page
     assert prepare.main(["--config", str(folder / "config.py"), "--config.data.train.path=nowhere.jsonl"]) == 1
     assert "there is no data at 'nowhere.jsonl'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_a_prepared_folder_at_or_below_a_file_is_refused(folder, below):
+    with pytest.raises(ValueError, match="prepared rows cannot be kept in .*pairs.jsonl.*Set data.prepared_dir"):
+        prepare.prepare_from_config(config(folder, prepared_dir=str(folder / "pairs.jsonl" / below)))
+
+
+def test_a_score_range_of_one_number_is_refused_and_the_best_score_may_be_the_lowest(folder):
+    rows = [{"prompt": "p", "completion": "c", "score": score} for score in (1, 2, 5)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="must be .worst, best."):
+        run(folder, {"score_range": (1,)})
+    assert store.read(run(folder, {"score_range": [5, 1]})).groups.reward.ravel().tolist() == [1, 0.75, 0]
+
+
+def test_a_stage_that_begins_where_another_ends_is_prepared_before_that_one_has_run(folder):
+    first, second = config(folder), config(folder, row_tokens=80)
+    second.model = ConfigDict({"tokenizer": None, "checkpoint": "stage:first"})
+    sets = prepare.prepare_stages({"first": first, "second": second}, tell=lambda lines: None)
+    assert len({made for made, _ in sets}) == 2 and {path for _, path in sets} == {str(folder / "tokenizer")}

@@ -73,7 +73,7 @@ def binary(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
 
 
 def scored(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
-    """From `prompt` and `completion`, `score`, or `completions`, `scores`; scores are mapped from `score_range` to [0, 1]."""
+    """From `prompt` and `completion`, `score`, or `completions`, `scores`; mapped from `score_range` (worst, best) to [0, 1]."""
     prompt, responses = _several(row)
     scores = row.get("scores", row.get("score"))
     scores = list(scores) if isinstance(scores, Sequence) and not isinstance(scores, str) else [scores]
@@ -220,8 +220,9 @@ def _several(row):
 def _scaled(score, score_range):
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
         raise RowError("wrong_type", f"score {score!r} is not a finite number.")
-    low, high = (0.0, 1.0) if score_range is None else score_range
+    worst, best = (0.0, 1.0) if score_range is None else score_range
+    low, high = sorted((worst, best))
     if not low <= score <= high:
-        way = "set score_range to the lowest and the highest possible score" if score_range is None else "check score_range"
+        way = "set score_range to the worst and the best possible score" if score_range is None else "check score_range"
         raise RowError("score_range", f"score {score} is outside [{low}, {high}]; {way}.")
-    return (score - low) / (high - low)
+    return abs(score - worst) / (high - low)

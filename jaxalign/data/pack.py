@@ -8,8 +8,6 @@ import dataclasses
 
 import numpy as np
 
-FIELDS = ("tokens", "positions", "segments", "prefixes", "slots", "reward", "paired", "valid")
-
 
 @dataclasses.dataclass(frozen=True)
 class Groups:

@@ -5,6 +5,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import math
 import multiprocessing
 import os
 from pathlib import Path
@@ -26,7 +27,7 @@ class Recipe:
     limits: encode.Limits
     train_turns: str = "last"
     responses: str = "all"  # "chosen": keep the best response of a row only
-    score_range: tuple[float, float] | None = None
+    score_range: tuple[float, float] | None = None  # (worst, best); the worst may be the larger number
     on_bad_row: str = "drop"
     side: str = "all"  # "train" or "eval": one side of a split by prompt; see `is_held_out`
     eval_fraction: float = 0.0
@@ -42,8 +43,8 @@ class Recipe:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.")
-        if self.score_range is not None and not self.score_range[0] < self.score_range[1]:
-            raise ValueError(f"score_range={self.score_range} must be (lowest, highest).")
+        if self.score_range is not None and not _is_range(self.score_range):
+            raise ValueError(f"score_range={self.score_range!r} must be (worst, best): two finite numbers that differ.")
 
     def renderer(self) -> render.Renderer:
         """The renderer of the recipe's tokenizer and template."""
@@ -51,12 +52,27 @@ class Recipe:
 
 
 def is_held_out(example: formats.Example, fraction: float) -> bool:
-    """Whether an example is on the held-out side: by the hash of its first question, so all rows of a question lie on one side."""
+    """Whether an example is on the held-out side, by the hash of its first question: all rows of a conversation lie on one side.
+
+    The first question is the first user turn, also of text whose turns begin with "Human:"; other text is one question as a whole.
+    """
+    digest = hashlib.sha256(_first_question(example).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _first_question(example):
     prompt = example.responses[0] if example.prompt is None else example.prompt
     if not isinstance(prompt, str):
-        prompt = next((turn["content"] for turn in prompt if turn["role"] == "user"), prompt[0]["content"])
-    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+        return next((turn["content"] for turn in prompt if turn["role"] == "user"), prompt[0]["content"])
+    if not formats.HH_TURN.match(prompt):
+        return prompt
+    roles, texts = (formats.HH_TURN.split(prompt)[start::2] for start in (1, 2))
+    return next((text.strip() for role, text in zip(roles, texts, strict=True) if role == "Human"), prompt)
+
+
+def _is_range(values):
+    numbers = isinstance(values, tuple) and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    return numbers and len(values) == 2 and values[0] != values[1]
 
 
 def encode_rows(rows: list[dict], *, first: int, recipe: Recipe, renderer: render.Renderer) -> tuple[list[encode.Encoded], Counts]:

@@ -204,8 +204,10 @@ def _with_split(data, name, source, datasets):
 
 
 def _tfds(name, source):
-    import tensorflow_datasets as tfds  # an extra, needed for this kind only
-
+    try:
+        import tensorflow_datasets as tfds  # an extra, needed for this kind only
+    except ImportError as error:
+        raise ValueError(f"the TFDS set {name!r} needs an extra: pip install 'jaxalign[tfds]' ({error}).") from error
     split = _split_name(source.get("split")) or "train"
     try:
         builder = tfds.builder(name, data_dir=source.get("data_dir"), file_format="array_record")
@@ -215,6 +217,11 @@ def _tfds(name, source):
         raise ValueError(
             f"the TFDS set {name!r} cannot be read without tensorflow: {error}. Prepare it as array_record with "
             "builder.download_and_prepare(file_format='array_record')."
+        ) from error
+    except OSError as error:  # ConnectionError is one of them
+        raise ValueError(
+            f"the TFDS set {name!r} could not be had: {type(error).__name__}: {error}. Check the name and the network, or prepare it on "
+            "a machine with a network and set $TFDS_DATA_DIR to its folder."
         ) from error
     return items, f"tfds:{builder.info.full_name}:{split}:{len(items)}"
 

@@ -141,6 +141,7 @@ def test_a_bad_row_is_refused_by_the_rule_that_it_breaks(row, name, rule, words)
 def test_scores_are_mapped_from_their_range_to_0_and_1():
     row = {"prompt": "p", "completions": ["a", "b"], "scores": [1, 4]}
     assert convert(row, score_range=(1, 5)).rewards == (0.0, 0.75)
+    assert convert(row, score_range=(5, 1)).rewards == (1.0, 0.25)
     pair = {"prompt": "p", "chosen": "c", "rejected": "r", "score_chosen": 9, "score_rejected": 5}
     assert convert(pair, score_range=(1, 9)).rewards == (1.0, 0.5)
     assert convert(pair).rewards == (1.0, 0.0)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+import types
 
 import pytest
 
@@ -212,3 +213,21 @@ def test_a_source_that_says_nothing_or_too_much_is_refused(source, words):
         pytest.importorskip("datasets")
     with pytest.raises(ValueError, match=words):
         sources.read(source)
+
+
+class _Unreachable(types.ModuleType):
+    def builder(self, *arguments, **options):
+        raise ConnectionError("no route to host")
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (None, r"'tiny_pairs' needs an extra: pip install 'jaxalign\[tfds\]'"),
+        (_Unreachable("tensorflow_datasets"), "'tiny_pairs' could not be had: ConnectionError: no route to host.*TFDS_DATA_DIR"),
+    ],
+)
+def test_a_tfds_set_without_the_extra_or_a_network_is_refused_with_the_way_out(monkeypatch, module, words):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+    with pytest.raises(ValueError, match=words):
+        sources.read({"tfds": "tiny_pairs"})
