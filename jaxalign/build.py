@@ -17,7 +17,7 @@ from jaxalign.hf import hub
 from jaxalign.hf import load as hf_load
 from jaxalign.models import model as models
 from jaxalign.models import presets
-from jaxalign.schema import DURATIONS, UNITS
+from jaxalign.schema import DURATIONS, units
 from jaxalign.types import TrainState
 from jaxalign.validate import hparams_of
 
@@ -90,15 +90,28 @@ def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared])
     """Raises ValueError where the objective or the model cannot use these prepared sets."""
     _, module = objectives.named(cfg.objective.name)
     for prepared in sets:
-        if "paired" in module.REQUIRES and not prepared.groups.paired.any():
+        groups, name = prepared.groups, cfg.objective.name
+        if "paired" in module.REQUIRES and not groups.paired.any():
             raise ValueError(
-                f"objective {cfg.objective.name!r} reads pairs but {prepared.folder} has none; "
+                f"objective {name!r} reads pairs but {prepared.folder} has none; "
                 "use a paired data set (prompt, chosen, rejected), or another objective."
             )
-        if built.config.learned_positions and cfg.data.row_tokens > built.config.max_positions:
+        if "paired" in module.REQUIRES and groups.responses > 2:
             raise ValueError(
-                f"data.row_tokens={cfg.data.row_tokens} is more than the {built.config.max_positions} learned positions of the model; "
-                f"use at most {built.config.max_positions}."
+                f"objective {name!r} reads pairs but {prepared.folder} has up to {groups.responses} responses a prompt, of which it would "
+                "use two; make pairs of them, or use an objective for lists."
+            )
+        if "unpaired" in module.REQUIRES and groups.paired.any():
+            raise ValueError(
+                f"objective {name!r} trains on every response, and {prepared.folder} holds rejected ones too; "
+                'set responses="chosen" in data.train and data.eval, or use an objective for pairs.'
+            )
+        lengths = groups.lengths()
+        longest = int((lengths[:, 0] + lengths[:, 1:].max(1)).max())
+        if built.config.learned_positions and longest > built.config.max_positions:
+            raise ValueError(
+                f"{prepared.folder} has an example of {longest} tokens but the model has {built.config.max_positions} learned positions; "
+                f"choose data.max_prompt_tokens and data.max_response_tokens that add up to at most {built.config.max_positions}."
             )
         largest = int(prepared.groups.tokens.max(initial=0))
         if largest >= built.config.vocab_size:
@@ -118,7 +131,7 @@ def durations(cfg: ConfigDict, sets: list[tuple[store.Prepared, float]]) -> Dura
     per_step = cfg.batch.rows * loader.groups_per_row(sets)
 
     def steps(section: str, name: str, total: int | None) -> int:
-        values = {unit: cfg[section].get(f"{name}_{unit}") for unit in UNITS}
+        values = {unit: cfg[section].get(f"{name}_{unit}") for unit in units(name)}
         unit, value = next((unit, value) for unit, value in values.items() if value is not None)
         scale = {"steps": 1, "epochs": per_epoch, "examples": 1 / per_step, "percent": (total or 0) / 100}[unit]
         return math.ceil(value * scale - 1e-9)
@@ -127,6 +140,7 @@ def durations(cfg: ConfigDict, sets: list[tuple[store.Prepared, float]]) -> Dura
     if total < 1:
         raise ValueError("train.total comes to 0 steps; give train.total_steps, train.total_epochs or train.total_examples above 0.")
     others = {name: steps(section, name, total) for section in DURATIONS for name in DURATIONS[section] if name != "total"}
+    others["log_every"] = max(others["log_every"], 1)  # what is not logged is not checked either
     return Durations(total, **others)
 
 

@@ -4,7 +4,10 @@ WORKDIR/checkpoints/STEP holds three items: `trainable` (the parameters), `rest`
 config, data position). A save that did not finish leaves a temporary folder that no start ever reads.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -36,12 +39,15 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, *, keep_last: int = 2, keep_best: int = 0, metric: str = "loss"):
         self.folder = Path(workdir).absolute() / "checkpoints"
+        name, sign = metric.removeprefix("-"), (1.0 if metric.startswith("-") else -1.0)
+
+        def goodness(metrics: dict[str, float]) -> float:
+            return sign * metrics[name]
+
+        self._metric = name if keep_best else None
         policies = [checkpoint_managers.LatestN(keep_last)]
         if keep_best:
-            name, sign = metric.removeprefix("-"), (1.0 if metric.startswith("-") else -1.0)
-            policies.append(
-                checkpoint_managers.BestN(get_metric_fn=lambda m: sign * m[name], n=keep_best, keep_checkpoints_without_metrics=False)
-            )
+            policies.append(checkpoint_managers.BestN(get_metric_fn=goodness, n=keep_best, keep_checkpoints_without_metrics=False))
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -49,6 +55,8 @@ class Checkpoints:
                 # orbax's own schedule is off: the loop decides
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 cleanup_tmp_directories=True,
+                # without it orbax does not write the metrics, and a resumed run could not tell which old checkpoint is best
+                best_fn=goodness if keep_best else None,
             ),
         )
 
@@ -66,7 +74,7 @@ class Checkpoints:
 
         Args:
           run: JSON-able; `run_record` makes it.
-          metrics: the newest held-out metrics.
+          metrics: the held-out metrics of this very step, None if it was not evaluated.
 
         Raises:
           CheckpointError: this save could not start or the one before did not finish.
@@ -92,23 +100,50 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from error
 
+    def check_metrics(self, metrics: dict[str, float]) -> None:
+        """Raises ValueError where the metric that decides what is best is not among these held-out metrics."""
+        if self._metric is not None and self._metric not in metrics:
+            raise ValueError(f"train.best_metric={self._metric!r} is no held-out metric here; there are {', '.join(sorted(metrics))}.")
+
     def read_run(self, step: int) -> dict[str, Any]:
-        """The `run` record of a checkpoint."""
-        return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        """The `run` record of a checkpoint.
+
+        Raises:
+          CheckpointError: it cannot be read.
+        """
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        except Exception as error:
+            raise self._unreadable(step, error) from error
 
     def restore(self, abstract: TrainState, step: int) -> TrainState:
-        """The state of a checkpoint, laid out as `abstract` says: on any mesh, whatever mesh it was saved from."""
+        """The state of a checkpoint, laid out as `abstract` says: on any mesh, whatever mesh it was saved from.
+
+        Raises:
+          CheckpointError: it cannot be read.
+        """
         parts = _parts(abstract)
         items = ocp.args.Composite(
             trainable=ocp.args.StandardRestore(parts.pop("trainable")), rest=ocp.args.StandardRestore(parts)
         )
-        restored = self._manager.restore(step, args=items)
+        try:
+            restored = self._manager.restore(step, args=items)
+        except Exception as error:
+            raise self._unreadable(step, error) from error
         return TrainState(trainable=restored["trainable"], **{"reference": None, **restored["rest"]})
 
     def close(self) -> None:
         """Waits for the save under way and lets go of the folder."""
         self.wait()
         self._manager.close()
+
+    def _unreadable(self, step, error):
+        older = [other for other in self.steps() if other < step]
+        then = f"continue from step {older[-1]}" if older else "start anew, there is no older one"
+        return CheckpointError(
+            f"the checkpoint {self.folder / str(step)} cannot be read ({str(error).strip().splitlines()[0][:200]}); "
+            f"delete that folder to {then}."
+        )
 
     def _failed(self, error):
         kept = sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit()) if self.folder.is_dir() else []
@@ -124,13 +159,36 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in parts.items() if value is not None}
 
 
-def run_record(config: dict, model: models.Model, tokenizer: str, step: int) -> dict[str, Any]:
-    """What a checkpoint says of its run. The data position is (seed, step): a batch is a pure function of the two."""
+@contextlib.contextmanager
+def only_run(workdir: str | Path) -> Iterator[None]:
+    """Makes the folder of a run and keeps every other run out of it meanwhile; among several processes the first one holds the lock.
+
+    Raises:
+      ValueError: another process trains there.
+    """
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    with open(Path(workdir) / ".lock", "a") as lock:
+        if jax.process_index() == 0:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is training in {workdir}; wait for it, or choose another --workdir.") from None
+        yield
+
+
+def run_record(
+    config: dict, model: models.Model, tokenizer: str, *, step: int, prepared: list[str], metrics: dict[str, float] | None
+) -> dict[str, Any]:
+    """What a checkpoint says of its run.
+
+    The data position is (seed, step) in the prepared sets, whose names are hashes of their content: a batch is a pure function of these.
+    """
     record = {
         "config": config,
         "model": dataclasses.asdict(model.config),
-        "tokenizer": str(tokenizer),
-        "data": {"seed": config["seed"], "step": step},
+        "tokenizer": str(Path(tokenizer).absolute()),
+        "data": {"seed": config["seed"], "step": step, "prepared": prepared},
+        "metrics": metrics,
     }
     return json.loads(json.dumps(record))
 

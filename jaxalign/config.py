@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxalign.schema import DURATIONS, UNITS
+from jaxalign.schema import DURATIONS, units
 from jaxalign.validate import ConfigError, raise_problems, resolve
 
 
@@ -114,7 +114,7 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
                     node[parent] = ConfigDict()
             node = node[parent]
         for name in DURATIONS.get(parents[-1] if parents else "", ()):  # total_steps on the command line replaces total_epochs of the file
-            if leaf in (siblings := [f"{name}_{unit}" for unit in UNITS]):
+            if leaf in (siblings := [f"{name}_{unit}" for unit in units(name)]):
                 for sibling in set(siblings) & set(node.keys()):
                     del node[sibling]
         with node.ignore_type():

@@ -77,19 +77,20 @@ def peak_memory_bytes() -> int:
 
 
 class Meter:
-    """Speed between two readings; what lies between `pause` and the next reading (evaluations, saves, the first compile) does not count."""
+    """Speed between two readings, or between `restart` (after an evaluation or a save) and a reading; the first one holds the compile."""
 
     def __init__(self, config: ModelConfig, *, with_reference: bool):
         self._config, self._with_reference = config, with_reference
         self._peak, _ = peak_flops()
         self._since = None
 
-    def pause(self) -> None:
-        """The clock starts anew at the next reading."""
-        self._since = None
+    def restart(self) -> None:
+        """The clock starts anew now."""
+        if self._since is not None:
+            self._since = time.perf_counter()
 
     def read(self, batches: list[dict]) -> dict[str, float]:
-        """Values "speed/..." values of the steps since the last reading, all devices together; without times where the clock was paused.
+        """Values "speed/..." of the steps since the last reading, all devices together; without times at the first reading.
 
         Args:
           batches: this host's arrays of these steps, as the loader gave them.

@@ -6,6 +6,7 @@ function of the configuration, so a run that was interrupted and resumed writes 
 
 import json
 import math
+import os
 from pathlib import Path
 import sys
 
@@ -41,7 +42,12 @@ class RunLog:
             if wandb:
                 import wandb as weights_and_biases
 
-                self._wandb = weights_and_biases.init(dir=str(workdir), name=name, config=config, resume="allow")
+                identity = workdir / "wandb_id"  # a run that is continued goes on in the same W&B run
+                if not identity.exists():
+                    identity.write_text(weights_and_biases.util.generate_id())
+                self._wandb = weights_and_biases.init(
+                    dir=str(workdir), name=name, config=config, id=identity.read_text(), resume="allow"
+                )
         columns = (
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -115,4 +121,6 @@ def _drop_lines(path: Path, start_step: int) -> None:
         # an evaluation at the step of a checkpoint came before it was written
         if record["step"] < start_step or (record["split"] == "eval" and record["step"] == start_step):
             kept.append(line)
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)

@@ -31,7 +31,10 @@ RULES = {"adamw": adamw, "rmsprop": rmsprop, "adafactor": adafactor}
 
 
 def make_schedule(shape: str, *, learning_rate: float, warmup_steps: int, total_steps: int, final_fraction: float) -> optax.Schedule:
-    """Learning rate by step: linear from 0 over warmup_steps, then "constant", "linear" or "cosine" to final_fraction of the peak."""
+    """Learning rate by step: linear over warmup_steps, then "constant", "linear" or "cosine" to final_fraction of the peak.
+
+    The warm-up reaches the peak with its last step; its first step has 1 / warmup_steps of it, so no step trains nothing.
+    """
     rest, final = max(total_steps - warmup_steps, 1), learning_rate * final_fraction
     after = {
         "constant": optax.constant_schedule(learning_rate),
@@ -40,7 +43,8 @@ def make_schedule(shape: str, *, learning_rate: float, warmup_steps: int, total_
     }[shape]
     if not warmup_steps:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), after], [warmup_steps])
+    warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, after], [warmup_steps])
 
 
 def make_optimizer(
@@ -54,7 +58,11 @@ def make_optimizer(
       weight_decay: times the learning rate, on matrices only: norms and biases do not decay.
       axes: logical axes of every parameter (model.axes); "layers" does not count as a dimension of a matrix.
     """
-    matrices = jax.tree.map(lambda a: sum(axis != "layers" for axis in a) >= 2, axes, is_leaf=lambda a: isinstance(a, tuple))
+
+    def is_matrix(path, leaf_axes):
+        return path[-1].key != "bias" and sum(axis != "layers" for axis in leaf_axes) >= 2
+
+    matrices = jax.tree_util.tree_map_with_path(is_matrix, axes, is_leaf=lambda a: isinstance(a, tuple))
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         rule(**hparams),

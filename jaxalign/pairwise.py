@@ -39,7 +39,12 @@ def pair_terms(loss: Array, pairs: Pairs, *, beta: float) -> Terms:
 
     Rewards are beta * rho of the summed log-probs. An equal pair counts as wrong (strict inequality), so reward accuracy is 0, not 1/2,
     where policy and reference are the same. logps/accuracies asks which side the policy itself finds likelier.
+
+    Raises:
+      ValueError: beta is not above 0.
     """
+    if not beta > 0:
+        raise ValueError(f"objective.beta={beta} is not above 0; it is the strength of the pull to the reference, often 0.01 to 0.5.")
     rewards = beta * pairs.log_ratios
     values = {
         "rewards/accuracies": (pairs.margin > 0).astype(jnp.float32),

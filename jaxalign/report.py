@@ -50,6 +50,22 @@ def write(workdir: Path, *, name: str, facts: dict[str, str]) -> None:
     (workdir / "summary.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def show(console, workdir: Path, *, finished: bool) -> None:
+    """Prints the table of before and after to a rich console, or how to continue."""
+    import rich.table
+
+    if not finished:
+        console.print(f"stopped; the steps so far are saved, and the same command continues from them: {workdir}", highlight=False)
+        return
+    rows = before_and_after(workdir)
+    if rows:
+        table = rich.table.Table("held out", "before", "after")
+        for what, before, after in rows:
+            table.add_row(what, f"{before:.4f}", f"{after:.4f}")
+        console.print(table)
+    console.print(f"summary and plots: {workdir / 'summary.md'}, {workdir / 'plots'}", highlight=False)
+
+
 def plot(workdir: Path) -> Path:
     """Draws plots/training.png: one panel for each of PANELS that has data."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

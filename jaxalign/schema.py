@@ -1,4 +1,4 @@
-"""Every key of a configuration: its types, default, range and meaning. `config.py` reads this table and nothing else."""
+"""Every key of a configuration: its types, default, range and meaning. `validate.py` checks against this table."""
 
 from typing import Any, NamedTuple
 
@@ -14,9 +14,13 @@ class Field(NamedTuple):
     least: float | None = None
 
 
-UNITS = ("steps", "epochs", "examples", "percent")
 
-# Durations: `warmup_steps`, `warmup_epochs`, `warmup_examples` or `warmup_percent` (of the run). None: one of them must be given.
+def units(duration: str) -> tuple[str, ...]:
+    """What a duration may be given in: `warmup_steps`, `warmup_epochs`, `warmup_examples`, `warmup_percent` (of the total)."""
+    return ("steps", "epochs", "examples") if duration == "total" else ("steps", "epochs", "examples", "percent")
+
+
+# Name and default of every duration by section. None: it must be given.
 DURATIONS: dict[str, dict[str, tuple[str, float] | None]] = {
     "train": {"total": None, "log_every": ("steps", 10), "eval_every": ("percent", 25), "save_every": ("percent", 25)},
     "optimizer": {"warmup": ("percent", 10)},
@@ -51,7 +55,7 @@ SCHEMA: dict[str, Any] = {
     "data": {
         "train": Field((dict, tuple), REQUIRED, "dict(path=...), dict(hf=...), dict(tfds=...), or a tuple of them with weights"),
         "eval": Field((dict, NONE), None, "a source of held-out rows"),
-        "eval_fraction": Field((float,), 0.0, "share of the training rows to hold out instead, by hash of the prompt", least=0),
+        "eval_fraction": Field((float,), 0.0, "share of the training rows to hold out instead, by hash of the first question", least=0),
         "row_tokens": Field((int,), 1024, "tokens a row (T)", least=2),
         "max_prompt_tokens": Field((int, NONE), None, "longest prompt; None: what the responses leave of the row", least=1),
         "max_response_tokens": Field((int, NONE), None, "longest response; None: an equal share of the row, less 2", least=1),

@@ -41,7 +41,7 @@ def make_train_step(
     """(state, batch) -> (state, metrics), jitted, with the state donated.
 
     Metrics are float32 scalars over the whole batch: everything that the objective reports, loss, grad_norm (before clipping),
-    learning_rate; a metric that no response of the batch has is NaN.
+    learning_rate; a metric that no response of the batch has is NaN, a loss that none has is 0.
 
     Args:
       forward: of policy and reference alike.
@@ -75,6 +75,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics = {name: value / count for name, (value, count) in sums.items()}
+        metrics |= {"loss": sums["loss"][0] / jnp.where(weight > 0, weight, 1.0)}  # a batch with nothing to train on has loss 0, not NaN
         metrics |= {"grad_norm": optax.tree.norm(gradient), "learning_rate": jnp.asarray(schedule(state.step), jnp.float32)}
         reference = reference_rule(state.reference, trainable, state.step + 1)
         return state.replace(step=state.step + 1, trainable=trainable, reference=reference, opt_state=opt_state), metrics

@@ -19,6 +19,7 @@ FLAGS = (
     ("--coordinator", {"help": "HOST:PORT of the first process, for several processes; 'auto' on a pod"}),
     ("--processes", {"type": int, "help": "number of processes, with --coordinator HOST:PORT"}),
     ("--process", {"type": int, "help": "number of this process, from 0, with --coordinator HOST:PORT"}),
+    ("--stopped-exit-code", {"type": int, "default": 0, "help": "exit code after a request to stop, for schedulers that then start again"}),
 )
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -28,30 +29,36 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = configs.from_command_line(argv, __doc__.splitlines()[0], FLAGS)
         _start_devices(run)
-        workdir = Path(run.options.workdir or Path("runs") / run.name)
-        for stage, cfg in run.stages.items():
-            source = cfg.model.checkpoint or ""
-            if source.startswith("stage:"):
-                cfg.model.checkpoint = str(workdir / source.removeprefix("stage:") / "export")
-            if any((other.model.checkpoint or "") == f"stage:{stage}" for other in run.stages.values()):
-                cfg.train.export = True
-            if not train(cfg, workdir / stage, name=stage or run.name):
-                break
+        from jaxalign.stop import StopRequest
+
+        with StopRequest() as stop:
+            return _run_stages(run, stop)
     except (ValueError, FileNotFoundError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("JAXALIGN_TRACEBACK"):
             raise
         print(f"\n{type(error).__name__}: {error}\n(JAXALIGN_TRACEBACK=1 shows where.)", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        print(f"\nThe disk is full: {error}. Free some space and start again with the same command; checkpoints are kept.", file=sys.stderr)
+        full = "Free some space and start again with the same command; checkpoints are kept." if error.errno in DISK_FULL else ""
+        print(f"\n{type(error).__name__}: {error}. {full or 'Check the path and who may write there.'}", file=sys.stderr)
         return 1
+
+
+def _run_stages(run, stop) -> int:
+    workdir = Path(run.options.workdir or Path("runs") / run.name)
+    for stage, cfg in run.stages.items():
+        source = cfg.model.checkpoint or ""
+        if source.startswith("stage:"):
+            cfg.model.checkpoint = str(workdir / source.removeprefix("stage:") / "export")
+        if any((other.model.checkpoint or "") == f"stage:{stage}" for other in run.stages.values()):
+            cfg.train.export = True
+        if stop.requested() or not train(cfg, workdir / stage, name=stage or run.name, stop=stop):
+            return run.options.stopped_exit_code
     return 0
 
 
-def train(cfg, workdir: Path, *, name: str) -> bool:
-    """Runs one resolved configuration in `workdir`; False if it was asked to stop (SIGTERM, Ctrl-C) before its end.
+def train(cfg, workdir: Path, *, name: str, stop) -> bool:
+    """Runs one resolved configuration in `workdir`; False if `stop` (a StopRequest) asked for it before its end.
 
     Raises:
       ValueError: configuration, data and model do not fit; before anything is compiled.
@@ -67,7 +74,7 @@ def train(cfg, workdir: Path, *, name: str) -> bool:
     from jaxalign.prepare import prepare_from_config
 
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of every file
-    with jax.set_mesh(build.mesh(cfg)):
+    with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
         model = build.model(cfg)
         folders = prepare_from_config(cfg)
         sets = [(store.read(folder), weight) for folder, weight in folders["train"]]
@@ -77,13 +84,16 @@ def train(cfg, workdir: Path, *, name: str) -> bool:
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         batches = loader.batches(sets, rows=cfg.batch.rows, seed=cfg.seed, steps=lengths.total, **hosts)
         functions = build.functions(cfg, model, lengths)
-        workdir.mkdir(parents=True, exist_ok=True)
         saved = checkpoint.Checkpoints(
             workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric
         )
-        start = saved.latest or 0
+        start, evaluated = saved.latest or 0, False
+        prepared = ["/".join(item.folder.parts[-2:]) for item, _ in sets]
         if start:
-            validate.check_same_run(saved.read_run(start)["config"], cfg.to_dict(), workdir)
+            before = saved.read_run(start)
+            validate.check_same_run(before["config"], cfg.to_dict(), workdir)
+            validate.check_same_data(before["data"]["prepared"], prepared, workdir)
+            evaluated = before["metrics"] is not None
             state = saved.restore(build.abstract_state(model, functions.init_state), start)
         else:
             state = functions.init_state(build.params(cfg, model))
@@ -92,9 +102,9 @@ def train(cfg, workdir: Path, *, name: str) -> bool:
             quiet=jax.process_index() > 0,
         )  # fmt: skip
         log.say(_describe(cfg, model, sets, lengths, start, workdir))
-        loop = Loop(cfg, model, functions, batches, held_out, lengths, saved, log, workdir)
+        loop = Loop(cfg, model, functions, batches, held_out, lengths, saved, log, prepared)
         try:
-            state, finished = _loop(loop, state, start)
+            state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()
         finally:
             log.close()
@@ -102,13 +112,13 @@ def train(cfg, workdir: Path, *, name: str) -> bool:
             hf_save.save(build.export_folder(workdir), model, state.trainable, tokenizer_from=build.tokenizer_folder(cfg))
         if jax.process_index() == 0:
             report.write(workdir, name=name, facts=_facts(cfg, model, lengths))
-            _print_outcome(log.console, report.before_and_after(workdir), workdir, finished)
+            report.show(log.console, workdir, finished=finished)
     return finished
 
 
 @dataclasses.dataclass
 class Loop:
-    """What the loop reads; nothing in it changes but the clock."""
+    """What the loop works with."""
 
     cfg: object
     model: object
@@ -118,33 +128,36 @@ class Loop:
     lengths: object
     saved: object
     log: object
-    workdir: Path
+    prepared: list[str]
 
 
-def _loop(run: Loop, state, start: int):
-    """(state, True) after the last step; (state, False) after a request to stop. Evaluates and saves before the step."""
+def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
+    """(state, True) after the last step; (state, False) after a request to stop. Evaluates and saves before the step.
+
+    `evaluated`: the held-out metrics of step `start` are in the checkpoint that the run continues from.
+    """
     import jax
 
     from jaxalign.data import loader
     from jaxalign.flops import Meter
-    from jaxalign.stop import StopRequest
 
     every, total = run.lengths, run.lengths.total
     batches = loader.iterate(run.batches, start)
     meter = Meter(run.model.config, with_reference=run.cfg.reference.rule != "none")
-    stop, pending, held_out_metrics = StopRequest(), [], None
+    pending = []
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):
-        stopping = stop.requested()
-        if run.held_out and not stopping and _is_due(step, every.eval_every, total) and not _has_eval(run.workdir, step):
+        stopping, held_out_metrics = step < total and stop.requested(step), None
+        if run.held_out and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
             _flush(run, pending, meter)
             held_out_metrics = evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows)
+            run.saved.check_metrics(held_out_metrics)
             run.log.metrics("eval", step, held_out_metrics)
-            meter.pause()
-        if step > start and (stopping or _is_due(step, every.save_every, total)):
+            meter.restart()
+        if step > start and (stopping or step == total or _is_due(step, every.save_every, total)):
             _flush(run, pending, meter)
             _save(run, state, step, held_out_metrics)
-            meter.pause()
+            meter.restart()
         if step == total or stopping:
             _flush(run, pending, meter)
             return state, step == total
@@ -186,9 +199,11 @@ def _flush(run: Loop, pending: list, meter) -> None:
         last = step == pending[-1][0]
         bad = [name for name in ("loss", "grad_norm") if not np.isfinite(values[name])]
         if bad:
+            run.saved.wait()
+            newest = "there is no checkpoint yet" if run.saved.latest is None else f"the newest good checkpoint is step {run.saved.latest}"
             raise FloatingPointError(
-                f"{bad[0]} is {values[bad[0]]} at step {step} (steps {pending[0][0]} to {pending[-1][0]} were checked). The newest good "
-                f"checkpoint is step {run.saved.latest}; lower optimizer.learning_rate (now {run.cfg.optimizer.learning_rate}) or look at "
+                f"{bad[0]} is {values[bad[0]]} at step {step} (steps {pending[0][0]} to {pending[-1][0]} were checked); "
+                f"{newest}; lower optimizer.learning_rate (now {run.cfg.optimizer.learning_rate}) or look at "
                 "the rows of that step with jaxalign.inspect, and start again in a new --workdir."
             )
         run.log.metrics("train", step, values | (speed if last else {}))
@@ -200,7 +215,11 @@ def _flush(run: Loop, pending: list, meter) -> None:
 def _save(run: Loop, state, step: int, held_out_metrics) -> None:
     from jaxalign import build, checkpoint
 
-    record = checkpoint.run_record(run.cfg.to_dict(), run.model, build.tokenizer_folder(run.cfg), step)
+    tokenizer = build.tokenizer_folder(run.cfg)
+    record = checkpoint.run_record(
+        run.cfg.to_dict(), run.model, tokenizer, step=step, prepared=run.prepared, metrics=held_out_metrics
+    )
+    run.log.flush()  # the lines of what is saved are on disk before it is
     run.saved.save(state, step=step, run=record, metrics=held_out_metrics)
 
 
@@ -208,18 +227,13 @@ def _is_due(step: int, every: int, total: int) -> bool:
     return bool(every) and (step % every == 0 or step == total)
 
 
-def _has_eval(workdir: Path, step: int) -> bool:
-    from jaxalign import log
-
-    path = workdir / log.METRICS
-    return path.exists() and any(line["step"] == step for line in log.read_metrics(workdir, "eval"))
-
-
 def _start_devices(run) -> None:
     """What must be said to jax before it looks at its devices."""
     import jax
 
     options = run.options
+    if (options.processes, options.process) != (None, None) and options.coordinator in (None, "auto"):
+        raise configs.ConfigError("--processes and --process go with --coordinator HOST:PORT of the first process; give all three.")
     split = max(cfg.mesh.cpu_devices or 1 for cfg in run.stages.values())
     if split > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", split)
@@ -255,20 +269,6 @@ def _facts(cfg, model, lengths) -> dict[str, str]:
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "peak memory": f"{flops.peak_memory_bytes() / 2**30:.2f} GiB",
     }
-
-
-def _print_outcome(console, rows, workdir: Path, finished: bool) -> None:
-    import rich.table
-
-    if not finished:
-        console.print(f"stopped and saved; the same command continues from here: {workdir}", highlight=False)
-        return
-    if rows:
-        table = rich.table.Table("held out", "before", "after")
-        for what, before, after in rows:
-            table.add_row(what, f"{before:.4f}", f"{after:.4f}")
-        console.print(table)
-    console.print(f"summary and plots: {workdir / 'summary.md'}, {workdir / 'plots'}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxalign.schema import DURATIONS, REQUIRED, SCHEMA, SOURCE, UNITS, Field
+from jaxalign.schema import DURATIONS, REQUIRED, SCHEMA, SOURCE, Field, units
 
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
 FREE_TO_CHANGE = (
     "mesh", "batch.microbatches", "model.attention", "model.remat", "model.checkpoint", "data.processes", "data.prepared_dir",
     *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "wandb")),
-    *(f"train.{name}_every_{unit}" for name in ("log", "eval", "save") for unit in UNITS),
+    *(f"train.{name}_{unit}" for name in ("log_every", "eval_every", "save_every") for unit in units(name)),
 )  # fmt: skip
 
 
@@ -37,8 +37,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     resolved = _section(given, SCHEMA, "", problems)
     _check_sources(resolved, problems)
     _check_functions(resolved, given, problems)
-    if not problems:
-        _check_combinations(resolved, problems)
+    _check_combinations(resolved, problems)
     raise_problems(problems)
     return ConfigDict(resolved)
 
@@ -57,11 +56,11 @@ def raise_problems(problems: list[str]) -> None:
 
 def _section(given, schema, prefix, problems):
     resolved = {}
-    durations = {f"{name}_{unit}": name for name in DURATIONS.get(prefix.rstrip("."), ()) for unit in UNITS}
+    durations = {f"{name}_{unit}": name for name in DURATIONS.get(prefix.rstrip("."), ()) for unit in units(name)}
     open_ended = schema.get("*")
     for key, value in given.items():
         if key not in schema and key not in durations and not open_ended:
-            accepted = sorted([k for k in schema if k != "*"] + [f"{name}_[{'|'.join(UNITS)}]" for name in set(durations.values())])
+            accepted = sorted([k for k in schema if k != "*"] + [f"{name}_[{'|'.join(units(name))}]" for name in set(durations.values())])
             close = difflib.get_close_matches(key, accepted, n=1)
             meant = f" (did you mean {close[0]}?)" if close else ""
             problems.append(f"{prefix}{key}: unknown key{meant}; accepted here: {', '.join(accepted)}.")
@@ -109,7 +108,7 @@ def _check_durations(resolved, prefix, durations, problems):
         if len(keys) > 1:
             problems.append(f"{prefix}{name} is given {len(keys)} times ({', '.join(keys)}); keep one of them.")
         if not keys and default is None:
-            problems.append(f"{prefix}{name} is missing; give one of {', '.join(f'{name}_{unit}' for unit in UNITS)}.")
+            problems.append(f"{prefix}{name} is missing; give one of {', '.join(f'{name}_{unit}' for unit in units(name))}.")
         for key in keys:
             value = resolved[key]
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
@@ -144,15 +143,15 @@ def _check_functions(resolved, given, problems):
     from jaxalign import objectives, optim, reference  # these import jax, which reading a config file need not
 
     objective_name = resolved["objective"].get("name")
+    known = {}
     try:
-        objective, module = objectives.named(objective_name)
+        known[objective_name], module = objectives.named(objective_name)
     except ValueError as error:
         problems.append(str(error))
-        return
     if resolved["reference"]["rule"] is None:
-        resolved["reference"]["rule"] = "frozen" if "reference" in module.REQUIRES else "none"
+        resolved["reference"]["rule"] = "frozen" if known and "reference" in module.REQUIRES else "none"
     for section, key, table in (
-        ("objective", "name", {objective_name: objective}),
+        ("objective", "name", known or {objective_name: None}),
         ("optimizer", "name", optim.RULES),
         ("reference", "rule", reference.RULES),
     ):
@@ -160,8 +159,10 @@ def _check_functions(resolved, given, problems):
         if name not in table:
             problems.append(f"{section}.{key}={name!r} is not one of {', '.join(table)}.")
             continue
+        if table[name] is None:  # an unknown objective, reported above
+            continue
         accepted = hparams_of(table[name])
-        fixed = {k for k in SCHEMA[section] if k != "*"} | {f"{d}_{u}" for d in DURATIONS.get(section, {}) for u in UNITS}
+        fixed = {k for k in SCHEMA[section] if k != "*"} | {f"{d}_{u}" for d in DURATIONS.get(section, {}) for u in units(d)}
         for option in given.get(section, {}):
             if option not in accepted and option not in fixed:
                 problems.append(f"{section}.{option}: {name!r} has no such option; it takes {', '.join(accepted) or 'none'}.")
@@ -177,35 +178,74 @@ def _check_functions(resolved, given, problems):
 
 
 def _check_combinations(resolved, problems):
-    from jaxalign import objectives
+    """Rules between keys. A rule whose keys are wrong in themselves, which is reported already, is passed over."""
+    for rule in (_batch_rule, _model_rule, _data_rule, _mesh_rule, _train_rule, _objective_rule):
+        try:
+            problems += rule(resolved)
+        except (TypeError, KeyError, AttributeError, ValueError):
+            if not problems:
+                raise
 
-    objective, module = objectives.named(resolved["objective"]["name"])
-    model, data, batch, train = (resolved[key] for key in ("model", "data", "batch", "train"))
-    if resolved["reference"]["rule"] == "none" and "reference" in module.REQUIRES:
-        name = resolved["objective"]["name"]
-        problems.append(f"reference.rule='none': objective {name!r} needs a reference; leave the key out or use 'frozen'.")
+
+def _batch_rule(resolved):
+    rows, parts = resolved["batch"]["rows"], resolved["batch"]["microbatches"]
+    if rows % parts:
+        yield f"batch.rows={rows} does not split into batch.microbatches={parts}; choose a divisor of batch.rows."
+
+
+def _model_rule(resolved):
+    from jaxalign.models import presets
+
+    model = resolved["model"]
     origins = [key for key in ("checkpoint", "preset", "config") if model[key] is not None]
     if len(origins) != 1:
-        problems.append(f"model names {origins or 'no origin'}; give just one of model.checkpoint, model.preset, model.config.")
+        yield f"model names {origins or 'no origin'}; give just one of model.checkpoint, model.preset, model.config."
     if model["checkpoint"] is None and model["tokenizer"] is None:
-        problems.append("model.tokenizer is missing: a model with random weights brings no tokenizer; name a tokenizer folder.")
-    if batch["rows"] % batch["microbatches"]:
-        rows, parts = batch["rows"], batch["microbatches"]
-        problems.append(f"batch.rows={rows} does not split into batch.microbatches={parts}; choose a divisor of batch.rows.")
+        yield "model.tokenizer is missing: a model with random weights brings no tokenizer; name a tokenizer folder."
+    if model["preset"] is not None and model["preset"] not in presets.PRESETS:
+        yield f"model.preset={model['preset']!r} is not one of {', '.join(presets.PRESETS)}."
+
+
+def _data_rule(resolved):
+    data = resolved["data"]
     for key in ("max_prompt_tokens", "max_response_tokens"):
         if data[key] is not None and data[key] >= data["row_tokens"]:
-            problems.append(f"data.{key}={data[key]} leaves no room in data.row_tokens={data['row_tokens']}; make it smaller.")
+            yield f"data.{key}={data[key]} leaves no room in data.row_tokens={data['row_tokens']}; make it smaller."
     if data["eval"] is not None and data["eval_fraction"]:
-        problems.append("data.eval and data.eval_fraction are both given; keep one of them.")
+        yield "data.eval and data.eval_fraction are both given; keep one of them."
     if not 0 <= data["eval_fraction"] < 1:
-        problems.append(f"data.eval_fraction={data['eval_fraction']} is not in [0, 1).")
-    if [resolved["mesh"][axis] for axis in ("data", "fsdp", "tensor")].count(-1) > 1:
-        problems.append(f"mesh={resolved['mesh']}: only one axis may be -1 (what is left).")
+        yield f"data.eval_fraction={data['eval_fraction']} is not in [0, 1)."
+    if data["eval_fraction"] and isinstance(data["train"], tuple):
+        yield "data.eval_fraction holds rows of one source out; with a mixture name the held-out rows in data.eval."
+    for source in data["train"] if isinstance(data["train"], tuple) else ():
+        if not source["weight"] > 0:
+            yield f"data.train: weight={source['weight']} of a source is not above 0; leave the source out."
+
+
+def _mesh_rule(resolved):
+    sizes = {axis: resolved["mesh"][axis] for axis in ("data", "fsdp", "tensor")}
+    if list(sizes.values()).count(-1) > 1:
+        yield f"mesh={sizes}: only one axis may be -1 (what is left)."
+    if 0 in sizes.values():
+        yield f"mesh={sizes}: an axis has at least 1 device, or -1 for what is left."
+
+
+def _train_rule(resolved):
+    train, data = resolved["train"], resolved["data"]
     if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
-        problems.append(f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction.")
+        yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction."
     if train["wandb"] and importlib.util.find_spec("wandb") is None:
-        problems.append("train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out.")
-    problems += _objective_problems(partial(objective, **{k: resolved["objective"][k] for k in hparams_of(objective)}))
+        yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
+
+
+def _objective_rule(resolved):
+    from jaxalign import objectives
+
+    name = resolved["objective"]["name"]
+    objective, module = objectives.named(name)
+    if resolved["reference"]["rule"] == "none" and "reference" in module.REQUIRES:
+        yield f"reference.rule='none': objective {name!r} needs a reference; leave the key out or use 'frozen'."
+    yield from _objective_problems(partial(objective, **{k: resolved["objective"][k] for k in hparams_of(objective)}))
 
 
 def _objective_problems(objective) -> list[str]:
@@ -227,6 +267,15 @@ def _objective_problems(objective) -> list[str]:
     except ValueError as error:
         return [str(error)]
     return []
+
+
+def check_same_data(before: list[str], now: list[str], workdir) -> None:
+    """Raises ValueError where a run is continued on other prepared rows; their names are hashes of their content."""
+    if before != now:
+        raise ValueError(
+            f"{workdir} holds a run on other rows ({', '.join(before)}, now {', '.join(now)}): the data, the tokenizer or the way rows are "
+            "made has changed; choose a new --workdir, or go back to the old data."
+        )
 
 
 def check_same_run(before: dict, now: dict, workdir) -> None:

@@ -10,4 +10,7 @@ set -euo pipefail
 config=$1
 shift
 # jax reads the node list and the process number from Slurm's variables
-exec srun python -m jaxalign.train --config "$config" --coordinator auto --workdir "$WORKDIR" "$@"
+code=0
+srun python -m jaxalign.train --config "$config" --coordinator auto --workdir "$WORKDIR" --stopped-exit-code 75 "$@" || code=$?
+if ((code == 75)); then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"

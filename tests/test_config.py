@@ -89,7 +89,7 @@ def test_all_mistakes_are_reported_at_once():
 
 def test_overrides_reach_keys_that_the_file_does_not_name():
     cfg = good()
-    config.override(cfg, ["--config.mesh.fsdp=4", "--config.data.pack=False", "--config.optimizer.learning_rate", "1e-6"])
+    config.override(cfg, ["--config.mesh.fsdp=4", "--config.data.pack=False", "--config.optimizer.learning_rate=1e-6"])
     resolved = resolve(cfg)
     assert (resolved.mesh.fsdp, resolved.data.pack, resolved.optimizer.learning_rate) == (4, False, 1e-6)
 
@@ -134,7 +134,7 @@ def test_only_settings_that_change_nothing_may_change_when_a_run_is_continued():
 def test_every_objective_says_what_it_requires():
     for name in objectives.names():
         function, module = objectives.named(name)
-        assert function.__name__ == name and set(module.REQUIRES) <= {"paired", "reference"}
+        assert function.__name__ == name and set(module.REQUIRES) <= {"paired", "unpaired", "reference"}
         assert all(default is not validate.REQUIRED for default in validate.hparams_of(function).values())
 
 

@@ -52,7 +52,7 @@ def torch_logps(model, groups, response):
 
 
 def learning_rate(number):
-    return PEAK * (number / WARMUP if number < WARMUP else 1 - (number - WARMUP) / (STEPS - WARMUP))
+    return PEAK * ((number + 1) / WARMUP if number < WARMUP else 1 - (number - WARMUP) / (STEPS - WARMUP))
 
 
 @functools.cache

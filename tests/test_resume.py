@@ -85,7 +85,7 @@ def test_kill_in_the_middle_of_a_save_loses_only_that_save(uninterrupted, tmp_pa
 
 def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path, cache):
     stopped = run("sigterm", 3, tmp_path, cache)
-    assert stopped.returncode == 0 and "stopped and saved" in stopped.stderr, stopped.stderr
+    assert stopped.returncode == 0 and "stopped; the steps so far are saved" in stopped.stderr, stopped.stderr
     assert checkpoint.Checkpoints(tmp_path).latest == 4
     assert run("none", 0, tmp_path, cache).returncode == 0
     assert_same(uninterrupted, tmp_path)

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 import re
+import signal
 
 import pytest
 
@@ -63,25 +65,72 @@ def test_dpo_starts_from_an_export_at_ln_2_and_kl_0(finished, tmp_path, cache):
     assert before["logps/chosen"] < -10 and before["lengths/chosen"] > 1
 
 
-def test_stages_hand_their_model_on(tmp_path, cache):
+def two_stages(tmp_path, cache):
+    """Path of a config of two short stages, SFT and DPO on its export."""
     path = tmp_path / "two.py"
     path.write_text(
         "import importlib.util\n"
         f"spec = importlib.util.spec_from_file_location('tiny', {CONFIG!r})\n"
         "tiny = importlib.util.module_from_spec(spec); spec.loader.exec_module(tiny)\n"
         "def get_config():\n"
-        "    from ml_collections import ConfigDict\n"
         "    sft, dpo = tiny.get_config('sft'), tiny.get_config('dpo')\n"
         "    for stage in (sft, dpo):\n"
-        "        stage.train.total_steps = 2; stage.data.prepared_dir = " + repr(str(cache)) + "\n"
+        f"        stage.train.total_steps = 2; stage.data.prepared_dir = {str(cache)!r}\n"
         "    dpo.model.checkpoint = 'stage:sft'\n"
-        "    return ConfigDict(dict(stages=('sft', 'dpo'), sft=sft, dpo=dpo))\n"
+        "    return dict(stages=('sft', 'dpo'), sft=sft, dpo=dpo)\n"
     )
+    return path
+
+
+def test_a_stop_between_stages_ends_the_run_and_the_next_start_goes_on(tmp_path, cache, monkeypatch):
+    from jaxalign.hf import save as hf_save
+
+    path, save = two_stages(tmp_path, cache), hf_save.save
+
+    def save_and_be_stopped(*positional, **named):
+        save(*positional, **named)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(hf_save, "save", save_and_be_stopped)
+    arguments = ["--config", str(path), "--workdir", str(tmp_path / "run")]
+    assert train.main([*arguments, "--stopped-exit-code", "75"]) == 75
+    assert not (tmp_path / "run" / "dpo").exists()
+    assert train.main(arguments) == 0
+    assert log.read_metrics(tmp_path / "run" / "dpo", "eval")[-1]["step"] == 2
+
+
+def test_stages_hand_their_model_on(tmp_path, cache):
+    path = two_stages(tmp_path, cache)
     assert train.main(["--config", str(path), "--workdir", str(tmp_path / "run")]) == 0
     after_sft = log.read_metrics(tmp_path / "run" / "sft", "eval")[-1]["logps/responses"]
     before_dpo = log.read_metrics(tmp_path / "run" / "dpo", "eval")[0]
     assert before_dpo["loss"] == pytest.approx(0.693147, abs=1e-6)
     assert before_dpo["logps/chosen"] == pytest.approx(after_sft, rel=0.2)  # DPO holds out pairs whose rejected side fits too
+
+
+def test_the_best_checkpoint_survives_beside_the_last_also_over_a_restart(tmp_path, cache, monkeypatch):
+    from jaxalign.checkpoint import Checkpoints
+
+    losses = {0: 5.0, 2: 1.0, 4: 3.0, 6: 2.0}  # step 2 is best
+    steps = iter(losses)
+    monkeypatch.setattr(train, "evaluate", lambda *_, **__: {"loss": losses[next(steps)]})
+    settings = ["--config.train.keep_last=1", "--config.train.keep_best=1", "--config.train.total_steps=6"]
+    settings += ["--config.train.eval_every_steps=2", "--config.train.save_every_steps=1"]
+    save = Checkpoints.save
+
+    def save_and_stop(self, state, **named):
+        save(self, state, **named)
+        if named["step"] == 3:
+            self.wait()
+            raise RuntimeError("the host is gone")
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    assert start(tmp_path, cache, *settings, config=f"{CONFIG}:sft") == 1
+    monkeypatch.setattr(Checkpoints, "save", save)
+    assert start(tmp_path, cache, *settings, config=f"{CONFIG}:sft") == 0
+    saved = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    assert saved.steps() == [2, 6]
+    assert saved.read_run(2)["metrics"] == {"loss": 1.0} and saved.read_run(6)["metrics"] == {"loss": 2.0}
 
 
 def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, cache, capsys):
@@ -148,6 +197,42 @@ def test_bad_data_is_refused_before_anything_is_compiled(tmp_path, cache, capsys
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_pairs_out_of_ranked_lists_are_refused_not_cut(tmp_path, cache, capsys):
+    rows = [{"prompt": f"Question {i}", "responses": [f"Good {i}.", f"Fair {i}.", f"Poor {i}."]} for i in range(40)]
+    source = f"--config.data.train={dict(path=str(write_rows(tmp_path / 'rows.jsonl', rows)), format='ranked')!r}"
+    assert start(tmp_path / "run", cache, source, "--config.data.eval=None") == 1
+    assert "up to 3 responses a prompt, of which it would use two" in capsys.readouterr().err
+
+
+def test_a_second_start_in_the_same_folder_is_refused(tmp_path, cache, capsys):
+    from jaxalign.checkpoint import only_run
+
+    with only_run(tmp_path):
+        assert start(tmp_path, cache) == 1
+    assert "another process is training" in capsys.readouterr().err
+
+
+def test_changed_data_are_not_continued_on(tmp_path, cache, capsys):
+    rows = [{**PAIR, "prompt": f"Hi {i}"} for i in range(200)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    settings = [f"--config.data.train={dict(path=str(path))!r}", "--config.data.eval=None", "--config.train.total_steps=1"]
+    assert start(tmp_path / "run", cache, *settings) == 0
+    write_rows(path, rows[::-1])
+    assert start(tmp_path / "run", cache, *settings) == 1
+    assert "holds a run on other rows" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named_with_the_one_before(tmp_path, cache, capsys):
+    settings = ["--config.train.total_steps=2", "--config.train.save_every_steps=1", "--config.data.eval=None"]
+    assert start(tmp_path, cache, *settings) == 0
+    for file in (tmp_path / "checkpoints" / "2").rglob("*"):
+        if file.is_file() and "trainable" in file.parts:
+            file.write_bytes(file.read_bytes()[:20])
+    assert start(tmp_path, cache, *settings) == 1
+    message = capsys.readouterr().err
+    assert "cannot be read" in message and "continue from step 1" in message
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -158,6 +243,9 @@ def test_bad_data_is_refused_before_anything_is_compiled(tmp_path, cache, capsys
         (["--config.data.template=auto"], ["chat template", "chatml"]),
         (["--config.data.train.responses=chosen"], ["'dpo' reads pairs"]),
         (["--config.train.total_steps=0"], ["train.total"]),
+        (["--config.objective.beta=-1.0"], ["objective.beta=-1.0", "above 0"]),
+        (["--config.objective.name=sft"], ["'sft' trains on every response", 'responses="chosen"']),
+        (["--process=1", "--processes=2"], ["--coordinator HOST:PORT"]),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else "",
 )

@@ -1,7 +1,7 @@
 """One file per loss; the file name is the registry.
 
 An objective is a function of its file's name, `(policy, reference, batch, *, hyper-parameters) -> Terms`, beside a tuple REQUIRES of what
-it reads: "paired", "reference". Its keyword arguments are its section of the config.
+it reads: "paired" or "unpaired" groups, "reference". Its keyword arguments are its section of the config.
 """
 
 import importlib

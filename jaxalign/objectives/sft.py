@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jaxalign.types import Batch, Outputs, Terms, at_tokens, response_lengths, sum_responses
 
-REQUIRES = ()
+REQUIRES = ("unpaired",)
 
 
 def sft(policy: Outputs, reference: Outputs | None, batch: Batch) -> Terms:
