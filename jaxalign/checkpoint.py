@@ -208,21 +208,27 @@ def restore_params(workdir: str | Path, step: int | None = None):
     """(model, params, tokenizer folder) of a run, on the mesh in scope; the newest checkpoint where no step is given.
 
     Raises:
-      CheckpointError: the folder holds no checkpoint, or not that one.
+      CheckpointError: the folder holds no checkpoint, or not that one, or it cannot be read.
     """
     folder = Path(workdir).absolute() / "checkpoints"
     steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
     if not steps or (step is not None and step not in steps):
         wanted = "any" if step is None else step
         raise CheckpointError(f"{folder} holds checkpoints of steps {steps}, not {wanted}; give the --workdir of a run and a step it has.")
-    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-        at = steps[-1] if step is None else step
-        run = manager.restore(at, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-        model = models.build(_model_config(run["model"]))
-        abstract = jax.tree.map(
-            lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
-        )
-        params = manager.restore(at, args=ocp.args.Composite(trainable=ocp.args.StandardRestore(abstract)))["trainable"]
+    at = steps[-1] if step is None else step
+    try:
+        with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+            run = manager.restore(at, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+            model = models.build(_model_config(run["model"]))
+            abstract = jax.tree.map(
+                lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
+            )
+            params = manager.restore(at, args=ocp.args.Composite(trainable=ocp.args.StandardRestore(abstract)))["trainable"]
+    except ValueError:  # a mesh that does not divide the model; its message says all
+        raise
+    except Exception as error:  # whatever orbax makes of a damaged file
+        first = str(error).strip().splitlines()[0][:200]
+        raise CheckpointError(f"the checkpoint {folder / str(at)} cannot be read ({first}); give another --step of {steps}.") from error
     return model, params, run["tokenizer"]
 
 

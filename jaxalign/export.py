@@ -28,11 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(given):
     _check_stage(Path(given.workdir))
 
+    import logging
+
     import jax  # here, so that --help is fast
 
     from jaxalign import checkpoint, sharding
     from jaxalign.hf.save import save
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
         model, params, tokenizer_folder = checkpoint.restore_params(given.workdir, step=given.step)
         save(given.out, model, params, tokenizer_from=tokenizer_folder, dtype=given.dtype)
