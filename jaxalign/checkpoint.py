@@ -216,19 +216,21 @@ def restore_params(workdir: str | Path, step: int | None = None):
         wanted = "any" if step is None else step
         raise CheckpointError(f"{folder} holds checkpoints of steps {steps}, not {wanted}; give the --workdir of a run and a step it has.")
     at = steps[-1] if step is None else step
-    try:
-        with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-            run = manager.restore(at, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-            model = models.build(_model_config(run["model"]))
-            abstract = jax.tree.map(
-                lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
-            )
-            params = manager.restore(at, args=ocp.args.Composite(trainable=ocp.args.StandardRestore(abstract)))["trainable"]
-    except ValueError:  # a mesh that does not divide the model; its message says all
-        raise
-    except Exception as error:  # whatever orbax makes of a damaged file
-        first = str(error).strip().splitlines()[0][:200]
-        raise CheckpointError(f"the checkpoint {folder / str(at)} cannot be read ({first}); give another --step of {steps}.") from error
+
+    def read(manager, **items):
+        try:
+            return manager.restore(at, args=ocp.args.Composite(**items))
+        except Exception as error:  # whatever orbax makes of a damaged file
+            first = str(error).strip().splitlines()[0][:200]
+            raise CheckpointError(f"the checkpoint {folder / str(at)} cannot be read ({first}); give another --step of {steps}.") from error
+
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        run = read(manager, run=ocp.args.JsonRestore())["run"]
+        model = models.build(_model_config(run["model"]))
+        abstract = jax.tree.map(
+            lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
+        )
+        params = read(manager, trainable=ocp.args.StandardRestore(abstract))["trainable"]
     return model, params, run["tokenizer"]
 
 
