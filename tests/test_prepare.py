@@ -5,33 +5,20 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 import numpy as np
+import prepare_runs
+from prepare_runs import OPTIONS, contents, run
 import pytest
-from tiny_data import write_pairs, write_tokenizer
+from tiny_data import write_pairs
 
 from jaxalign import prepare
 from jaxalign.data import pack, shards, sources, store, tokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 STORIES = SHARED / "weights" / "stories260K" / "hf"
-OPTIONS = {"template": "plain", "row_tokens": 64, "processes": 1, "quiet": True}
-
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with 300 pairs as pairs.jsonl and a byte-level tokenizer."""
-    write_tokenizer(tmp_path / "tokenizer")
-    write_pairs(tmp_path / "pairs.jsonl", 300)
-    return tmp_path
-
-
-def run(folder, source=None, **options):
-    source = {"path": str(folder / "pairs.jsonl"), **(source or {})}
-    return prepare.prepare(source, tokenizer=str(folder / "tokenizer"), out_root=folder / "out", **{**OPTIONS, **options})
-
-
-def contents(folder):
-    files = [*folder.parent.glob("*.npy"), *folder.glob("*.npy")]
-    return {path.name: np.load(path).tobytes() for path in files}
+    return prepare_runs.make_folder(tmp_path)
 
 
 def test_the_rows_on_disk_decode_to_the_source_rows(folder):

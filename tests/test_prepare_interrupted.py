@@ -7,31 +7,17 @@ import sys
 import time
 
 import numpy as np
+import prepare_runs
+from prepare_runs import OPTIONS, contents, run
 import pytest
-from tiny_data import write_pairs, write_tokenizer
 
 from jaxalign import prepare
 from jaxalign.data import shards, store
 
-OPTIONS = {"template": "plain", "row_tokens": 64, "processes": 1, "quiet": True}
-
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with 300 pairs as pairs.jsonl and a byte-level tokenizer."""
-    write_tokenizer(tmp_path / "tokenizer")
-    write_pairs(tmp_path / "pairs.jsonl", 300)
-    return tmp_path
-
-
-def run(folder, source=None, **options):
-    source = {"path": str(folder / "pairs.jsonl"), **(source or {})}
-    return prepare.prepare(source, tokenizer=str(folder / "tokenizer"), out_root=folder / "out", **{**OPTIONS, **options})
-
-
-def contents(folder):
-    files = [*folder.parent.glob("*.npy"), *folder.glob("*.npy")]
-    return {path.name: np.load(path).tobytes() for path in files}
+    return prepare_runs.make_folder(tmp_path)
 
 
 SCRIPT = """
