@@ -29,8 +29,8 @@ class Batch:
     slots: Array  # int32[R, T]; response g * K + k of its row in which the token is scored; -1 = not scored
     reward: Array  # float32[N, K]; explicit feedback: 1 or 0, or a score in [0, 1]
     paired: Array  # bool[N]; True: response 0 is preferred to response 1; False: judged one by one
-    valid: Array  # bool[N, K]; False: filler, weight 0 everywhere
-    columns: dict[str, Array] = struct.field(default_factory=dict)  # precomputed, float32 [N, K] or [R, T]
+    valid: Array  # bool[N, K]; False: filler or mismatched, weight 0 everywhere
+    columns: dict[str, Array] = struct.field(default_factory=dict)  # precomputed, float32 [N, K] or [R, T]; see `column`
 
 
 @struct.dataclass
@@ -38,8 +38,11 @@ class Outputs:
     """One model's view of one batch. What nobody reads, XLA prunes."""
 
     logps: Array  # float32[R, T]; log p(tokens[t] | what it sees before t), 0 where slots < 0
-    hidden: Array  # [R, T, D]; after the final norm
-    unembed: Array  # [V, D]
+    hidden: Array | None = None  # [R, T, D]; after the final norm; None where log-probs come from a column
+    unembed: Array | None = None  # [V, D]
+    prompt_values: Array | None = None  # float32[N, K]; the value head's reward expected for each response's prompt; None without a head
+    vocab_size: int = struct.field(pytree_node=False, default=0)  # real rows of unembed; further ones are padding
+    softcap: float | None = struct.field(pytree_node=False, default=None)  # of the logits
 
 
 @struct.dataclass
@@ -57,9 +60,31 @@ class TrainState:
 
     step: Array  # int32[]; optimizer steps done
     trainable: Any  # float32 parameters, a nested dict
-    reference: Any  # same tree as trainable, or None
+    reference: Any  # same tree as trainable, a reference.Table of log-probs, or None
     opt_state: Any
     rng: Array  # uint32[2]; jax.random.wrap_key_data makes a key of it
+    frozen: Any = None  # parameters that are not trained: the other top-level keys of the model's tree; None: all are trained
+    initial: Any = None  # the reference as it was before the first step, where the rule moves it and it is kept to measure against
+    statistics: Any = struct.field(default_factory=dict)  # name -> float32[]; what the objective knows of the batches so far
+
+
+def column(batch: Batch, name: str) -> Array:
+    """A precomputed column: float32 [N, K] (one number a response) or [R, T] (one a token).
+
+    Raises:
+      ValueError: the batch has no such column; names those it has and the way to one.
+    """
+    if name not in batch.columns:
+        raise ValueError(
+            f"the objective reads column {name!r} but the batch has {tuple(sorted(batch.columns))}. Describe it in data.columns "
+            "(python -m jaxalign.annotate writes it), or name the data set's own numbers in response_columns of the source."
+        )
+    return batch.columns[name]
+
+
+def mismatched(batch: Batch) -> Array:
+    """Which responses answer another group's prompt, kept to estimate KL(policy || reference): bool[N, K], never valid too."""
+    return column(batch, "mismatched") > 0
 
 
 def sum_responses(x: Array, batch: Batch) -> Array:

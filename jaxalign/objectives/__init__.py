@@ -1,11 +1,54 @@
 """One file per loss; the file name is the registry.
 
 An objective is a function of its file's name, `(policy, reference, batch, *, hyper-parameters) -> Terms`, beside a tuple REQUIRES of what
-it reads: "paired" or "unpaired" groups, "reference". Its keyword arguments are its section of the config.
+it reads (see READS). Its keyword arguments are its section of the config. Its module may also hold
+
+    statistics(policy, reference, batch, **hparams) -> {name: (values, weights)}
+    carry(previous, current, step, **hparams) -> {name: scalar}
+    FORWARD = "name of a function of jaxalign/forward.py"
+
+`statistics` are means over the *whole* global batch, whatever the microbatches and devices, without a gradient; the objective gets them as
+its fourth argument, a dict of float32 scalars. `carry` makes them out of those of the step before (at first 0) and this step's means.
 """
 
+from collections.abc import Callable
+import dataclasses
+from functools import partial
 import importlib
 from pathlib import Path
+
+READS = {
+    "paired": "groups whose response 0 is preferred to response 1",
+    "unpaired": "groups of which every response is trained; pairs are refused",
+    "ranked": "lists of at least two responses, best first",
+    "reference": "log-probs of a reference model",
+    "mismatched": "a response of another prompt in every group",
+    "value_head": "the model's value head",
+    "columns.NAME": "a precomputed column",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """An objective with its hyper-parameters bound, as the step calls it."""
+
+    terms: Callable  # (policy, reference, batch, statistics) -> Terms
+    statistics: Callable  # (policy, reference, batch) -> {name: (values, weights)}; {} where there are none
+    carry: Callable  # (previous, current, step) -> statistics
+
+
+def bind(name: str, **hparams) -> Objective:
+    """The objective of this name with these hyper-parameters.
+
+    Raises:
+      ValueError: no such file.
+    """
+    function, module = named(name)
+    function = partial(function, **hparams)
+    if not hasattr(module, "statistics"):
+        return Objective(lambda policy, reference, batch, _: function(policy, reference, batch), lambda *_: {}, lambda _, current, __: current)
+    carry = partial(module.carry, **hparams) if hasattr(module, "carry") else lambda _, current, __: current
+    return Objective(function, partial(module.statistics, **hparams), carry)
 
 
 def named(name: str):
