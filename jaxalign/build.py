@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxalign import checkpoint, forward, logps, objectives, optim, reference, sharding, step
+from jaxalign import checkpoint, forward, objectives, optim, reference, sharding, step, vocabulary
 from jaxalign.data import loader, store
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import hub
@@ -169,7 +169,7 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
 
     def kl(policy, constant, batch):
         sides = (policy.hidden, policy.unembed), (constant.hidden, constant.unembed)
-        return logps.token_kl(
+        return vocabulary.token_kl(
             *sides, batch.slots >= 0, vocab_size=built.config.vocab_size, softcap=built.config.logit_softcap or None
         )
 

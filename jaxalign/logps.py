@@ -1,26 +1,16 @@
 """The one linear + log-prob operator: from hidden states to the log-probability of every scored token, without `[R, T, V]`.
 
-Used by policy and reference alike. Unscored positions (prompts, padding) are compacted away before the head matmul; the rest goes through
-the head in chunks of tokens; the head is gathered once, outside the chunk loop; only the log-sum-exp is saved and the logits are recomputed
-in the backward pass. Under tensor parallelism every device keeps its own slice of the vocabulary, and the slices meet once, after the loop,
-so the loop holds no collective and each device runs just as many chunks as its own rows need.
+Used by policy and reference alike, see `chunked_head`. Only the log-sum-exp is saved; the logits are computed again in the backward pass.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxalign import chunked_head as heads
+from jaxalign.chunked_head import CHUNK_TOKENS, Options
 from jaxalign.sharding import spec
-
-CHUNK_TOKENS = 1024  # large enough that the matmul is efficient, small enough that [chunk, V] stays a fraction of a GiB
-
-
-class _Options(NamedTuple):
-    vocab_size: int
-    softcap: float | None
-    chunk: int
 
 
 def token_logps(hidden, unembed, tokens, scored, *, vocab_size: int, softcap: float | None = None, chunk_tokens: int = CHUNK_TOKENS):
@@ -38,25 +28,7 @@ def token_logps(hidden, unembed, tokens, scored, *, vocab_size: int, softcap: fl
       softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), None for plain logits.
       chunk_tokens: tokens that go through the head at a time.
     """
-    rows, length, _ = hidden.shape
-    return _operator(hidden, unembed, tokens, scored, _Options(vocab_size, softcap, min(chunk_tokens, rows * length)))
-
-
-def token_kl(policy, reference, scored, *, vocab_size: int, softcap: float | None = None, chunk_tokens: int = CHUNK_TOKENS):
-    """KL(policy || reference) of the next-token distributions, in nats, at every scored token: float32[R, T], 0 where not scored.
-
-    Exact over the vocabulary, on the text given (not on samples of the policy). Forward only: it has no gradient.
-
-    Args:
-      policy, reference: (hidden [R, T, D], unembed [V, D]) of the two models, which share a vocabulary.
-      scored, vocab_size, softcap, chunk_tokens: as in `token_logps`.
-    """
-    options = _Options(vocab_size, softcap, min(chunk_tokens, scored.size))
-    local = partial(_kl_local, options=options)
-    h, w, r = spec("rows", None, None), spec("vocab", "embed"), spec("rows", None)
-    return jax.shard_map(local, in_specs=((h, w), (h, w), r), out_specs=r, check_vma=False)(
-        jax.lax.stop_gradient(policy), jax.lax.stop_gradient(reference), scored
-    )
+    return _operator(hidden, unembed, tokens, scored, Options(vocab_size, softcap, min(chunk_tokens, tokens.size)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -81,107 +53,27 @@ def _backward(options, saved, gradient):
 _operator.defvjp(_forward, _backward)
 
 
-# What follows runs inside shard_map: R is this device's rows, V its slice of the vocabulary.
-
-
-def _chunks(scored, chunk):
-    """(order, count): flat indices of the tokens, scored ones first, padded to whole chunks by an index out of range; chunks to run."""
-    flat = scored.reshape(-1)
-    order = jnp.argsort(~flat, stable=True)
-    order = jnp.pad(order, (0, -flat.size % chunk), constant_values=flat.size)
-    return order, (flat.sum() + chunk - 1) // chunk
-
-
-def _logits(x, head, options):
-    """(logits float32[chunk, V], columns int32[V]); columns count over the whole vocabulary; padded ones get -inf."""
-    logits = jnp.einsum("cd,vd->cv", x, head, preferred_element_type=jnp.float32)
-    if options.softcap is not None:
-        logits = options.softcap * jnp.tanh(logits / options.softcap)
-    columns = jax.lax.axis_index("tensor") * head.shape[0] + jnp.arange(head.shape[0])
-    return jnp.where(columns < options.vocab_size, logits, -jnp.inf), columns
-
-
-def _gather_head(unembed, dtype):
-    return jax.lax.all_gather(unembed.astype(dtype), "fsdp", axis=1, tiled=True)
-
-
-def _sum_over_vocabulary_shards(log_sum_exp):
-    largest = jax.lax.pmax(log_sum_exp, "tensor")
-    return largest + jnp.log(jax.lax.psum(jnp.exp(log_sum_exp - largest), "tensor"))
-
-
 def _forward_local(hidden, unembed, tokens, scored, *, options):
-    head = _gather_head(unembed, hidden.dtype)
-    flat_hidden, flat_tokens = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
-    order, count = _chunks(scored, options.chunk)
+    head = heads.gather_head(unembed, hidden.dtype)
 
-    def body(i, carry):
+    def body(index, carry):
         log_sum_exp, target = carry
-        index = jax.lax.dynamic_slice(order, (i * options.chunk,), (options.chunk,))
-        logits, columns = _logits(flat_hidden[jnp.clip(index - 1, 0, flat_tokens.size - 1)], head, options)
-        hit = columns == flat_tokens[jnp.clip(index, 0, flat_tokens.size - 1), None]
+        logits, columns = heads.logits(heads.before(hidden, index), head, options)
+        hit = columns == heads.at(tokens, index)[:, None]
         log_sum_exp = log_sum_exp.at[index].set(jax.nn.logsumexp(logits, axis=1), mode="drop")
         return log_sum_exp, target.at[index].set(jnp.sum(jnp.where(hit, logits, 0.0), axis=1), mode="drop")
 
-    zeros = jnp.zeros(flat_tokens.shape, jnp.float32)
-    log_sum_exp, target = jax.lax.fori_loop(0, count, body, (zeros, zeros))
-    log_normalizer = _sum_over_vocabulary_shards(log_sum_exp).reshape(tokens.shape)
+    zeros = jnp.zeros(tokens.size, jnp.float32)
+    log_sum_exp, target = heads.over_chunks(scored, options, body, (zeros, zeros))
+    log_normalizer = heads.sum_over_shards(log_sum_exp).reshape(tokens.shape)
     target = jax.lax.psum(target, "tensor").reshape(tokens.shape)
     return jnp.where(scored, target - log_normalizer, 0.0), log_normalizer
 
 
 def _backward_local(hidden, unembed, tokens, scored, log_normalizer, gradient, *, options):
-    head = _gather_head(unembed, hidden.dtype)
-    flat_hidden, flat_tokens = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
-    flat_normalizer, flat_gradient = log_normalizer.reshape(-1), jnp.where(scored, gradient, 0.0).reshape(-1)
-    order, count = _chunks(scored, options.chunk)
-
-    def body(i, carry):
-        hidden_gradient, head_gradient = carry
-        index = jax.lax.dynamic_slice(order, (i * options.chunk,), (options.chunk,))
-        inside = jnp.clip(index, 0, flat_tokens.size - 1)
-        source = jnp.where(index < flat_tokens.size, index - 1, flat_tokens.size)
-        x = flat_hidden[jnp.clip(index - 1, 0, flat_tokens.size - 1)]
-        logits, columns = _logits(x, head, options)
+    def logit_gradient(index, logits, columns):
         # d log p / d logits = onehot - softmax
-        hit = columns == flat_tokens[inside, None]
-        weight = jnp.where(index < flat_tokens.size, flat_gradient[inside], 0.0)[:, None]
-        d = weight * (hit - jnp.exp(logits - flat_normalizer[inside, None]))
-        if options.softcap is not None:
-            d = d * jnp.where(columns < options.vocab_size, 1 - (logits / options.softcap) ** 2, 0.0)
-        d = d.astype(hidden.dtype)
-        dx = jnp.einsum("cv,vd->cd", d, head, preferred_element_type=jnp.float32)
-        hidden_gradient = hidden_gradient.at[source].add(dx.astype(hidden_gradient.dtype), mode="drop")
-        return hidden_gradient, head_gradient + jnp.einsum("cv,cd->vd", d, x, preferred_element_type=jnp.float32)
+        hit = columns == heads.at(tokens, index)[:, None]
+        return heads.at(gradient, index)[:, None] * (hit - jnp.exp(logits - heads.at(log_normalizer, index)[:, None]))
 
-    # Each row of hidden is written by one chunk only; slices of the vocabulary are summed in float32.
-    split = jax.lax.axis_size("tensor") > 1
-    start = jnp.zeros(flat_hidden.shape, jnp.float32 if split else hidden.dtype), jnp.zeros(head.shape, jnp.float32)
-    hidden_gradient, head_gradient = jax.lax.fori_loop(0, count, body, start)
-    hidden_gradient = jax.lax.psum(hidden_gradient, "tensor").astype(hidden.dtype).reshape(hidden.shape)
-    head_gradient = jax.lax.psum_scatter(head_gradient, "fsdp", scatter_dimension=1, tiled=True)
-    return hidden_gradient, jax.lax.psum(head_gradient, "data")
-
-
-def _kl_local(policy, reference, scored, *, options):
-    heads = [_gather_head(unembed, hidden.dtype) for hidden, unembed in (policy, reference)]
-    flats = [hidden.reshape(-1, hidden.shape[-1]) for hidden, _ in (policy, reference)]
-    order, count = _chunks(scored, options.chunk)
-    size = scored.size
-
-    def body(i, carry):
-        index = jax.lax.dynamic_slice(order, (i * options.chunk,), (options.chunk,))
-        (p, columns), (q, _) = (
-            _logits(flat[jnp.clip(index - 1, 0, size - 1)], head, options) for flat, head in zip(flats, heads, strict=True)
-        )
-        gap = jnp.sum(jnp.where(columns < options.vocab_size, jax.nn.softmax(p, axis=1) * (p - q), 0.0), axis=1)
-        values = jax.nn.logsumexp(p, axis=1), jax.nn.logsumexp(q, axis=1), gap
-        return tuple(x.at[index].set(value, mode="drop") for x, value in zip(carry, values, strict=True))
-
-    # KL(p || q) = sum_v softmax(p)_v (p_v - q_v) - lse(p) + lse(q) with logits p, q; each slice of the vocabulary brings its own sum,
-    # weighed by the mass that the slice has.
-    zeros = jnp.zeros(size, jnp.float32)
-    lse_p, lse_q, gap = jax.lax.fori_loop(0, count, body, (zeros, zeros, zeros))
-    total_p, total_q = _sum_over_vocabulary_shards(lse_p), _sum_over_vocabulary_shards(lse_q)
-    kl = jax.lax.psum(jnp.exp(lse_p - total_p) * gap, "tensor") - total_p + total_q
-    return jnp.where(scored, kl.reshape(scored.shape), 0.0)
+    return heads.backward(hidden, unembed, scored, options, logit_gradient)

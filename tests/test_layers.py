@@ -12,8 +12,8 @@ import jaxalign
 
 ROOT = Path(jaxalign.__file__).parent
 LEVELS = [
-    {"types", "sharding", "schema", "stop", "log"},
-    {"logps", "reference", "optim", "metrics", "pairwise", "models", "data"},
+    {"types", "sharding", "schema", "stop", "log", "chunked_head"},
+    {"logps", "vocabulary", "reference", "optim", "metrics", "pairwise", "models", "data"},
     {"objectives", "forward", "checkpoint", "sample", "hf", "flops", "report"},
     {"step", "validate"},
     {"config", "build", "rollout", "evaluators"},
