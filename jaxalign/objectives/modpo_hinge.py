@@ -1,0 +1,16 @@
+"""Multi-objective DPO with the hinge loss (offered by the published code of arXiv 2310.03708, not measured in the paper)."""
+
+import jax
+
+from jaxalign.objectives.modpo import margin_terms
+from jaxalign.types import Batch, Outputs, Terms
+
+REQUIRES = ("paired", "reference", "columns.margin")
+
+
+def modpo_hinge(
+    policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1, weights: tuple = (0.5, 0.5), margins: tuple = ("margin",)
+) -> Terms:
+    """max(0, 1 - z) for every pair, with the z, the arguments and the errors of `modpo`."""
+    # L = max(0, 1 - z)
+    return margin_terms(lambda z: jax.nn.relu(1 - z), "modpo_hinge", policy, reference, batch, beta=beta, weights=weights, margins=margins)
