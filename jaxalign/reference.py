@@ -1,8 +1,8 @@
 """Reference rules: what the reference model is at every step.
 
-A rule is `(reference, trainable, step, **hparams) -> reference`, called inside the train step after the update with the number of steps done.
-The reference is part of the train state: it starts as a copy of the policy, is sharded and checkpointed like it, and never receives a
-gradient. Moving references are Trust-Region alignment (TR-DPO, arXiv 2404.09656), and go with any objective.
+A rule is `(reference, trainable, step, **hparams) -> reference`, called inside the train step after the update with the number of steps
+done. The reference is part of the train state: it starts as a copy of the policy, is sharded and checkpointed like it, and never receives
+a gradient. Moving references are Trust-Region alignment (TR-DPO, arXiv 2404.09656), and go with any objective.
 """
 
 from flax import struct

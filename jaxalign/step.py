@@ -1,7 +1,8 @@
 """The train step: the only place that reduces over a batch, and with `init_state` and `eval_step` the only jit in training.
 
 Losses and metrics travel as (sum, weight). Gradients of the *sum* are added up over microbatches in float32 and divided once by the
-weight of the whole batch, so the number of microbatches, devices and padding rows changes nothing.
+weight of the whole batch, so the number of microbatches, devices and padding rows changes nothing. What an objective must know of the whole
+batch (its `statistics`) is computed before the first gradient.
 """
 
 from collections.abc import Callable
@@ -10,21 +11,47 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxalign import reference as references
 from jaxalign import sharding
-from jaxalign.types import Batch, Outputs, Terms, TrainState
+from jaxalign.objectives import Objective
+from jaxalign.types import Batch, Outputs, TrainState
 
 Forward = Callable[..., Outputs]  # (params, batch, step) -> Outputs
-Objective = Callable[[Outputs, Outputs | None, Batch], Terms]
 
 
-def init_state(params, optimizer: optax.GradientTransformation, *, with_reference: bool, seed: int) -> TrainState:
-    """The state before the first step. `params` is consumed; the reference is a copy of it, laid out the same way."""
+def init_state(
+    params,
+    optimizer: optax.GradientTransformation,
+    *,
+    rule: str,
+    seed: int,
+    keep_initial: bool = False,
+    trained: tuple[str, ...] | None = None,
+    statistics: tuple[str, ...] = (),
+    table_shape: tuple[int, int, int] | None = None,
+) -> TrainState:
+    """The state before the first step. `params` is consumed; the reference is a copy of it, laid out the same way.
+
+    Args:
+      rule: a name of `reference.RULES`; says whether there is a reference and of what kind.
+      keep_initial: hold one more copy of what a moving reference starts from, to measure against.
+      trained: top-level keys of params that are trained; None: all of them.
+      statistics: names of what the objective carries from step to step.
+      table_shape: (every_steps, R, T) for rule "hard_table".
+    """
 
     def init(params):
-        reference = jax.tree.map(jnp.copy, params) if with_reference else None
+        trainable = {key: params[key] for key in trained} if trained else params
+        rest = {key: value for key, value in params.items() if key not in trainable} if trained else None
+        copies = rule in references.WITH_WEIGHTS
+        reference = jax.tree.map(jnp.copy, trainable) if copies else None
+        if rule == "hard_table":
+            reference = references.Table(jnp.zeros(table_shape, jnp.float32, out_sharding=sharding.spec(None, "rows", None)))
+        initial = jax.tree.map(jnp.copy, trainable) if keep_initial and rule in references.MOVING and copies else None
         # Laid out as the step returns it: P() and P(None) are the same layout, but the step would compile for each of them.
         rng = sharding.shard(jax.random.key_data(jax.random.key(seed)), None)
-        return TrainState(jnp.zeros((), jnp.int32), params, reference, optimizer.init(params), rng)
+        zeros = {name: jnp.zeros((), jnp.float32) for name in statistics}
+        return TrainState(jnp.zeros((), jnp.int32), trainable, reference, optimizer.init(trainable), rng, rest, initial, zeros)
 
     return jax.jit(init, donate_argnums=0)(params)
 
@@ -45,31 +72,46 @@ def make_train_step(
 
     Args:
       forward: of policy and reference alike.
-      objective: its hyper-parameters bound.
+      objective: see `objectives.bind`.
       reference_rule: (reference, trainable, step) -> reference, applied after the update.
       microbatches: parts that the rows are split into; gradients are exact whatever their number.
     """
 
-    def gradients(trainable, reference, batch, step):
+    def gradients(state, reference, batch, statistics):
         def loss_sum(trainable):
-            sums = _sums(forward, objective, trainable, reference, batch, step)
-            return sums["loss"][0], sums
+            policy, constant = outputs_of(forward, trainable, state.frozen, reference, batch, state.step)
+            known = statistics
+            if known is None:
+                known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
+            sums = _reduced(objective.terms(policy, constant, batch, known))
+            return sums["loss"][0], (sums, known)
 
-        return jax.grad(loss_sum, has_aux=True)(trainable)
+        return jax.grad(loss_sum, has_aux=True)(state.trainable)
 
     def train_step(state: TrainState, batch: Batch):
+        reference, batch = references.with_table(state.reference, batch, state.step)
         if microbatches == 1:
-            total, sums = gradients(state.trainable, state.reference, batch, state.step)
+            total, (sums, statistics) = gradients(state, reference, batch, None)
         else:
             parts = split_batch(batch, microbatches)
-            shapes = jax.eval_shape(gradients, state.trainable, state.reference, jax.tree.map(lambda x: x[0], parts), state.step)
-            zeros = jax.tree.map(jnp.zeros_like, state.trainable), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
 
-            def add(carry, part):
-                new = gradients(state.trainable, state.reference, part, state.step)
-                return jax.tree.map(jnp.add, carry, new), None
+            def add_up(function):
+                shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+                zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding), shapes)
+                return jax.lax.scan(lambda carry, part: (jax.tree.map(jnp.add, carry, function(part)), None), zeros, parts)[0]
 
-            (total, sums), _ = jax.lax.scan(add, zeros, parts)
+            def measure(part):
+                policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, part, state.step)
+                return _sums_of_statistics(objective, policy, constant, part)
+
+            measured = add_up(measure) if state.statistics else {}
+            statistics = _statistics(objective, state, measured)
+
+            def gradients_of(part):
+                total, (sums, _) = gradients(state, reference, part, statistics)
+                return total, sums
+
+            total, sums = add_up(gradients_of)
         weight = sums["loss"][1]
         gradient = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1.0), total)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
@@ -77,8 +119,9 @@ def make_train_step(
         metrics = {name: value / count for name, (value, count) in sums.items()}
         metrics |= {"loss": sums["loss"][0] / jnp.where(weight > 0, weight, 1.0)}  # a batch with nothing to train on has loss 0, not NaN
         metrics |= {"grad_norm": optax.tree.norm(gradient), "learning_rate": jnp.asarray(schedule(state.step), jnp.float32)}
-        reference = reference_rule(state.reference, trainable, state.step + 1)
-        return state.replace(step=state.step + 1, trainable=trainable, reference=reference, opt_state=opt_state), metrics
+        moved = reference_rule(state.reference, trainable, state.step + 1)
+        after = {"trainable": trainable, "reference": moved, "opt_state": opt_state, "statistics": statistics}
+        return state.replace(step=state.step + 1, **after), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -86,16 +129,53 @@ def make_train_step(
 def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs, Outputs, Batch], jax.Array]):
     """(state, batch) -> dict of (sum, weight), jitted: the objective's loss and metrics, and "kl" to the reference where there is one.
 
+    Where the state keeps the initial reference too, the same against it follows under "initial/": a moving reference makes loss and rewards
+    jump at every move, so only those can be compared over time. Statistics are those of the batch given.
+
     Args:
       forward, objective: those of the train step.
       kl: float32[R, T] per scored token from the outputs of policy and reference.
     """
 
     def eval_step(state: TrainState, batch: Batch):
-        extra = None if state.reference is None else lambda policy, reference: {"kl": (kl(policy, reference, batch), batch.slots >= 0)}
-        return _sums(forward, objective, state.trainable, state.reference, batch, state.step, extra)
+        def against(reference):
+            policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, batch, state.step)
+            known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
+            sums = _reduced(objective.terms(policy, constant, batch, known))
+            if constant is not None and constant.hidden is not None:
+                sums["kl"] = _weighted_sum(kl(policy, constant, batch), batch.slots >= 0)
+            return sums
+
+        reference = None if isinstance(state.reference, references.Table) else state.reference
+        first = {} if state.initial is None else {f"initial/{name}": pair for name, pair in against(state.initial).items()}
+        return against(reference) | first
 
     return jax.jit(eval_step)
+
+
+def make_refresh(forward: Forward):
+    """(table, state, batch, entry) -> table, jitted, with the table donated: an entry becomes the policy's log-probs on a batch."""
+
+    def refresh(table: references.Table, state: TrainState, batch: Batch, entry: jax.Array):
+        logps = forward(_whole(state.trainable, state.frozen), batch, state.step).logps
+        return references.Table(jax.lax.dynamic_update_index_in_dim(table.logps, logps, entry, 0))
+
+    return jax.jit(refresh, donate_argnums=0)
+
+
+def outputs_of(forward, trainable, frozen, reference, batch, step):
+    """(policy, reference): outputs of the policy and, without a gradient, of the reference, None if there is none.
+
+    The reference is its weights, or where these are None the batch's column of its log-probs.
+    """
+    policy = forward(_whole(trainable, frozen), batch, step)
+    if reference is not None:
+        constant = forward(jax.lax.stop_gradient(_whole(reference, frozen)), batch, step)
+    elif references.COLUMN in batch.columns:
+        constant = Outputs(batch.columns[references.COLUMN])
+    else:
+        return policy, None
+    return policy, jax.lax.stop_gradient(constant)
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
@@ -114,13 +194,23 @@ def split_batch(batch: Batch, parts: int) -> Batch:
     return jax.tree.map(lambda x: sharding.split_axis(x, parts, rows), batch)
 
 
-def _sums(forward, objective, trainable, reference, batch, step, extra=None):
+def _whole(trainable, frozen):
+    return trainable if frozen is None else {**frozen, **trainable}
+
+
+def _sums_of_statistics(objective, policy, constant, batch):
+    values = objective.statistics(jax.lax.stop_gradient(policy), constant, batch)
+    return {name: _weighted_sum(*pair) for name, pair in values.items()}
+
+
+def _statistics(objective, state, sums):
+    means = {name: value / jnp.where(weight > 0, weight, 1.0) for name, (value, weight) in sums.items()}
+    return jax.lax.stop_gradient(objective.carry(state.statistics, means, state.step))
+
+
+def _reduced(terms):
     """name -> (sum of value * weight, sum of weight), float32 scalars; "loss" is among them."""
-    policy = forward(trainable, batch, step)
-    constant = None if reference is None else jax.lax.stop_gradient(forward(jax.lax.stop_gradient(reference), batch, step))
-    terms = objective(policy, constant, batch)
-    pairs = {"loss": (terms.loss, terms.weight)} | terms.metrics | (extra(policy, constant) if extra else {})
-    return {name: _weighted_sum(value, weight) for name, (value, weight) in pairs.items()}
+    return {name: _weighted_sum(*pair) for name, pair in {"loss": (terms.loss, terms.weight), **terms.metrics}.items()}
 
 
 def _weighted_sum(value, weight):

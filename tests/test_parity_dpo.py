@@ -12,11 +12,10 @@ import pytest
 import toys
 
 import jaxalign
-from jaxalign import optim, reference, step
+from jaxalign import objectives, optim, reference, step
 from jaxalign.data import pack
 from jaxalign.hf import load as hf
 from jaxalign.models import model as models
-from jaxalign.objectives.dpo import dpo
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -94,9 +93,9 @@ def our_run(mesh, microbatches):
             optim.adamw, schedule, clip_norm=CLIP, weight_decay=DECAY, axes=model.axes, b1=B1, b2=B2, eps=EPS
         )
         train_step = step.make_train_step(
-            toys.next_token(config), functools.partial(dpo, beta=BETA), reference.frozen, optimizer, schedule, microbatches=microbatches
+            toys.next_token(config), objectives.bind("dpo", beta=BETA), reference.frozen, optimizer, schedule, microbatches=microbatches
         )
-        state, history = step.init_state(hf.load(FOLDER, model), optimizer, with_reference=True, seed=0), []
+        state, history = step.init_state(hf.load(FOLDER, model), optimizer, rule="frozen", seed=0), []
         for number in range(STEPS):
             arrays = pack.assemble(pairs(number % BATCHES), PLAN, row_tokens=128, share_prompt=True)
             state, metrics = train_step(state, toys.place(arrays))

@@ -12,7 +12,7 @@ import optax
 import pytest
 import toys
 
-from jaxalign import optim, reference, step
+from jaxalign import objectives, optim, reference, step
 from jaxalign.data import pack
 from jaxalign.types import Outputs, Terms
 
@@ -59,7 +59,7 @@ def test_two_steps_compile_once(mesh):
 
 def test_the_step_counts_and_the_schedule_reads_the_count(on_one_device):
     schedule = optim.make_schedule("linear", learning_rate=1.0, warmup_steps=2, total_steps=4, final_fraction=0.0)
-    train_step = step.make_train_step(toys.next_token(), toys.objective("sft")[0], reference.none, toys.keep_gradient(), schedule)
+    train_step = step.make_train_step(toys.next_token(), objectives.bind("sft"), reference.none, toys.keep_gradient(), schedule)
     state, batch, rates = toys.make_state("sft"), toys.place(arrays()), []
     for _ in range(5):
         state, metrics = train_step(state, batch)
@@ -90,7 +90,8 @@ def test_no_gradient_reaches_the_reference(on_one_device, name):
     batch = toys.place(arrays())
 
     def loss(policy, constant):
-        return step._sums(toys.next_token(), toys.objective(name)[0], policy, constant, batch, jnp.int32(0))["loss"][0]
+        terms = toys.objective(name)[0](*step.outputs_of(toys.next_token(), policy, None, constant, batch, jnp.int32(0)), batch)
+        return jnp.sum(terms.loss * terms.weight)
 
     weights = toys.place_params(toys.params(0)), toys.place_params(toys.params(1))
     to_policy, to_reference = jax.jit(jax.grad(loss, argnums=(0, 1)))(*weights)
@@ -105,7 +106,7 @@ def test_loss_and_metrics_are_weighted_means_over_the_whole_batch(on_one_device,
         return Outputs(values, values, values)
 
     train_step = step.make_train_step(
-        no_model, numbered, reference.none, toys.keep_gradient(), optax.constant_schedule(0.0), microbatches=microbatches
+        no_model, objectives.plain(numbered), reference.none, toys.keep_gradient(), optax.constant_schedule(0.0), microbatches=microbatches
     )
     _, metrics = train_step(toys.make_state("sft"), toys.place(arrays() | {"reward": numbers()}))
     weights = np.where(arrays()["valid"], numbers(), 0.0)
@@ -172,7 +173,7 @@ def test_the_evaluation_step_agrees_with_the_train_step(on_one_device):
     def kl(policy, constant, batch):
         return jnp.where(batch.slots >= 0, 3.0, 0.0)
 
-    eval_step = step.make_eval_step(toys.next_token(), toys.objective("dpo")[0], kl)
+    eval_step = step.make_eval_step(toys.next_token(), objectives.bind("dpo"), kl)
     state, batch = toys.make_state("dpo"), toys.place(arrays())
     sums = eval_step(state, batch)
     _, metrics = dpo_step()(state, batch)
@@ -186,7 +187,8 @@ def largest_array(objective, remat):
     """Elements of the largest array in the compiled step at R = 8, T = 512, V = 8192, in units of R * T * V."""
     rows, length, config = 8, 512, dataclasses.replace(toys.CONFIG, vocab_size=8192)
     look = toys.next_token(config, remat=remat)
-    train_step = step.make_train_step(look, objective, reference.frozen, toys.keep_gradient(), optax.constant_schedule(0.1))
+    objective, schedule = objectives.plain(objective), optax.constant_schedule(0.1)
+    train_step = step.make_train_step(look, objective, reference.frozen, toys.keep_gradient(), schedule)
     batch = toys.place(pack.empty_batch(rows, groups=2, responses=2, row_tokens=length))
     text = train_step.lower(toys.make_state("dpo", config=config), batch).compile().as_text()
     return max(math.prod(map(int, sizes.split(","))) for sizes in ARRAY.findall(text)) / (rows * length * 8192)

@@ -76,7 +76,7 @@ def mesh(shape: tuple[int, int, int] = (1, 1, 1)):
 
 def place(arrays: dict[str, np.ndarray]) -> Batch:
     """The batch on the mesh in scope."""
-    return Batch(**{name: jax.device_put(x, sharding.named(sharding.rows_spec(x.ndim))) for name, x in arrays.items()})
+    return Batch(**jax.tree.map(lambda x: jax.device_put(x, sharding.named(sharding.rows_spec(x.ndim))), arrays))
 
 
 def place_params(values: dict, config: ModelConfig = CONFIG) -> dict:
@@ -101,16 +101,21 @@ def next_token(config: ModelConfig = CONFIG, *, dtype=jnp.float32, remat: str = 
 
 def make_step(name: str, *, microbatches: int = 1, optimizer=None, config: ModelConfig = CONFIG, **options):
     """The train step of an objective, by its file name."""
-    function, requires = objective(name)
-    rule = reference.RULES["frozen" if "reference" in requires else "none"]
+    rule = reference.RULES["frozen" if "reference" in objective(name)[1] else "none"]
     optimizer = optimizer or keep_gradient()
-    return step.make_train_step(
-        next_token(config, **options), function, rule, optimizer, optax.constant_schedule(0.1), microbatches=microbatches
-    )
+    bound, schedule = jaxalign.objectives.bind(name), optax.constant_schedule(0.1)
+    return step.make_train_step(next_token(config, **options), bound, rule, optimizer, schedule, microbatches=microbatches)
 
 
 def make_state(name: str, *, optimizer=None, config: ModelConfig = CONFIG, same: bool = False):
     """The state before the first step; policy and reference have different weights unless `same`."""
     with_reference = "reference" in objective(name)[1]
-    state = step.init_state(place_params(params(0, config), config), optimizer or keep_gradient(), with_reference=with_reference, seed=0)
+    bound, inputs = jaxalign.objectives.bind(name), jaxalign.objectives.tiny_inputs(columns=("mismatched",))
+    state = step.init_state(
+        place_params(params(0, config), config),
+        optimizer or keep_gradient(),
+        rule="frozen" if with_reference else "none",
+        seed=0,
+        statistics=jaxalign.objectives.statistics_of(bound, *inputs),
+    )
     return state if same or not with_reference else state.replace(reference=place_params(params(1, config), config))

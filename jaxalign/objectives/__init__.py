@@ -17,6 +17,11 @@ from functools import partial
 import importlib
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+from jaxalign.types import Batch, Outputs
+
 READS = {
     "paired": "groups whose response 0 is preferred to response 1",
     "unpaired": "groups of which every response is trained; pairs are refused",
@@ -45,10 +50,16 @@ def bind(name: str, **hparams) -> Objective:
     """
     function, module = named(name)
     function = partial(function, **hparams)
-    if not hasattr(module, "statistics"):
-        return Objective(lambda policy, reference, batch, _: function(policy, reference, batch), lambda *_: {}, lambda _, current, __: current)
-    carry = partial(module.carry, **hparams) if hasattr(module, "carry") else lambda _, current, __: current
-    return Objective(function, partial(module.statistics, **hparams), carry)
+    parts = vars(module)
+    if "statistics" not in parts:
+        return plain(function)
+    carry = partial(parts["carry"], **hparams) if "carry" in parts else lambda _, current, __: current
+    return Objective(function, partial(parts["statistics"], **hparams), carry)
+
+
+def plain(function: Callable) -> Objective:
+    """An objective `(policy, reference, batch) -> Terms` that needs no statistics."""
+    return Objective(lambda policy, reference, batch, _: function(policy, reference, batch), lambda *_: {}, lambda _, current, __: current)
 
 
 def named(name: str):
@@ -66,3 +77,22 @@ def named(name: str):
 def names() -> list[str]:
     """Names of all objectives: the files of jaxalign/objectives."""
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem != "__init__")
+
+
+def tiny_inputs(*, columns: tuple[str, ...] = (), token_columns: tuple[str, ...] = (), value_head: bool = False) -> tuple[Outputs, Batch]:
+    """Shapes of the smallest outputs and batch, to trace an objective on: one row, one group, two responses."""
+
+    def shaped(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    row, group = (1, 2), (1, 2)
+    extra = {name: shaped(jnp.float32, *group) for name in columns} | {name: shaped(jnp.float32, *row) for name in token_columns}
+    tokens = [shaped(jnp.int32, *row) for _ in range(5)]
+    batch = Batch(*tokens, shaped(jnp.float32, *group), shaped(jnp.bool, 1), shaped(jnp.bool, *group), extra)
+    values = shaped(jnp.float32, *group) if value_head else None
+    return Outputs(shaped(jnp.float32, *row), shaped(jnp.float32, *row, 1), shaped(jnp.float32, 1, 1), values, vocab_size=1), batch
+
+
+def statistics_of(objective: Objective, outputs: Outputs, batch: Batch) -> tuple[str, ...]:
+    """Names of the objective's statistics, by tracing it on shapes."""
+    return tuple(sorted(jax.eval_shape(objective.statistics, outputs, outputs, batch)))

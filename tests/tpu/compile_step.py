@@ -19,10 +19,9 @@ import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from jaxalign import forward, optim, reference, sharding, step  # noqa: E402
+from jaxalign import forward, objectives, optim, reference, sharding, step  # noqa: E402
 from jaxalign.models import model as models  # noqa: E402
 from jaxalign.models.config import ModelConfig  # noqa: E402
-from jaxalign.objectives.dpo import dpo  # noqa: E402
 from jaxalign.types import Batch, TrainState  # noqa: E402
 
 CONFIG = ModelConfig(  # Llama 3's vocabulary and ratios, an eighth of its depth
@@ -41,7 +40,7 @@ def abstract_state(model, optimizer) -> TrainState:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.named(partition))
 
     params = jax.tree.map(shaped, model.shapes, models.shardings(model))
-    init = functools.partial(step.init_state, optimizer=optimizer, with_reference=True, seed=0)
+    init = functools.partial(step.init_state, optimizer=optimizer, rule="frozen", seed=0)
     return jax.tree.map(lambda x: shaped(x, x.sharding.spec if x.sharding else whole), jax.eval_shape(init, params))
 
 
@@ -61,7 +60,7 @@ def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
     schedule = optim.make_schedule("cosine", learning_rate=1e-6, warmup_steps=10, total_steps=100, final_fraction=0.1)
     optimizer = optim.make_optimizer(optim.adamw, schedule, clip_norm=1.0, weight_decay=0.1, axes=model.axes)
     look = functools.partial(forward.next_token, model, dtype=jnp.bfloat16, remat="full", attention="xla")
-    train_step = step.make_train_step(look, dpo, reference.frozen, optimizer, schedule)
+    train_step = step.make_train_step(look, objectives.bind("dpo"), reference.frozen, optimizer, schedule)
     with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices)):
         state, batch = abstract_state(model, optimizer), abstract_batch(ROWS_A_DEVICE * data * fsdp)
         start = time.monotonic()
