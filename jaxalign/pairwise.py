@@ -25,20 +25,39 @@ class Pairs:
         """h, float32[N]: by how much more the policy raised the chosen response than the rejected one, in nats."""
         return self.log_ratios[:, 0] - self.log_ratios[:, 1]
 
+    @property
+    def nll(self) -> Array:
+        """-log p of the chosen response a token, float32[N], in nats; 0 where it has no scored token."""
+        return -self.logps[:, 0] / jnp.maximum(self.lengths[:, 0], 1.0)
+
+    def per_token(self) -> "Pairs":
+        """The pairs with every log-ratio divided by the response's number of scored tokens; `margin` is then that of the means."""
+        return self.replace(log_ratios=self.log_ratios / jnp.maximum(self.lengths, 1.0))
+
 
 def pairs(policy: Outputs, reference: Outputs | None, batch: Batch) -> Pairs:
-    """The pairs of a batch. Without a reference its log-probs count as 0 (a uniform reference)."""
+    """The pairs of a batch. Without a reference its log-probs count as 0 (a uniform reference).
+
+    Raises:
+      ValueError: the groups have one response only.
+    """
+    if batch.valid.shape[1] < 2:
+        raise ValueError("the groups of this batch have one response; a pairwise objective needs a chosen and a rejected one.")
     logps = sum_responses(policy.logps, batch)[:, :2]
     constant = jnp.zeros_like(logps) if reference is None else sum_responses(jax.lax.stop_gradient(reference.logps), batch)[:, :2]
     weight = (batch.paired & batch.valid[:, 0] & batch.valid[:, 1]).astype(jnp.float32)
     return Pairs(logps, logps - constant, response_lengths(batch)[:, :2], weight)
 
 
-def pair_terms(loss: Array, pairs: Pairs, *, beta: float) -> Terms:
+def pair_terms(loss: Array, pairs: Pairs, *, beta: float, metrics: dict[str, Array] | None = None) -> Terms:
     """Terms of a loss float32[N] over pairs, with the metrics of preference training.
 
-    Rewards are beta * rho of the summed log-probs. An equal pair counts as wrong (strict inequality), so reward accuracy is 0, not 1/2,
-    where policy and reference are the same. logps/accuracies asks which side the policy itself finds likelier.
+    Rewards are beta * rho: of the summed log-probs, unless the objective hands in `pairs.per_token()`. Without a reference rho is the
+    log-probability itself. An equal pair counts as wrong (strict inequality), so reward accuracy is 0, not 1/2, where policy and reference
+    are the same. logps/accuracies asks which side the policy itself finds likelier.
+
+    Args:
+      metrics: further ones of the objective, float32[N].
 
     Raises:
       ValueError: beta is not above 0.
@@ -56,5 +75,5 @@ def pair_terms(loss: Array, pairs: Pairs, *, beta: float) -> Terms:
         "logps/accuracies": (pairs.logps[:, 0] > pairs.logps[:, 1]).astype(jnp.float32),
         "lengths/chosen": pairs.lengths[:, 0],
         "lengths/rejected": pairs.lengths[:, 1],
-    }
+    } | (metrics or {})
     return Terms(loss, pairs.weight, {name: (value, pairs.weight) for name, value in values.items()})

@@ -13,7 +13,7 @@ import jaxalign
 ROOT = Path(jaxalign.__file__).parent
 LEVELS = [
     {"types", "sharding", "schema", "stop", "log", "chunked_head"},
-    {"logps", "vocabulary", "reference", "optim", "metrics", "pairwise", "models", "data"},
+    {"logps", "vocabulary", "reference", "optim", "metrics", "pairwise", "pointwise", "models", "data"},
     {"objectives", "forward", "checkpoint", "sample", "hf", "flops", "report"},
     {"step", "validate"},
     {"config", "build", "rollout", "evaluators"},
