@@ -86,7 +86,7 @@ def duplicate_lines(groups: pack.Groups) -> list[str]:
     """How many groups have the prompt, and how many responses the tokens, of an earlier one."""
     prompts = [groups.piece(g, 0)[0].tobytes() for g in range(len(groups))]
     responses = [groups.piece(g, 1 + int(k))[0].tobytes() for g in range(len(groups)) for k in np.flatnonzero(groups.valid[g])]
-    whole = [tuple(groups.piece(g, piece)[0].tobytes() for piece in range(1 + groups.responses)) for g in range(len(groups))]
+    whole = [tuple(groups.piece(g, piece)[0].tobytes() for piece in range(1 + groups.valid.shape[1])) for g in range(len(groups))]
     lines = []
     for name, items in (("prompts", prompts), ("responses", responses), ("whole examples", whole)):
         repeated = len(items) - len(set(items))
@@ -102,7 +102,7 @@ def length_lines(prepared: Prepared) -> list[str]:
     in_row = np.array([sizes[row[row >= 0]].sum() for row in prepared.plan])
     lines = [
         *histogram("prompt tokens", lengths[:, 0]),
-        *histogram("response tokens", lengths[:, 1:][groups.valid]),
+        *histogram("response tokens", lengths[:, 1:][groups.present]),
         *histogram(f"tokens in a row of {prepared.row_tokens}", in_row),
     ]
     unshared, shared = prepared.meta["unshared_tokens"], prepared.meta["row_real_tokens"]
@@ -147,9 +147,10 @@ def _print_group(console, prepared, group, loaded):
     groups = prepared.groups
     kind = "a pair, the first is preferred" if groups.paired[group] else "judged one by one"
     console.rule(f"row {int(prepared.source_rows[group])} of the source, {kind}", align="left", characters="-")
-    for k in np.flatnonzero(groups.valid[group]).tolist():
+    for k in np.flatnonzero(groups.present[group]).tolist():
         parts = decoded(prepared, group, k, loaded)
-        sizes = f"response {k}, reward {float(groups.reward[group, k]):g}, {len(groups.piece(group, 1 + k)[0])} tokens: "
+        what = f"reward {float(groups.reward[group, k]):g}" if k < groups.valid.shape[1] else "of another prompt"
+        sizes = f"response {k}, {what}, {len(groups.piece(group, 1 + k)[0])} tokens: "
         if not console.is_terminal:
             console.print(sizes + marked(parts if k == 0 else parts[1:]))
             continue

@@ -17,11 +17,13 @@ import sys
 
 from ml_collections import ConfigDict
 
-from jaxalign.data import formats, pack, progress, shards, sources, store
+from jaxalign.data import formats, mismatch, pack, progress, shards, sources, store
 from jaxalign.data.encode import Limits
 from jaxalign.data.paths import resolve
 
 CODE = ("counts", "encode", "formats", "render", "shards", "sources", "templates", "tokenizer", "tokenizer_files", "turns")
+
+MISMATCH_SEED = 0  # of the shuffle that pairs groups with responses of other prompts: part of the data, like the order of a file
 
 
 def prepare(
@@ -42,6 +44,7 @@ def prepare(
     on_bad_row: str = "drop",
     side: str = "all",
     eval_fraction: float = 0.0,
+    mismatched: bool = False,
     processes: int | None = None,
     quiet: bool = False,
 ) -> Path:
@@ -53,6 +56,7 @@ def prepare(
       template: "auto", "plain", a built-in name or a .jinja file.
       out_root: where prepared sets lie; None: $JAXALIGN_CACHE or ~/.cache/jaxalign.
       side: "train" or "eval": one side of a split that puts `eval_fraction` of the questions on the eval side.
+      mismatched: every group also gets a response of another prompt, see `data.mismatch`; rows have room for it.
       processes: that tokenize; None: one a core.
 
     Raises:
@@ -66,7 +70,9 @@ def prepare(
         format=name,
         tokenizer=tokenizer,
         template=template,
-        limits=Limits(row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation),
+        limits=Limits(
+            row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched
+        ),
         train_turns=train_turns,
         responses=source.get("responses", "all"),
         score_range=_tuple(source.get("score_range")),
@@ -80,24 +86,40 @@ def prepare(
         _root(out_root) / f"{slug}-{store.content_hash(meta['depends'])}",
         lambda final: _write_groups(final, rows, recipe, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
     )
-    return plan(groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups)
+    layout = {"row_tokens": row_tokens, "pack_rows": pack_rows, "share_prompt": share_prompt, "max_groups": max_groups}
+    return plan(groups, **layout, mismatched=mismatched)
 
 
-def plan(groups_folder: str | Path, *, row_tokens: int, pack_rows: bool, share_prompt: bool, max_groups: int | None) -> Path:
-    """The folder of the row plan of a set of groups, made if it is not there."""
+def plan(
+    groups_folder: str | Path, *, row_tokens: int, pack_rows: bool, share_prompt: bool, max_groups: int | None, mismatched: bool = False
+) -> Path:
+    """The folder of the row plan of a set of groups, with mismatched responses if asked for, made if it is not there."""
     groups_folder = Path(groups_folder)
     settings = {"row_tokens": row_tokens, "pack": pack_rows, "share_prompt": share_prompt, "max_groups": max_groups if pack_rows else 1}
+    settings |= {"mismatched": True, "seed": MISMATCH_SEED} if mismatched else {}
 
     def write(final):
         groups = store.read_groups(groups_folder)
+        if mismatched:
+            donors = mismatch.choose(groups, row_tokens=row_tokens, share_prompt=share_prompt, seed=MISMATCH_SEED)
+            groups = dataclasses.replace(groups, donors=donors)
         sizes = pack.group_tokens(groups, share_prompt=share_prompt)
         rows = pack.plan_rows(sizes, row_tokens=row_tokens, pack=pack_rows, max_groups=max_groups)
         share = pack.fill(sizes, rows, row_tokens=row_tokens)
         unshared = int(pack.group_tokens(groups, share_prompt=False).sum())
         facts = {"rows": len(rows), "fill": share, "padding": 1 - share, "row_real_tokens": int(sizes.sum()), "unshared_tokens": unshared}
-        store.write_plan(final, rows, meta={**settings, **facts})
+        store.write_plan(final, rows, donors=groups.donors, meta={**settings, **facts})
 
-    return store.write_once(groups_folder / f"rows-{store.content_hash({**settings, 'code': _code_hash(('pack',))})[:8]}", write)
+    code = _code_hash(("mismatch", "pack") if mismatched else ("pack",))
+    return store.write_once(groups_folder / f"rows-{store.content_hash({**settings, 'code': code})[:8]}", write)
+
+
+def needs_mismatched(cfg) -> bool:
+    """Whether the objective of a resolved configuration reads a response of another prompt in every group."""
+    from jaxalign import objectives  # imports jax, which preparing other data need not
+
+    _, module = objectives.named(cfg.objective.name)
+    return "mismatched" in module.REQUIRES or (cfg.objective.name == "una" and cfg.objective.get("offset") == "kl_batch")
 
 
 def to_stderr(lines: list[str]) -> None:
@@ -123,6 +145,7 @@ def prepare_from_config(cfg, *, tell: Callable[[list[str]], None] = to_stderr) -
     options = {key: data[key] for key in (*same, "train_turns", "share_prompt", "on_bad_row", "processes")}
     options |= {"pack_rows": data.pack, "max_groups": data.max_groups_per_row, "out_root": data.prepared_dir}
     options["tokenizer"] = cfg.model.tokenizer or cfg.model.checkpoint
+    options["mismatched"] = needs_mismatched(cfg)
     if data.eval_fraction:
         split = {"eval_fraction": data.eval_fraction}
         folders = [prepare(train[0], **options, **split, side="train")]

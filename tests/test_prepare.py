@@ -185,7 +185,8 @@ def config(folder, **data):
         "processes": 1,
         "prepared_dir": str(folder / "out"),
     }
-    return ConfigDict({"model": {"tokenizer": str(folder / "tokenizer"), "checkpoint": None}, "data": {**values, **data}})
+    model = {"tokenizer": str(folder / "tokenizer"), "checkpoint": None}
+    return ConfigDict({"model": model, "data": {**values, **data}, "objective": {"name": "dpo"}})
 
 
 def test_a_configuration_gives_train_folders_with_weights_and_an_eval_folder(folder):

@@ -44,6 +44,7 @@ class Limits:
     max_response_tokens: int | None = None  # None: an equal share of the row, less two tokens for the prompt
     prompt_truncation: str = "keep_end"
     response_truncation: str = "drop"
+    mismatched: bool = False  # every group gets one response more, of another prompt, as long as its own are on average
 
     def __post_init__(self):
         for name, allowed in (("prompt_truncation", PROMPT_TRUNCATION), ("response_truncation", RESPONSE_TRUNCATION)):
@@ -56,11 +57,13 @@ class Limits:
 
     def of_response(self, count: int) -> int:
         """Most tokens of one of `count` responses."""
-        share = self.row_tokens // count - 2
+        share = self.row_tokens // (count + self.mismatched) - 2
         return share if self.max_response_tokens is None else self.max_response_tokens
 
     def of_prompt(self, count: int, response_tokens: int) -> int:
         """Most tokens of a prompt whose `count` responses have `response_tokens` together; below 1 if they fill the row."""
+        if self.mismatched:
+            count, response_tokens = count + 1, response_tokens + -(-response_tokens // count)
         left = self.row_tokens - response_tokens
         left = left - count + 1 if self.share_prompt and count > 1 else left // count
         return left if self.max_prompt_tokens is None else min(left, self.max_prompt_tokens)

@@ -138,6 +138,7 @@ def _order(sets, *, rows, seed):
                     f"{prepared.folder.parent.name} has {key} {prepared.meta[key]} and {sets[0][0].folder.parent.name} has "
                     f"{sets[0][0].meta[key]}; a mixture needs the same in every set: prepare them with one config."
                 )
+        _check_columns(prepared, sets[0][0])
     shuffled = [
         grain.MapDataset.range(len(prepared)).map(lambda row, number=number: (number, row)).seed(seed + number).shuffle().repeat()
         for number, (prepared, _) in enumerate(sets)
@@ -147,6 +148,16 @@ def _order(sets, *, rows, seed):
     return grain.MapDataset.mix(shuffled, weights=[weight for _, weight in sets])
 
 
+def _check_columns(prepared, first):
+    has, wanted = prepared.groups.column_dims, first.groups.column_dims
+    if has != wanted:
+        raise ValueError(
+            f"{prepared.folder.parent.name} has the columns {tuple(sorted(has))} and {first.folder.parent.name} has "
+            f"{tuple(sorted(wanted))}; a mixture needs the same in every set, of the same kind: a number a response or a token. Give every "
+            "source the same response_columns, and annotate all sets."
+        )
+
+
 def _assemble(opened, members):
     # Sets may differ in groups a row and responses a group: a batch has the largest of each, whatever rows are in it.
     arrays = pack.empty_batch(
@@ -154,6 +165,7 @@ def _assemble(opened, members):
         groups=max(prepared.plan.shape[1] for prepared in opened),
         responses=max(prepared.groups.responses for prepared in opened),
         row_tokens=opened[0].row_tokens,
+        columns=opened[0].groups.column_dims,
     )
     for at, member in enumerate(members):
         if member is not None:

@@ -1,12 +1,12 @@
 """Prepared sets on disk: tokenized groups as .npy columns in one folder, and row plans in folders below it.
 
     NAME-HASH/            meta.json tokens.npy scored.npy offsets.npy reward.npy paired.npy valid.npy source_rows.npy
-    NAME-HASH/rows-HASH/  meta.json plan.npy
+    NAME-HASH/rows-HASH/  meta.json plan.npy (donors.npy)
 
 The hashes cover everything that the content depends on, so a folder that exists is right: it appears by one rename, when complete.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import errno
@@ -24,6 +24,7 @@ from jaxalign.data import pack
 from jaxalign.data.counts import Counts
 
 LOG = logging.getLogger(__name__)
+GROUPS = ("tokens", "scored", "offsets", "reward", "paired", "valid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.plan)
 
+    def with_columns(self, columns: Mapping[str, np.ndarray]) -> "Prepared":
+        """The same set with further columns, of the shapes that `pack.Groups` names; one of the same name takes the place of the old.
+
+        Raises:
+          ValueError: a column of another shape.
+        """
+        return dataclasses.replace(self, groups=dataclasses.replace(self.groups, columns={**self.groups.columns, **columns}))
+
 
 def content_hash(parts: dict) -> str:
     """The first 16 hex digits of the SHA-256 of a dict of plain values; the order of its keys does not matter."""
@@ -60,8 +69,8 @@ def is_complete(folder: str | Path) -> bool:
     return (Path(folder) / "meta.json").is_file()
 
 
-def read(folder: str | Path) -> Prepared:
-    """Opens the rows-HASH folder of a prepared set.
+def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None) -> Prepared:
+    """Opens the rows-HASH folder of a prepared set, with further columns (see `Prepared.with_columns`) beside those that it holds.
 
     Raises:
       ValueError: the folder is not a prepared set, or a column is missing or cut short.
@@ -72,14 +81,17 @@ def read(folder: str | Path) -> Prepared:
             f"{folder} is not a prepared set: it or its parent has no meta.json. Give the rows-... folder that "
             "`python -m jaxalign.prepare` prints, or run it again."
         )
-    groups = pack.Groups(**{field.name: _column(folder.parent, field.name) for field in dataclasses.fields(pack.Groups)})
+    groups = read_groups(folder.parent)
     meta = {**read_meta(folder.parent), **read_meta(folder)}
-    return Prepared(folder, meta, groups, _column(folder, "plan"), _column(folder.parent, "source_rows"))
+    if meta.get("mismatched"):
+        groups = dataclasses.replace(groups, donors=_column(folder, "donors"))
+    prepared = Prepared(folder, meta, groups, _column(folder, "plan"), _column(folder.parent, "source_rows"))
+    return prepared.with_columns(columns or {})
 
 
 def read_groups(folder: str | Path) -> pack.Groups:
     """The groups of a NAME-HASH folder, without a row plan."""
-    return pack.Groups(**{field.name: _column(Path(folder), field.name) for field in dataclasses.fields(pack.Groups)})
+    return pack.Groups(**{name: _column(Path(folder), name) for name in GROUPS})
 
 
 def read_meta(folder: str | Path) -> dict:
@@ -200,12 +212,14 @@ def merge_shards(partial: Path, final: Path, *, shards: int, meta: dict) -> None
     shutil.rmtree(partial)
 
 
-def write_plan(final: Path, plan: np.ndarray, *, meta: dict) -> None:
-    """Writes a row plan (int32[rows, G]) as folder `final`."""
+def write_plan(final: Path, plan: np.ndarray, *, donors: np.ndarray | None = None, meta: dict) -> None:
+    """Writes a row plan (int32[rows, G]) as folder `final`, with the mismatched responses (int32[n, 3]) if there are any."""
     partial = final.with_name(f".{final.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     np.save(partial / "plan.npy", plan)
+    if donors is not None:
+        np.save(partial / "donors.npy", donors)
     _publish(partial, final, meta)
 
 

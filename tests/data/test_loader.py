@@ -1,5 +1,6 @@
 """A batch is a pure function of (seed, step), the same on any number of hosts; eval goes once through everything."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from tiny_data import random_groups
 
 from jaxalign import sharding
-from jaxalign.data import loader, pack, store
+from jaxalign.data import loader, mismatch, pack, store
 from jaxalign.types import Batch
 
 T = 64
@@ -21,8 +22,18 @@ def prepared(n=60, *, responses=2, seed=0, row_tokens=T, name="set", tokenizer="
     return store.Prepared(Path(f"{name}/rows"), meta, groups, plan, np.arange(n))
 
 
+def mismatched(**options):
+    one = prepared(**options)
+    donors = mismatch.choose(one.groups, row_tokens=T, share_prompt=True, seed=0)
+    return dataclasses.replace(one, groups=dataclasses.replace(one.groups, donors=donors))
+
+
 def equal(first, second):
-    return set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
+    return jax.tree.structure(first) == jax.tree.structure(second) and all(jax.tree.leaves(jax.tree.map(np.array_equal, first, second)))
+
+
+def joined(parts):
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -31,8 +42,7 @@ def test_any_number_of_hosts_reads_the_same_global_batch(hosts):
     alone = loader.batches(sets, rows=8, seed=3, steps=20)
     parts = [loader.batches(sets, rows=8, seed=3, steps=20, process_index=h, process_count=hosts) for h in range(hosts)]
     for step in (0, 7, 19):
-        joined = {name: np.concatenate([part[step][name] for part in parts]) for name in alone[step]}
-        assert equal(joined, alone[step])
+        assert equal(joined([part[step] for part in parts]), alone[step])
 
 
 def test_a_restart_at_a_step_gives_what_an_uninterrupted_run_gives():
@@ -68,10 +78,10 @@ def test_sets_are_mixed_in_proportion_to_their_weights():
 def test_sets_of_different_widths_are_mixed_into_batches_of_one_shape():
     sets = [(prepared(responses=1), 1.0), (prepared(responses=4, seed=1), 1.0)]
     batches = loader.batches(sets, rows=6, seed=0, steps=4)
-    shapes = {name: array.shape for name, array in batches[0].items()}
+    shapes = jax.tree.map(np.shape, batches[0])
     width = max(one.plan.shape[1] for one, _ in sets)
     assert shapes["valid"] == (6 * width, 4) and shapes["tokens"] == (6, T)
-    assert all({name: array.shape for name, array in batches[step].items()} == shapes for step in range(4))
+    assert all(jax.tree.map(np.shape, batches[step]) == shapes for step in range(4))
 
 
 def test_eval_goes_once_through_every_group_and_fills_up_with_invalid_rows():
@@ -84,7 +94,7 @@ def test_eval_goes_once_through_every_group_and_fills_up_with_invalid_rows():
     parts = [loader.eval_batches(one, rows=8, process_index=h, process_count=2) for h in range(2)]
     whole = loader.eval_batches(one, rows=8)
     last = len(whole) - 1
-    assert equal({name: np.concatenate([part[last][name] for part in parts]) for name in whole[last]}, whole[last])
+    assert equal(joined([part[last] for part in parts]), whole[last])
 
 
 def test_counts_are_of_what_is_not_padding():
@@ -106,12 +116,16 @@ def test_an_epoch_has_as_many_steps_as_its_rows_need():
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
 def test_a_batch_on_devices_is_split_by_rows_and_holds_the_same_numbers(shape):
-    arrays = loader.batches([(prepared(), 1.0)], rows=8, seed=0, steps=1)[0]
+    one = prepared()
+    one = one.with_columns({"margin": one.groups.reward + 1, "logps": -np.arange(len(one.groups.tokens), dtype=np.float32)})
+    arrays = loader.batches([(one, 1.0)], rows=8, seed=0, steps=1)[0]
     with jax.set_mesh(sharding.make_mesh(*shape)):
         batch = loader.to_device(arrays)
-    assert isinstance(batch, Batch) and batch.columns == {}
-    for name, array in arrays.items():
-        on_device = getattr(batch, name)
+    assert isinstance(batch, Batch) and arrays["columns"]["margin"].any() and arrays["columns"]["logps"].any()
+    columns = arrays.pop("columns")
+    pairs = [(getattr(batch, name), array) for name, array in arrays.items()]
+    pairs += [(batch.columns[name], array) for name, array in columns.items()]
+    for on_device, array in pairs:
         np.testing.assert_array_equal(on_device, array)
         assert on_device.sharding.spec[0] == ("data", "fsdp")
         assert on_device.addressable_shards[0].data.shape[0] == array.shape[0] // (shape[0] * shape[1])
@@ -132,6 +146,15 @@ def test_a_batch_on_devices_is_split_by_rows_and_holds_the_same_numbers(shape):
         (
             lambda: loader.batches([(prepared(), 1.0), (prepared(name="b", tokenizer="u"), 1.0)], rows=8, seed=0, steps=1),
             "tokenizer u and .* has t",
+        ),
+        (
+            lambda: loader.batches([(prepared().with_columns({"margin": np.zeros((60, 2), np.float32)}), 1.0), (prepared(name="b"), 1.0)],
+                                   rows=8, seed=0, steps=1),
+            r"b has the columns \(\) and set has \('margin',\).*every source the same response_columns",
+        ),
+        (
+            lambda: loader.batches([(prepared(), 1.0), (mismatched(name="b"), 1.0)], rows=8, seed=0, steps=1),
+            r"b has the columns \('mismatched',\) and set has \(\)",
         ),
     ],
 )
