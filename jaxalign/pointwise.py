@@ -1,7 +1,7 @@
 """What every objective shares that judges responses one by one: log-ratios, four losses of the logit, the terms with their metrics.
 
-A pointwise objective is a loss of the logit u = beta * rho + offset and a target, where rho = log pi - log pi_ref is the log-ratio of a whole
-response (summed over its tokens) and sigmoid(u) its implicit score.
+A pointwise objective is a loss of the logit u = beta * rho + offset and a target, where rho = log pi - log pi_ref is the log-ratio of a
+whole response (summed over its tokens) and sigmoid(u) its implicit score.
 """
 
 from flax import struct
@@ -30,6 +30,12 @@ def responses(policy: Outputs, reference: Outputs | None, batch: Batch) -> Respo
     return Responses(logps, logps - constant, response_lengths(batch), batch.valid.astype(jnp.float32))
 
 
+def single_responses(policy: Outputs, reference: Outputs | None, batch: Batch) -> Responses:
+    """The same with weight 0 for responses of pairs."""
+    each = responses(policy, reference, batch)
+    return each.replace(weight=each.weight * ~batch.paired[:, None])
+
+
 def mismatched_log_ratios(policy: Outputs, reference: Outputs, batch: Batch) -> tuple[Array, Array]:
     """rho of the responses to other prompts, and weight 1 where a group that is trained on holds one: float32[N, K] twice.
 
@@ -38,6 +44,39 @@ def mismatched_log_ratios(policy: Outputs, reference: Outputs, batch: Batch) -> 
     constant = policy.replace(logps=jax.lax.stop_gradient(policy.logps))
     trained = batch.valid.any(1, keepdims=True)
     return responses(constant, reference, batch).log_ratios, (mismatched(batch) & trained).astype(jnp.float32)
+
+
+def reward_statistics(each: Responses, *, beta: float) -> dict[str, tuple[Array, Array]]:
+    """ "rewards", beta * rho of every response of weight 1, and "seen", 1 where there is any: both as an objective's `statistics`.
+
+    The policy is a constant in them.
+    """
+    rewards = beta * jax.lax.stop_gradient(each.log_ratios)
+    return {"rewards": (rewards, each.weight), "seen": (jnp.ones_like(each.weight), each.weight)}
+
+
+def running_means(previous: dict[str, Array], current: dict[str, Array], decay: float) -> dict[str, Array]:
+    """decay * previous + (1 - decay) * current of every statistic; a batch without responses adds nothing to either of the two above."""
+    return {name: decay * previous[name] + (1 - decay) * value for name, value in current.items()}
+
+
+def mean_reward(statistics: dict[str, Array]) -> Array:
+    """The mean reward of the batches behind `reward_statistics`, float32[]; 0 before any. Free of the bias of a running mean from 0."""
+    return statistics["rewards"] / jnp.where(statistics["seen"] > 0, statistics["seen"], 1.0)
+
+
+def prompt_offset(policy: Outputs, *, squashed: bool) -> Array:
+    """The value head's offset of each response, float32[N, K], with its gradient: logit(V), from -13.8 to 13.8, or V itself.
+
+    Raises:
+      ValueError: the model has no value head.
+    """
+    if policy.prompt_values is None:
+        raise ValueError("offset='value_head' reads the value head but the model has none; set model.value_head=True.")
+    if not squashed:
+        return policy.prompt_values
+    value = jnp.clip(policy.prompt_values, 1e-6, 1 - 1e-6)
+    return jnp.log(value) - jnp.log1p(-value)
 
 
 def l1(u: Array, target: Array) -> Array:
@@ -96,3 +135,20 @@ def response_terms(loss: Array, each: Responses, u: Array, target: Array, *, bet
       ValueError: beta is not above 0.
     """
     return Terms(loss, each.weight, side_metrics(each, target, beta=beta) | score_metrics(u, target, each.weight))
+
+
+def mixed_terms(of_pairs: Terms, of_singles: Terms, batch: Batch) -> Terms:
+    """One float32[N, K] of a loss [N] over pairs, at response 0 of their groups, and a loss [N, K] over the responses of other groups.
+
+    Metrics of the same name become one over both; loss/pairs and loss/scores tell the two losses apart.
+    """
+    paired = batch.paired[:, None]
+    first = jnp.arange(batch.valid.shape[1]) == 0
+
+    def both(pair, single):
+        return jnp.where(paired, pair[0][:, None], single[0]), jnp.where(paired, pair[1][:, None] * first, single[1])
+
+    losses = {"loss/pairs": (of_pairs.loss, of_pairs.weight), "loss/scores": (of_singles.loss, of_singles.weight)}
+    shared = {name: both(value, of_singles.metrics[name]) for name, value in of_pairs.metrics.items() if name in of_singles.metrics}
+    loss, weight = both(*losses.values())
+    return Terms(loss, weight, of_pairs.metrics | of_singles.metrics | shared | losses)

@@ -1,0 +1,27 @@
+"""Self-play preference optimization with hard labels (arXiv 2405.00675)."""
+
+from jaxalign.pairwise import pair_terms, pairs
+from jaxalign.types import Batch, Outputs, Terms
+
+REQUIRES = ("paired", "reference")
+
+
+def sppo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.001) -> Terms:
+    """(rho_chosen - 1/(2 beta))^2 + (rho_rejected + 1/(2 beta))^2 for every pair, with rho the log-ratio of a response.
+
+    1/(2 beta^2) where policy and reference are equal: a large number whose gradient wants clipping.
+
+    Args:
+      policy, reference: log-probs of the same batch.
+      batch: paired groups; response 0 is preferred to response 1.
+      beta: strength of the pull to the reference, > 0. The paper: 0.001, its 1/eta.
+
+    Raises:
+      ValueError: beta is not above 0.
+    """
+    if not beta > 0:
+        raise ValueError(f"objective 'sppo' got beta={beta}; it is the strength of the pull to the reference, > 0.")
+    both = pairs(policy, reference, batch)
+    half = 0.5 / beta
+    # L = (rho_w - 1 / (2 beta))^2 + (rho_l + 1 / (2 beta))^2
+    return pair_terms((both.log_ratios[:, 0] - half) ** 2 + (both.log_ratios[:, 1] + half) ** 2, both, beta=beta)
