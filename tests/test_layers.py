@@ -13,8 +13,8 @@ import jaxalign
 ROOT = Path(jaxalign.__file__).parent
 LEVELS = [
     {"types", "sharding", "schema", "stop", "log", "chunked_head"},
-    {"logps", "vocabulary", "reference", "optim", "metrics", "pairwise", "pointwise", "models", "data"},
-    {"objectives", "forward", "checkpoint", "sample", "hf", "flops", "report"},
+    {"logps", "vocabulary", "reference", "optim", "metrics", "pairwise", "pointwise", "weighted", "models", "data"},
+    {"objectives", "forward", "checkpoint", "sample", "hf", "flops", "report", "pareto"},
     {"step", "validate"},
     {"config", "build", "rollout", "evaluators"},
     {"prepare"},

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign.pairwise import pair_terms, pairs
-from jaxalign.types import Array, Batch, Outputs, Terms, column
+from jaxalign.types import Batch, Outputs, Terms, column
 
 REQUIRES = ("paired", "reference", "columns.margin")
 
@@ -35,17 +35,9 @@ def modpo(
 
 
 def margin_terms(
-    loss: Callable[[Array], Array],
-    name: str,
-    policy: Outputs,
-    reference: Outputs,
-    batch: Batch,
-    *,
-    beta: float,
-    weights: tuple,
-    margins: tuple,
+    loss: Callable, name: str, policy: Outputs, reference: Outputs, batch: Batch, *, beta: float, weights: tuple, margins: tuple
 ) -> Terms:
-    """Terms of a loss of z float32[N] for the objective `name`; arguments and errors as in `modpo`.
+    """Terms of a loss, a function of z float32[N], for the objective `name`; arguments and errors as in `modpo`.
 
     Metrics: rewards/* judge the collective reward beta * rho as for DPO, implied/* the reward of w_0 alone (a tie counts as wrong);
     margins/difference is sum_j w_j (r_j(chosen) - r_j(rejected)), margins/conflict the share of pairs where it speaks against the label,
