@@ -10,6 +10,11 @@ REQUIRES = ("reference",)
 OFFSETS = ("zero", "const", "ema", "kl_batch", "value_head")
 
 
+def requires(*, offset: str = "zero", **_) -> tuple[str, ...]:
+    """What the offset reads."""
+    return {"kl_batch": ("mismatched",), "value_head": ("value_head",)}.get(offset, ())
+
+
 def statistics(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.03, offset: str = "zero", **_) -> dict:
     """What the offset is made of: the rewards of single responses, or the log-ratios of mismatched ones."""
     if offset == "kl_batch":
@@ -55,15 +60,13 @@ def una(
       ValueError: an unknown option or one without effect; no value head; no column "mismatched".
     """
     if loss not in pointwise.KERNELS or offset not in OFFSETS or not 0 <= decay < 1:
-        raise ValueError(
-            f"objective 'una' got {loss=}, {offset=}, {decay=}; loss of {(*pointwise.KERNELS,)}, offset of {OFFSETS}, 0 <= decay < 1."
-        )
+        raise ValueError(f"objective 'una' got {loss=}, {offset=}, {decay=}; there are {(*pointwise.KERNELS,)}, {OFFSETS}, 0 <= decay < 1.")
     if (constant and offset != "const") or (decay != 0.99 and offset != "ema"):
         raise ValueError(f"objective 'una' got {constant=}, {decay=} with {offset=}: 'const' alone reads constant, 'ema' alone decay.")
     each = pointwise.single_responses(policy, reference, batch)
     u = beta * each.log_ratios + _offset(policy, statistics, beta, loss, offset, constant)
     terms = pointwise.response_terms(pointwise.KERNELS[loss](u, batch.reward), each, u, batch.reward, beta=beta)
-    if batch.valid.shape[1] < 2:  # no group is a pair
+    if batch.valid.shape[1] < 2:
         return terms.replace(metrics=terms.metrics | {"loss/scores": (terms.loss, terms.weight)})
     return pointwise.mixed_terms(dpo(policy, reference, batch, beta=beta), terms, batch)
 
