@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 from jaxalign.data import formats, mismatch, pack, progress, shards, sources, store
 from jaxalign.data.encode import Limits
 from jaxalign.data.paths import resolve
+from jaxalign.data.scores import Scoring
 
-CODE = ("counts", "encode", "formats", "render", "shards", "sources", "templates", "tokenizer", "tokenizer_files", "turns")
+CODE = ("counts", "encode", "formats", "render", "scores", "shards", "sources", "templates", "tokenizer", "tokenizer_files", "turns")
 
 MISMATCH_SEED = 0  # of the shuffle that pairs groups with responses of other prompts: part of the data, like the order of a file
 
@@ -51,7 +52,8 @@ def prepare(
     """The folder of the prepared rows of one source (see `data.sources`), made if it is not there; open it with `data.store.read`.
 
     Args:
-      source: may also hold "format", "responses" and "score_range" (see `data.formats`); its "weight" is for the loader.
+      source: may also hold "format", "responses", "feedback", "response_columns" (see `data.formats.to_example`), "score_range",
+        "score_weights" and "score_transform" (see `data.scores`); its "weight" is for the loader.
       tokenizer: folder, file, hub name or package:NAME.
       template: "auto", "plain", a built-in name or a .jinja file.
       out_root: where prepared sets lie; None: $JAXALIGN_CACHE or ~/.cache/jaxalign.
@@ -75,7 +77,11 @@ def prepare(
         ),
         train_turns=train_turns,
         responses=source.get("responses", "all"),
-        score_range=_tuple(source.get("score_range")),
+        scoring=Scoring(
+            _tuple(source.get("score_range")), _items(source, "score_weights"), source.get("score_transform", "linear")
+        ),
+        feedback=source.get("feedback"),
+        response_columns=_items(source, "response_columns"),
         on_bad_row=on_bad_row,
         side=side,
         eval_fraction=eval_fraction,
@@ -212,6 +218,7 @@ def _meta(source, rows, recipe, how):
     return {
         "name": rows.name,
         "source": source,
+        "response_columns": dict(recipe.response_columns),
         "format": recipe.format,
         "format_because": how,
         "tokenizer": renderer.tokenizer.content,
@@ -242,6 +249,8 @@ def _format(source, rows):
         name, why = formats.detect(rows[0])
     except ValueError as error:
         raise ValueError(f"{rows.name}: {error}") from error
+    if name == "completion" and source.get("score_weights"):
+        return "scored", "it has score_weights"
     return name, f"detected because {why}"
 
 
@@ -269,6 +278,14 @@ def _absolute(tokenizer):
 
 def _tuple(values):
     return tuple(values) if isinstance(values, list) else values
+
+
+def _items(source, key):
+    # as pairs, which can be hashed
+    value = source.get(key, {})
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key}={value!r} of a source is not a dict of names.")
+    return tuple(sorted(value.items()))
 
 
 def _plain(source):

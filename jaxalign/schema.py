@@ -38,7 +38,11 @@ SOURCE = {
     "limit": Field((int, NONE), None, "use only the first rows", least=1),
     "weight": Field((float,), 1.0, "share in a mixture", least=0),
     "responses": Field((str,), "all", "which responses of a row to keep", ("all", "chosen")),
+    "feedback": Field((str, NONE), None, "what becomes of judgements; None: what they are", (None, "pair", "label", "score")),
     "score_range": Field((tuple, NONE), None, "(worst, best) of the scores, mapped to [0, 1]"),
+    "score_weights": Field((dict, NONE), None, "attribute -> weight: the score is their weighted mean"),
+    "score_transform": Field((str,), "linear", "how a score becomes a reward; sigmoid takes logits", ("linear", "sigmoid")),
+    "response_columns": Field((dict, NONE), None, "our name -> the dataset's numbers of responses, kept as columns for the objective"),
 }
 
 SCHEMA: dict[str, Any] = {
@@ -54,7 +58,7 @@ SCHEMA: dict[str, Any] = {
     },
     "data": {
         "train": Field((dict, tuple), REQUIRED, "dict(path=...), dict(hf=...), dict(tfds=...), or a tuple of them with weights"),
-        "eval": Field((dict, NONE), None, "a source of held-out rows"),
+        "eval": Field((dict, NONE), None, "a source of held-out rows, or name -> source for several"),
         "eval_fraction": Field((float,), 0.0, "share of the training rows to hold out instead, by hash of the first question", least=0),
         "row_tokens": Field((int,), 1024, "tokens a row (T)", least=2),
         "max_prompt_tokens": Field((int, NONE), None, "longest prompt; None: what the responses leave of the row", least=1),
@@ -63,6 +67,8 @@ SCHEMA: dict[str, Any] = {
         "response_truncation": Field((str,), "drop", "what happens to a longer response", ("keep_start", "drop")),
         "template": Field((str,), "auto", "auto (the tokenizer's), plain, a built-in name, or a .jinja file"),
         "train_turns": Field((str,), "last", "which assistant turns are trained", ("last", "all")),
+        "sampling": Field((str,), "shuffle", "which groups are drawn, see data/sampling.py", ("shuffle", "positive", "priority")),
+        "sampling_column": Field((str,), "advantage", "what positive and priority go by: a column, or reward"),
         "pack": Field((bool,), True, "several groups a row"),
         "share_prompt": Field((bool,), True, "compute a prompt once for all its responses"),
         "max_groups_per_row": Field((int,), 16, "groups a row at most (G)", least=1),

@@ -3,7 +3,7 @@
 A row that breaks a rule is a RowError, never a silently shorter or emptier row; what a rule changed is counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 
 import numpy as np
@@ -27,6 +27,7 @@ class Encoded:
     rewards: tuple[float, ...]
     paired: bool
     row: int  # number of the raw row
+    columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # name -> a number of every response
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,7 @@ def encode(
         example.rewards,
         example.paired,
         row,
+        example.columns,
     )
 
 

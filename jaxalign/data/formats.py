@@ -5,13 +5,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import math
 import re
 
+from jaxalign.data import scores
 from jaxalign.data.counts import RowError
+from jaxalign.data.scores import Scoring
 from jaxalign.data.turns import common_prompt, messages_of, side_of, text_of
 
 Messages = tuple[dict[str, str], ...]
+PAIRS = ("paired", "hh")
+# What a source's `feedback` may be, and of which formats.
+FEEDBACK = {"pair": (*PAIRS, "scored", "ranked"), "label": (*PAIRS, "binary"), "score": (*PAIRS, "scored")}
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -23,12 +27,13 @@ class Example:
     responses: tuple[str | Messages, ...]  # the same kind, text or messages, for all
     rewards: tuple[float, ...]  # 1 or 0, or a score in [0, 1]; by rank where only an order is known
     paired: bool  # response 0 is preferred to response 1
+    columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # name -> a number of every response
 
 
-def paired(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
+def paired(row: Mapping, *, scoring: Scoring) -> Example:
     """From `prompt`, `chosen`, `rejected`, as text or messages; without `prompt` it is what the two conversations share.
 
-    With a score range, `score_chosen` and `score_rejected` become the rewards; else they are 1 and 0.
+    The rewards are 1 and 0, or, where the source says how to read scores, `score_chosen` and `score_rejected`; so also of hh.
     """
     chosen, rejected = (side_of(row, name) for name in ("chosen", "rejected"))
     prompt = row.get("prompt")
@@ -44,13 +49,10 @@ def paired(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
         else:
             prompt = given
             chosen, rejected = (side[len(given) :] if side[: len(given)] == given else side for side in (chosen, rejected))
-    rewards = (1.0, 0.0)
-    if score_range is not None and row.get("score_chosen") is not None:
-        rewards = (_scaled(row["score_chosen"], score_range), _scaled(row.get("score_rejected"), score_range))
-    return Example(prompt, (chosen, rejected), rewards, True)
+    return Example(prompt, (chosen, rejected), (1.0, 0.0), True)
 
 
-def hh(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
+def hh(row: Mapping, *, scoring: Scoring) -> Example:
     r"""From the text of Anthropic-HH: whole dialogues `chosen` and `rejected` with turns "\n\nHuman: ...\n\nAssistant: ...".
 
     Dialogues that part before the last assistant turn are dropped (rule "part_early"): their last turns answer different
@@ -61,7 +63,7 @@ def hh(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
     return Example(prompt, responses, (1.0, 0.0), True)
 
 
-def binary(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
+def binary(row: Mapping, *, scoring: Scoring) -> Example:
     """From `prompt`, `completion` (or `messages` whose last turn is judged) and `label`, a bool, 0 / 1, or "yes" / "no"."""
     prompt, response = _prompt_and_completion(row)
     label = row.get("label")
@@ -72,17 +74,13 @@ def binary(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
     return Example(prompt, (response,), (float(label),), False)
 
 
-def scored(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
-    """From `prompt` and `completion`, `score`, or `completions`, `scores`; mapped from `score_range` (worst, best) to [0, 1]."""
+def scored(row: Mapping, *, scoring: Scoring) -> Example:
+    """From `prompt` and `completion`, `score`, or `completions`, `scores`, read as `scores.Scoring` says."""
     prompt, responses = _several(row)
-    scores = row.get("scores", row.get("score"))
-    scores = list(scores) if isinstance(scores, Sequence) and not isinstance(scores, str) else [scores]
-    if len(scores) != len(responses):
-        raise RowError("wrong_type", f"{len(responses)} completions have {len(scores)} scores; each needs one.")
-    return Example(prompt, responses, tuple(_scaled(score, score_range) for score in scores), False)
+    return Example(prompt, responses, scoring.rewards(row, count=len(responses), sides=False), False)
 
 
-def ranked(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
+def ranked(row: Mapping, *, scoring: Scoring) -> Example:
     """From `prompt` and `responses`, best first; the rewards fall evenly from 1 to 0."""
     prompt, responses = _several(row)
     if len(responses) < 2:
@@ -90,7 +88,7 @@ def ranked(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
     return Example(prompt, responses, tuple(1 - k / (len(responses) - 1) for k in range(len(responses))), True)
 
 
-def messages(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
+def messages(row: Mapping, *, scoring: Scoring) -> Example:
     """A conversation `messages` for supervised fine-tuning: the response begins at its first assistant turn."""
     turns = messages_of(row.get("messages"), "messages")
     first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))
@@ -101,13 +99,13 @@ def messages(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
     return Example(turns[:first], (turns[first:],), (1.0,), False)
 
 
-def completion(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
+def completion(row: Mapping, *, scoring: Scoring) -> Example:
     """`prompt` and `completion` for supervised fine-tuning."""
     prompt, response = _prompt_and_completion(row)
     return Example(prompt, (response,), (1.0,), False)
 
 
-def text(row: Mapping, *, score_range: Sequence[float] | None) -> Example:
+def text(row: Mapping, *, scoring: Scoring) -> Example:
     """`text` for plain language modelling: every token is trained."""
     return Example(None, (text_of(row, "text"),), (1.0,), False)
 
@@ -147,20 +145,66 @@ def detect(row: Mapping) -> tuple[str, str]:
     )
 
 
-def to_example(row: Mapping, *, name: str, score_range: Sequence[float] | None, responses: str = "all") -> Example:
-    """The example of a raw row, checked; `responses` = "chosen" keeps only the best one, to fine-tune on.
+def to_example(
+    row: Mapping,
+    *,
+    name: str,
+    scoring: Scoring | None = None,
+    responses: str = "all",
+    feedback: str | None = None,
+    response_columns: Mapping[str, str] | None = None,
+) -> Example:
+    """The example of a raw row, checked.
+
+    Args:
+      scoring: how scores become rewards; None: they lie in [0, 1] already, and pairs do without.
+      responses: "chosen" keeps only the best one, to fine-tune on.
+      feedback: "pair": of scored or ranked responses the best and the worst; equal scores break the rule "tie", and the order of the list
+        does not matter. "label": the two of a pair judged one by one, 1 and 0. "score": likewise, by their scores. None: as the format is.
+      response_columns: our name -> column of the row (of a pair, COLUMN_chosen and COLUMN_rejected): numbers kept in `columns`.
 
     Raises:
       RowError: the row breaks a rule of its format.
     """
-    example = FORMATS[name](row, score_range=score_range)
+    scoring = scoring or Scoring()
+    example = FORMATS[name](row, scoring=scoring)
+    pair, count = name in PAIRS, len(example.responses)
+    if pair and (scoring.declared or feedback == "score"):
+        example = dataclasses.replace(example, rewards=scoring.rewards(row, count=2, sides=True))
+    if response_columns:
+        kept = {ours: scores.numbers(row, theirs, count=count, sides=pair, truth=True) for ours, theirs in response_columns.items()}
+        example = dataclasses.replace(example, columns=kept)
     _check(example)
+    if feedback == "pair" and not pair:
+        example = _best_and_worst(example)
+        _check(example)
+    elif feedback == "label" and pair:
+        example = dataclasses.replace(example, rewards=(1.0, 0.0), paired=False)
+    elif feedback == "score":
+        example = dataclasses.replace(example, paired=False)
     if responses == "chosen":
         best = max(range(len(example.rewards)), key=lambda k: example.rewards[k])
         if name == "binary" and not example.rewards[best]:
             raise RowError("not_chosen", "the row's only response is labelled false, and responses='chosen'.")
-        return Example(example.prompt, (example.responses[best],), (example.rewards[best],), False)
+        return _only(example, (best,), paired=False)
     return example
+
+
+def _best_and_worst(example):
+    count = len(example.responses)
+    if count < 2:
+        raise RowError("too_few", f"feedback='pair' of {count} response; it needs at least 2.")
+    # The text decides between equals, so that the order of the list does not.
+    worst, *_, best = sorted(range(count), key=lambda k: (example.rewards[k], repr(example.responses[k])))
+    if example.rewards[best] == example.rewards[worst]:
+        raise RowError("tie", f"all {count} responses have the same score, so none is preferred; leave the row out, or use the scores.")
+    return _only(example, (best, worst), paired=True)
+
+
+def _only(example, which, *, paired):
+    columns = {name: tuple(values[k] for k in which) for name, values in example.columns.items()}
+    responses, rewards = (tuple(values[k] for k in which) for values in (example.responses, example.rewards))
+    return Example(example.prompt, responses, rewards, paired, columns)
 
 
 def _check(example):
@@ -215,14 +259,3 @@ def _several(row):
         return prompt, responses
     prompt = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
     return prompt, tuple(_conversation(response, name) for response in responses)
-
-
-def _scaled(score, score_range):
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-        raise RowError("wrong_type", f"score {score!r} is not a finite number.")
-    worst, best = (0.0, 1.0) if score_range is None else score_range
-    low, high = sorted((worst, best))
-    if not low <= score <= high:
-        way = "set score_range to the worst and the best possible score" if score_range is None else "check score_range"
-        raise RowError("score_range", f"score {score} is outside [{low}, {high}]; {way}.")
-    return abs(score - worst) / (high - low)

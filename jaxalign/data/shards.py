@@ -5,13 +5,13 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import math
 import multiprocessing
 import os
 from pathlib import Path
 
 from jaxalign.data import encode, formats, render, store, templates, tokenizer
 from jaxalign.data.counts import Counts, RowError
+from jaxalign.data.scores import Scoring
 from jaxalign.data.sources import Rows
 
 SHARD_ROWS = 1024
@@ -27,7 +27,9 @@ class Recipe:
     limits: encode.Limits
     train_turns: str = "last"
     responses: str = "all"  # "chosen": keep the best response of a row only
-    score_range: tuple[float, float] | None = None  # (worst, best); the worst may be the larger number
+    scoring: Scoring = Scoring()
+    feedback: str | None = None  # what becomes of it, see `formats.to_example`
+    response_columns: tuple[tuple[str, str], ...] = ()  # (our name, the data set's) of numbers that are kept
     on_bad_row: str = "drop"
     side: str = "all"  # "train" or "eval": one side of a split by prompt; see `is_held_out`
     eval_fraction: float = 0.0
@@ -43,8 +45,15 @@ class Recipe:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.")
-        if self.score_range is not None and not _is_range(self.score_range):
-            raise ValueError(f"score_range={self.score_range!r} must be (worst, best): two finite numbers that differ.")
+        takes = formats.FEEDBACK.get(self.feedback, tuple(formats.FORMATS) if self.feedback is None else ())
+        if self.format not in takes:
+            what = f"takes format {', '.join(takes)}, not {self.format}" if takes else f"is not one of {', '.join(formats.FEEDBACK)}"
+            raise ValueError(f"feedback={self.feedback!r} {what}; leave it out to take the rows as they are.")
+        if self.scoring.weights and self.format not in formats.FEEDBACK["score"]:
+            raise ValueError(f"score_weights goes with format {', '.join(formats.FEEDBACK['score'])}, not with {self.format!r}.")
+        for name, _ in self.response_columns:
+            if not name.isidentifier() or name in ("reward", "mismatched", "reference_logps"):
+                raise ValueError(f"response_columns names a column {name!r}; choose another name, of letters, digits and _ only.")
 
     def renderer(self) -> render.Renderer:
         """The renderer of the recipe's tokenizer and template."""
@@ -70,11 +79,6 @@ def _first_question(example):
     return next((text.strip() for role, text in zip(roles, texts, strict=True) if role == "Human"), prompt)
 
 
-def _is_range(values):
-    numbers = isinstance(values, tuple) and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-    return numbers and len(values) == 2 and values[0] != values[1]
-
-
 def encode_rows(rows: list[dict], *, first: int, recipe: Recipe, renderer: render.Renderer) -> tuple[list[encode.Encoded], Counts]:
     """The groups of the raw rows that are kept, and the counts of all. `first` is the number of the first row.
 
@@ -82,10 +86,12 @@ def encode_rows(rows: list[dict], *, first: int, recipe: Recipe, renderer: rende
       ValueError: a bad row, where recipe.on_bad_row is "error"; the message has its number.
     """
     groups, counts = [], Counts()
+    options = {key: getattr(recipe, key) for key in ("scoring", "responses", "feedback")}
+    options["response_columns"] = dict(recipe.response_columns)
     for number, raw in enumerate(rows, first):
         counts.read += 1
         try:
-            example = formats.to_example(raw, name=recipe.format, score_range=recipe.score_range, responses=recipe.responses)
+            example = formats.to_example(raw, name=recipe.format, **options)
             if recipe.side != "all" and is_held_out(example, recipe.eval_fraction) != (recipe.side == "eval"):
                 counts.add("held_out", "dropped", number, f"it belongs to the other side (eval_fraction={recipe.eval_fraction})")
                 continue
@@ -136,7 +142,7 @@ def _span(rows, number):
 
 def _write(folder, number, first, raw, recipe, renderer):
     groups, counts = encode_rows(raw, first=first, recipe=recipe, renderer=renderer)
-    store.write_shard(folder, number, groups, counts)
+    store.write_shard(folder, number, groups, counts, [name for name, _ in recipe.response_columns])
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,7 +14,10 @@ import zlib
 
 from jaxalign.data.paths import nearby, resolve
 
-KEYS = ("path", "hf", "tfds", "config", "split", "format", "weight", "limit", "columns", "score_range", "responses", "data_dir")
+KEYS = (
+    "path", "hf", "tfds", "config", "split", "format", "weight", "limit", "columns", "score_range", "score_weights", "score_transform",
+    "responses", "feedback", "response_columns", "data_dir",
+)  # fmt: skip
 SUFFIXES = (".json", ".jsonl", ".parquet")
 SPLIT = re.compile(r"(?P<name>[\w.\-/]*)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 

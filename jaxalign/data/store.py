@@ -1,12 +1,13 @@
 """Prepared sets on disk: tokenized groups as .npy columns in one folder, and row plans in folders below it.
 
     NAME-HASH/            meta.json tokens.npy scored.npy offsets.npy reward.npy paired.npy valid.npy source_rows.npy
+                          column-NAME.npy for every one of response_columns
     NAME-HASH/rows-HASH/  meta.json plan.npy (donors.npy)
 
 The hashes cover everything that the content depends on, so a folder that exists is right: it appears by one rename, when complete.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import errno
@@ -90,8 +91,10 @@ def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None) ->
 
 
 def read_groups(folder: str | Path) -> pack.Groups:
-    """The groups of a NAME-HASH folder, without a row plan."""
-    return pack.Groups(**{name: _column(Path(folder), name) for name in GROUPS})
+    """The groups of a NAME-HASH folder with their columns, without a row plan."""
+    folder = Path(folder)
+    columns = {name: _column(folder, f"column-{name}") for name in read_meta(folder).get("response_columns", ())}
+    return pack.Groups(**{name: _column(folder, name) for name in GROUPS}, columns=columns)
 
 
 def read_meta(folder: str | Path) -> dict:
@@ -137,8 +140,8 @@ def clear_disk_errors(folder: str | Path) -> Iterator[None]:
         ) from error
 
 
-def write_shard(folder: Path, number: int, groups: list, counts: Counts) -> None:
-    """Writes shard `number` from encoded groups (see `encode.Encoded`) and the counts of their rows, atomically."""
+def write_shard(folder: Path, number: int, groups: list, counts: Counts, names: Sequence[str] = ()) -> None:
+    """Writes shard `number` from encoded groups (see `encode.Encoded`), with their columns of these names, and the counts, atomically."""
     pieces = [piece for group in groups for piece in (group.prompt, *group.responses)]
     scored = [mask for group in groups for mask in (np.zeros(len(group.prompt), np.uint8), *group.scored)]
     columns = {
@@ -149,6 +152,7 @@ def write_shard(folder: Path, number: int, groups: list, counts: Counts) -> None
         "reward": np.array([reward for group in groups for reward in group.rewards], np.float32),
         "paired": np.array([group.paired for group in groups], bool),
         "source_rows": np.array([group.row for group in groups], np.int64),
+        **{f"column-{name}": np.array([value for group in groups for value in group.columns[name]], np.float32) for name in names},
     }
     path = shard_path(folder, number)
     partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -208,6 +212,9 @@ def merge_shards(partial: Path, final: Path, *, shards: int, meta: dict) -> None
     _write_column(folder / "paired.npy", (count,), np.bool_, stored("paired"))
     _write_column(folder / "valid.npy", (count, responses), np.bool_, present)
     _write_column(folder / "source_rows.npy", (count,), np.int64, stored("source_rows"))
+    for name in meta.get("response_columns", ()):
+        name = f"column-{name}"
+        _write_column(folder / f"{name}.npy", (count, responses), np.float32, map(spread, stored(name), present))
     _publish(folder, final, {**meta, "groups": count, "responses": responses, "tokens": total})
     shutil.rmtree(partial)
 

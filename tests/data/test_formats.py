@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxalign.data import formats
+from jaxalign.data import formats, scores
 from jaxalign.data.counts import Counts, RowError
 
 
@@ -15,7 +15,8 @@ def assistant(text):
 
 
 def convert(row, name=None, **options):
-    return formats.to_example(row, name=name or formats.detect(row)[0], score_range=options.pop("score_range", None), **options)
+    scoring = scores.Scoring(options.pop("score_range", None))
+    return formats.to_example(row, name=name or formats.detect(row)[0], scoring=scoring, **options)
 
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Name?\n\nAssistant: "

@@ -4,6 +4,7 @@ import pytest
 
 from jaxalign.data import encode, shards
 from jaxalign.data.formats import Example
+from jaxalign.data.scores import Scoring
 
 HALF = 0.5
 
@@ -29,4 +30,20 @@ def test_other_text_is_one_question_as_a_whole():
 @pytest.mark.parametrize("score_range", [(1,), (1, 1), (1, 2, 3), (0, float("nan")), ("1", "5"), 5])
 def test_a_score_range_that_is_none_is_refused(score_range):
     with pytest.raises(ValueError, match="score_range=.* must be .worst, best.: two finite numbers that differ"):
-        shards.Recipe("scored", "tokenizer", "plain", encode.Limits(64, True), score_range=score_range)
+        shards.Recipe("scored", "tokenizer", "plain", encode.Limits(64, True), scoring=Scoring(score_range))
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "words"),
+    [
+        ("messages", {"feedback": "pair"}, "feedback='pair' takes format paired, hh, scored, ranked, not messages; leave it out"),
+        ("scored", {"feedback": "label"}, "feedback='label' takes format paired, hh, binary, not scored"),
+        ("paired", {"feedback": "binary"}, "feedback='binary' is not one of pair, label, score"),
+        ("binary", {"scoring": Scoring(weights=(("a", 1.0),))}, "score_weights goes with format paired, hh, scored, not with 'binary'"),
+        ("paired", {"response_columns": (("mismatched", "x"),)}, "response_columns names a column 'mismatched'; choose another name"),
+        ("paired", {"response_columns": (("a/b", "x"),)}, "response_columns names a column 'a/b'"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(format, options, words):
+    with pytest.raises(ValueError, match=words):
+        shards.Recipe(format, "tokenizer", "plain", encode.Limits(64, True), **options)
