@@ -41,6 +41,7 @@ class Outputs:
     hidden: Array | None = None  # [R, T, D]; after the final norm; None where log-probs come from a column
     unembed: Array | None = None  # [V, D]
     prompt_values: Array | None = None  # float32[N, K]; the value head's reward expected for each response's prompt; None without a head
+    greedy: Array | None = None  # int32[R, T]; the token likeliest on the gold text, 0 where slots < 0; None where nobody looked
     vocab_size: int = struct.field(pytree_node=False, default=0)  # real rows of unembed; further ones are padding
     softcap: float | None = struct.field(pytree_node=False, default=None)  # of the logits
 
@@ -89,12 +90,12 @@ def mismatched(batch: Batch) -> Array:
 
 def sum_responses(x: Array, batch: Batch) -> Array:
     """Sums x over the scored tokens of each response: [R, T] -> [N, K], float32. Unscored tokens and padding add nothing."""
-    rows, _ = x.shape
-    groups, responses = batch.valid.shape
-    slots = jnp.arange(groups // rows * responses)
-    picked = jnp.where(batch.slots[:, :, None] == slots, x[:, :, None].astype(jnp.float32), 0.0)
-    by_row = picked.sum(1).reshape(rows, groups // rows, responses)
-    return by_row.reshape(groups, responses, out_sharding=jax.typeof(batch.valid).sharding)  # inferred, one row a device would lose an axis
+    return _by_response(jnp.where(_in_response(batch), x[:, :, None].astype(jnp.float32), 0.0).sum(1), batch)
+
+
+def max_responses(x: Array, batch: Batch) -> Array:
+    """The largest x among the scored tokens of each response: [R, T] -> [N, K], float32; 0 where it has none. x must not be below 0."""
+    return _by_response(jnp.where(_in_response(batch), x[:, :, None].astype(jnp.float32), 0.0).max(1), batch)
 
 
 def at_tokens(x: Array, batch: Batch) -> Array:
@@ -109,3 +110,15 @@ def at_tokens(x: Array, batch: Batch) -> Array:
 def response_lengths(batch: Batch) -> Array:
     """Number of scored tokens of each response: float32[N, K]; 0 for filler."""
     return sum_responses(jnp.ones_like(batch.slots, dtype=jnp.float32), batch)
+
+
+def _in_response(batch: Batch) -> Array:
+    """Whether token t of row r is scored in slot g * K + k: bool[R, T, G * K]."""
+    return batch.slots[:, :, None] == jnp.arange(batch.valid.size // batch.slots.shape[0])
+
+
+def _by_response(x: Array, batch: Batch) -> Array:
+    """[R, G * K] -> [N, K]. The partition is said: inferred, one row a device would lose an axis."""
+    groups, responses = batch.valid.shape
+    by_row = x.reshape(len(x), groups // len(x), responses)
+    return by_row.reshape(groups, responses, out_sharding=jax.typeof(batch.valid).sharding)

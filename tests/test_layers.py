@@ -13,7 +13,7 @@ import jaxalign
 ROOT = Path(jaxalign.__file__).parent
 LEVELS = [
     {"types", "sharding", "schema", "stop", "log", "chunked_head"},
-    {"logps", "vocabulary", "reference", "optim", "metrics", "pairwise", "pointwise", "weighted", "models", "data"},
+    {"logps", "vocabulary", "propagation", "reference", "optim", "metrics", "pairwise", "pointwise", "weighted", "models", "data"},
     {"objectives", "forward", "checkpoint", "sample", "hf", "flops", "report", "pareto"},
     {"step", "validate"},
     {"config", "build", "rollout", "evaluators"},

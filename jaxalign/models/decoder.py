@@ -97,9 +97,11 @@ class Embedding(nnx.Module):
         positions = config.max_positions, config.width
         self.positions = layers.weight(positions, (None, "embed"), std=config.init_std) if config.learned_positions else None
 
-    def __call__(self, tokens: Array, positions: Array, scale: float, dtype: jnp.dtype) -> Array:
-        x = layers.embed(self.tokens, tokens, dtype) * jnp.asarray(scale, dtype)
-        return x if self.positions is None else x + layers.embed(self.positions, positions, dtype)
+    def __call__(self, tokens: Array, scale: float, dtype: jnp.dtype) -> Array:
+        return layers.embed(self.tokens, tokens, dtype) * jnp.asarray(scale, dtype)
+
+    def at_positions(self, x: Array, positions: Array) -> Array:
+        return x if self.positions is None else x + layers.embed(self.positions, positions, x.dtype)
 
 
 class Head(nnx.Module):
@@ -110,7 +112,10 @@ class Head(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Tokens to hidden states. `layers` is one Layer whose weights carry a leading "layers" axis once `model.build` has stacked them."""
+    """Rows of the token table to hidden states.
+
+    `layers` is one Layer whose weights carry a leading "layers" axis once `model.build` has stacked them.
+    """
 
     def __init__(self, config: ModelConfig):
         self.embed = Embedding(config)
@@ -119,13 +124,11 @@ class Decoder(nnx.Module):
         self.head = None if config.tied else Head(config)
         self.config = config
 
-    def __call__(
-        self, tokens: Array, positions: Array, segments: Array, prefixes: Array, *, dtype: jnp.dtype, remat: str, attention: str
-    ) -> Array:
+    def __call__(self, embedded: Array, positions: Array, segments: Array, prefixes: Array, *, remat: str, attention: str) -> Array:
         config = self.config
         if remat not in REMAT:
             raise ValueError(f"unknown remat policy {remat!r}; choose one of {sorted(REMAT)}.")
-        x = layers.merge_rows(self.embed(tokens, positions, config.embed_scale, dtype))
+        x = layers.merge_rows(self.embed.at_positions(embedded, positions))
         wide, local = _rotary_tables(config, layers.merge_rows(positions))
         definition, stacked = nnx.split(self.layers)
 
@@ -137,7 +140,7 @@ class Decoder(nnx.Module):
         one_layer = jax.checkpoint(one_layer, policy=REMAT[remat], prevent_cse=False)
         windows = jnp.asarray(np.array(config.windows, np.int32))
         x, _ = jax.lax.scan(one_layer, x, (nnx.to_pure_dict(stacked), windows))
-        return layers.split_rows(self.final_norm(x), len(tokens))
+        return layers.split_rows(self.final_norm(x), len(embedded))
 
 
 def _rotary_tables(config: ModelConfig, positions: Array) -> tuple[Array | None, Array | None]:

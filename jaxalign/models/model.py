@@ -16,8 +16,10 @@ import jax.numpy as jnp
 from jaxalign import sharding
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.decoder import Decoder
+from jaxalign.models.heads import ValueHead, ValueHeadConfig, prompts_of
 
 Array = jax.Array
+VALUE_HEAD = "value_head"  # the top-level key of the params of a model that has one, beside those of the decoder
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,20 +31,30 @@ class Model:
     shapes: dict[str, Any]  # jax.ShapeDtypeStruct
     axes: dict[str, Any]  # tuple of logical axes
     starts: dict[str, Any]  # (fill, std): random weights start as fill + std * normal
+    value_head: nnx.GraphDef | None = None
 
 
-def build(config: ModelConfig) -> Model:
-    """The model of this config. Nothing is allocated."""
+def build(config: ModelConfig, value_head: ValueHeadConfig | None = None) -> Model:
+    """The model of this config, with a value head where one is described. Nothing is allocated."""
     definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
+    declarations, head = list(nnx.to_flat_state(state)), None
+    if value_head is not None:
+        head, state = nnx.split(nnx.eval_shape(lambda: ValueHead(config, value_head)))
+        declarations += [((VALUE_HEAD, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
     shapes, axes, starts = {}, {}, {}
-    for path, parameter in nnx.to_flat_state(state):
+    for path, parameter in declarations:
         declared = parameter.get_metadata()
         stack = path[0] == "layers"
         shape = ((config.layers,) if stack else ()) + parameter.get_value().shape
         _put(shapes, path, jax.ShapeDtypeStruct(shape, jnp.float32))
         _put(axes, path, (("layers",) if stack else ()) + declared["axes"])
         _put(starts, path, (declared["fill"], declared["std"]))
-    return Model(config, definition, shapes, axes, starts)
+    return Model(config, definition, shapes, axes, starts, head)
+
+
+def without_head(tree: dict[str, Any]) -> dict[str, Any]:
+    """The decoder's part of params, or of a tree of the same keys: what a Hugging Face checkpoint holds."""
+    return {name: subtree for name, subtree in tree.items() if name != VALUE_HEAD}
 
 
 def shardings(model: Model) -> dict[str, Any]:
@@ -56,7 +68,12 @@ def shardings(model: Model) -> dict[str, Any]:
 
 def init(model: Model, key: Array) -> dict[str, Any]:
     """Random float32 parameters, made in their shards; the same numbers on every mesh."""
-    return _draw_all(model, key)
+    return _draw(model, key, tuple(model.shapes))
+
+
+def init_head(model: Model, key: Array) -> dict[str, Any]:
+    """Random parameters of the value head alone, params["value_head"] of `init` with the same key: for a decoder that was loaded."""
+    return _draw(model, key, (VALUE_HEAD,))[VALUE_HEAD]
 
 
 def hidden(
@@ -67,11 +84,14 @@ def hidden(
     segments: Array,
     prefixes: Array,
     *,
+    embedded: Array | None = None,
     dtype: jnp.dtype,
     remat: str,
     attention: str,
 ) -> Array:
     """Hidden states after the final norm: [R, T, D] in the compute dtype, finite on padding.
+
+    embedded [R, T, D] takes the place of `embed`(tokens), so that a caller may mix embeddings; None: that of the tokens.
 
     tokens, positions, segments, prefixes are int32[R, T] as in `types.Batch`, rows split over ("data", "fsdp"). remat is "none" (keep all
     but gathered weights), "dots" (keep outputs of linear maps) or "full" (keep layer inputs); attention names an implementation.
@@ -79,13 +99,33 @@ def hidden(
     Raises:
       ValueError: an unknown remat policy or attention implementation.
     """
-    decoder = nnx.merge(model.definition, params)
-    return decoder(tokens, positions, segments, prefixes, dtype=dtype, remat=remat, attention=attention)
+    decoder = nnx.merge(model.definition, without_head(params))
+    if embedded is None:
+        embedded = decoder.embed(tokens, model.config.embed_scale, dtype)
+    return decoder(embedded, positions, segments, prefixes, remat=remat, attention=attention)
+
+
+def embed(model: Model, params: dict[str, Any], tokens: Array, *, dtype: jnp.dtype) -> Array:
+    """The rows of the token table, scaled as the family does: [R, T, D]. Learned positions come on top of them, in `hidden`."""
+    return nnx.merge(model.definition, without_head(params)).embed(tokens, model.config.embed_scale, dtype)
 
 
 def unembed(model: Model, params: dict[str, Any]) -> Array:
     """The output table float32[padded_vocab, D] as it is stored, on ("vocab", "embed"): the head, or the embedding where they are tied."""
     return params["embed"]["tokens"] if model.config.tied else params["head"]["kernel"]
+
+
+def prompt_values(
+    model: Model, params: dict[str, Any], hidden: Array, positions: Array, segments: Array, prefixes: Array, slots: Array, valid: Array
+) -> Array:
+    """The value that the head gives to the prompt of every response: float32[N, K], 0 for responses without scored tokens.
+
+    hidden is [R, T, D] as from `hidden`, a constant here; the other arrays are those of `types.Batch`. A prompt's value does not depend
+    on how rows are packed or prompts shared.
+    """
+    count = valid.size // len(slots)
+    values = nnx.merge(model.value_head, params[VALUE_HEAD])(hidden, prompts_of(positions, segments, prefixes, slots, count))
+    return values.reshape(valid.shape, out_sharding=jax.typeof(valid).sharding)
 
 
 def _put(tree: dict, path: tuple, leaf) -> None:
@@ -94,8 +134,8 @@ def _put(tree: dict, path: tuple, leaf) -> None:
     tree[path[-1]] = leaf
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _draw_all(model: Model, key: Array) -> dict[str, Any]:
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _draw(model: Model, key: Array, parts: tuple[str, ...]) -> dict[str, Any]:
     def draw(path, shape, axes, start, partition):
         fill, std = start
         if not std:
@@ -106,7 +146,8 @@ def _draw_all(model: Model, key: Array) -> dict[str, Any]:
             values = jnp.where(jnp.arange(shape.shape[0])[:, None] < model.config.vocab_size, values, 0)
         return values
 
-    return jax.tree_util.tree_map_with_path(draw, model.shapes, model.axes, model.starts, shardings(model))
+    trees = ({part: tree[part] for part in parts} for tree in (model.shapes, model.axes, model.starts, shardings(model)))
+    return jax.tree_util.tree_map_with_path(draw, *trees)
 
 
 def _normal(key: Array, shape: tuple[int, ...], axes: tuple[str | None, ...], partition) -> Array:

@@ -1,0 +1,73 @@
+"""Intuitive Fine-Tuning (arXiv 2405.11870, equations 17 to 21, algorithm 1; and its published code, from which the paper differs)."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign.propagation import future_sums
+from jaxalign.types import Batch, Outputs, Terms, at_tokens, max_responses, response_lengths, sum_responses
+
+REQUIRES = ("unpaired",)
+FORWARD = "two_pass"
+MODES = ("official", "stopgrad_weights", "alg1", "eq21")
+TINY = 1e-8  # keeps 0 / 0 away where every token has loss 0
+
+
+def ift(policy: Outputs, reference: Outputs | None, batch: Batch, *, gamma: float = 0.95, mode: str = "official") -> Terms:
+    """Every response's mean negative log-likelihood, a token weighed by the discounted loss from it to the end of the response.
+
+    With gamma 0 the plain mean over the tokens of each response, then over responses. Code and paper have three different losses:
+    "official" is the code's, whose gradient flows through the weights too and so *raises* the loss of tokens below about half the mean
+    (metric weights/negative_gradient); "stopgrad_weights" is that with constant weights; "alg1" and "eq21" are the paper's algorithm 1
+    (not normalised) and equation 21 (linear, weights that *grow* along the response).
+
+    Args:
+      policy: log-probs of the gold tokens in the second pass; its greedy tokens, where there are any, are only reported.
+      reference: not read.
+      batch: any batch; every valid response is trained on.
+      gamma: discount a position, 0 <= gamma <= 1. The paper: 0.95.
+      mode: one of MODES.
+
+    Raises:
+      ValueError: gamma out of range, or an unknown mode.
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"objective 'ift' got gamma={gamma}; it is the discount a position, 0 <= gamma <= 1, in the paper 0.95.")
+    if mode not in MODES:
+        raise ValueError(f"objective 'ift' got mode={mode!r}; choose one of {', '.join(MODES)}.")
+    nll = jnp.where(batch.slots >= 0, -policy.logps, 0.0)
+    lengths = response_lengths(batch)
+    loss, weights = _losses(nll, batch, gamma, mode)
+    _, pull = jax.vjp(lambda x: _losses(x, batch, gamma, mode)[0], jax.lax.stop_gradient(nll))
+    (slope,) = pull(jnp.ones_like(loss))
+    weights = jax.lax.stop_gradient(slope if mode == "eq21" else weights)
+    share = weights / at_tokens(jnp.maximum(sum_responses(weights, batch), TINY), batch).clip(TINY)
+    trained = (batch.valid & (lengths > 0)).astype(jnp.float32)
+    tokens = at_tokens(trained, batch)
+    metrics = {
+        "loss/further": (sum_responses(nll, batch) / jnp.maximum(lengths, 1), trained),
+        "weights/negative_gradient": ((slope < 0).astype(jnp.float32), tokens),
+        "weights/largest": (max_responses(share, batch), trained),
+        "weights/entropy": (sum_responses(-share * jnp.log(share.clip(TINY)), batch), trained),
+        "logps/responses": (sum_responses(policy.logps, batch), trained),
+        "lengths/responses": (lengths, trained),
+    }
+    if policy.greedy is not None:
+        metrics["greedy/disagreement"] = ((policy.greedy != batch.tokens).astype(jnp.float32), tokens)
+    return Terms(loss, trained, metrics)
+
+
+def _losses(nll, batch, gamma, mode):
+    """(losses [N, K], weights [R, T] of the tokens up to a factor a response)."""
+    scored = batch.slots >= 0
+    future = jnp.where(scored, future_sums(nll, batch.segments, gamma), 0.0)
+    if mode == "eq21":
+        # L = sum_t C_t with C_t = sum_{k >= t} gamma^(k - t) l_k
+        return sum_responses(future, batch), future
+    if mode == "alg1":
+        # L = sum_t C_t l_t
+        return sum_responses(future * nll, batch), future
+    weights = jnp.where(scored, 1.0, 0.0) if gamma == 0 else future
+    if mode == "stopgrad_weights":
+        weights = jax.lax.stop_gradient(weights)
+    # L = sum_t C_t l_t / sum_t C_t
+    return sum_responses(weights * nll, batch) / (sum_responses(weights, batch) + TINY), weights
