@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -46,6 +46,11 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence |
     # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
     grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
+def no_devices():
+    """A context in which functions that need a mesh can be traced on shapes, before there are devices: its axes are Auto, so arrays need no layout."""
+    return jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3))
 
 
 def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import toys
 
-from jaxalign import forward
+from jaxalign import forward, objectives, sharding
 from jaxalign.data import pack
 from jaxalign.objectives.dpo import dpo
 from jaxalign.objectives.wpo import wpo
@@ -61,3 +61,9 @@ def test_the_loss_is_dpo_times_both_weights_and_the_weights_have_no_gradient():
         np.testing.assert_allclose(value, weights[:, side], rtol=2e-5)
         np.testing.assert_array_equal(weight, terms.weight)
     assert at_tokens(jnp.asarray(weights, jnp.float32), batch).max() > 0
+
+
+def test_it_can_be_traced_on_shapes_where_there_is_no_mesh():
+    outputs, batch = objectives.tiny_inputs()
+    with sharding.no_devices():
+        assert jax.eval_shape(lambda o, b: wpo(o, o, b), outputs, batch).loss.shape == (1,)
