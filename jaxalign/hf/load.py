@@ -32,7 +32,7 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 
 def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
-    """The parameters of the folder's checkpoint as float32, in their shards on the mesh in scope.
+    """The parameters of the folder's checkpoint as float32, in their shards on the mesh in scope; a value head is not among them.
 
     Everything that can be wrong about names and shapes is reported before the first tensor is read.
 
@@ -119,7 +119,7 @@ def _some(found: list[str]) -> str:
 def _allocate(model: models.Model) -> dict[str, Any]:
     """Zeros for the stacked leaves, in their shards; leaves that are read whole stay out."""
     stacked = jax.tree.map(lambda shape, axes: _zeros(shape.shape, axes), model.shapes["layers"], model.axes["layers"])
-    return {**{name: {} for name in model.shapes}, "layers": stacked}
+    return {**{name: {} for name in models.without_head(model.shapes)}, "layers": stacked}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from jaxalign.models.config import ModelConfig
-from jaxalign.models.model import Model
+from jaxalign.models.model import Model, without_head
 
 Path = tuple[str, ...]
 
@@ -40,7 +40,7 @@ def tensors(model: Model) -> list[Tensor]:
     Raises:
       ValueError: a parameter that the family's checkpoints have no name for.
     """
-    paths = {path for path, _ in leaves(model.shapes)}
+    paths = {path for path, _ in leaves(without_head(model.shapes))}
     rows = [
         Tensor(name, layout, tuple((tuple(path.split(".")), ours) for path, ours in parts))
         for name, layout, parts in _table(model.config.family)

@@ -1,0 +1,38 @@
+"""The value of a prompt: what reward a response to it earns on average (A-LoL, arXiv 2305.14718, algorithm 1)."""
+
+import jax.numpy as jnp
+
+from jaxalign.types import Batch, Outputs, Terms
+
+REQUIRES = ("value_head",)
+
+
+def value(policy: Outputs, reference: Outputs | None, batch: Batch) -> Terms:
+    """(value - reward)^2 of every valid response; the mean is over responses.
+
+    The value head alone gets a gradient. Its best value is the mean reward of the responses given, so these should be drawn from the
+    policy whose value is meant: for A-LoL the reference.
+
+    Args:
+      policy: prompt_values float32[N, K], one for each response's prompt, in (0, max_value) of the head.
+      reference: not read.
+      batch: every valid response counts, both sides of a pair too; rewards in [0, max_value].
+
+    Raises:
+      ValueError: the model has no value head.
+    """
+    if policy.prompt_values is None:
+        raise ValueError("objective 'value' trains a value head but the model has none; set model.value_head=True.")
+    valid, values, reward = batch.valid.astype(jnp.float32), policy.prompt_values, batch.reward
+    # L = (V - R)^2
+    loss = (values - reward) ** 2
+    # of these means, correlation = (v r - v * r) / sqrt((v v - v^2) (r r - r^2))
+    metrics = {
+        "values/mean": values,
+        "values/square": values**2,
+        "feedback/mean": reward,
+        "feedback/square": reward**2,
+        "values/times_feedback": values * reward,
+        "values/error": values - reward,
+    }
+    return Terms(loss, valid, {name: (number, valid) for name, number in metrics.items()})
