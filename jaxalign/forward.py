@@ -118,7 +118,8 @@ def _outputs(model, params, batch, embedded, *, dtype, remat, attention):
     hidden = models.hidden(model, params, *inputs, embedded=embedded, dtype=dtype, remat=remat, attention=attention)
     unembed, head = models.unembed(model, params), _head(model)
     values = logps.token_logps(hidden, unembed, batch.tokens, batch.slots >= 0, **head)
-    return Outputs(values, hidden, unembed, **head)
+    prompt_values = models.prompt_values(model, params, hidden, *inputs[1:], batch.slots, batch.valid) if model.value_head else None
+    return Outputs(values, hidden, unembed, prompt_values, **head)
 
 
 FORWARDS = {"next_token": next_token, "two_pass": two_pass}

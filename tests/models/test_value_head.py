@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toys
 
-from jaxalign import sharding
+from jaxalign import forward, sharding
 from jaxalign.data import pack
 from jaxalign.hf import names
 from jaxalign.models import heads
@@ -152,3 +152,14 @@ def test_scores_of_any_size_give_finite_weights_and_gradients():
     weights, gradient = heads.masked_softmax(scores, mask), jax.grad(lambda x: heads.masked_softmax(x, mask)[0, 0])(scores)
     np.testing.assert_array_equal(weights, [[1, 0, 0], [0, 0, 0]])
     assert np.isfinite(gradient).all()
+
+
+def test_the_forward_pass_fills_in_the_values_of_a_model_with_a_head():
+    look = functools.partial(forward.next_token, dtype=jnp.float32, remat="none", attention="xla")
+    with jax.set_mesh(toys.mesh()):
+        params, batch = parameters(), toys.place(rows(SINGLE))
+        found = look(with_head(), params, batch, jnp.int32(0))
+        plain = look(toys.model(), models.without_head(params), batch, jnp.int32(0))
+    np.testing.assert_allclose(found.prompt_values, alone(), rtol=1e-6)
+    np.testing.assert_array_equal(found.logps, plain.logps)
+    assert plain.prompt_values is None
