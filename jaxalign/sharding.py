@@ -49,7 +49,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence |
 
 
 def no_devices():
-    """A context in which functions that need a mesh can be traced on shapes, before there are devices: its axes are Auto, so arrays need no layout."""
+    """A context to trace functions in that need a mesh, before there are devices: its axes are Auto, so arrays need no layout."""
     return jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3))
 
 
