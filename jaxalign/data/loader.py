@@ -1,11 +1,12 @@
 """Batches of prepared rows: a pure function of (seed, step), the same global batch on any number of hosts.
 
-The order is grain's: every set is shuffled anew each epoch and sets are mixed by weight, row by row. Nothing has to be saved but
-the step, and nothing has to be replayed to continue from it.
+The order is grain's: every set is shuffled anew each epoch (or drawn, see `data.sampling`) and sets are mixed by weight, row by row.
+Nothing has to be saved but the step, and nothing has to be replayed to continue from it.
 """
 
 from collections.abc import Iterator, Sequence
 import math
+import sys
 
 import grain
 import jax
@@ -13,8 +14,11 @@ import numpy as np
 
 from jaxalign import sharding
 from jaxalign.data import pack
+from jaxalign.data.sampling import Rows, Sampling
 from jaxalign.data.store import Prepared
 from jaxalign.types import Batch
+
+SHUFFLE = Sampling()
 
 
 def batches(
@@ -23,18 +27,21 @@ def batches(
     rows: int,
     seed: int,
     steps: int,
+    sampling: Sampling = SHUFFLE,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
     """A dataset whose element [step] is this host's part of the batch of that step: a dict of numpy arrays, see `pack.assemble`.
 
-    Rows are drawn from the sets in proportion to their weights. Within a set no row comes twice before every row came once; a
-    batch may hold the end of one epoch and the beginning of the next. Host h of H gets rows h * rows / H to (h + 1) * rows / H.
+    Rows are drawn from the sets in proportion to their weights. Within a set no row comes twice before every row came once, unless
+    `sampling` draws groups. A batch may hold the end of one epoch and the beginning of the next. Host h of H gets rows h * rows / H to
+    (h + 1) * rows / H.
 
     Raises:
-      ValueError: the sets do not fit together, are smaller than a batch, or the batch does not split over the hosts.
+      ValueError: the sets do not fit together, are smaller than a batch, the batch does not split over the hosts, or a set lacks
+        what `sampling` goes by.
     """
-    order = _order(sets, rows=rows, seed=seed)
+    order = _order(sets, rows=rows, seed=seed, sampling=sampling)
     check_rows(rows, process_count=process_count)
     here = rows // process_count
     opened = [prepared for prepared, _ in sets]
@@ -46,10 +53,13 @@ def batches(
     return grain.MapDataset.range(steps).map(batch)
 
 
-def row_order(sets: Sequence[tuple[Prepared, float]], *, rows: int, seed: int, steps: int) -> list[list[tuple[int, int]]]:
-    """The (set, row) of every row of the global batches of steps 0 to steps - 1, as `batches` uses them."""
-    order = _order(sets, rows=rows, seed=seed)
-    return [[tuple(order[step * rows + i]) for i in range(rows)] for step in range(steps)]
+def row_order(
+    sets: Sequence[tuple[Prepared, float]], *, rows: int, seed: int, steps: int, sampling: Sampling = SHUFFLE
+) -> list[list[tuple[int, tuple[int, ...]]]]:
+    """The (set, groups) of every row of the global batches of steps 0 to steps - 1, as `batches` uses them; -1 is no group."""
+    order = _order(sets, rows=rows, seed=seed, sampling=sampling)
+    places = [[order[step * rows + i] for i in range(rows)] for step in range(steps)]
+    return [[(number, tuple(members.tolist())) for number, members in step] for step in places]
 
 
 def eval_batches(
@@ -61,7 +71,7 @@ def eval_batches(
 
     def batch(step: int) -> dict[str, np.ndarray]:
         start = step * rows + process_index * here
-        members = [(0, row) if row < len(prepared) else None for row in range(start, start + here)]
+        members = [(0, prepared.plan[row]) if row < len(prepared) else None for row in range(start, start + here)]
         return _assemble([prepared], members)
 
     return grain.MapDataset.range(math.ceil(len(prepared) / rows)).map(batch)
@@ -73,15 +83,16 @@ def iterate(dataset: grain.MapDataset, start_step: int = 0) -> Iterator[dict[str
     return iter(dataset.slice(slice(start_step, None)).to_iter_dataset(options))
 
 
-def steps_per_epoch(sets: Sequence[tuple[Prepared, float]], *, rows: int) -> int:
-    """Steps that go once through as many rows as the sets hold together, rounded up."""
-    return math.ceil(sum(len(prepared) for prepared, _ in sets) / rows)
+def steps_per_epoch(sets: Sequence[tuple[Prepared, float]], *, rows: int, sampling: Sampling = SHUFFLE, seed: int = 0) -> int:
+    """Steps that go once through as many rows as an epoch of the sets has together, rounded up."""
+    return math.ceil(sum(_epoch(prepared, sampling, seed + number)[1] for number, (prepared, _) in enumerate(sets)) / rows)
 
 
-def groups_per_row(sets: Sequence[tuple[Prepared, float]]) -> float:
+def groups_per_row(sets: Sequence[tuple[Prepared, float]], *, sampling: Sampling = SHUFFLE, seed: int = 0) -> float:
     """Mean number of groups (examples) in a row of the mixture."""
     weights = np.array([weight for _, weight in sets], float)
-    means = np.array([np.count_nonzero(prepared.plan >= 0) / len(prepared) for prepared, _ in sets])
+    epochs = [_epoch(prepared, sampling, seed + number) for number, (prepared, _) in enumerate(sets)]
+    means = np.array([groups / rows for groups, rows in epochs])
     return float((weights / weights.sum() * means).sum())
 
 
@@ -121,7 +132,15 @@ def check_rows(rows: int, *, process_count: int = 1) -> None:
         )
 
 
-def _order(sets, *, rows, seed):
+def _epoch(prepared, sampling, seed):
+    # (groups, rows) of an epoch
+    if sampling.kind == "shuffle":
+        return int(np.count_nonzero(prepared.plan >= 0)), len(prepared)
+    drawn = Rows(prepared, sampling, seed=seed)
+    return drawn.groups, drawn.rows
+
+
+def _order(sets, *, rows, seed, sampling):
     if not sets:
         raise ValueError("there is no prepared set to draw batches from; set data.train.")
     for prepared, weight in sets:
@@ -139,13 +158,24 @@ def _order(sets, *, rows, seed):
                     f"{sets[0][0].meta[key]}; a mixture needs the same in every set: prepare them with one config."
                 )
         _check_columns(prepared, sets[0][0])
-    shuffled = [
-        grain.MapDataset.range(len(prepared)).map(lambda row, number=number: (number, row)).seed(seed + number).shuffle().repeat()
-        for number, (prepared, _) in enumerate(sets)
-    ]
-    if len(shuffled) == 1:
-        return shuffled[0]
-    return grain.MapDataset.mix(shuffled, weights=[weight for _, weight in sets])
+    ordered = [_ordered(prepared, number, rows=rows, seed=seed + number, sampling=sampling) for number, (prepared, _) in enumerate(sets)]
+    if len(ordered) == 1:
+        return ordered[0]
+    return grain.MapDataset.mix(ordered, weights=[weight for _, weight in sets])
+
+
+def _ordered(prepared, number, *, rows, seed, sampling):
+    # the (number of the set, groups of the row) of every row, without end
+    if sampling.kind == "shuffle":
+        shuffled = grain.MapDataset.range(len(prepared)).seed(seed).shuffle().repeat()
+        return shuffled.map(lambda row: (number, prepared.plan[row]))
+    drawn = Rows(prepared, sampling, seed=seed)
+    if drawn.rows < rows:
+        raise ValueError(
+            f"{prepared.folder.parent.name} has {drawn.groups} groups with {sampling.column!r} above 0 in {drawn.rows} rows, fewer than "
+            f"one batch of {rows} rows; use a smaller batch, more data, or data.sampling='shuffle'."
+        )
+    return grain.MapDataset.range(sys.maxsize).map(lambda position: (number, drawn[position]))
 
 
 def _check_columns(prepared, first):
@@ -169,7 +199,7 @@ def _assemble(opened, members):
     )
     for at, member in enumerate(members):
         if member is not None:
-            number, row = member
+            number, groups = member
             prepared = opened[number]
-            pack.write_row(arrays, at, prepared.groups, prepared.plan[row], share_prompt=prepared.share_prompt)
+            pack.write_row(arrays, at, prepared.groups, groups, share_prompt=prepared.share_prompt)
     return arrays
