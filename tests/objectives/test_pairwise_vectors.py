@@ -1,122 +1,278 @@
-"""DPO, cDPO and rDPO against the golden vectors, and what every pairwise objective promises at the edges."""
+"""Pairwise objectives against the golden vectors, against their formulas in float64, and what every one of them promises at the edges."""
 
-import json
-import pathlib
+import inspect
 
 import jax
 import jax.numpy as jnp
+from losses import VECTORS, batch, evaluate, metric, outputs
 import numpy as np
 import pytest
 import toys
 
-from jaxalign import logps, sharding
-from jaxalign.types import Batch, Outputs
+from jaxalign import logps, pairwise, sharding
 
-VECTORS = {v["name"]: v for v in json.loads((pathlib.Path(__file__).parents[1] / "golden" / "vectors-dpo.json").read_text())["vectors"]}
 NOISY = ["cdpo", "rdpo"]
-PAIRWISE = ["dpo", *NOISY]
+REFERENCE_FREE = ["simpo", "orpo", "cpo", "cpo_simpo"]
+LENGTHS = np.array([[10, 8], [20, 25], [5, 6]])
 
 
-def one_token_each(pairs):
-    """A batch whose responses have one token: row r is pair r, so log-probs [N, 2] are log-probs [R, T]."""
-    slots = jnp.tile(jnp.arange(2, dtype=jnp.int32), (pairs, 1))
-    zeros = jnp.zeros_like(slots)
-    truth = jnp.ones((pairs, 2), bool)
-    return Batch(zeros, zeros, slots + 1, zeros, slots, reward=jnp.zeros((pairs, 2)), paired=truth[:, 0], valid=truth)
+def softplus(x):
+    return np.logaddexp(0, x)
 
 
-def outputs(chosen, rejected):
-    values = jnp.stack([jnp.asarray(chosen, jnp.float32), jnp.asarray(rejected, jnp.float32)], axis=1)
-    return Outputs(values, values[:, :, None], values)
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
 
 
-def evaluate(name, policy, reference, **hparams):
-    """(terms, gradient of the mean loss to the policy's log-probs, gradient to the reference's)"""
+def exo(m, eps):
+    p = sigmoid(m)
+    return p * np.log(p / (1 - eps)) + (1 - p) * np.log((1 - p) / eps)
 
-    def mean(policy, reference):
-        terms = toys.objective(name)[0](policy, reference, one_token_each(len(policy.logps)), **hparams)
-        return jnp.sum(terms.loss * terms.weight) / jnp.sum(terms.weight), terms
 
-    (_, terms), (to_policy, to_reference) = jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(policy, reference)
-    return terms, to_policy.logps, to_reference.logps
+def odds(a):
+    return np.log(np.exp(a) / (1 - np.exp(a)))
+
+
+# name -> (hyper-parameters, the loss of float64 log-ratios rho, log-probs y and lengths n, [pairs, 2] each)
+FORMULAS = {
+    "dpo": ({"beta": 0.3}, lambda r, y, n: softplus(-0.3 * (r[:, 0] - r[:, 1]))),
+    "cdpo": (
+        {"label_smoothing": 0.2},
+        lambda r, y, n: 0.8 * softplus(-0.1 * (r[:, 0] - r[:, 1])) + 0.2 * softplus(0.1 * (r[:, 0] - r[:, 1])),
+    ),
+    "rdpo": (
+        {"label_smoothing": 0.2},
+        lambda r, y, n: (0.8 * softplus(-0.1 * (r[:, 0] - r[:, 1])) - 0.2 * softplus(0.1 * (r[:, 0] - r[:, 1]))) / 0.6,
+    ),
+    "ipo": ({"tau": 0.2}, lambda r, y, n: (r[:, 0] / n[:, 0] - r[:, 1] / n[:, 1] - 2.5) ** 2),
+    "hinge": ({"beta": 0.2}, lambda r, y, n: np.maximum(0, 1 - 0.2 * (r[:, 0] - r[:, 1]))),
+    "dpo_norm": ({}, lambda r, y, n: softplus(-5 * (r[:, 0] / n[:, 0] - r[:, 1] / n[:, 1]))),
+    "r_dpo": ({"alpha": 0.05}, lambda r, y, n: -np.log(sigmoid(0.1 * (r[:, 0] - r[:, 1]) + 0.05 * (n[:, 0] - n[:, 1])))),
+    "dpop": ({"lam": 5.0}, lambda r, y, n: softplus(-0.1 * (r[:, 0] - r[:, 1] - 5 * np.where(r[:, 0] < 0, -r[:, 0], 0)))),
+    "dpo_nll": ({"alpha": 0.7}, lambda r, y, n: softplus(-0.1 * (r[:, 0] - r[:, 1])) - 0.7 * y[:, 0] / n[:, 0]),
+    "simpo": ({"gamma": 0.5}, lambda r, y, n: -np.log(sigmoid(2 * (y[:, 0] / n[:, 0] - y[:, 1] / n[:, 1]) - 0.5))),
+    "cpo": ({"alpha": 0.7}, lambda r, y, n: softplus(-0.1 * (y[:, 0] - y[:, 1])) - 0.7 * y[:, 0] / n[:, 0]),
+    "cpo_simpo": (
+        {"gamma": 0.5, "alpha": 0.7},
+        lambda r, y, n: softplus(-2 * (y[:, 0] / n[:, 0] - y[:, 1] / n[:, 1]) + 0.5) - 0.7 * y[:, 0] / n[:, 0],
+    ),
+    "orpo": ({"lam": 0.3}, lambda r, y, n: -y[:, 0] / n[:, 0] - 0.3 * np.log(sigmoid(odds(y[:, 0] / n[:, 0]) - odds(y[:, 1] / n[:, 1])))),
+    "nca": ({}, lambda r, y, n: softplus(-0.01 * r[:, 0]) + softplus(0.01 * r[:, 0]) / 2 + softplus(0.01 * r[:, 1]) / 2),
+    "apo_zero": ({}, lambda r, y, n: 1 - sigmoid(0.1 * r[:, 0]) + sigmoid(0.1 * r[:, 1])),
+    "apo_down": ({}, lambda r, y, n: sigmoid(0.1 * r[:, 0]) + 1 - sigmoid(0.1 * (r[:, 0] - r[:, 1]))),
+    "exo": ({"label_smoothing": 0.05}, lambda r, y, n: exo(0.1 * (r[:, 0] - r[:, 1]), 0.05)),
+    "sppo": ({"beta": 0.05}, lambda r, y, n: (r[:, 0] - 10) ** 2 + (r[:, 1] + 10) ** 2),
+    "discopop": (
+        {"tau": 0.4},
+        lambda r, y, n: (
+            (1 - sigmoid(0.125 * (r[:, 0] - r[:, 1]))) * softplus(-0.05 * (r[:, 0] - r[:, 1]))
+            + sigmoid(0.125 * (r[:, 0] - r[:, 1])) * np.exp(-0.05 * (r[:, 0] - r[:, 1]))
+        ),
+    ),
+}
+PAIRWISE = list(FORMULAS)
+AT_START = {  # policy and reference are equal, defaults; reference-free: both sides have the same log-prob a token, -0.5
+    "ipo": 25.0, "hinge": 1.0, "nca": 2 * np.log(2), "apo_zero": 1.0, "apo_down": 1.0, "sppo": 500_000.0,
+    "exo": -np.log(2) - (np.log(0.999) + np.log(0.001)) / 2, "discopop": (np.log(2) + 1) / 2, "dpo_nll": np.log(2) + 0.5,
+    "simpo": softplus(1.0), "cpo_simpo": softplus(1.0) + 0.5, "orpo": 0.5 + 0.1 * np.log(2),
+}  # fmt: skip
+
+
+def sides(given, who):
+    return np.stack([given[f"{who}_chosen"], given[f"{who}_rejected"]], axis=1)
+
+
+def lengths(given):
+    return np.stack([given["len_chosen"], given["len_rejected"]], axis=1).astype(int)
 
 
 @pytest.mark.parametrize("vector", ["dpo_sigmoid", "cdpo_eps0.1", "rdpo_eps0.1"])
 def test_the_golden_losses_gradients_and_metrics_come_out(vector):
-    given, expected = VECTORS[vector]["inputs"], VECTORS[vector]["expected"]
+    given, expected = VECTORS[vector]
     hparams = {key: given[key] for key in ("beta", "label_smoothing") if key in given}
-    policy, reference = (outputs(given[f"{side}_chosen"], given[f"{side}_rejected"]) for side in ("policy", "ref"))
-    terms, to_policy, to_reference = evaluate(vector.split("_")[0], policy, reference, **hparams)
+    terms, loss, to_policy, to_reference, _ = evaluate(
+        vector.split("_")[0], sides(given, "policy"), sides(given, "ref"), batch(3), **hparams
+    )
     np.testing.assert_allclose(terms.loss, expected["per_example_loss"], rtol=1e-6)
-    np.testing.assert_allclose(np.average(terms.loss, weights=terms.weight), expected["loss"], rtol=1e-6)
-    np.testing.assert_allclose(to_policy[:, 0], expected["grad_policy_chosen"], rtol=1e-6)
-    np.testing.assert_allclose(to_policy[:, 1], expected["grad_policy_rejected"], rtol=1e-6)
+    np.testing.assert_allclose(loss, expected["loss"], rtol=1e-6)
+    np.testing.assert_allclose(to_policy, sides(expected, "grad_policy"), rtol=1e-6)
     assert not to_reference.any()
-    metrics = {name: np.asarray(value) for name, (value, _) in terms.metrics.items()}
-    of_dpo = VECTORS["dpo_sigmoid"]["expected"]  # rewards do not depend on the smoothing
-    np.testing.assert_allclose(metrics["rewards/chosen"], of_dpo["reward_chosen"], rtol=1e-6)
-    np.testing.assert_allclose(metrics["rewards/rejected"], of_dpo["reward_rejected"], rtol=1e-6)
-    np.testing.assert_allclose(metrics["rewards/accuracies"].mean(), of_dpo["accuracy"], rtol=1e-6)
-    np.testing.assert_allclose(metrics["rewards/margins"].mean(), of_dpo["margin"], rtol=1e-6)
+    of_dpo = VECTORS["dpo_sigmoid"][1]  # rewards do not depend on the smoothing
+    np.testing.assert_allclose(terms.metrics["rewards/chosen"][0], of_dpo["reward_chosen"], rtol=1e-6)
+    np.testing.assert_allclose(terms.metrics["rewards/rejected"][0], of_dpo["reward_rejected"], rtol=1e-6)
+    np.testing.assert_allclose(metric(terms, "rewards/accuracies"), of_dpo["accuracy"], rtol=1e-6)
+    np.testing.assert_allclose(metric(terms, "rewards/margins"), of_dpo["margin"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("form", "length_normalised"), [("sum", False), ("mean", True)])
+def test_the_golden_losses_and_gradients_of_both_forms_of_ipo_come_out(form, length_normalised):
+    given, expected = VECTORS["ipo_sum_and_mean"]
+    of = batch(3, lengths=lengths(given))
+    policy, reference = sides(given, "policy"), sides(given, "ref")
+    terms, loss, gradient, _, _ = evaluate("ipo", policy, reference, of, tau=given["tau"], length_normalised=length_normalised)
+    np.testing.assert_allclose(terms.loss, expected[f"per_example_{form}"], rtol=1e-6)
+    np.testing.assert_allclose(loss, expected[f"loss_{form}"], rtol=1e-6)
+    np.testing.assert_allclose(gradient[:, 0], expected[f"grad_policy_chosen_{form}"], rtol=1e-6)
+    np.testing.assert_allclose(gradient[:, 1], expected[f"grad_policy_rejected_{form}"], rtol=1e-6)
+    assert metric(terms, "margins/target") == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "hparams"),
+    [
+        ("simpo", "simpo", {"beta": 2.0, "gamma": 1.0}),
+        ("cpo_sigmoid", "cpo", {"beta": 0.1, "alpha": 0.0}),
+        ("hinge", "hinge", {"beta": 0.1}),
+        ("nca_pair", "nca", {"beta": 0.1}),
+        ("apo_zero", "apo_zero", {"beta": 0.1}),
+        ("apo_down", "apo_down", {"beta": 0.1}),
+        ("sppo_hard", "sppo", {"beta": 0.1}),
+        ("exo_pair", "exo", {"beta": 0.1, "label_smoothing": 0.001}),
+        ("sigmoid_norm", "dpo_norm", {"beta": 0.1}),
+    ],
+)
+def test_the_golden_losses_of_the_peers_come_out(key, name, hparams):
+    given, expected = VECTORS["peer_losses"]
+    _, loss, _, _, _ = evaluate(name, sides(given, "policy"), sides(given, "ref"), batch(3, lengths=lengths(given)), **hparams)
+    np.testing.assert_allclose(loss, expected[key], rtol=1e-6)
+
+
+def test_the_golden_odds_of_orpo_come_out():
+    given, expected = VECTORS["peer_losses"]
+    terms, *_ = evaluate("orpo", sides(given, "policy"), sides(given, "ref"), batch(3, lengths=lengths(given)))
+    np.testing.assert_allclose(softplus(-np.asarray(terms.metrics["margins/log_odds"][0])).mean(), expected["orpo_or_term"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_losses_and_gradients_are_those_of_the_formula_in_float64(name):
+    hparams, formula = FORMULAS[name]
+    given, _ = VECTORS["peer_losses"]
+    policy, reference = sides(given, "policy") + 0.25, sides(given, "ref")  # off the kink of dpop, where the third pair stands
+    terms, _, to_policy, to_reference, _ = evaluate(name, policy, reference, batch(3, lengths=LENGTHS), **hparams)
+    np.testing.assert_allclose(terms.loss, formula(policy - reference, policy, LENGTHS), rtol=1e-6)
+    step = 1e-4
+    for side in range(2):
+        shift = np.zeros(2)
+        shift[side] = step
+        up, down = (formula(policy + s - reference, policy + s, LENGTHS) for s in (shift, -shift))
+        np.testing.assert_allclose(to_policy[:, side], (up - down) / (2 * step) / 3, rtol=2e-6, atol=1e-8)
+    assert not to_reference.any()
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_the_loss_where_policy_and_reference_are_equal_is_the_documented_one(name):
+    same = [[-5.0, -4.0], [-10.0, -12.5]]  # -1/2 a token
+    terms, *_ = evaluate(name, same, same, batch(2, lengths=[[10, 8], [20, 25]]), **({"alpha": 0.0} if name == "r_dpo" else {}))
+    expected = AT_START.get(name, np.log(2))
+    if name == "cpo":  # its margin is of whole responses: -1 and 2.5 nats
+        expected = 0.5 + softplus(-0.1 * np.array([-1.0, 2.5]))
+    np.testing.assert_allclose(terms.loss, np.broadcast_to(expected, 2), rtol=1e-6)
+    if name not in REFERENCE_FREE:
+        assert metric(terms, "rewards/accuracies") == 0  # a tie counts as wrong
+
+
+@pytest.mark.parametrize("name", ["ipo", "dpo_norm", "simpo", "orpo", "cpo"])
+def test_a_response_without_tokens_has_a_finite_loss_and_gradient(name):
+    terms, _, gradient, _, _ = evaluate(name, [[-5.0, 0.0]], [[-4.0, 0.0]], batch(1, lengths=[[3, 0]]))
+    assert np.isfinite(terms.loss).all() and np.isfinite(gradient).all()
+
+
+def test_the_optimal_policy_under_a_price_on_length_has_the_preferences_of_r_dpo():
+    reward, tokens, prior = np.array([1.0, 0.2]), np.array([[30, 10]]), np.log([0.3, 0.7])
+    beta, alpha = 0.5, 0.04
+    best = prior + (reward - alpha * tokens[0]) / beta
+    best -= np.log(np.exp(best).sum())
+    terms, *_ = evaluate("r_dpo", best[None], prior[None], batch(1, lengths=tokens), beta=beta, alpha=alpha)
+    np.testing.assert_allclose(np.exp(-terms.loss), sigmoid(reward[0] - reward[1]), rtol=1e-5)  # Bradley-Terry of the unpenalised reward
 
 
 def test_cdpo_stands_still_at_the_golden_margin():
-    margin = VECTORS["cdpo_eps0.1"]["expected"]["stationary_delta"]
-    _, gradient, _ = evaluate("cdpo", outputs([margin], [0.0]), outputs([0.0], [0.0]), beta=0.1, label_smoothing=0.1)
+    margin = VECTORS["cdpo_eps0.1"][1]["stationary_delta"]
+    _, _, gradient, _, _ = evaluate("cdpo", [[margin, 0.0]], [[0.0, 0.0]], batch(1), beta=0.1, label_smoothing=0.1)
     np.testing.assert_allclose(gradient, 0.0, atol=1e-8)
 
 
 def test_rdpo_is_negative_at_a_large_margin():
-    terms, _, _ = evaluate("rdpo", outputs([200.0], [0.0]), outputs([0.0], [0.0]), beta=0.1, label_smoothing=0.1)
-    np.testing.assert_allclose(terms.loss[0], VECTORS["rdpo_eps0.1"]["expected"]["loss_at_delta_200"], rtol=1e-6)
+    _, loss, *_ = evaluate("rdpo", [[200.0, 0.0]], [[0.0, 0.0]], batch(1), beta=0.1, label_smoothing=0.1)
+    np.testing.assert_allclose(loss, VECTORS["rdpo_eps0.1"][1]["loss_at_delta_200"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*NOISY, "r_dpo", "dpop", "dpo_nll"])
+def test_dpo_is_the_special_case(name):
+    policy, reference = [[-12.0, -19.0], [-3.5, -4.0]], [[-13.0, -12.0], [-3.0, -5.0]]
+    option = {"r_dpo": "alpha", "dpop": "lam", "dpo_nll": "alpha"}.get(name, "label_smoothing")
+    terms, *_ = evaluate(name, policy, reference, batch(2), **{option: 0.0})
+    np.testing.assert_allclose(terms.loss, evaluate("dpo", policy, reference, batch(2))[0].loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", PAIRWISE)
-def test_equal_policy_and_reference_give_ln_2_and_no_accuracy(name):
-    same = outputs([-12.0, -3.5], [-19.0, -400.0])
-    terms, _, _ = evaluate(name, same, same)
-    np.testing.assert_allclose(terms.loss, np.log(2), rtol=1e-6)
-    assert not terms.metrics["rewards/accuracies"][0].any()
-    assert terms.metrics["logps/accuracies"][0].all()
-
-
-@pytest.mark.parametrize("name", PAIRWISE)
-def test_no_smoothing_is_dpo(name):
-    policy, reference = outputs([-12.0, -3.5], [-19.0, -4.0]), outputs([-13.0, -3.0], [-12.0, -5.0])
-    hparams = {"label_smoothing": 0.0} if name in NOISY else {}
-    np.testing.assert_allclose(evaluate(name, policy, reference, **hparams)[0].loss, evaluate("dpo", policy, reference)[0].loss, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", PAIRWISE)
-@pytest.mark.parametrize("logit", [800.0, -800.0])
-def test_loss_and_gradient_are_finite_at_a_huge_logit(name, logit):
-    terms, gradient, _ = evaluate(name, outputs([logit], [0.0]), outputs([0.0], [0.0]), beta=1.0)
+@pytest.mark.parametrize("logps", [[800.0, 0.0], [-800.0, 0.0], [0.0, -800.0], [-800.0, -800.0]], ids=str)
+def test_loss_and_gradient_are_finite_at_a_huge_logit(name, logps):
+    hparams = {"tau" if name == "ipo" else "lam" if name == "orpo" else "beta": 1.0}
+    terms, _, gradient, _, _ = evaluate(name, [logps], [[0.0, 0.0]], batch(1), **hparams)
     assert np.isfinite(terms.loss).all() and np.isfinite(gradient).all()
+    assert all(np.isfinite(value).all() for value, _ in terms.metrics.values())
 
 
-@pytest.mark.parametrize("name", NOISY)
-@pytest.mark.parametrize("label_smoothing", [-0.1, 0.5, 0.7])
-def test_label_smoothing_out_of_range_is_refused(name, label_smoothing):
-    same = outputs([-1.0], [-2.0])
-    with pytest.raises(ValueError, match=f"'{name}' got label_smoothing={label_smoothing}"):
-        evaluate(name, same, same, label_smoothing=label_smoothing)
+@pytest.mark.parametrize(
+    ("name", "hparams"),
+    [
+        *((name, {"label_smoothing": eps}) for name in NOISY for eps in (-0.1, 0.5, 0.7)),
+        *(("exo", {"label_smoothing": eps}) for eps in (0.0, 0.5)),
+        ("ipo", {"tau": 0.0}),
+        ("sppo", {"beta": 0.0}),
+        ("orpo", {"lam": 0.0}),
+        ("simpo", {"gamma": -0.5}),
+        ("cpo", {"alpha": -1.0}),
+        ("cpo_simpo", {"gamma": -1.0}),
+        ("cpo_simpo", {"alpha": -1.0}),
+        ("dpo_nll", {"alpha": -1.0}),
+        ("dpop", {"lam": -1.0}),
+        ("r_dpo", {"alpha": -0.1}),
+        ("discopop", {"tau": 0.0}),
+        ("discopop", {"tau": 1.5}),
+    ],
+)
+def test_a_hyper_parameter_out_of_range_is_refused(name, hparams):
+    ((option, value),) = hparams.items()
+    with pytest.raises(ValueError, match=f"objective '{name}' got .*{option}={value}"):
+        evaluate(name, [[-1.0, -2.0]], [[-1.0, -2.0]], batch(1), **hparams)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRWISE if "beta" in inspect.signature(toys.objective(name)[0]).parameters])
+def test_a_beta_of_0_is_refused(name):
+    with pytest.raises(ValueError, match=r"beta=0\.0"):
+        evaluate(name, [[-1.0, -2.0]], [[-1.0, -2.0]], batch(1), beta=0.0)
 
 
 @pytest.mark.parametrize("name", PAIRWISE)
 @pytest.mark.parametrize("what", ["unpaired", "no rejected", "no chosen"])
 def test_a_group_that_is_no_complete_pair_has_no_weight(name, what):
-    batch, same = one_token_each(2), outputs([-1.0, -2.0], [-3.0, -1.0])
+    of = batch(2, lengths=[[1, 1], [what != "no chosen", what != "no rejected"]])
     if what == "unpaired":
-        batch = batch.replace(paired=jnp.array([True, False]))
+        of = of.replace(paired=jnp.array([True, False]))
     else:
-        batch = batch.replace(valid=batch.valid.at[1, int(what == "no rejected")].set(False))
-    terms = toys.objective(name)[0](same, same, batch)
+        of = of.replace(valid=of.valid.at[1, int(what == "no rejected")].set(False))
+    terms, _, gradient, _, _ = evaluate(name, [[-1.0, -3.0], [-2.0, -1.0]], [[-1.5, -3.0], [-2.5, -1.0]], of)
     np.testing.assert_array_equal(terms.weight, [1.0, 0.0])
     assert all(np.array_equal(weight, [1.0, 0.0]) for _, weight in terms.metrics.values())
+    assert np.isfinite(gradient).all() and not gradient[1].any() and gradient[0].any()
+
+
+def test_groups_of_one_response_are_no_pairs():
+    with pytest.raises(ValueError, match="groups of this batch have one response"):
+        evaluate("dpo", [[-1.0]], [[-1.0]], batch(1, 1))
+
+
+def test_means_a_token_count_scored_tokens():
+    of = batch(2, lengths=[[4, 2], [1, 0]])
+    both = pairwise.pairs(outputs([[-2.0, -3.0], [-1.0, 0.0]], of), None, of)
+    np.testing.assert_allclose(both.per_token().log_ratios, [[-0.5, -1.5], [-1.0, 0.0]])
+    np.testing.assert_allclose(both.nll, [0.5, 1.0])
 
 
 def test_the_golden_token_log_probs_come_out():
-    given, expected = VECTORS["sequence_logprob_shift_mask"]["inputs"], VECTORS["sequence_logprob_shift_mask"]["expected"]
+    given, expected = VECTORS["sequence_logprob_shift_mask"]
     with jax.set_mesh(toys.mesh()):
         # hidden states that are the logits, and a head that is the identity
         hidden = jax.device_put(jnp.asarray(given["logits"], jnp.float32), sharding.named(sharding.spec("rows", None, None)))
