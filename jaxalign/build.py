@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxalign import checkpoint, forward, objectives, optim, reference, sharding, step, vocabulary
+from jaxalign import checkpoint, combinations, forward, objectives, optim, reference, sharding, step, vocabulary
 from jaxalign.data import loader, store
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import hub
 from jaxalign.hf import load as hf_load
 from jaxalign.models import model as models
 from jaxalign.models import presets
-from jaxalign.schema import DURATIONS, units
+from jaxalign.models.heads import ValueHeadConfig
+from jaxalign.schema import DURATIONS, hparams_of, units
 from jaxalign.types import TrainState
-from jaxalign.validate import hparams_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Durations:
     log_every: int
     eval_every: int
     save_every: int
+    every: int = 0  # the reference moves; 0: never
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Functions:
     init_state: Any  # params -> TrainState
     train_step: Any  # (state, batch) -> (state, metrics)
     eval_step: Any  # (state, batch) -> {name: (sum, weight)}
+    refresh: Any  # (table, state, batch, entry) -> table, for reference rule "hard_table"
 
 
 def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
@@ -58,6 +60,12 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
     return made
 
 
+def dtype(cfg: ConfigDict) -> jnp.dtype:
+    """The dtype of the matmuls."""
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(auto if cfg.model.dtype == "auto" else cfg.model.dtype)
+
+
 def tokenizer_folder(cfg: ConfigDict) -> str:
     """Where the tokenizer is: the one named, or the checkpoint's."""
     return str(hub.checkpoint_folder(cfg.model.tokenizer or cfg.model.checkpoint))
@@ -65,17 +73,20 @@ def tokenizer_folder(cfg: ConfigDict) -> str:
 
 def model(cfg: ConfigDict) -> models.Model:
     """The model's definition; nothing is allocated or read but config.json."""
+    head = None if cfg.model.value_head is None else ValueHeadConfig(max_value=cfg.model.value_head)
     if cfg.model.checkpoint is not None:
-        return models.build(hf_load.load_config(hub.checkpoint_folder(cfg.model.checkpoint)))
+        return models.build(hf_load.load_config(hub.checkpoint_folder(cfg.model.checkpoint)), head)
     if cfg.model.config is not None:
-        return models.build(hf_config.from_json(cfg.model.config.to_dict()))
-    return models.build(presets.preset(cfg.model.preset))
+        return models.build(hf_config.from_json(cfg.model.config.to_dict()), head)
+    return models.build(presets.preset(cfg.model.preset), head)
 
 
 def params(cfg: ConfigDict, built: models.Model):
-    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed."""
+    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as a value head always is."""
     if cfg.model.checkpoint is not None:
-        return hf_load.load(hub.checkpoint_folder(cfg.model.checkpoint), built)
+        loaded = hf_load.load(hub.checkpoint_folder(cfg.model.checkpoint), built)
+        head = {} if built.value_head is None else {models.VALUE_HEAD: models.init_head(built, jax.random.key(cfg.seed))}
+        return {**loaded, **head}
     return models.init(built, jax.random.key(cfg.seed))
 
 
@@ -88,20 +99,26 @@ def abstract_params(built: models.Model):
 
 def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared]) -> None:
     """Raises ValueError where the objective or the model cannot use these prepared sets."""
-    _, module = objectives.named(cfg.objective.name)
+    reads = objectives.reads(cfg.objective.name, **options(cfg, "objective"))
     for prepared in sets:
         groups, name = prepared.groups, cfg.objective.name
-        if "paired" in module.REQUIRES and not groups.paired.any():
+        own = groups.reward.shape[1]  # without mismatched responses
+        if "ranked" in reads and own < 2:
+            raise ValueError(
+                f"objective {name!r} reads ranked lists but {prepared.folder} has one response a prompt; "
+                "use a data set of format 'ranked', 'scored' with several completions, or 'paired'."
+            )
+        if "paired" in reads and not groups.paired.any():
             raise ValueError(
                 f"objective {name!r} reads pairs but {prepared.folder} has none; "
                 "use a paired data set (prompt, chosen, rejected), or another objective."
             )
-        if "paired" in module.REQUIRES and groups.responses > 2:
+        if "paired" in reads and own > 2:
             raise ValueError(
-                f"objective {name!r} reads pairs but {prepared.folder} has up to {groups.responses} responses a prompt, of which it would "
+                f"objective {name!r} reads pairs but {prepared.folder} has up to {own} responses a prompt, of which it would "
                 "use two; make pairs of them, or use an objective for lists."
             )
-        if "unpaired" in module.REQUIRES and groups.paired.any():
+        if "unpaired" in reads and groups.paired.any():
             raise ValueError(
                 f"objective {name!r} trains on every response, and {prepared.folder} holds rejected ones too; "
                 'set responses="chosen" in data.train and data.eval, or use an objective for pairs.'
@@ -132,7 +149,7 @@ def durations(cfg: ConfigDict, sets: list[tuple[store.Prepared, float]]) -> Dura
 
     def steps(section: str, name: str, total: int | None) -> int:
         values = {unit: cfg[section].get(f"{name}_{unit}") for unit in units(name)}
-        unit, value = next((unit, value) for unit, value in values.items() if value is not None)
+        unit, value = next(((unit, value) for unit, value in values.items() if value is not None), ("steps", 0))
         scale = {"steps": 1, "epochs": per_epoch, "examples": 1 / per_step, "percent": (total or 0) / 100}[unit]
         return math.ceil(value * scale - 1e-9)
 
@@ -140,17 +157,23 @@ def durations(cfg: ConfigDict, sets: list[tuple[store.Prepared, float]]) -> Dura
     if total < 1:
         raise ValueError("train.total comes to 0 steps; give train.total_steps, train.total_epochs or train.total_examples above 0.")
     others = {name: steps(section, name, total) for section in DURATIONS for name in DURATIONS[section] if name != "total"}
+    if others["every"] > total:
+        raise ValueError(
+            f"reference.every comes to {others['every']} steps and the run has {total}: the reference would never move; "
+            "choose a smaller one, for example reference.every_percent=12.5, or rule 'frozen'."
+        )
     others["log_every"] = max(others["log_every"], 1)  # what is not logged is not checked either
     return Durations(total, **others)
 
 
 def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Functions:
     """The jitted functions of this run. Nothing is compiled yet."""
-    on_cpu = jax.default_backend() == "cpu"
-    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "auto": jnp.float32 if on_cpu else jnp.bfloat16}[cfg.model.dtype]
-    look = partial(forward.next_token, built, dtype=dtype, remat=cfg.model.remat, attention=cfg.model.attention)
-    objective = partial(objectives.named(cfg.objective.name)[0], **options(cfg, "objective"))
-    rule = partial(reference.RULES[cfg.reference.rule], **options(cfg, "reference"))
+    whole = {"dtype": dtype(cfg), "remat": cfg.model.remat, "attention": cfg.model.attention}
+    look = partial(forward.FORWARDS[cfg.forward.name], built, **whole, **options(cfg, "forward"))
+    objective = objectives.bind(cfg.objective.name, **options(cfg, "objective"))
+    moves = {"every_steps": lengths.every} if cfg.reference.rule in reference.MOVING else {}
+    trained = None if cfg.model.train == "all" else (cfg.model.train,)
+    rule = partial(reference.RULES[cfg.reference.rule], **options(cfg, "reference"), **moves)
     schedule = optim.make_schedule(
         cfg.optimizer.schedule,
         learning_rate=cfg.optimizer.learning_rate,
@@ -163,7 +186,7 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
         schedule,
         clip_norm=cfg.optimizer.clip_norm,
         weight_decay=cfg.optimizer.weight_decay,
-        axes=built.axes,
+        axes=built.axes if trained is None else {key: built.axes[key] for key in trained},
         **options(cfg, "optimizer"),
     )
 
@@ -173,10 +196,21 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
             *sides, batch.slots >= 0, vocab_size=built.config.vocab_size, softcap=built.config.logit_softcap or None
         )
 
+    init_state = partial(
+        step.init_state,
+        optimizer=optimizer,
+        rule=cfg.reference.rule,
+        seed=cfg.seed,
+        keep_initial=cfg.reference.keep_initial,
+        trained=trained,
+        statistics=combinations.statistics_names(cfg.to_dict()),
+        table_shape=(lengths.every, cfg.batch.rows, cfg.data.row_tokens),
+    )
     return Functions(
-        partial(step.init_state, optimizer=optimizer, with_reference=cfg.reference.rule != "none", seed=cfg.seed),
+        init_state,
         step.make_train_step(look, objective, rule, optimizer, schedule, microbatches=cfg.batch.microbatches),
         step.make_eval_step(look, objective, kl),
+        step.make_refresh(look),
     )
 
 
@@ -191,8 +225,9 @@ def options(cfg: ConfigDict, section: str) -> dict[str, Any]:
         "objective": lambda: objectives.named(cfg.objective.name)[0],
         "optimizer": lambda: optim.RULES[cfg.optimizer.name],
         "reference": lambda: reference.RULES[cfg.reference.rule],
+        "forward": lambda: forward.FORWARDS[cfg.forward.name],
     }[section]()
-    return {name: cfg[section][name] for name in hparams_of(function)}
+    return {name: cfg[section][name] for name in hparams_of(function) if name not in combinations.FROM_ELSEWHERE.get(section, ())}
 
 
 def export_folder(workdir: Path) -> Path:

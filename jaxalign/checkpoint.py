@@ -1,7 +1,8 @@
 """Checkpoints: train state, data position, config and metrics in one atomic orbax save, asynchronously.
 
-WORKDIR/checkpoints/STEP holds three items: `trainable` (the parameters), `rest` (reference, optimizer, RNG, step) and `run` (config, model
-config, data position). A save that did not finish leaves a temporary folder that no start ever reads.
+WORKDIR/checkpoints/STEP holds the items `trainable` (the parameters that are trained), `frozen` (those that are not, if any), `rest`
+(reference, optimizer, RNG, step) and `run` (config, model config, data position). A save that did not finish leaves a temporary folder
+that no start ever reads.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from orbax.checkpoint import checkpoint_managers
 from jaxalign import sharding
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig, RopeScaling
+from jaxalign.models.heads import ValueHeadConfig
+from jaxalign.reference import Table
 from jaxalign.types import TrainState
 
 
@@ -79,10 +82,8 @@ class Checkpoints:
         Raises:
           CheckpointError: this save could not start or the one before did not finish.
         """
-        parts = _parts(state)
-        items = ocp.args.Composite(
-            trainable=ocp.args.StandardSave(parts.pop("trainable")), rest=ocp.args.StandardSave(parts), run=ocp.args.JsonSave(run)
-        )
+        parts = {name: ocp.args.StandardSave(part) for name, part in _parts(state).items()}
+        items = ocp.args.Composite(**parts, run=ocp.args.JsonSave(run))
         try:
             self._manager.wait_until_finished()
             self._manager.save(step, args=items, metrics=metrics, force=True)
@@ -122,15 +123,15 @@ class Checkpoints:
         Raises:
           CheckpointError: it cannot be read.
         """
-        parts = _parts(abstract)
-        items = ocp.args.Composite(
-            trainable=ocp.args.StandardRestore(parts.pop("trainable")), rest=ocp.args.StandardRestore(parts)
-        )
+        items = ocp.args.Composite(**{name: ocp.args.StandardRestore(part) for name, part in _parts(abstract).items()})
         try:
             restored = self._manager.restore(step, args=items)
         except Exception as error:
             raise self._unreadable(step, error) from error
-        return TrainState(trainable=restored["trainable"], **{"reference": None, **restored["rest"]})
+        rest = {"reference": None, **restored["rest"]}
+        if isinstance(abstract.reference, Table):
+            rest["reference"] = Table(**rest["reference"])
+        return TrainState(trainable=restored["trainable"], frozen=restored.get("frozen"), **rest)
 
     def close(self) -> None:
         """Waits for the save under way and lets go of the folder."""
@@ -146,7 +147,7 @@ class Checkpoints:
         )
 
     def _failed(self, error):
-        kept = sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit()) if self.folder.is_dir() else []
+        kept = _steps(self.folder)
         last = f"the last good checkpoint is step {kept[-1]}" if kept else "there is no earlier checkpoint"
         return CheckpointError(
             f"a checkpoint could not be written to {self.folder}: {error}; {last}. "
@@ -155,8 +156,13 @@ class Checkpoints:
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
+    """Item name -> tree. What is empty is left out: orbax has no empty trees."""
     parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return {name: value for name, value in parts.items() if value is not None}
+    if isinstance(state.reference, Table):
+        parts["reference"] = {"logps": state.reference.logps}
+    rest = {name: value for name, value in parts.items() if jax.tree.leaves(value)}
+    apart = {name: rest.pop(name) for name in ("trainable", "frozen") if name in rest}
+    return {**apart, "rest": rest}
 
 
 @contextlib.contextmanager
@@ -186,6 +192,7 @@ def run_record(
     record = {
         "config": config,
         "model": dataclasses.asdict(model.config),
+        "value_head": config["model"]["value_head"],
         "tokenizer": str(Path(tokenizer).absolute()),
         "data": {"seed": config["seed"], "step": step, "prepared": prepared},
         "metrics": metrics,
@@ -204,6 +211,23 @@ def abstract_like(shapes):
     return jax.tree.map(place, shapes)
 
 
+def newest(workdir: str | Path) -> Path:
+    """The folder of a run's newest complete checkpoint.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    folder = Path(workdir).absolute() / "checkpoints"
+    steps = _steps(folder)
+    if not steps:
+        raise CheckpointError(f"{folder} holds no checkpoint; give the --workdir of a run that has saved one.")
+    return folder / str(steps[-1])
+
+
+def _steps(folder):
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
 def restore_params(workdir: str | Path, step: int | None = None):
     """(model, params, tokenizer folder) of a run, on the mesh in scope; the newest checkpoint where no step is given.
 
@@ -211,7 +235,7 @@ def restore_params(workdir: str | Path, step: int | None = None):
       CheckpointError: the folder holds no checkpoint, or not that one, or it cannot be read.
     """
     folder = Path(workdir).absolute() / "checkpoints"
-    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    steps = _steps(folder)
     if not steps or (step is not None and step not in steps):
         wanted = "any" if step is None else step
         raise CheckpointError(f"{folder} holds checkpoints of steps {steps}, not {wanted}; give the --workdir of a run and a step it has.")
@@ -226,11 +250,17 @@ def restore_params(workdir: str | Path, step: int | None = None):
 
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
         run = read(manager, run=ocp.args.JsonRestore())["run"]
-        model = models.build(_model_config(run["model"]))
+        largest = run.get("value_head")
+        model = models.build(_model_config(run["model"]), None if largest is None else ValueHeadConfig(max_value=largest))
         abstract = jax.tree.map(
             lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
         )
-        params = read(manager, trainable=ocp.args.StandardRestore(abstract))["trainable"]
+        trained = run["config"]["model"].get("train", "all")
+        parts = {"trainable": abstract}
+        if trained != "all":
+            parts = {"trainable": {trained: abstract.pop(trained)}, "frozen": abstract}
+        found = read(manager, **{name: ocp.args.StandardRestore(part) for name, part in parts.items()})
+        params = {key: leaf for name in parts for key, leaf in found[name].items()}
     return model, params, run["tokenizer"]
 
 

@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 from jaxalign.schema import DURATIONS, units
 from jaxalign.validate import ConfigError, raise_problems, resolve
 
+STAGE = "stage:"  # what stands before the name of an earlier stage where a checkpoint is named
+
 
 class Run(NamedTuple):
     """What the command line asked for."""
@@ -121,6 +123,34 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
             node[leaf] = value
 
 
+def place_stages(cfg: ConfigDict, workdir: Path) -> None:
+    """Replaces every "stage:NAME" of a stage's configuration by what that stage leaves in the run's folder: its export, or its folder."""
+    if (cfg.model.checkpoint or "").startswith(STAGE):
+        cfg.model.checkpoint = str(workdir / cfg.model.checkpoint.removeprefix(STAGE) / "export")
+    for column in cfg.data.columns.values():
+        for key in ("model", "reference"):
+            if (column[key] or "").startswith(STAGE):
+                left = workdir / column[key].removeprefix(STAGE)
+                column[key] = str(left if column.kind == "advantage" else left / "export")
+
+
+def exported_stages(stages: dict[str, ConfigDict]) -> set[str]:
+    """Names of the stages whose export a later stage reads."""
+    sources = [cfg.model.checkpoint for cfg in stages.values() if "model" in cfg]
+    columns = [column for cfg in stages.values() if "data" in cfg for column in cfg.data.columns.values() if column.kind != "advantage"]
+    sources += [column[key] for column in columns for key in ("model", "reference")]
+    return {source.removeprefix(STAGE) for source in sources if (source or "").startswith(STAGE)}
+
+
+def _earlier_stages(name, cfg, earlier):
+    """Problems of the stages that a stage names."""
+    named = {"model.checkpoint": cfg.model.checkpoint}
+    named |= {f"data.columns.{column}.{key}": spec[key] for column, spec in cfg.data.columns.items() for key in ("model", "reference")}
+    for key, source in named.items():
+        if (source or "").startswith(STAGE) and source.removeprefix(STAGE) not in earlier:
+            yield f"{name}.{key}={source!r} does not name an earlier stage; earlier ones: {tuple(earlier)}."
+
+
 def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """Stage name -> resolved configuration. Problems of all stages are reported together."""
     if "stages" not in config:
@@ -140,8 +170,7 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
             problems += [f"{name}.{line}" for line in str(error).splitlines()[1:]]
     raise_problems(problems)
     for i, name in enumerate(names):
-        source = resolved[name].model.checkpoint or ""
-        if source.startswith("stage:") and source.removeprefix("stage:") not in names[:i]:
-            problems.append(f"{name}.model.checkpoint={source!r} does not name an earlier stage; earlier ones: {tuple(names[:i])}.")
+        if "experiment" not in resolved[name]:
+            problems += _earlier_stages(name, resolved[name], names[:i])
     raise_problems(problems)
     return resolved

@@ -21,6 +21,8 @@ from jaxalign.data import formats, mismatch, pack, progress, shards, sources, st
 from jaxalign.data.encode import Limits
 from jaxalign.data.paths import resolve
 from jaxalign.data.scores import Scoring
+from jaxalign.data.summary import report
+from jaxalign.schema import named_sets
 
 CODE = ("counts", "encode", "formats", "render", "scores", "shards", "sources", "templates", "tokenizer", "tokenizer_files", "turns")
 
@@ -134,9 +136,9 @@ def to_stderr(lines: list[str]) -> None:
 
 
 def prepare_from_config(cfg, *, tell: Callable[[list[str]], None] = to_stderr) -> dict:
-    """{"train": [(folder, weight)], "eval": folder or None}: the prepared sets of a resolved configuration, made if they are not there.
+    """{"train": [(folder, weight)], "eval": {name: folder}}: the prepared sets of a resolved configuration, made if they are not there.
 
-    What became of the rows of each set goes to `tell`, as lines of text.
+    A single held-out set is called "". What became of the rows of each set goes to `tell`, as lines of text.
 
     Raises:
       ValueError: as `prepare`; also eval_fraction with a mixture.
@@ -155,11 +157,12 @@ def prepare_from_config(cfg, *, tell: Callable[[list[str]], None] = to_stderr) -
     if data.eval_fraction:
         split = {"eval_fraction": data.eval_fraction}
         folders = [prepare(train[0], **options, **split, side="train")]
-        held_out = prepare(train[0], **options, **split, side="eval")
+        held_out = {"": prepare(train[0], **options, **split, side="eval")}
     else:
         folders = [prepare(source, **options) for source in train]
-        held_out = None if data.eval is None else prepare(_plain(data.eval), **options)
-    for folder in [*folders, held_out] if held_out else folders:
+        sources = {} if data.eval is None else named_sets(_plain(data.eval))
+        held_out = {name: prepare(source, **options) for name, source in sources.items()}
+    for folder in [*folders, *held_out.values()]:
         tell(report(folder))
     return {"train": [(folder, source.get("weight", 1.0)) for folder, source in zip(folders, train, strict=True)], "eval": held_out}
 
@@ -174,7 +177,7 @@ def prepare_stages(stages: Mapping, *, tell: Callable[[list[str]], None]) -> lis
             cfg.model.tokenizer = cfg.model.tokenizer or origin.tokenizer
             source = cfg.model.checkpoint = origin.checkpoint or ""
         folders = prepare_from_config(cfg, tell=tell)
-        sets = [folder for folder, _ in folders["train"]] + ([folders["eval"]] if folders["eval"] else [])
+        sets = [folder for folder, _ in folders["train"]] + list(folders["eval"].values())
         found += [(folder, cfg.model.tokenizer or cfg.model.checkpoint) for folder in sets]
     return found
 
@@ -191,18 +194,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def report(folder: str | Path) -> list[str]:
-    """What became of the rows of a prepared set, as lines of text."""
-    meta = store.read(folder).meta
-    counts = store.Counts.from_dict(meta["counts"])
-    return [
-        f"{meta['name']}, format {meta['format']} ({meta['format_because']}): {folder}",
-        *(f"  {line}" for line in counts.lines()),
-        f"  {meta['groups']:,} groups of up to {meta['responses']} responses, {meta['tokens']:,} tokens, in {meta['rows']:,} rows of "
-        f"{meta['row_tokens']:,}: {meta['fill']:.1%} full, {meta['padding']:.1%} padding",
-    ]
 
 
 def _meta(source, rows, recipe, how):

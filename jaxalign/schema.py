@@ -1,5 +1,6 @@
 """Every key of a configuration: its types, default, range and meaning. `validate.py` checks against this table."""
 
+import inspect
 from typing import Any, NamedTuple
 
 REQUIRED: Any = object()
@@ -20,11 +21,24 @@ def units(duration: str) -> tuple[str, ...]:
     return ("steps", "epochs", "examples") if duration == "total" else ("steps", "epochs", "examples", "percent")
 
 
-# Name and default of every duration by section. None: it must be given.
-DURATIONS: dict[str, dict[str, tuple[str, float] | None]] = {
+def hparams_of(function) -> dict[str, Any]:
+    """Keyword-only arguments of a function and their defaults (REQUIRED where there is none): its section of the config."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+# Name and default of every duration by section. None: it must be given. (): it may be left out.
+DURATIONS: dict[str, dict[str, tuple[str, float] | tuple[()] | None]] = {
     "train": {"total": None, "log_every": ("steps", 10), "eval_every": ("percent", 25), "save_every": ("percent", 25)},
     "optimizer": {"warmup": ("percent", 10)},
+    "reference": {"every": ()},  # of the rules that move the reference
 }
+
+def named_sets(source: dict[str, Any]) -> dict[str, dict]:
+    """Held-out sources by name: data.eval is one source, which is called "", or a dict of sources."""
+    several = bool(source) and all(isinstance(value, dict) for value in source.values()) and not source.keys() & SOURCE.keys()
+    return source if several else {"": source}
+
 
 # One source of rows; data.train may be a tuple of them (a mixture by weight).
 SOURCE = {
@@ -45,6 +59,15 @@ SOURCE = {
     "response_columns": Field((dict, NONE), None, "our name -> the dataset's numbers of responses, kept as columns for the objective"),
 }
 
+# One computed column of data.columns; `python -m jaxalign.annotate`, or the run itself, writes it beside the prepared rows.
+COLUMN = {
+    "kind": Field((str,), REQUIRED, "what the column holds", ("logps", "implicit_reward", "advantage")),
+    "model": Field((str,), REQUIRED, "a Hugging Face folder, package:NAME or stage:NAME; of an advantage: a run of objective value"),
+    "reference": Field((str, NONE), None, "of an implicit reward: the model that its model was trained against"),
+    "beta": Field((float,), 0.1, "of an implicit reward: the beta that its model was trained with", least=0),
+    "rewards": Field((tuple,), ("reward",), "of an advantage: the columns that are summed to the reward"),
+}
+
 SCHEMA: dict[str, Any] = {
     "seed": Field((int,), 0, "of the data order and of random weights", least=0),
     "model": {
@@ -55,6 +78,8 @@ SCHEMA: dict[str, Any] = {
         "dtype": Field((str,), "auto", "of the matmuls; auto: bfloat16 on accelerators, float32 on CPU", ("auto", "float32", "bfloat16")),
         "remat": Field((str,), "full", "what the backward pass computes again", ("none", "dots", "full")),
         "attention": Field((str,), "xla", "attention implementation", ("xla",)),
+        "value_head": Field((float, NONE), None, "add a value head that predicts rewards from 0 to this; None: no head", least=0),
+        "train": Field((str,), "all", "what is trained: all parameters, or the value head alone", ("all", "value_head")),
     },
     "data": {
         "train": Field((dict, tuple), REQUIRED, "dict(path=...), dict(hf=...), dict(tfds=...), or a tuple of them with weights"),
@@ -67,6 +92,7 @@ SCHEMA: dict[str, Any] = {
         "response_truncation": Field((str,), "drop", "what happens to a longer response", ("keep_start", "drop")),
         "template": Field((str,), "auto", "auto (the tokenizer's), plain, a built-in name, or a .jinja file"),
         "train_turns": Field((str,), "last", "which assistant turns are trained", ("last", "all")),
+        "columns": Field((dict,), {}, "column name -> dict(kind=..., ...): numbers that a model gives the data, see COLUMN"),
         "sampling": Field((str,), "shuffle", "which groups are drawn, see data/sampling.py", ("shuffle", "positive", "priority")),
         "sampling_column": Field((str,), "advantage", "what positive and priority go by: a column, or reward"),
         "pack": Field((bool,), True, "several groups a row"),
@@ -81,7 +107,12 @@ SCHEMA: dict[str, Any] = {
         "microbatches": Field((int,), 1, "parts that a step's rows are split into to save memory", least=1),
     },
     "objective": {"name": Field((str,), REQUIRED, "a file of jaxalign/objectives"), "*": True},
-    "reference": {"rule": Field((str, NONE), None, "a rule of jaxalign/reference.py; None: what the objective needs"), "*": True},
+    "forward": {"name": Field((str, NONE), None, "a function of jaxalign/forward.py; None: the objective's"), "*": True},
+    "reference": {
+        "rule": Field((str, NONE), None, "a rule of jaxalign/reference.py; None: what the objective needs"),
+        "keep_initial": Field((bool,), True, "evaluate against the first reference too where the rule moves it (one more copy of it)"),
+        "*": True,
+    },
     "optimizer": {
         "name": Field((str,), "adamw", "a rule of jaxalign/optim.py"),
         "learning_rate": Field((float,), REQUIRED, "peak learning rate", least=0),

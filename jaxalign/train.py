@@ -46,15 +46,30 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_stages(run, stop) -> int:
     workdir = Path(run.options.workdir or Path("runs") / run.name)
+    exported = configs.exported_stages(run.stages)
     for stage, cfg in run.stages.items():
-        source = cfg.model.checkpoint or ""
-        if source.startswith("stage:"):
-            cfg.model.checkpoint = str(workdir / source.removeprefix("stage:") / "export")
-        if any((other.model.checkpoint or "") == f"stage:{stage}" for other in run.stages.values()):
-            cfg.train.export = True
+        if "experiment" in cfg:
+            _run_experiment(cfg.experiment, workdir / stage)
+            continue
+        configs.place_stages(cfg, workdir)
+        cfg.train.export = cfg.train.export or stage in exported
         if stop.requested() or not train(cfg, workdir / stage, name=stage or run.name, stop=stop):
             return run.options.stopped_exit_code
     return 0
+
+
+def _run_experiment(section, workdir: Path) -> None:
+    """Runs one of jaxalign/experiments, unless its results are there."""
+    from jaxalign import experiments
+
+    options = section.to_dict()
+    name = options.pop("name")
+    if (workdir / "results.json").exists():
+        print(f"{name}: done before, see {workdir}")
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    experiments.named(name)(workdir, **options)
+    print((workdir / "table.md").read_text())
 
 
 def train(cfg, workdir: Path, *, name: str, stop) -> bool:
@@ -67,7 +82,7 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
     """
     import jax
 
-    from jaxalign import build, checkpoint, report, validate
+    from jaxalign import annotate, build, checkpoint, report, validate
     from jaxalign.data import loader, store
     from jaxalign.hf import save as hf_save
     from jaxalign.log import RunLog
@@ -78,8 +93,11 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         model = build.model(cfg)
         folders = prepare_from_config(cfg)
         sets = [(store.read(folder), weight) for folder, weight in folders["train"]]
-        held_out = store.read(folders["eval"]) if folders["eval"] else None
-        build.check_data(cfg, model, [prepared for prepared, _ in sets] + ([held_out] if held_out else []))
+        held_out = {name: store.read(folder) for name, folder in folders["eval"].items()}
+        build.check_data(cfg, model, [prepared for prepared, _ in sets] + list(held_out.values()))
+        annotated = annotate.with_columns(cfg, [prepared for prepared, _ in sets] + list(held_out.values()))
+        sets = [(prepared, weight) for prepared, (_, weight) in zip(annotated, sets, strict=False)]
+        held_out = dict(zip(held_out, annotated[len(sets) :], strict=True))
         lengths = build.durations(cfg, sets)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         batches = loader.batches(sets, rows=cfg.batch.rows, seed=cfg.seed, steps=lengths.total, **hosts)
@@ -88,7 +106,7 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
             workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric
         )
         start, evaluated = saved.latest or 0, False
-        prepared = ["/".join(item.folder.parts[-2:]) for item, _ in sets]
+        prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item, _ in sets]
         if start:
             before = saved.read_run(start)
             validate.check_same_run(before["config"], cfg.to_dict(), workdir)
@@ -124,7 +142,7 @@ class Loop:
     model: object
     functions: object
     batches: object
-    held_out: object
+    held_out: dict  # name -> Prepared; "" where there is one set
     lengths: object
     saved: object
     log: object
@@ -139,18 +157,19 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     import jax
 
     from jaxalign.data import loader
+    from jaxalign.evaluators import held_out
     from jaxalign.flops import Meter
 
     every, total = run.lengths, run.lengths.total
     batches = loader.iterate(run.batches, start)
-    meter = Meter(run.model.config, with_reference=run.cfg.reference.rule != "none")
+    meter = Meter(run.model.config, with_reference=run.cfg.reference.rule not in ("none", "precomputed"))
     pending = []
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):
         stopping, held_out_metrics = step < total and stop.requested(step), None
         if run.held_out and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
             _flush(run, pending, meter)
-            held_out_metrics = evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows)
+            held_out_metrics = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows)
             run.saved.check_metrics(held_out_metrics)
             run.log.metrics("eval", step, held_out_metrics)
             meter.restart()
@@ -161,6 +180,8 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
         if step == total or stopping:
             _flush(run, pending, meter)
             return state, step == total
+        if run.cfg.reference.rule == "hard_table" and (step % every.every == 0):
+            state = _refresh(run, state, step)
         arrays = next(batches)
         state, metrics = run.functions.train_step(state, loader.to_device(arrays))
         if in_turn:
@@ -170,19 +191,17 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
             _flush(run, pending, meter)
 
 
-def evaluate(eval_step, state, held_out, *, rows: int) -> dict[str, float]:
-    """Held-out metrics by name: one pass over a prepared set, summed in float64 over all of it before the division."""
-    import jax
-    import numpy as np
+def _refresh(run: Loop, state, step: int):
+    """The state with a table of the policy's log-probs on the batches of the steps until the next refresh."""
+    import jax.numpy as jnp
 
     from jaxalign.data import loader
 
-    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    totals: dict[str, np.ndarray] = {}
-    for arrays in loader.iterate(loader.eval_batches(held_out, rows=rows, **hosts)):
-        for name, pair in jax.device_get(eval_step(state, loader.to_device(arrays))).items():
-            totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
-    return {name: float(total / weight) if weight else float("nan") for name, (total, weight) in totals.items()}
+    table, last = state.reference, min(step + run.lengths.every, run.lengths.total)
+    for entry, arrays in zip(range(step, last), loader.iterate(run.batches, step), strict=False):
+        at = jnp.int32(entry % run.lengths.every)
+        table = run.functions.refresh(table, state.replace(reference=None), loader.to_device(arrays), at)
+    return state.replace(reference=table)
 
 
 def _flush(run: Loop, pending: list, meter) -> None:

@@ -4,19 +4,17 @@ Options of objectives, optimizers and reference rules are the keyword arguments 
 """
 
 import difflib
-from functools import partial
-import importlib.util
-import inspect
 import json
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxalign.schema import DURATIONS, REQUIRED, SCHEMA, SOURCE, Field, units
+from jaxalign import combinations
+from jaxalign.schema import COLUMN, DURATIONS, REQUIRED, SCHEMA, SOURCE, Field, hparams_of, named_sets, units
 
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
 FREE_TO_CHANGE = (
-    "mesh", "batch.microbatches", "model.attention", "model.remat", "model.checkpoint", "data.processes", "data.prepared_dir",
+    "mesh", "batch.microbatches", "model.attention", "model.remat", "model.checkpoint",
+    "data.columns", "data.processes", "data.prepared_dir",
     *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "wandb")),
     *(f"train.{name}_{unit}" for name in ("log_every", "eval_every", "save_every") for unit in units(name)),
 )  # fmt: skip
@@ -34,24 +32,40 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     problems: list[str] = []
     given = config.to_dict()
+    if "experiment" in given:
+        return _experiment(given)
     resolved = _section(given, SCHEMA, "", problems)
     _check_sources(resolved, problems)
-    _check_functions(resolved, given, problems)
-    _check_combinations(resolved, problems)
+    _check_columns(resolved, problems)
+    problems += combinations.fill_functions(resolved, given)
+    problems += combinations.check(resolved, quiet=bool(problems))
     raise_problems(problems)
     return ConfigDict(resolved)
-
-
-def hparams_of(function) -> dict[str, Any]:
-    """Keyword-only arguments of a function and their defaults (REQUIRED where there is none): its section of the config."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def raise_problems(problems: list[str]) -> None:
     """Raises one ConfigError of all problems, if there are any."""
     if problems:
         raise ConfigError(f"the configuration has {len(problems)} problem{'s' * (len(problems) > 1)}:\n" + "\n".join(problems))
+
+
+def _experiment(given):
+    """A configuration of one of jaxalign/experiments: its name and its options."""
+    from jaxalign import experiments
+
+    section = dict(given.pop("experiment")) if isinstance(given["experiment"], dict) else {"name": given.pop("experiment")}
+    problems = [f"{key}: unknown key beside experiment; an experiment has its own options only." for key in given]
+    name = section.get("name")
+    if name not in experiments.names():
+        problems.append(f"experiment.name={name!r} is no file of jaxalign/experiments; there are {', '.join(experiments.names())}.")
+        raise_problems(problems)
+    accepted = hparams_of(experiments.named(name))
+    for key in section.keys() - accepted.keys() - {"name"}:
+        problems.append(f"experiment.{key}: {name!r} has no such option; it takes {', '.join(accepted)}.")
+    missing = [key for key, default in accepted.items() if default is REQUIRED and key not in section]
+    problems += [f"experiment.{key} is missing: {name!r} needs it." for key in missing]
+    raise_problems(problems)
+    return ConfigDict({"experiment": {**accepted, **section}})
 
 
 def _section(given, schema, prefix, problems):
@@ -113,160 +127,44 @@ def _check_durations(resolved, prefix, durations, problems):
             value = resolved[key]
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 problems.append(f"{prefix}{key}={value!r} is not a number >= 0.")
-        if not keys and default is not None:
+        if not keys and default:
             resolved[f"{name}_{default[0]}"] = default[1]
 
 
 def _check_sources(resolved, problems):
     data = resolved.get("data", {})
-    for key in ("train", "eval"):
-        value = data.get(key)
-        sources = value if isinstance(value, tuple) else (value,)
-        checked = []
-        for i, source in enumerate(sources):
-            name = f"data.{key}" + (f"[{i}]" if isinstance(value, tuple) else "")
-            if source is None:
-                continue
-            if not isinstance(source, dict):
-                problems.append(f"{name}={source!r} is not a source; write dict(path=...), dict(hf=...) or dict(tfds=...).")
-                continue
-            origins = [origin for origin in ("path", "hf", "tfds") if source.get(origin)]
-            if len(origins) != 1:
-                problems.append(f"{name} names {origins or 'no origin'}; give just one of path, hf, tfds.")
-            checked.append(_section(source, SOURCE, f"{name}.", problems))
-        if value is not None:
-            data[key] = tuple(checked) if isinstance(value, tuple) else (checked or [None])[0]
+    train, held_out = data.get("train"), data.get("eval")
+    if isinstance(train, tuple):
+        data["train"] = tuple(_source(source, f"data.train[{i}]", problems) for i, source in enumerate(train))
+    elif train is not None:
+        data["train"] = _source(train, "data.train", problems)
+    if isinstance(held_out, dict):
+        checked = {
+            name: _source(source, f"data.eval.{name}" if name else "data.eval", problems) for name, source in named_sets(held_out).items()
+        }
+        data["eval"] = checked.get("", checked)
 
 
-def _check_functions(resolved, given, problems):
-    """Fills the sections whose keys are the arguments of the function that they name."""
-    from jaxalign import objectives, optim, reference  # these import jax, which reading a config file need not
-
-    objective_name = resolved["objective"].get("name")
-    known = {}
-    try:
-        known[objective_name], module = objectives.named(objective_name)
-    except ValueError as error:
-        problems.append(str(error))
-    if resolved["reference"]["rule"] is None:
-        resolved["reference"]["rule"] = "frozen" if known and "reference" in module.REQUIRES else "none"
-    for section, key, table in (
-        ("objective", "name", known or {objective_name: None}),
-        ("optimizer", "name", optim.RULES),
-        ("reference", "rule", reference.RULES),
-    ):
-        name = resolved[section][key]
-        if name not in table:
-            problems.append(f"{section}.{key}={name!r} is not one of {', '.join(table)}.")
-            continue
-        if table[name] is None:  # an unknown objective, reported above
-            continue
-        accepted = hparams_of(table[name])
-        fixed = {k for k in SCHEMA[section] if k != "*"} | {f"{d}_{u}" for d in DURATIONS.get(section, {}) for u in units(d)}
-        for option in given.get(section, {}):
-            if option not in accepted and option not in fixed:
-                problems.append(f"{section}.{option}: {name!r} has no such option; it takes {', '.join(accepted) or 'none'}.")
-        for option, default in accepted.items():
-            value = resolved[section].setdefault(option, default)
-            if value is REQUIRED:
-                problems.append(f"{section}.{option} is missing: {name!r} needs it.")
-            elif default is not REQUIRED and default is not None:
-                if isinstance(default, float) and type(value) is int:
-                    value = resolved[section][option] = float(value)
-                if type(value) is not type(default):
-                    problems.append(f"{section}.{option}={value!r} is {type(value).__name__}, not {type(default).__name__}.")
-
-
-def _check_combinations(resolved, problems):
-    """Rules between keys. A rule whose keys are wrong in themselves, which is reported already, is passed over."""
-    for rule in (_batch_rule, _model_rule, _data_rule, _mesh_rule, _train_rule, _objective_rule):
-        try:
-            problems += rule(resolved)
-        except (TypeError, KeyError, AttributeError, ValueError):
-            if not problems:
-                raise
-
-
-def _batch_rule(resolved):
-    rows, parts = resolved["batch"]["rows"], resolved["batch"]["microbatches"]
-    if rows % parts:
-        yield f"batch.rows={rows} does not split into batch.microbatches={parts}; choose a divisor of batch.rows."
-
-
-def _model_rule(resolved):
-    from jaxalign.models import presets
-
-    model = resolved["model"]
-    origins = [key for key in ("checkpoint", "preset", "config") if model[key] is not None]
+def _source(source, name, problems):
+    if not isinstance(source, dict):
+        problems.append(f"{name}={source!r} is not a source; write dict(path=...), dict(hf=...) or dict(tfds=...).")
+        return None
+    origins = [origin for origin in ("path", "hf", "tfds") if source.get(origin)]
     if len(origins) != 1:
-        yield f"model names {origins or 'no origin'}; give just one of model.checkpoint, model.preset, model.config."
-    if model["checkpoint"] is None and model["tokenizer"] is None:
-        yield "model.tokenizer is missing: a model with random weights brings no tokenizer; name a tokenizer folder."
-    if model["preset"] is not None and model["preset"] not in presets.PRESETS:
-        yield f"model.preset={model['preset']!r} is not one of {', '.join(presets.PRESETS)}."
+        problems.append(f"{name} names {origins or 'no origin'}; give just one of path, hf, tfds.")
+    return _section(source, SOURCE, f"{name}.", problems)
 
 
-def _data_rule(resolved):
-    data = resolved["data"]
-    for key in ("max_prompt_tokens", "max_response_tokens"):
-        if data[key] is not None and data[key] >= data["row_tokens"]:
-            yield f"data.{key}={data[key]} leaves no room in data.row_tokens={data['row_tokens']}; make it smaller."
-    if data["eval"] is not None and data["eval_fraction"]:
-        yield "data.eval and data.eval_fraction are both given; keep one of them."
-    if not 0 <= data["eval_fraction"] < 1:
-        yield f"data.eval_fraction={data['eval_fraction']} is not in [0, 1)."
-    if data["eval_fraction"] and isinstance(data["train"], tuple):
-        yield "data.eval_fraction holds rows of one source out; with a mixture name the held-out rows in data.eval."
-    for source in data["train"] if isinstance(data["train"], tuple) else ():
-        if not source["weight"] > 0:
-            yield f"data.train: weight={source['weight']} of a source is not above 0; leave the source out."
-
-
-def _mesh_rule(resolved):
-    sizes = {axis: resolved["mesh"][axis] for axis in ("data", "fsdp", "tensor")}
-    if list(sizes.values()).count(-1) > 1:
-        yield f"mesh={sizes}: only one axis may be -1 (what is left)."
-    if 0 in sizes.values():
-        yield f"mesh={sizes}: an axis has at least 1 device, or -1 for what is left."
-
-
-def _train_rule(resolved):
-    train, data = resolved["train"], resolved["data"]
-    if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
-        yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction."
-    if train["wandb"] and importlib.util.find_spec("wandb") is None:
-        yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
-
-
-def _objective_rule(resolved):
-    from jaxalign import objectives
-
-    name = resolved["objective"]["name"]
-    objective, module = objectives.named(name)
-    if resolved["reference"]["rule"] == "none" and "reference" in module.REQUIRES:
-        yield f"reference.rule='none': objective {name!r} needs a reference; leave the key out or use 'frozen'."
-    yield from _objective_problems(partial(objective, **{k: resolved["objective"][k] for k in hparams_of(objective)}))
-
-
-def _objective_problems(objective) -> list[str]:
-    """What the objective says of its hyper-parameters: it is traced on the shapes of one tiny batch."""
-    import jax
-    import jax.numpy as jnp
-
-    from jaxalign.types import Batch, Outputs
-
-    def shaped(dtype, *shape):
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    row, group = (1, 2), (1, 2)
-    tokens = [shaped(jnp.int32, *row) for _ in range(5)]
-    batch = Batch(*tokens, shaped(jnp.float32, *group), shaped(jnp.bool, 1), shaped(jnp.bool, *group))
-    outputs = Outputs(shaped(jnp.float32, *row), shaped(jnp.float32, *row, 1), shaped(jnp.float32, 1, 1))
-    try:
-        jax.eval_shape(objective, outputs, outputs, batch)
-    except ValueError as error:
-        return [str(error)]
-    return []
+def _check_columns(resolved, problems):
+    columns = resolved.get("data", {}).get("columns")
+    for name, given in (columns or {}).items():
+        where = f"data.columns.{name}"
+        if not isinstance(given, dict):
+            problems.append(f"{where}={given!r} is not a column; write {name}=dict(kind=..., model=...).")
+            continue
+        columns[name] = column = _section(given, COLUMN, f"{where}.", problems)
+        if column["kind"] == "implicit_reward" and column["reference"] is None:
+            problems.append(f"{where}.reference is missing: an implicit reward is beta times the log-ratio of model to reference.")
 
 
 def check_same_data(before: list[str], now: list[str], workdir) -> None:

@@ -12,6 +12,7 @@ import sys
 from jaxalign import train
 from jaxalign.checkpoint import Checkpoints
 from jaxalign.data import loader
+from jaxalign.evaluators import held_out
 
 moment, step, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[4:]
 place, save = loader.to_device, Checkpoints.save
@@ -28,7 +29,7 @@ def to_device(arrays):
 
 
 evaluating = False
-evaluate = train.evaluate
+evaluate = held_out.evaluate
 
 
 def evaluate_unseen(*positional, **named):
@@ -49,5 +50,5 @@ def save_and_die(self, state, **named):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-loader.to_device, train.evaluate, Checkpoints.save = to_device, evaluate_unseen, save_and_die
+loader.to_device, held_out.evaluate, Checkpoints.save = to_device, evaluate_unseen, save_and_die
 sys.exit(train.main(arguments))

@@ -15,10 +15,13 @@ LEVELS = [
     {"types", "sharding", "schema", "stop", "log", "chunked_head"},
     {"logps", "vocabulary", "propagation", "reference", "optim", "metrics", "pairwise", "pointwise", "weighted", "models", "data"},
     {"objectives", "forward", "checkpoint", "sample", "hf", "flops", "report", "pareto"},
-    {"step", "validate"},
+    {"step", "combinations"},
+    {"experiments"},
+    {"validate"},
     {"config", "build", "rollout", "evaluators"},
     {"prepare"},
-    {"train", "inspect", "annotate", "generate", "evaluate", "export", "plan", "selfcheck"},
+    {"annotate"},
+    {"train", "inspect", "generate", "evaluate", "export", "plan", "selfcheck"},
 ]
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 JIT = {"step", "sample", "annotate", "models.model", "hf.load", "hf.save"}  # hf: puts one tensor into its shards, or takes it out

@@ -194,15 +194,15 @@ def test_a_configuration_gives_train_folders_with_weights_and_an_eval_folder(fol
     mixture = ({"path": str(folder / "pairs.jsonl"), "weight": 2.0}, {"path": str(folder / "more.jsonl")})
     folders = prepare.prepare_from_config(config(folder, train=mixture, eval={"path": str(folder / "more.jsonl"), "limit": 7}))
     assert [weight for _, weight in folders["train"]] == [2.0, 1.0]
-    assert len(store.read(folders["eval"]).groups) == 7
+    assert len(store.read(folders["eval"][""]).groups) == 7
     told = []
-    assert prepare.prepare_from_config(config(folder), tell=told.append)["eval"] is None
+    assert prepare.prepare_from_config(config(folder), tell=told.append)["eval"] == {}
     assert len(told) == 1 and "format paired (detected because it has chosen and rejected)" in told[0][0]
 
 
 def test_a_configuration_with_eval_fraction_cuts_its_one_source(folder):
     folders = prepare.prepare_from_config(config(folder, eval_fraction=0.2))
-    sides = [store.read(folders["train"][0][0]), store.read(folders["eval"])]
+    sides = [store.read(folders["train"][0][0]), store.read(folders["eval"][""])]
     assert sum(len(side.groups) for side in sides) == 300 and all(len(side.groups) for side in sides)
     with pytest.raises(ValueError, match="eval_fraction=0.2 cuts one source.*set data.eval"):
         prepare.prepare_from_config(config(folder, train=({"path": "a"}, {"path": "b"}), eval_fraction=0.2))

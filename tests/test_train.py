@@ -110,10 +110,11 @@ def test_stages_hand_their_model_on(tmp_path, cache):
 
 def test_the_best_checkpoint_survives_beside_the_last_also_over_a_restart(tmp_path, cache, monkeypatch):
     from jaxalign.checkpoint import Checkpoints
+    from jaxalign.evaluators import held_out
 
     losses = {0: 5.0, 2: 1.0, 4: 3.0, 6: 2.0}  # step 2 is best
     steps = iter(losses)
-    monkeypatch.setattr(train, "evaluate", lambda *_, **__: {"loss": losses[next(steps)]})
+    monkeypatch.setattr(held_out, "evaluate", lambda *_, **__: {"loss": losses[next(steps)]})
     settings = ["--config.train.keep_last=1", "--config.train.keep_best=1", "--config.train.total_steps=6"]
     settings += ["--config.train.eval_every_steps=2", "--config.train.save_every_steps=1"]
     save = Checkpoints.save

@@ -110,12 +110,12 @@ def make_step(name: str, *, microbatches: int = 1, optimizer=None, config: Model
 def make_state(name: str, *, optimizer=None, config: ModelConfig = CONFIG, same: bool = False):
     """The state before the first step; policy and reference have different weights unless `same`."""
     with_reference = "reference" in objective(name)[1]
-    bound, inputs = jaxalign.objectives.bind(name), jaxalign.objectives.tiny_inputs(columns=("mismatched",))
+    bound, (outputs, batch) = jaxalign.objectives.bind(name), jaxalign.objectives.tiny_inputs(columns=("mismatched",))
     state = step.init_state(
         place_params(params(0, config), config),
         optimizer or keep_gradient(),
         rule="frozen" if with_reference else "none",
         seed=0,
-        statistics=jaxalign.objectives.statistics_of(bound, *inputs),
+        statistics=jaxalign.objectives.statistics_of(bound, outputs, outputs, batch),
     )
     return state if same or not with_reference else state.replace(reference=place_params(params(1, config), config))

@@ -5,6 +5,7 @@ it reads (see READS). Its keyword arguments are its section of the config. Its m
 
     statistics(policy, reference, batch, **hparams) -> {name: (values, weights)}
     carry(previous, current, step, **hparams) -> {name: scalar}
+    requires(**hparams) -> more of what it reads, where that depends on the hyper-parameters
     FORWARD = "name of a function of jaxalign/forward.py"
 
 `statistics` are means over the *whole* global batch, whatever the microbatches and devices, without a gradient; the objective gets them as
@@ -57,6 +58,13 @@ def bind(name: str, **hparams) -> Objective:
     return Objective(function, partial(parts["statistics"], **hparams), carry)
 
 
+def reads(name: str, **hparams) -> tuple[str, ...]:
+    """What the objective reads with these hyper-parameters: REQUIRES of its module, and what `requires(**hparams)` there adds."""
+    _, module = named(name)
+    more = vars(module).get("requires")
+    return module.REQUIRES + (more(**hparams) if more else ())
+
+
 def plain(function: Callable) -> Objective:
     """An objective `(policy, reference, batch) -> Terms` that needs no statistics."""
     return Objective(lambda policy, reference, batch, _: function(policy, reference, batch), lambda *_: {}, lambda _, current, __: current)
@@ -93,6 +101,6 @@ def tiny_inputs(*, columns: tuple[str, ...] = (), token_columns: tuple[str, ...]
     return Outputs(shaped(jnp.float32, *row), shaped(jnp.float32, *row, 1), shaped(jnp.float32, 1, 1), values, vocab_size=1), batch
 
 
-def statistics_of(objective: Objective, outputs: Outputs, batch: Batch) -> tuple[str, ...]:
+def statistics_of(objective: Objective, policy: Outputs, reference: Outputs | None, batch: Batch) -> tuple[str, ...]:
     """Names of the objective's statistics, by tracing it on shapes."""
-    return tuple(sorted(jax.eval_shape(objective.statistics, outputs, outputs, batch)))
+    return tuple(sorted(jax.eval_shape(objective.statistics, policy, reference, batch)))

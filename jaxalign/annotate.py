@@ -1,0 +1,215 @@
+"""Columns that a model gives the data: reference log-probs, margins, advantages; written once beside the prepared rows.
+
+    python -m jaxalign.annotate --config configs/NAME.py
+
+`train` does the same by itself when a column of data.columns is not there. A column's name on disk is a hash of the weights, the rows and
+the code that made it; when it is opened, a few rows are computed again and compared. Several processes write one set together.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import hashlib
+from pathlib import Path
+import sys
+
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from jaxalign import build, checkpoint, forward, logps, prepare, reference, types
+from jaxalign import config as configs
+from jaxalign.data import columns, loader, pack, progress, store
+from jaxalign.hf import hub
+from jaxalign.hf import load as hf_load
+from jaxalign.models import model as models
+
+FLAGS = (("--workdir", {"help": "folder of the run whose stages data.columns names (default: runs/NAME)"}),)
+
+
+def with_columns(cfg, sets: list[store.Prepared], *, quiet: bool = False) -> list[store.Prepared]:
+    """The prepared sets with the columns of cfg.data.columns, computed where they are not on disk. Needs a mesh in scope.
+
+    Rule "precomputed" (and "hard_table", for held-out rows) adds "reference_logps" of the model that the run starts from.
+
+    Raises:
+      ValueError: a model is not there, or what is on disk does not agree with it.
+    """
+    specs = {name: dict(spec) for name, spec in cfg.data.columns.items()}
+    if cfg.reference.rule in ("precomputed", "hard_table"):
+        specs.setdefault(reference.COLUMN, {"kind": "logps", "model": None})
+    for name, spec in specs.items():
+        sets = list(_with_column(cfg, sets, name, spec, quiet=quiet))
+    return sets
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the columns of every stage of a configuration and says where."""
+    try:
+        run = configs.from_command_line(argv, __doc__.splitlines()[0], FLAGS)
+        workdir = Path(run.options.workdir or Path("runs") / run.name)
+        for cfg in run.stages.values():
+            if "experiment" in cfg:
+                continue
+            configs.place_stages(cfg, workdir)
+            with jax.set_mesh(build.mesh(cfg)):
+                found = prepare.prepare_from_config(cfg)
+                folders = [folder for folder, _ in found["train"]] + list(found["eval"].values())
+                for prepared in with_columns(cfg, [store.read(folder) for folder in folders]):
+                    _report(prepared)
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scorer:
+    """One model, ready to look at rows."""
+
+    params: object
+    look: object  # (params, batch) -> (logps [R, T], prompt values [N, K] or None), jitted
+
+
+def _with_column(cfg, sets, name, spec, *, quiet):
+    sources = [spec["model"]] + ([spec["reference"]] if spec.get("reference") else [])
+    scorers = [_scorer(cfg, source, spec["kind"]) for source in sources]
+    depends = {key: value for key, value in spec.items() if key not in ("model", "reference")}
+    depends |= {"weights": [_identity(cfg, source, spec["kind"]) for source in sources], "dtype": str(build.dtype(cfg)), "code": _code()}
+    for prepared in sets:
+        path = columns.path(prepared, name, depends)
+        if columns.is_complete(path):
+            probe = dataclasses.replace(prepared, plan=prepared.plan[: cfg.batch.rows])
+            kept = columns.read(path)
+            computed = _compute(cfg, probe, name, spec, scorers, quiet=True)
+            columns.check(path, kept, computed, tolerance=1e-3 if build.dtype(cfg) == np.float32 else 0.1)
+        else:
+            computed = _compute(cfg, prepared, name, spec, scorers, quiet=quiet)
+            kept = {key: np.nan_to_num(values).astype(np.float32) for key, values in computed.items()}
+            if jax.process_index() == 0:
+                columns.write(path, kept, meta={"column": name, **depends})
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices(f"column {name}")
+        meta = {**prepared.meta, "columns": [*prepared.meta.get("columns", []), path.name]}
+        yield dataclasses.replace(prepared.with_columns(kept), meta=meta)
+
+
+def _compute(cfg, prepared, name, spec, scorers, *, quiet) -> dict[str, np.ndarray]:
+    """The arrays of a column by name, float64; NaN where the rows of `prepared` hold no such token or response."""
+    groups = prepared.groups
+    if spec["kind"] == "advantage":
+        values = _responses(cfg, prepared, scorers[0], quiet=quiet)
+        known = {"reward": groups.reward, **groups.columns}
+        missing = [name for name in spec["rewards"] if name not in known]
+        if missing:
+            raise ValueError(
+                f"data.columns.{name}: rewards={missing} are no columns of {prepared.folder.parent.name}; there are {tuple(known)}."
+            )
+        return {name: sum(known[name].astype(np.float64) for name in spec["rewards"]) - values}
+    by_token = [_tokens(cfg, prepared, scorer, quiet=quiet) for scorer in scorers]
+    if spec["kind"] == "logps":
+        own, donated = np.split(by_token[0], [len(groups.tokens)])
+        return {name: own} if groups.donors is None else {name: own, f"{name}@{pack.MISMATCHED}": donated}
+    own = [values[: len(groups.tokens)] for values in by_token]
+    # r(x, y) = beta (log pi(y | x) - log pi_ref(y | x))
+    return {name: spec["beta"] * _sum_responses(own[0] - own[1], groups)}
+
+
+def _tokens(cfg, prepared, scorer, *, quiet):
+    """Log-prob of every token in the order of the set's own arrays, donors' tokens at the end: float64; NaN where none was computed."""
+    groups = prepared.groups
+    donated = 0 if groups.donors is None else int(groups.donors[:, 2].sum())
+    numbers = columns.numbered(len(groups.tokens) + donated, split=len(groups.tokens), donors=groups.donors is not None)
+    out = np.full(len(groups.tokens) + donated, np.nan)
+    for at, (values, _) in _looks(cfg, prepared, numbers, scorer, quiet=quiet):
+        out[at[at >= 0]] = values[at >= 0]
+    return out
+
+
+def _responses(cfg, prepared, scorer, *, quiet):
+    """The value head's output for every response: float64[n, K]; NaN where none was computed."""
+    shape = prepared.groups.reward.shape
+    out = np.full(shape, np.nan).reshape(-1)
+    for at, (_, values) in _looks(cfg, prepared, columns.numbered_responses(shape), scorer, quiet=quiet):
+        out[at[at >= 0]] = values[at >= 0]
+    return out.reshape(shape)
+
+
+def _looks(cfg, prepared, numbers: Mapping[str, np.ndarray], scorer, *, quiet) -> Iterable:
+    """(place of every token or response in the set, what the model says of it) batch by batch."""
+    plain = dataclasses.replace(prepared, groups=dataclasses.replace(prepared.groups, columns=numbers))
+    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    whole = loader.eval_batches(plain, rows=cfg.batch.rows)
+    with progress.bar(len(whole), f"annotating {prepared.folder.parent.name}", quiet=quiet) as advance:
+        for arrays, here in zip(whole, loader.eval_batches(plain, rows=cfg.batch.rows, **hosts), strict=True):
+            batch = loader.to_device({**here, "columns": {}})
+            result = scorer.look(scorer.params, batch)
+            if jax.process_count() > 1:
+                result = multihost_utils.process_allgather(result, tiled=True)
+            yield columns.places(arrays["columns"]), jax.device_get(result)
+            advance(1)
+
+
+def _sum_responses(values, groups):
+    """Sums over the pieces of responses: float64[total] -> [n, K]. Log-probs are 0 where a token is not scored."""
+    totals = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values))])
+    pieces = totals[groups.offsets[1:]] - totals[groups.offsets[:-1]]
+    missing = np.concatenate([[0], np.cumsum(np.isnan(values) & (groups.scored > 0))])
+    gone = (missing[groups.offsets[1:]] - missing[groups.offsets[:-1]]) > 0
+    return np.where(gone, np.nan, pieces).reshape(len(groups), -1)[:, 1:]
+
+
+def _scorer(cfg, source, kind) -> _Scorer:
+    if kind == "advantage":
+        model, params, _ = checkpoint.restore_params(source)
+        if models.VALUE_HEAD not in params:
+            raise ValueError(f"data.columns: model={source!r} is a run without a value head; name one of objective 'value'.")
+    elif source is None:
+        model = build.model(cfg)
+        params = build.params(cfg, model)
+    else:
+        folder = hub.checkpoint_folder(source)
+        model = models.build(hf_load.load_config(folder))
+        params = hf_load.load(folder, model)
+    options = {"dtype": build.dtype(cfg), "remat": "none", "attention": cfg.model.attention}
+
+    def look(params, batch: types.Batch):
+        outputs = forward.next_token(model, params, batch, jnp.int32(0), **options)
+        return outputs.logps, outputs.prompt_values
+
+    return _Scorer(params, jax.jit(look))
+
+
+def _identity(cfg, source, kind):
+    """A hash of a model's weights; of random weights, what they are drawn from."""
+    if source is None and cfg.model.checkpoint is None:
+        return store.content_hash({"config": str(build.model(cfg).config), "seed": cfg.seed})
+    if kind == "advantage":
+        return _hash_files(sorted(checkpoint.newest(source).rglob("*")))
+    folder = Path(hub.checkpoint_folder(source or cfg.model.checkpoint))
+    return _hash_files(sorted([*folder.glob("*.safetensors"), folder / "config.json"]))
+
+
+def _hash_files(files):
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            with open(file, "rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _code():
+    modules = (Path(__file__), Path(logps.__file__), Path(forward.__file__), *sorted(Path(models.__file__).parent.glob("*.py")))
+    return _hash_files(modules)
+
+
+def _report(prepared):
+    for name, values in prepared.groups.columns.items():
+        valid = values[prepared.groups.valid] if values.ndim == 2 else values
+        spread = f"mean {valid.mean():.4g}, standard deviation {valid.std():.4g}"
+        print(f"{prepared.folder.parent.name}: {name}: {len(valid):,} numbers, {spread}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

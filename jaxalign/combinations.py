@@ -1,0 +1,205 @@
+"""The rules between the keys of a configuration: which functions it names, their options, and what goes with what.
+
+Options of objectives, forwards, optimizers and reference rules are the keyword arguments of the function that the configuration names.
+"""
+
+import importlib.util
+
+from jaxalign.schema import DURATIONS, REQUIRED, SCHEMA, hparams_of, units
+
+# Arguments that the run gives a function by itself, from other sections.
+FROM_ELSEWHERE = {"forward": ("dtype", "remat", "attention"), "reference": ("every_steps",)}
+
+
+def fill_functions(resolved: dict, given: dict) -> list[str]:
+    """Fills, in place, the sections whose keys are the arguments of the function that they name; returns the problems."""
+    from jaxalign import forward, objectives, optim, reference  # these import jax, which reading a config file need not
+
+    problems = []
+    objective_name = resolved["objective"].get("name")
+    known = {}
+    try:
+        known[objective_name], module = objectives.named(objective_name)
+    except ValueError as error:
+        problems.append(str(error))
+    if resolved["reference"]["rule"] is None:
+        resolved["reference"]["rule"] = "frozen" if known and "reference" in module.REQUIRES else "none"
+    if resolved["forward"]["name"] is None:
+        resolved["forward"]["name"] = vars(module).get("FORWARD", "next_token") if known else "next_token"
+    for section, key, table in (
+        ("objective", "name", known or {objective_name: None}),
+        ("forward", "name", forward.FORWARDS),
+        ("optimizer", "name", optim.RULES),
+        ("reference", "rule", reference.RULES),
+    ):
+        name = resolved[section][key]
+        if name not in table:
+            problems.append(f"{section}.{key}={name!r} is not one of {', '.join(table)}.")
+        elif table[name] is not None:  # None: an unknown objective, reported above
+            accepted = {k: v for k, v in hparams_of(table[name]).items() if k not in FROM_ELSEWHERE.get(section, ())}
+            problems += _fill(resolved[section], given.get(section, {}), section, name, accepted)
+    return problems
+
+
+def _fill(resolved, given, section, name, accepted):
+    fixed = {k for k in SCHEMA[section] if k != "*"} | {f"{d}_{u}" for d in DURATIONS.get(section, {}) for u in units(d)}
+    for option in given:
+        if option not in accepted and option not in fixed:
+            yield f"{section}.{option}: {name!r} has no such option; it takes {', '.join(accepted) or 'none'}."
+    for option, default in accepted.items():
+        value = resolved.setdefault(option, default)
+        if isinstance(value, list):
+            value = resolved[option] = tuple(value)
+        if value is REQUIRED:
+            yield f"{section}.{option} is missing: {name!r} needs it."
+        elif default is not REQUIRED and default is not None:
+            if isinstance(default, float) and type(value) is int:
+                value = resolved[option] = float(value)
+            if type(value) is not type(default):
+                yield f"{section}.{option}={value!r} is {type(value).__name__}, not {type(default).__name__}."
+
+
+def check(resolved: dict, *, quiet: bool) -> list[str]:
+    """What the rules between keys object to. `quiet`: a rule that fails over keys wrong in themselves, reported already, is passed over."""
+    problems = []
+    for rule in (_batch_rule, _model_rule, _data_rule, _mesh_rule, _train_rule, _reference_rule, _objective_rule):
+        try:
+            problems += rule(resolved)
+        except (TypeError, KeyError, AttributeError, ValueError):
+            if not quiet and not problems:
+                raise
+    return problems
+
+def _batch_rule(resolved):
+    rows, parts = resolved["batch"]["rows"], resolved["batch"]["microbatches"]
+    if rows % parts:
+        yield f"batch.rows={rows} does not split into batch.microbatches={parts}; choose a divisor of batch.rows."
+
+
+def _model_rule(resolved):
+    from jaxalign.models import presets
+
+    model = resolved["model"]
+    origins = [key for key in ("checkpoint", "preset", "config") if model[key] is not None]
+    if len(origins) != 1:
+        yield f"model names {origins or 'no origin'}; give just one of model.checkpoint, model.preset, model.config."
+    if model["checkpoint"] is None and model["tokenizer"] is None:
+        yield "model.tokenizer is missing: a model with random weights brings no tokenizer; name a tokenizer folder."
+    if model["preset"] is not None and model["preset"] not in presets.PRESETS:
+        yield f"model.preset={model['preset']!r} is not one of {', '.join(presets.PRESETS)}."
+
+
+def _data_rule(resolved):
+    data = resolved["data"]
+    for key in ("max_prompt_tokens", "max_response_tokens"):
+        if data[key] is not None and data[key] >= data["row_tokens"]:
+            yield f"data.{key}={data[key]} leaves no room in data.row_tokens={data['row_tokens']}; make it smaller."
+    if data["eval"] is not None and data["eval_fraction"]:
+        yield "data.eval and data.eval_fraction are both given; keep one of them."
+    if not 0 <= data["eval_fraction"] < 1:
+        yield f"data.eval_fraction={data['eval_fraction']} is not in [0, 1)."
+    if data["eval_fraction"] and isinstance(data["train"], tuple):
+        yield "data.eval_fraction holds rows of one source out; with a mixture name the held-out rows in data.eval."
+    for source in data["train"] if isinstance(data["train"], tuple) else ():
+        if not source["weight"] > 0:
+            yield f"data.train: weight={source['weight']} of a source is not above 0; leave the source out."
+
+
+def _mesh_rule(resolved):
+    sizes = {axis: resolved["mesh"][axis] for axis in ("data", "fsdp", "tensor")}
+    if list(sizes.values()).count(-1) > 1:
+        yield f"mesh={sizes}: only one axis may be -1 (what is left)."
+    if 0 in sizes.values():
+        yield f"mesh={sizes}: an axis has at least 1 device, or -1 for what is left."
+
+
+def _train_rule(resolved):
+    train, data = resolved["train"], resolved["data"]
+    if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
+        yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction."
+    if train["wandb"] and importlib.util.find_spec("wandb") is None:
+        yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
+
+
+def _reference_rule(resolved):
+    from jaxalign.reference import MOVING, RULES
+
+    section = resolved["reference"]
+    rule = section["rule"]
+    given = [f"every_{unit}" for unit in units("every") if section.get(f"every_{unit}") is not None]
+    if rule in MOVING and not given:
+        yield f"reference.every is missing: rule {rule!r} moves the reference every so often; give one of {_one_of('reference.every')}."
+    if rule in RULES and rule not in MOVING and given:
+        yield f"reference.{given[0]}: rule {rule!r} never moves the reference; leave it out, or use one of {', '.join(MOVING)}."
+
+
+def _one_of(name):
+    return ", ".join(f"{name}_{unit}" for unit in units("every"))
+
+
+def _objective_rule(resolved):
+    from jaxalign import objectives
+
+    name, rule, model = resolved["objective"]["name"], resolved["reference"]["rule"], resolved["model"]
+    objective, _ = objectives.named(name)
+    hparams = {key: resolved["objective"][key] for key in hparams_of(objective)}
+    reads = objectives.reads(name, **hparams)
+    if rule == "none" and "reference" in reads:
+        yield f"reference.rule='none': objective {name!r} needs a reference; leave the key out or use 'frozen'."
+        return
+    if model["train"] == "value_head" and model["value_head"] is None:
+        yield "model.train='value_head' but the model has none; set model.value_head to the largest reward."
+    if "value_head" in reads and model["value_head"] is None:
+        yield f"objective {name!r} reads the value head but the model has none; set model.value_head to the largest reward."
+        return
+    if model["train"] == "value_head" and "value_head" not in reads:
+        yield f"model.train='value_head' but objective {name!r} does not read the value head; leave the key out."
+    try:
+        _trace(resolved)
+    except ValueError as error:
+        yield str(error)
+
+
+def known_columns(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the columns that batches will have: ([N, K] ones, [R, T] ones)."""
+    data = resolved["data"]
+    sources = data["train"] if isinstance(data["train"], tuple) else (data["train"],)
+    named = {name for source in sources for name in source.get("response_columns") or ()}
+    kinds = {name: column["kind"] for name, column in data["columns"].items()}
+    by_token = {name for name, kind in kinds.items() if kind == "logps"}
+    by_token |= {"reference_logps"} if resolved["reference"]["rule"] in ("precomputed", "hard_table") else set()
+    extra = {"mismatched"} if "mismatched" in reads else set()
+    return tuple(sorted(named | (kinds.keys() - by_token) | extra)), tuple(sorted(by_token))
+
+
+def statistics_names(resolved: dict) -> tuple[str, ...]:
+    """Names of what the objective carries from step to step, found by tracing its `statistics` on the shapes of one tiny batch."""
+    from jaxalign import objectives
+
+    return objectives.statistics_of(*_tiny(resolved))
+
+
+def _trace(resolved):
+    """Raises what the objective says, as a ValueError, of its hyper-parameters or of a column that it misses."""
+    import jax
+
+    from jaxalign import objectives, sharding
+
+    objective, *inputs = _tiny(resolved)
+    with sharding.no_devices():
+        scalars = {name: jax.ShapeDtypeStruct((), "float32") for name in objectives.statistics_of(objective, *inputs)}
+        jax.eval_shape(objective.terms, *inputs, scalars)
+
+
+def _tiny(resolved):
+    """(objective, policy, reference, batch): the bound objective and shapes of what it will see."""
+    from jaxalign import objectives
+    from jaxalign.reference import WITH_WEIGHTS
+
+    name, rule = resolved["objective"]["name"], resolved["reference"]["rule"]
+    hparams = {key: resolved["objective"][key] for key in hparams_of(objectives.named(name)[0])}
+    by_response, by_token = known_columns(resolved, objectives.reads(name, **hparams))
+    with_head = resolved["model"]["value_head"] is not None
+    policy, batch = objectives.tiny_inputs(columns=by_response, token_columns=by_token, value_head=with_head)
+    reference = policy if rule in WITH_WEIGHTS else None if rule == "none" else policy.replace(hidden=None, unembed=None)
+    return objectives.bind(name, **hparams), policy, reference, batch
