@@ -16,8 +16,9 @@ import numpy as np
 
 from jaxalign.data import pack, store, tokenizer
 from jaxalign.data.store import Prepared
+from jaxalign.data.summary import report
 from jaxalign.data.tokenizer import Tokenizer
-from jaxalign.prepare import prepare_stages, report
+from jaxalign.prepare import prepare_stages
 
 FLAGS = (
     ("--rows", {"type": int, "default": 5, "help": "examples to show decoded (5)"}),

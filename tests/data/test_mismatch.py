@@ -9,7 +9,7 @@ import prepare_runs
 import pytest
 from tiny_data import make_groups, random_groups
 
-from jaxalign import inspect, objectives, prepare
+from jaxalign import inspect, prepare
 from jaxalign.data import loader, mismatch, pack, store
 
 ROOM = 200
@@ -140,13 +140,9 @@ def test_inspect_marks_the_response_of_another_prompt(tmp_path, capsys):
     assert "response 2, of another prompt, " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "options", "needed"), [("dpo", {}, False), ("una", {"offset": "kl_batch"}, True), ("una", {}, False)])
-def test_a_configuration_needs_mismatched_responses_where_its_objective_reads_them(name, options, needed, monkeypatch):
-    modules = {"dpo": ("paired",), "una": ("reference",)}
-    monkeypatch.setattr(objectives, "named", lambda name: (None, type("module", (), {"REQUIRES": modules[name]})))
+@pytest.mark.parametrize(
+    ("name", "options", "needed"),
+    [("dpo", {}, False), ("kto", {}, True), ("una", {"offset": "kl_batch"}, True), ("una", {"offset": "zero"}, False)],
+)
+def test_a_configuration_needs_mismatched_responses_where_its_objective_reads_them(name, options, needed):
     assert prepare.needs_mismatched(ConfigDict({"objective": {"name": name, **options}})) is needed
-
-
-def test_an_objective_that_requires_mismatched_gets_them(monkeypatch):
-    monkeypatch.setattr(objectives, "named", lambda name: (None, type("module", (), {"REQUIRES": ("reference", "mismatched")})))
-    assert prepare.needs_mismatched(ConfigDict({"objective": {"name": "kto"}}))
