@@ -22,6 +22,7 @@ from jaxalign.data.encode import Limits
 from jaxalign.data.paths import resolve
 from jaxalign.data.scores import Scoring
 from jaxalign.data.summary import report
+from jaxalign.schema import named_sets
 
 CODE = ("counts", "encode", "formats", "render", "scores", "shards", "sources", "templates", "tokenizer", "tokenizer_files", "turns")
 
@@ -125,8 +126,8 @@ def needs_mismatched(cfg) -> bool:
     """Whether the objective of a resolved configuration reads a response of another prompt in every group."""
     from jaxalign import objectives  # imports jax, which preparing other data need not
 
-    _, module = objectives.named(cfg.objective.name)
-    return "mismatched" in module.REQUIRES or (cfg.objective.name == "una" and cfg.objective.get("offset") == "kl_batch")
+    hparams = {key: value for key, value in cfg.objective.items() if key != "name"}
+    return "mismatched" in objectives.reads(cfg.objective.name, **hparams)
 
 
 def to_stderr(lines: list[str]) -> None:
@@ -135,9 +136,9 @@ def to_stderr(lines: list[str]) -> None:
 
 
 def prepare_from_config(cfg, *, tell: Callable[[list[str]], None] = to_stderr) -> dict:
-    """{"train": [(folder, weight)], "eval": folder or None}: the prepared sets of a resolved configuration, made if they are not there.
+    """{"train": [(folder, weight)], "eval": {name: folder}}: the prepared sets of a resolved configuration, made if they are not there.
 
-    What became of the rows of each set goes to `tell`, as lines of text.
+    A single held-out set is called "". What became of the rows of each set goes to `tell`, as lines of text.
 
     Raises:
       ValueError: as `prepare`; also eval_fraction with a mixture.
@@ -156,11 +157,12 @@ def prepare_from_config(cfg, *, tell: Callable[[list[str]], None] = to_stderr) -
     if data.eval_fraction:
         split = {"eval_fraction": data.eval_fraction}
         folders = [prepare(train[0], **options, **split, side="train")]
-        held_out = prepare(train[0], **options, **split, side="eval")
+        held_out = {"": prepare(train[0], **options, **split, side="eval")}
     else:
         folders = [prepare(source, **options) for source in train]
-        held_out = None if data.eval is None else prepare(_plain(data.eval), **options)
-    for folder in [*folders, held_out] if held_out else folders:
+        sources = {} if data.eval is None else named_sets(_plain(data.eval))
+        held_out = {name: prepare(source, **options) for name, source in sources.items()}
+    for folder in [*folders, *held_out.values()]:
         tell(report(folder))
     return {"train": [(folder, source.get("weight", 1.0)) for folder, source in zip(folders, train, strict=True)], "eval": held_out}
 
@@ -175,7 +177,7 @@ def prepare_stages(stages: Mapping, *, tell: Callable[[list[str]], None]) -> lis
             cfg.model.tokenizer = cfg.model.tokenizer or origin.tokenizer
             source = cfg.model.checkpoint = origin.checkpoint or ""
         folders = prepare_from_config(cfg, tell=tell)
-        sets = [folder for folder, _ in folders["train"]] + ([folders["eval"]] if folders["eval"] else [])
+        sets = [folder for folder, _ in folders["train"]] + list(folders["eval"].values())
         found += [(folder, cfg.model.tokenizer or cfg.model.checkpoint) for folder in sets]
     return found
 
