@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxalign import checkpoint, combinations, forward, objectives, optim, reference, sharding, step, vocabulary
 from jaxalign.data import loader, store
+from jaxalign.data.sampling import Sampling
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import hub
 from jaxalign.hf import load as hf_load
@@ -138,14 +139,21 @@ def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared])
             )
 
 
+def sampling(cfg: ConfigDict) -> Sampling:
+    """How the groups of an epoch are chosen."""
+    return Sampling(cfg.data.sampling, cfg.data.sampling_column)
+
+
 def durations(cfg: ConfigDict, sets: list[tuple[store.Prepared, float]]) -> Durations:
-    """Every duration in steps. An epoch goes once through as many rows as the training sets hold; percent is of the total.
+    """Every duration in steps. An epoch goes once through as many rows as the training sets hold, or as are drawn of them; percent is
+    of the total.
 
     Raises:
       ValueError: the run has no step.
     """
-    per_epoch = loader.steps_per_epoch(sets, rows=cfg.batch.rows)
-    per_step = cfg.batch.rows * loader.groups_per_row(sets)
+    drawn = {"sampling": sampling(cfg), "seed": cfg.seed}
+    per_epoch = loader.steps_per_epoch(sets, rows=cfg.batch.rows, **drawn)
+    per_step = cfg.batch.rows * loader.groups_per_row(sets, **drawn)
 
     def steps(section: str, name: str, total: int | None) -> int:
         values = {unit: cfg[section].get(f"{name}_{unit}") for unit in units(name)}
