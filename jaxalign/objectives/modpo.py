@@ -60,8 +60,7 @@ def margin_terms(
     implied = (beta * both.log_ratios - others) / weights[0]
     z = implied[:, 0] - implied[:, 1]
     difference = others[:, 0] - others[:, 1]
-    terms = pair_terms(loss(z), both, beta=beta)
-    values = {
+    metrics = {
         "implied/accuracies": z > 0,
         "implied/margins": z,
         "implied/chosen": implied[:, 0],
@@ -70,4 +69,4 @@ def margin_terms(
         "margins/conflict": difference < 0,
         "margins/saturated": jnp.abs(z) > 30,
     }
-    return terms.replace(metrics=terms.metrics | {name: (value.astype(jnp.float32), both.weight) for name, value in values.items()})
+    return pair_terms(loss(z), both, beta=beta, metrics={name: value.astype(jnp.float32) for name, value in metrics.items()})

@@ -22,7 +22,7 @@ def value(policy: Outputs, reference: Outputs | None, batch: Batch) -> Terms:
       ValueError: the model has no value head.
     """
     if policy.prompt_values is None:
-        raise ValueError("objective 'value' trains a value head but the model has none; set model.value_head=True.")
+        raise ValueError("objective 'value' trains a value head but the model has none; set model.value_head to the largest reward.")
     valid, values, reward = batch.valid.astype(jnp.float32), policy.prompt_values, batch.reward
     # L = (V - R)^2
     loss = (values - reward) ** 2
