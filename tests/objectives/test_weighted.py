@@ -257,3 +257,19 @@ def test_at_the_reference_the_kl_penalty_has_no_value_and_no_gradient():
     loss, gradient = with_kl(logits, logits, jnp.full((3, 1), -1.0), 10.0)
     np.testing.assert_allclose(loss, 0, atol=1e-5)
     np.testing.assert_allclose(gradient, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*ALOL[:3], "rlol", "wbc"])
+def test_on_a_bandit_the_mean_reward_rises_with_every_step(name):
+    reward = jnp.array([0.9, 0.6, 0.3, 0.1])  # a uniform reference whose data hold every arm once; its value is the mean reward
+    reference, scores, means = jnp.full(4, -jnp.log(4.0)), jnp.zeros(4), []
+
+    def loss(scores):
+        batch = responses(np.ones((4, 1, 1)), reward=reward[:, None], advantage=(reward - reward.mean())[:, None])
+        terms = toys.objective(name)[0](outputs(jax.nn.log_softmax(scores)[:, None]), outputs(reference[:, None]), batch)
+        return (terms.loss * terms.weight).sum() / terms.weight.sum()
+
+    for _ in range(30):
+        means.append(float(jax.nn.softmax(scores) @ reward))
+        scores = scores - 1.0 * jax.grad(loss)(scores)
+    assert (np.diff(means) > 0).all() and means[-1] > means[0] + 0.05
