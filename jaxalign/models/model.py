@@ -31,7 +31,7 @@ class Model:
     shapes: dict[str, Any]  # jax.ShapeDtypeStruct
     axes: dict[str, Any]  # tuple of logical axes
     starts: dict[str, Any]  # (fill, std): random weights start as fill + std * normal
-    value_head: nnx.GraphDef | None = None
+    value_head: nnx.GraphDef | None = None  # of the head that values prompts, see `heads`; its weights are params[VALUE_HEAD]
 
 
 def build(config: ModelConfig, value_head: ValueHeadConfig | None = None) -> Model:

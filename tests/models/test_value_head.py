@@ -2,6 +2,7 @@
 
 import functools
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,3 +164,34 @@ def test_the_forward_pass_fills_in_the_values_of_a_model_with_a_head():
     np.testing.assert_allclose(found.prompt_values, alone(), rtol=1e-6)
     np.testing.assert_array_equal(found.logps, plain.logps)
     assert plain.prompt_values is None
+
+
+def test_the_attention_is_that_of_torch_which_has_a_bias_on_the_keys_too():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    width, count, length = toys.CONFIG.width, 8, 7
+    theirs = torch.nn.MultiheadAttention(width, count, batch_first=True)
+    torch.nn.init.normal_(theirs.in_proj_bias)
+    torch.nn.init.normal_(theirs.out_proj.bias)
+    query, hidden, linear = torch.randn(width), torch.randn(2, length, width), torch.nn.Linear(width, 1)
+    seen = torch.tensor([[True] * length, [True, False, True, True, False, False, True]])
+    with torch.no_grad():
+        pooled, _ = theirs(query.expand(2, 1, width), hidden, hidden, key_padding_mask=~seen)
+        expected = MAX_VALUE * torch.sigmoid(linear(pooled[:, 0]))[:, 0]
+
+    kernels = theirs.in_proj_weight.detach().numpy().reshape(3, count, width // count, width).transpose(0, 3, 1, 2)
+    biases = theirs.in_proj_bias.detach().numpy().reshape(3, count, width // count)
+    head = {name: {"kernel": kernels[i], "bias": biases[i]} for i, name in enumerate("qkv")} | {
+        "query": query.numpy(),
+        "output": {
+            "kernel": theirs.out_proj.weight.detach().numpy().T.reshape(count, width // count, width),
+            "bias": theirs.out_proj.bias.detach().numpy(),
+        },
+        "linear": {"kernel": linear.weight.detach().numpy().T, "bias": linear.bias.detach().numpy()},
+    }
+    del head["k"]["bias"]
+    with jax.set_mesh(toys.mesh()):
+        placed = jax.tree.map(lambda x, spec: jax.device_put(x, sharding.named(spec)), head, models.shardings(with_head())["value_head"])
+        arrays = (jax.device_put(x.numpy(), sharding.named(sharding.rows_spec(3))) for x in (hidden, seen[:, None]))
+        ours = nnx.merge(with_head().value_head, placed)(*arrays)
+    np.testing.assert_allclose(ours[:, 0], expected.numpy(), rtol=1e-5)
