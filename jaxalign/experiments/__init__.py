@@ -1,0 +1,27 @@
+"""Experiments small enough for exact answers: a map, a tree of 27 texts, a bandit. The file name is the registry.
+
+Each file holds `run(workdir, **options) -> results`, which trains with the objectives, reference rules and the step of this package, on a
+forward of its own, and writes table.md, results.json and plot.png into workdir. Its keyword arguments are its section of the config:
+`experiment=dict(name="frozen_lake", seeds=10)`.
+"""
+
+from collections.abc import Callable
+import importlib
+from pathlib import Path
+
+
+def named(name: str) -> Callable:
+    """The function `run` of jaxalign/experiments/NAME.py.
+
+    Raises:
+      ValueError: no such experiment; lists those there are.
+    """
+    if name not in names():
+        raise ValueError(f"experiment.name={name!r} is no experiment of jaxalign/experiments; there are {', '.join(names())}.")
+    return importlib.import_module(f"jaxalign.experiments.{name}").run
+
+
+def names() -> list[str]:
+    """Names of all experiments."""
+    files = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
+    return [name for name in files if name not in ("__init__", "grids", "many_seeds", "results")]

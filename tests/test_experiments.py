@@ -1,0 +1,160 @@
+"""The small experiments: their forwards against plain computations, their fixed points, and that seeds do not see each other."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxalign import experiments, objectives
+from jaxalign.experiments import bandit, frozen_lake, many_seeds, tree_mdp
+from jaxalign.experiments.grids import GRIDS
+
+FIXED = json.loads((Path(__file__).parent / "golden" / "vectors-una-dpo-kto.json").read_text())["fixed_points"]
+FILES = {"table.md", "results.json", "plot.png"}
+
+
+@pytest.fixture(autouse=True)
+def one_device():
+    with many_seeds.one_device():
+        yield
+
+
+def test_experiments_are_found_by_their_file():
+    assert experiments.names() == ["bandit", "frozen_lake", "tree_mdp"]
+    assert experiments.named("bandit") is bandit.run
+    with pytest.raises(ValueError, match="experiment.name='many_seeds'.*bandit, frozen_lake, tree_mdp"):
+        experiments.named("many_seeds")
+
+
+def test_optimal_actions_of_the_standard_map():
+    grid = GRIDS["standard"]
+    best = grid.optimal_policy()
+    np.testing.assert_array_equal(grid.inner(), [0, 1, 2, 3, 4, 6, 8, 9, 10, 13, 14])
+    np.testing.assert_array_equal(best[[0, 9]], [[0, 0.5, 0.5, 0]] * 2)  # down or right
+    assert (best.sum(1)[grid.inner()] == 1).all() and best.sum() == 11
+    assert grid.path(grid.optimal) == ([0, 4, 8, 9, 13, 14], [1, 1, 2, 1, 2, 2])
+    assert grid.path(grid.other)[0] == [0, 1, 2, 6, 10, 9, 13, 14]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_both_ways_of_a_map_end_at_its_goal_and_the_optimal_one_is_optimal(name):
+    grid = GRIDS[name]
+    states, actions = grid.path(grid.optimal)
+    assert (grid.optimal_policy()[states, actions] > 0).all()
+    assert len(grid.path(grid.other)[0]) > len(states)
+    with pytest.raises(ValueError, match="not at the goal"):
+        grid.path("L")
+
+
+@pytest.mark.parametrize("optimizer", [many_seeds.rmsprop, many_seeds.adam, many_seeds.gradient_descent])
+def test_a_seed_trained_among_others_ends_where_it_ends_alone(optimizer):
+    pairs, params = tree_mdp.PAIRS["C: B and one more pair"], tree_mdp.start(3, first_seed=0)
+
+    def end(params, seeds):
+        data, rule = many_seeds.batch(pairs, seeds=seeds, paired=True), optimizer(seeds, learning_rate=1e-2)
+        objective = objectives.bind("dpo")
+        return many_seeds.train(
+            tree_mdp.forward, params, data, objective, rule, measure=lambda x: tree_mdp.probabilities(x, seeds), at=[5],
+            rule="hard", every_steps=2,
+        )[5]  # fmt: skip
+
+    alone = [end(jax.tree.map(lambda x, s=s: x[s : s + 1], params), 1)[0] for s in range(3)]
+    np.testing.assert_allclose(end(params, 3), alone, rtol=1e-4)
+
+
+def test_the_lake_mixes_each_state_with_where_the_greedy_action_led():
+    grid, params = GRIDS["standard"], frozen_lake.start(2, 16, first_seed=0)
+    states, actions = grid.path(grid.optimal)
+    batch = many_seeds.batch([[actions]], seeds=2, paired=False)
+    ours = frozen_lake.forward(params, batch, 0, states=np.array(states), next_states=grid.next_states(), mixing=0.2)
+    for s in range(2):
+        first, bias, second, last = (np.asarray(params[name][s]) for name in ("first", "first_bias", "second", "second_bias"))
+
+        def logits(x, first=first, bias=bias, second=second, last=last):
+            return np.tanh(x @ first + bias) @ second + last
+
+        for i, (state, action) in enumerate(zip(states, actions, strict=True)):
+            x = np.eye(16)[state]
+            if i:
+                led = grid.next_states()[states[i - 1], logits(np.eye(16)[states[i - 1]]).argmax()]
+                x = 0.8 * x + 0.2 * np.eye(16)[led]
+            np.testing.assert_allclose(ours.logps[s, i], jax.nn.log_softmax(logits(x))[action], rtol=1e-5)
+            assert ours.greedy[s, i] == logits(np.eye(16)[state]).argmax()
+
+
+def test_the_lake_writes_its_table_and_sft_nears_the_optimal_policy(tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen_lake, "STARTS", {"standard map": ("standard", False)})
+    monkeypatch.setattr(frozen_lake, "METHODS", {name: frozen_lake.METHODS[name] for name in ("SFT", "IFT", "ORPO", "DPO")})
+    monkeypatch.setattr(frozen_lake, "FIT", {"steps": 300, "learning_rate": 1e-2})
+    found = frozen_lake.run(tmp_path, seeds=10, steps=30)["standard map"]
+    scores = {name: [values["scores"][step] for step in (0, 30)] for name, values in found.items()}
+    assert scores["SFT"][1] < scores["SFT"][0] < scores["DPO"][1]
+    assert scores["IFT"][1] < scores["ORPO"][1]
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert json.loads((tmp_path / "results.json").read_text())["standard map"]["SFT"]["difference"] == 0
+
+
+def test_texts_of_the_tree_have_probability_one_together_and_are_those_of_a_plain_network():
+    params = tree_mdp.start(2, first_seed=1)
+    p = tree_mdp.probabilities(params, 2)
+    np.testing.assert_allclose(p.sum(1), 1.0, rtol=1e-5)
+    embed, inputs, recurrent, output = (np.asarray(params[name][1], np.float64) for name in ("embed", "input", "recurrent", "output"))
+    hidden, wanted = np.zeros(16), 1.0
+    for before, letter in zip((3, 2, 0), (2, 0, 1), strict=True):
+        hidden = np.tanh(embed[before] @ inputs + hidden @ recurrent)
+        logits = hidden @ output
+        wanted *= np.exp(logits[letter]) / np.exp(logits).sum()
+    np.testing.assert_allclose(p[1, tree_mdp.TEXTS.index((2, 0, 1))], wanted, rtol=1e-5)
+
+
+def test_the_tree_writes_its_table_and_a_moving_reference_goes_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(tree_mdp, "PAIRS", dict(list(tree_mdp.PAIRS.items())[:1]))
+    (found,) = tree_mdp.run(tmp_path, seeds=2, steps=300).values()
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert found["soft 0.6, every step"]["chosen"] > found["hard, every 64"]["chosen"] > found["frozen"]["chosen"] > 0.1
+    for values in found.values():
+        np.testing.assert_allclose(values["chosen"] + values["rejected"] + values["out_of_data"], 1.0, rtol=1e-5)
+
+
+METHODS = {
+    "on-policy, raw, offset 0": "onpolicy_raw_c0",
+    "on-policy, raw, offset -3": "onpolicy_raw_c_minus3",
+    "fixed answers, raw, offset 0": "offline_raw_c0",
+    "fixed answers, raw, learned offset": "offline_raw_learned_c",
+    "fixed answers, squashed, offset 0": "offline_sigmoid_c0",
+    "fixed answers, squashed, learned offset": "offline_sigmoid_learned_c",
+}
+
+
+@pytest.mark.parametrize("name", bandit.METHODS)
+def test_una_ends_at_the_fixed_point(name):
+    expected = FIXED["results"][METHODS[name]]
+    policy, offset = bandit._una(4000, *bandit.METHODS[name])
+    np.testing.assert_allclose(policy, expected["policy"], atol=3e-6)
+    np.testing.assert_allclose(offset, expected["c"], atol=1e-5)
+
+
+def test_the_optimum_in_closed_form():
+    optimum, log_normalizer = bandit.closed_form()
+    np.testing.assert_allclose(optimum, FIXED["target_policy"], rtol=1e-9)
+    np.testing.assert_allclose(log_normalizer, FIXED["beta_log_Z"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_gradient_of_on_policy_raw_una_is_minus_two_beta_times_that_of_rlhf(seed):
+    assert bandit.gradient_deviation(seed) < 1e-5
+
+
+@pytest.mark.parametrize("tau", bandit.IPO_TAU)
+def test_ipo_ends_at_the_sigmoid_of_one_over_two_tau(tau):
+    np.testing.assert_allclose(bandit._ipo(tau, bandit.IPO_STEPS), jax.nn.sigmoid(jnp.asarray(1 / (2 * tau))), rtol=1e-5)
+
+
+def test_the_bandit_writes_its_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(bandit, "METHODS", dict(list(bandit.METHODS.items())[:1]))
+    found = bandit.run(tmp_path, steps=20, points=1)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert found["on-policy, raw, offset 0"]["kl"] > 0
