@@ -74,28 +74,21 @@ def prepare(
         format=name,
         tokenizer=tokenizer,
         template=template,
-        limits=Limits(
-            row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched
-        ),
+        limits=Limits(row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched),
         train_turns=train_turns,
-        responses=source.get("responses", "all"),
-        scoring=Scoring(
-            _tuple(source.get("score_range")), _items(source, "score_weights"), source.get("score_transform", "linear")
-        ),
-        feedback=source.get("feedback"),
-        response_columns=_items(source, "response_columns"),
+        **_judgements(source),
         on_bad_row=on_bad_row,
         side=side,
         eval_fraction=eval_fraction,
     )
     meta = _meta(source, rows, recipe, how)
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(rows.name).name).strip("-") + ("" if side == "all" else f"-{side}")
     groups = store.write_once(
-        _root(out_root) / f"{slug}-{store.content_hash(meta['depends'])}",
+        _root(out_root) / _name(rows, side, meta),
         lambda final: _write_groups(final, rows, recipe, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
     )
-    layout = {"row_tokens": row_tokens, "pack_rows": pack_rows, "share_prompt": share_prompt, "max_groups": max_groups}
-    return plan(groups, **layout, mismatched=mismatched)
+    return plan(
+        groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups, mismatched=mismatched
+    )
 
 
 def plan(
@@ -220,6 +213,11 @@ def _meta(source, rows, recipe, how):
     }
 
 
+def _name(rows, side, meta):
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(rows.name).name).strip("-") + ("" if side == "all" else f"-{side}")
+    return f"{slug}-{store.content_hash(meta['depends'])}"
+
+
 def _write_groups(final, rows, recipe, meta, *, processes, quiet):
     partial = final.with_name(f".{final.name}.partial")
     with progress.bar(len(rows), f"tokenizing {final.name}", quiet=quiet) as advance:
@@ -267,8 +265,16 @@ def _absolute(tokenizer):
     return str(local.absolute()) if local.exists() and not tokenizer.startswith("package:") else tokenizer
 
 
-def _tuple(values):
-    return tuple(values) if isinstance(values, list) else values
+def _judgements(source):
+    # what a recipe says of responses and their scores
+    span = source.get("score_range")
+    span = tuple(span) if isinstance(span, list) else span
+    return {
+        "responses": source.get("responses", "all"),
+        "scoring": Scoring(span, _items(source, "score_weights"), source.get("score_transform", "linear")),
+        "feedback": source.get("feedback"),
+        "response_columns": _items(source, "response_columns"),
+    }
 
 
 def _items(source, key):

@@ -100,8 +100,7 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         held_out = dict(zip(held_out, annotated[len(sets) :], strict=True))
         lengths = build.durations(cfg, sets)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        drawn = {"seed": cfg.seed, "steps": lengths.total, "sampling": build.sampling(cfg)}
-        batches = loader.batches(sets, rows=cfg.batch.rows, **drawn, **hosts)
+        batches = loader.batches(sets, rows=cfg.batch.rows, seed=cfg.seed, steps=lengths.total, sampling=build.sampling(cfg), **hosts)
         functions = build.functions(cfg, model, lengths)
         saved = checkpoint.Checkpoints(
             workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric
