@@ -13,11 +13,13 @@ from jaxalign import forward, reference, sharding, step
 from jaxalign.data import pack
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
+from jaxalign.models.heads import ValueHeadConfig
 import jaxalign.objectives
 from jaxalign.types import Batch
 
 OBJECTIVES = sorted(path.stem for path in pathlib.Path(jaxalign.objectives.__file__).parent.glob("*.py") if path.stem != "__init__")
 RESPONSES = 2
+COLUMNS = ("advantage", "margin")
 
 CONFIG = ModelConfig(
     family="qwen3", vocab_size=61, width=32, layers=2, heads=8, kv_heads=4, head_dim=4, mlp_width=48, max_positions=256,
@@ -45,7 +47,10 @@ def params(seed: int, config: ModelConfig = CONFIG) -> dict:
 
 
 def groups(count: int, seed: int, *, vocab_size: int = CONFIG.vocab_size) -> pack.Groups:
-    """Pairs of uneven lengths. Group 0 has a prompt of one token, group 1 no second response; group 2 has unscored response tokens."""
+    """Pairs of uneven lengths. Group 0 has a prompt of one token, group 1 no second response; group 2 has unscored response tokens.
+
+    Every third group is judged one by one; every group has a response of another prompt, and numbers in all columns that objectives read.
+    """
     draw = np.random.default_rng(seed)
     pieces, scored = [], []
     for g in range(count):
@@ -60,13 +65,17 @@ def groups(count: int, seed: int, *, vocab_size: int = CONFIG.vocab_size) -> pac
             scored.append(mask)
     valid = np.ones((count, RESPONSES), bool)
     valid[1, 1] = False
+    offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
+    donors = np.stack([(np.arange(count) + 3) % count, np.zeros(count, int), np.minimum(np.roll(np.diff(offsets)[1::3], -3), 4)], 1)
     return pack.Groups(
         tokens=np.concatenate(pieces).astype(np.int32),
         scored=np.concatenate(scored).astype(np.uint8),
-        offsets=np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64),
-        reward=(draw.random((count, RESPONSES)) > 0.5).astype(np.float32),
-        paired=np.ones(count, bool),
+        offsets=offsets,
+        reward=draw.random((count, RESPONSES)).astype(np.float32),
+        paired=np.arange(count) % 3 != 2,
         valid=valid,
+        donors=donors.astype(np.int32),
+        columns={name: draw.standard_normal((count, RESPONSES)).astype(np.float32) for name in COLUMNS},
     )
 
 
@@ -95,6 +104,32 @@ def objective(name: str):
     return getattr(module, name), module.REQUIRES
 
 
+@functools.cache
+def headed_model() -> models.Model:
+    """The model of CONFIG with a value head."""
+    return models.build(CONFIG, ValueHeadConfig(heads=4))
+
+
+def headed_params(seed: int) -> dict:
+    """Random parameters of `headed_model` on the mesh in scope."""
+    built, draw = headed_model(), np.random.default_rng(seed + 100)
+    head = jax.tree.map(lambda shape: 0.3 * draw.standard_normal(shape.shape), built.shapes[models.VALUE_HEAD])
+    values = {**params(seed), models.VALUE_HEAD: head}
+    return jax.tree.map(lambda x, p: jax.device_put(x.astype(np.float32), sharding.named(p)), values, models.shardings(built))
+
+
+def looks(kind: str):
+    """A forward of the headed model, by its name."""
+    options = {"train_embeddings": True, "mixing": 0.3} if kind == "two_pass" else {}
+    return functools.partial(forward.FORWARDS[kind], headed_model(), dtype=jnp.float32, remat="none", attention="xla", **options)
+
+
+def statistics(name: str) -> tuple[str, ...]:
+    """What the objective carries from step to step."""
+    outputs, batch = jaxalign.objectives.tiny_inputs(columns=("mismatched",))
+    return jaxalign.objectives.statistics_of(jaxalign.objectives.bind(name), outputs, outputs, batch)
+
+
 def next_token(config: ModelConfig = CONFIG, *, dtype=jnp.float32, remat: str = "none"):
     return functools.partial(forward.next_token, model(config), dtype=dtype, remat=remat, attention="xla")
 
@@ -110,12 +145,11 @@ def make_step(name: str, *, microbatches: int = 1, optimizer=None, config: Model
 def make_state(name: str, *, optimizer=None, config: ModelConfig = CONFIG, same: bool = False):
     """The state before the first step; policy and reference have different weights unless `same`."""
     with_reference = "reference" in objective(name)[1]
-    bound, (outputs, batch) = jaxalign.objectives.bind(name), jaxalign.objectives.tiny_inputs(columns=("mismatched",))
     state = step.init_state(
         place_params(params(0, config), config),
         optimizer or keep_gradient(),
         rule="frozen" if with_reference else "none",
         seed=0,
-        statistics=jaxalign.objectives.statistics_of(bound, outputs, outputs, batch),
+        statistics=statistics(name),
     )
     return state if same or not with_reference else state.replace(reference=place_params(params(1, config), config))
