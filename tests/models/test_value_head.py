@@ -12,6 +12,8 @@ import toys
 from jaxalign import forward, sharding
 from jaxalign.data import pack
 from jaxalign.hf import names
+from jaxalign.hf.load import load
+from jaxalign.hf.save import save
 from jaxalign.models import heads
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
@@ -195,3 +197,16 @@ def test_the_attention_is_that_of_torch_which_has_a_bias_on_the_keys_too():
         arrays = (jax.device_put(x.numpy(), sharding.named(sharding.rows_spec(3))) for x in (hidden, seen[:, None]))
         ours = nnx.merge(with_head().value_head, placed)(*arrays)
     np.testing.assert_allclose(ours[:, 0], expected.numpy(), rtol=1e-5)
+
+
+def test_a_checkpoint_of_a_model_with_a_head_holds_the_decoder_and_loads_into_either(tmp_path):
+    config = ModelConfig(family="llama", vocab_size=64, width=8, layers=2, heads=2, kv_heads=1, head_dim=4, mlp_width=4, max_positions=8)
+    headed, plain = models.build(config, ValueHeadConfig()), models.build(config)
+    with jax.set_mesh(toys.mesh()):
+        params = models.init(headed, jax.random.key(0))
+        save(tmp_path / "out", headed, params)
+        for model in (headed, plain):
+            loaded, kept = load(tmp_path / "out", model), models.without_head(params)
+            for tree in (loaded, kept):
+                tree |= {"embed": {"tokens": tree["embed"]["tokens"][:64]}, "head": {"kernel": tree["head"]["kernel"][:64]}}  # no padding
+            jax.tree.map(np.testing.assert_array_equal, loaded, kept)
