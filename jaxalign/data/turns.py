@@ -1,11 +1,13 @@
 """Conversations as tuples of {"role", "content"}: reading the usual spellings, and the prompt that two conversations share."""
 
 from collections.abc import Mapping, Sequence
+import re
 
 from jaxalign.data.counts import RowError
 
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "developer": "system"}
 KNOWN = ("system", "user", "assistant", "tool")
+TAG = re.compile(r"<\|(\w+)\|>")
 
 
 def text_of(row: Mapping, name: str) -> str:
@@ -32,12 +34,16 @@ def side_of(row: Mapping, name: str) -> str | tuple[dict[str, str], ...]:
 def messages_of(value, name: str) -> tuple[dict[str, str], ...]:
     """A conversation with roles system, user, assistant, tool; reads {"role", "content"} and {"from", "value"} messages.
 
+    Text that begins with its role, "<|prompter|>..." or "<|assistant|>...", is a message too, as in the dialogues of PRO and A-LoL, whose
+    prompts end in a "<|assistant|>" without text: it is left out.
+
     Raises:
       RowError: a message is malformed, a role unknown, or the order is not (system) then user and assistant in turn.
     """
     value = [value] if isinstance(value, Mapping) else value
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise RowError("wrong_type", f"{name} is {str(value)[:40]!r}; it must be a list of messages.")
+    value = value[:-1] if len(value) > 1 and value[-1] == "<|assistant|>" else value
     turns = tuple(_message(message, name) for message in value)
     for i, turn in enumerate(turns):
         before = turns[i - 1]["role"] if i else None
@@ -49,6 +55,9 @@ def messages_of(value, name: str) -> tuple[dict[str, str], ...]:
 
 
 def _message(message, name):
+    tag = TAG.match(message) if isinstance(message, str) else None
+    if tag:
+        message = {"role": tag[1], "content": message[tag.end() :]}
     if not isinstance(message, Mapping):
         raise RowError("wrong_type", f"{name} holds {str(message)[:40]!r}, which is not a message with role and content.")
     role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))

@@ -166,6 +166,32 @@ def test_a_response_labelled_false_is_not_fine_tuned_on():
         convert({"prompt": "p", "completion": "c", "label": False}, responses="chosen")
 
 
+def test_dialogues_of_turns_that_begin_with_their_role_are_read():
+    prompt = ["<|prompter|>Hi", "<|assistant|>Hello.", "<|prompter|>Name?", "<|assistant|>"]
+    row = {"prompt": prompt, "completions": ["Ann.", "Bob."], "scores": [1, 0]}
+    example = convert(row, "scored")
+    assert example.prompt == (user("Hi"), assistant("Hello."), user("Name?"))
+    assert example.responses == ((assistant("Ann."),), (assistant("Bob."),))
+    with pytest.raises(RowError, match="prompt has the role 'judge'"):
+        convert({**row, "prompt": ["<|judge|>Hi"]}, "scored")
+    with pytest.raises(RowError, match="prompt holds 'Hi', which is not a message"):
+        convert({**row, "prompt": ["Hi"]}, "scored")
+
+
+def test_real_scored_dialogues_become_lists_and_pairs(shared):
+    from jaxalign.data import sources
+
+    file = {"path": str(shared / "hh_rlhf_scored" / "helpful_base.test.jsonl.gz")}
+    several = sources.read({**file, "columns": {"prompt": "prefix.0", "completions": "suffix", "scores": "reward"}})
+    example = formats.to_example(several[0], name=formats.detect(several[0])[0], scoring=scores.Scoring(transform="sigmoid"))
+    assert not example.paired and len(example.responses) == 2 and all(0 < reward < 1 for reward in example.rewards)
+    sides = {"prompt": "prefix.0", "chosen": "suffix.0", "rejected": "suffix.1", "score_chosen": "reward.0", "score_rejected": "reward.1"}
+    pairs = sources.read({**file, "columns": sides})
+    pair = formats.to_example(pairs[0], name="paired", response_columns={"gain": "score"})
+    assert pair.paired and pair.columns["gain"] == tuple(several[0]["scores"])
+    assert pair.prompt == example.prompt
+
+
 def test_counts_add_up_and_keep_the_first_row_of_a_rule():
     first, second = Counts(), Counts()
     second.add("empty_response", "dropped", 40, "later")
