@@ -253,7 +253,7 @@ def _start_devices(run) -> None:
     options = run.options
     if (options.processes, options.process) != (None, None) and options.coordinator in (None, "auto"):
         raise configs.ConfigError("--processes and --process go with --coordinator HOST:PORT of the first process; give all three.")
-    split = max(cfg.mesh.cpu_devices or 1 for cfg in run.stages.values())
+    split = max((cfg.mesh.cpu_devices or 1 for cfg in run.stages.values() if "experiment" not in cfg), default=1)
     if split > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", split)
     if options.coordinator == "auto":

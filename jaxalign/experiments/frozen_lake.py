@@ -30,7 +30,7 @@ METHODS = {  # name -> (objective, its options, mixing)
 }
 STARTS = {  # heading -> (map, whether the start is first fitted to the worse way)
     "standard map": ("standard", False),
-    "standard map, from a start that prefers the worse way": ("standard", True),
+    "standard map, start prefers the worse way": ("standard", True),
     "open map": ("open", False),
     "two corridors": ("corridors", False),
 }
