@@ -1,6 +1,6 @@
 """A bandit of four actions: where UNA ends with and without an offset, and IPO, against their closed forms.
 
-Paper:    UNA, arXiv 2408.15339, equations 6 to 8, whose f(x) + c is 0 in all its experiments; IPO, arXiv 2310.12036, section 5.
+Paper:    UNA, arXiv 2408.15339, equations 6 to 8, whose f(x) + c is 0 in all its experiments; IPO, arXiv 2310.12036.
 Command:  python -m jaxalign.train --config configs/una_bandit.py
 Hardware: 2 CPU cores; 15 seconds, compiling included.
 Measured: 2026-11-20, exact expectations, no seed. KL of the RLHF optimum to where training ends: on-policy, raw, offset 0 or -3: 0.000000;
