@@ -13,6 +13,7 @@ import optax
 
 from jaxalign import reference as references
 from jaxalign import sharding
+from jaxalign.metrics import rankings
 from jaxalign.objectives import Objective
 from jaxalign.types import Batch, Outputs, TrainState
 
@@ -95,29 +96,21 @@ def make_train_step(
         else:
             parts = split_batch(batch, microbatches)
 
-            def add_up(function):
-                shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
-                zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding), shapes)
-                return jax.lax.scan(lambda carry, part: (jax.tree.map(jnp.add, carry, function(part)), None), zeros, parts)[0]
-
             def measure(part):
                 policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, part, state.step)
                 return _sums_of_statistics(objective, policy, constant, part)
 
-            measured = add_up(measure) if state.statistics else {}
-            statistics = _statistics(objective, state, measured)
+            statistics = _statistics(objective, state, _add_up(measure, parts) if state.statistics else {})
 
             def gradients_of(part):
                 total, (sums, _) = gradients(state, reference, part, statistics)
                 return total, sums
 
-            total, sums = add_up(gradients_of)
-        weight = sums["loss"][1]
-        gradient = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1.0), total)
+            total, sums = _add_up(gradients_of, parts)
+        gradient = jax.tree.map(lambda g: g / jnp.where(sums["loss"][1] > 0, sums["loss"][1], 1.0), total)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics = {name: value / count for name, (value, count) in sums.items()}
-        metrics |= {"loss": sums["loss"][0] / jnp.where(weight > 0, weight, 1.0)}  # a batch with nothing to train on has loss 0, not NaN
+        metrics = {name: value / count for name, (value, count) in sums.items()} | _means({"loss": sums["loss"]})
         metrics |= {"grad_norm": optax.tree.norm(gradient), "learning_rate": jnp.asarray(schedule(state.step), jnp.float32)}
         moved = reference_rule(state.reference, trainable, state.step + 1)
         after = {"trainable": trainable, "reference": moved, "opt_state": opt_state, "statistics": statistics}
@@ -127,7 +120,7 @@ def make_train_step(
 
 
 def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs, Outputs, Batch], jax.Array]):
-    """(state, batch) -> dict of (sum, weight), jitted: the objective's loss and metrics, and "kl" to the reference where there is one.
+    """(state, batch) -> dict of (sum, weight), jitted: the objective's loss and metrics, `metrics.rankings`, and "kl" to the reference.
 
     Where the state keeps the initial reference too, the same against it follows under "initial/": a moving reference makes loss and rewards
     jump at every move, so only those can be compared over time. Statistics are those of the batch given.
@@ -142,6 +135,7 @@ def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs
             policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, batch, state.step)
             known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
             sums = _reduced(objective.terms(policy, constant, batch, known))
+            sums |= {name: _weighted_sum(*pair) for name, pair in rankings(policy, constant, batch).items()}
             if constant is not None and constant.hidden is not None:
                 sums["kl"] = _weighted_sum(kl(policy, constant, batch), batch.slots >= 0)
             return sums
@@ -194,6 +188,13 @@ def split_batch(batch: Batch, parts: int) -> Batch:
     return jax.tree.map(lambda x: sharding.split_axis(x, parts, rows), batch)
 
 
+def _add_up(function, parts):
+    """The sum of function(part) over the parts of a batch, one after the other."""
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding), shapes)
+    return jax.lax.scan(lambda carry, part: (jax.tree.map(jnp.add, carry, function(part)), None), zeros, parts)[0]
+
+
 def _whole(trainable, frozen):
     return trainable if frozen is None else {**frozen, **trainable}
 
@@ -204,8 +205,12 @@ def _sums_of_statistics(objective, policy, constant, batch):
 
 
 def _statistics(objective, state, sums):
-    means = {name: value / jnp.where(weight > 0, weight, 1.0) for name, (value, weight) in sums.items()}
-    return jax.lax.stop_gradient(objective.carry(state.statistics, means, state.step))
+    return jax.lax.stop_gradient(objective.carry(state.statistics, _means(sums), state.step))
+
+
+def _means(sums):
+    """0, not NaN, where nothing has weight: a batch with nothing to train on has loss 0."""
+    return {name: value / jnp.where(weight > 0, weight, 1.0) for name, (value, weight) in sums.items()}
 
 
 def _reduced(terms):

@@ -1,7 +1,7 @@
 """What must change nothing: every file in objectives/, through the real train step, against the invariants that packing and meshes promise.
 
 An objective is picked up by its file. Policy and reference have different random weights; groups are uneven, some are filler, some are
-pairs and some judged one by one, and all have a response of another prompt. Every objective looks at the batch with the small model of light.py;
+pairs and some judged one by one, and all have a response of another prompt. Every objective looks at the batch with the model of light.py;
 those of DECODED, which together read everything that a model gives, look at it with the real decoder too.
 """
 
