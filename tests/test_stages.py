@@ -5,8 +5,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
-
 import tiny
+
 from jaxalign import log, train
 
 STAGES = """
