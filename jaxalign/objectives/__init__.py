@@ -44,7 +44,7 @@ class Objective:
 
 
 def bind(name: str, **hparams) -> Objective:
-    """The objective of this name with these hyper-parameters.
+    """The objective of this name with these hyper-parameters; what it reads of the batch is a constant to it.
 
     Raises:
       ValueError: no such file.
@@ -55,7 +55,11 @@ def bind(name: str, **hparams) -> Objective:
     if "statistics" not in parts:
         return plain(function)
     carry = partial(parts["carry"], **hparams) if "carry" in parts else lambda _, current, __: current
-    return Objective(function, partial(parts["statistics"], **hparams), carry)
+    return Objective(
+        lambda policy, reference, batch, known: function(policy, reference, jax.lax.stop_gradient(batch), known),
+        partial(parts["statistics"], **hparams),
+        carry,
+    )
 
 
 def reads(name: str, **hparams) -> tuple[str, ...]:
@@ -67,7 +71,11 @@ def reads(name: str, **hparams) -> tuple[str, ...]:
 
 def plain(function: Callable) -> Objective:
     """An objective `(policy, reference, batch) -> Terms` that needs no statistics."""
-    return Objective(lambda policy, reference, batch, _: function(policy, reference, batch), lambda *_: {}, lambda _, current, __: current)
+    return Objective(
+        lambda policy, reference, batch, _: function(policy, reference, jax.lax.stop_gradient(batch)),
+        lambda *_: {},
+        lambda _, current, __: current,
+    )
 
 
 def named(name: str):

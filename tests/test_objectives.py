@@ -1,0 +1,122 @@
+"""What every file in objectives/ promises of its numbers, seen on outputs alone. Like test_contract, it picks the files up by itself."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import light
+import numpy as np
+import pytest
+import toys
+
+from jaxalign import objectives
+from jaxalign.data import pack
+from jaxalign.types import at_tokens
+
+LN_2 = np.log(2.0)
+# Loss of every judgement where policy and reference are equal, from the specs of the methods; the others depend on the text.
+AT_STEP_0 = {
+    "dpo": LN_2, "cdpo": LN_2, "rdpo": LN_2, "dpo_norm": LN_2, "dpop": LN_2, "hinge": 1.0, "nca": 2 * LN_2, "bco": LN_2,
+    "ipo": 1 / (4 * 0.1**2), "apo_zero": 1.0, "apo_down": 1.0, "kto": 0.5, "sppo": 2 * (0.5 / 0.001) ** 2,
+}  # fmt: skip
+PLAN = np.arange(6, dtype=np.int32).reshape(3, 2)
+files = pytest.mark.parametrize("name", toys.OBJECTIVES)
+
+
+@pytest.fixture(autouse=True)
+def on_one_device():
+    with jax.set_mesh(toys.mesh()):
+        yield
+
+
+@functools.cache
+def arrays():
+    return pack.assemble(toys.groups(6, seed=4), PLAN, row_tokens=80, share_prompt=True)
+
+
+@functools.cache
+def seen():
+    """(policy, reference, batch): outputs of two small models."""
+    batch = toys.place(arrays())
+    return light.two_pass(light.params(0), batch, jnp.int32(0)), light.next_token(light.params(1), batch, jnp.int32(0)), batch
+
+
+def terms_of(name, policy, reference, batch):
+    """The terms of an objective with its defaults, and its statistics made of this batch."""
+    bound = objectives.bind(name)
+    sums = {key: (jnp.sum(value * weight), jnp.sum(weight)) for key, (value, weight) in bound.statistics(policy, reference, batch).items()}
+    current = jax.lax.stop_gradient({key: value / jnp.maximum(weight, 1.0) for key, (value, weight) in sums.items()})
+    known = bound.carry({key: jnp.zeros(()) for key in current}, current, jnp.int32(0))
+    return bound.terms(policy, reference if "reference" in objectives.reads(name) else None, batch, known)
+
+
+def loss_of(name, policy, reference, batch):
+    terms = terms_of(name, policy, reference, batch)
+    return jnp.sum(jnp.where(terms.weight > 0, terms.loss, 0.0) * terms.weight)
+
+
+@files
+def test_no_gradient_reaches_the_reference_the_rewards_or_the_columns(name):
+    policy, reference, batch = seen()
+
+    def loss(policy, reference, reward, columns):
+        return loss_of(name, policy, reference, batch.replace(reward=reward, columns=columns))
+
+    to_policy, *others = jax.grad(loss, argnums=(0, 1, 2, 3), allow_int=True)(policy, reference, batch.reward, batch.columns)
+    assert np.any(to_policy.logps) or np.any(to_policy.prompt_values)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(others))
+
+
+@files
+def test_loss_and_gradient_are_finite_at_huge_log_ratios(name):
+    policy, reference, batch = seen()
+    # one side of every group is 30,000 nats less likely: a logit beyond 800 at every published beta
+    side = jnp.arange(batch.valid.shape[0])[:, None] % 2 == jnp.arange(batch.valid.shape[1])
+    policy = policy.replace(logps=policy.logps - 3e4 * at_tokens(side.astype(jnp.float32), batch) * first_of_response(batch))
+    loss, gradient = jax.value_and_grad(loss_of, argnums=1, allow_int=True)(name, policy, reference, batch)
+    terms = terms_of(name, policy, reference, batch)
+    assert np.isfinite(loss) and np.isfinite(gradient.logps).all()
+    assert all(np.isfinite(np.where(weight > 0, value, 0)).all() for value, weight in terms.metrics.values())
+
+
+def first_of_response(batch):
+    before = jnp.roll(batch.slots, 1, axis=1)
+    return ((batch.slots >= 0) & (batch.slots != before)).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("name", sorted(AT_STEP_0))
+def test_the_loss_has_its_known_value_where_policy_and_reference_are_equal(name):
+    _, reference, batch = seen()
+    loss, weight = jax.device_get([(terms := terms_of(name, reference, reference, batch)).loss, terms.weight])
+    assert (weight > 0).sum() >= 3
+    np.testing.assert_allclose(loss[weight > 0], AT_STEP_0[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        (name, key.removeprefix("columns."))
+        for name in toys.OBJECTIVES
+        for key in objectives.reads(name)
+        if key.startswith("columns.") or key == "mismatched"
+    ],
+)
+def test_a_missing_column_is_refused_with_the_way_to_one(name, column):
+    policy, reference, batch = seen()
+    others = {key: value for key, value in batch.columns.items() if key != column}
+    with pytest.raises(ValueError, match=rf"reads column '{column}' but the batch has \(.*data.columns.*response_columns"):
+        terms_of(name, policy, reference, batch.replace(columns=others))
+
+
+@files
+def test_what_an_objective_reads_is_known(name):
+    assert all(key in objectives.READS or key.startswith("columns.") for key in objectives.reads(name))
+
+
+@files
+def test_terms_fit_the_batch_and_metrics_their_weights(name):
+    policy, reference, batch = seen()
+    terms = terms_of(name, policy, reference, batch)
+    count = batch.valid.shape[0]
+    assert terms.loss.shape == terms.weight.shape and terms.loss.shape in [(count,), batch.valid.shape, batch.tokens.shape]
+    assert all(value.shape == weight.shape for value, weight in terms.metrics.values())
