@@ -21,7 +21,7 @@ LEVELS = [
     {"config", "build", "rollout", "evaluators"},
     {"prepare"},
     {"annotate"},
-    {"train", "inspect", "generate", "evaluate", "export", "plan", "selfcheck"},
+    {"train", "inspect", "generate", "evaluate", "export", "compare", "plan", "selfcheck"},
 ]
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 JIT = {"step", "sample", "annotate", "models.model", "hf.load", "hf.save"}  # hf: puts one tensor into its shards, or takes it out
