@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxalign import checkpoint, combinations, forward, objectives, optim, reference, sharding, step, vocabulary
-from jaxalign.data import loader, store
+from jaxalign.data import loader, store, summary
 from jaxalign.data.sampling import Sampling
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import hub
@@ -137,6 +137,26 @@ def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared])
                 f"{prepared.folder} holds token id {largest} but the model has {built.config.vocab_size} tokens; "
                 "the tokenizer is not the model's: set model.tokenizer to the checkpoint's own."
             )
+
+
+def class_weights(cfg: ConfigDict, sets: list[store.Prepared]) -> str:
+    """What KTO's class weights make of the labels that the sets hold, as a sentence; "" for other objectives.
+
+    The weighted numbers of desirable and undesirable responses should be about as many: desirable_weight * n_D / (undesirable_weight * n_U)
+    in [1, 4/3] (arXiv 2402.01306 v1, equation 8; later versions up to 3/2).
+    """
+    hparams = options(cfg, "objective")
+    if "desirable_weight" not in hparams:
+        return ""
+    counts = [summary.label_counts(prepared, hparams["threshold"]) for prepared in sets]
+    good, bad = (sum(side) for side in zip(*counts, strict=True))
+    start = f"{cfg.objective.name}: {good:,} desirable and {bad:,} undesirable responses"
+    if not good or not bad:
+        return f"{start}; with one label only the weights scale the loss and no more."
+    ratio = hparams["desirable_weight"] * good / (hparams["undesirable_weight"] * bad)
+    fit = f"desirable_weight={bad / good:.3g}" if bad > good else f"undesirable_weight={good / bad:.3g}"
+    inside = "within" if 1 - 1e-6 <= ratio <= 1.5 + 1e-6 else f"outside; {fit} would balance them. The published range is"
+    return f"{start}; desirable_weight * n_D / (undesirable_weight * n_U) = {ratio:.3f}, {inside} [1, 3/2]."
 
 
 def sampling(cfg: ConfigDict) -> Sampling:

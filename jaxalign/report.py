@@ -21,6 +21,8 @@ TABLE = (
     ("logps/rejected", "log-prob of rejected, nats"),
     ("logps/accuracies", "likelier side is the chosen one"),
     ("logps/responses", "log-prob of a response, nats"),
+    ("ranking/log_ratios", "better response gained more than the worse"),
+    ("ranking/logps", "better response is likelier a token"),
     ("kl", "KL to the reference, nats a token"),
 )
 
@@ -31,7 +33,15 @@ def before_and_after(workdir: Path) -> list[tuple[str, float, float]]:
     if not lines:
         return []
     first, last = lines[0], lines[-1]
-    return [(title, first[name], last[name]) for name, title in TABLE if first.get(name) is not None and last.get(name) is not None]
+    found = []
+    for name, title in TABLE:
+        # of a set with a name, or against the initial reference: "helpful/loss", "initial/loss"
+        keys = [key for key in last if (key == name or key.endswith(f"/{name}"))]
+        for key in sorted(keys, key=len):
+            if first.get(key) is not None and last[key] is not None:
+                prefix = key.removesuffix(name).strip("/")
+                found.append((f"{prefix}: {title}" if prefix else title, first[key], last[key]))
+    return found
 
 
 def write(workdir: Path, *, name: str, facts: dict[str, str]) -> None:

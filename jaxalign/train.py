@@ -120,6 +120,8 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
             quiet=jax.process_index() > 0,
         )  # fmt: skip
         log.say(_describe(cfg, model, sets, lengths, start, workdir))
+        if weights := build.class_weights(cfg, [prepared for prepared, _ in sets]):
+            log.say(weights)
         loop = Loop(cfg, model, functions, batches, held_out, lengths, saved, log, prepared)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)

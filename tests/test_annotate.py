@@ -1,0 +1,164 @@
+"""Columns that models give the data: what they hold, that they are kept and checked, and that a run with them is the run without."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toys
+
+from jaxalign import annotate, build, config, prepare, train
+from jaxalign.data import columns, loader, store
+
+TINY = str(Path(__file__).parent / "tiny.py")
+SETTINGS = ("train.total_steps=4", "train.save_every_steps=4", "train.log_every_steps=1", "data.eval=None")
+FOUR_STEPS = tuple(f"--config.{setting}" for setting in SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared")
+
+
+def resolved(cache, *overrides, objective="dpo"):
+    arguments = ["--config", f"{TINY}:{objective}", f"--config.data.prepared_dir={cache}", "--config.data.eval=None", *overrides]
+    return config.from_command_line(arguments, "test").stages[""]
+
+
+def run(workdir, cache, *overrides, objective="dpo"):
+    arguments = ["--config", f"{TINY}:{objective}", "--workdir", str(workdir), f"--config.data.prepared_dir={cache}"]
+    assert train.main([*arguments, *FOUR_STEPS, *overrides]) == 0
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["split"] == "train"]
+
+
+def opened(cfg):
+    return [store.read(folder) for folder, _ in prepare.prepare_from_config(cfg, tell=lambda _: None)["train"]]
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_a_run_on_precomputed_log_probs_is_the_run_with_a_frozen_reference(tmp_path, cache, objective):
+    frozen = run(tmp_path / "frozen", cache, objective=objective)
+    column = run(tmp_path / "column", cache, "--config.reference.rule=precomputed", objective=objective)
+    np.testing.assert_allclose(column, frozen, rtol=1e-5)
+    saved = {path.name for path in (tmp_path / "column" / "checkpoints" / "4" / "rest").iterdir()}
+    assert saved and not any("reference" in name for name in saved)  # the reference's weights are nowhere
+
+
+def test_a_run_with_a_table_of_log_probs_is_the_run_with_a_moving_reference_also_after_a_restart(tmp_path, cache):
+    every = "--config.reference.every_steps=3"
+    moving = run(tmp_path / "moving", cache, "--config.reference.rule=hard", every)
+    table = run(tmp_path / "table", cache, "--config.reference.rule=hard_table", every)
+    np.testing.assert_allclose(table, moving, rtol=1e-5)
+    half = ("--config.reference.rule=hard_table", every, "--config.train.save_every_steps=2")
+    whole = run(tmp_path / "whole", cache, *half)
+    for step in ("4",):
+        (tmp_path / "whole" / "checkpoints" / step).rename(tmp_path / "gone")  # as if the run had been killed after step 2
+    assert run(tmp_path / "whole", cache, *half)[-2:] == whole[-2:]
+
+
+def scored(cfg, name, spec):
+    with jax.set_mesh(build.mesh(cfg)):
+        cfg.data.columns = {name: {"kind": None, "model": None, "reference": None, "beta": 0.1, "rewards": ("reward",), **spec}}
+        (prepared,) = annotate.with_columns(cfg, opened(cfg), quiet=True)
+    return prepared
+
+
+def shipped(tmp_path):
+    """A copy of the shipped model with slightly other weights."""
+    from jaxalign.hf import load, save
+    from jaxalign.models import model as models
+
+    folder = Path(train.__file__).parent / "assets" / "stories260k"
+    with jax.set_mesh(toys.mesh()):
+        built = models.build(load.load_config(folder))
+        other = jax.tree.map(lambda x: x * 1.01, load.load(folder, built))
+        save.save(tmp_path / "other", built, other, tokenizer_from=folder)
+    return str(tmp_path / "other")
+
+
+def test_an_implicit_reward_is_beta_times_the_log_ratio_of_whole_responses(tmp_path, cache):
+    cfg, other = resolved(cache), shipped(tmp_path)
+    spec = {"kind": "implicit_reward", "model": other, "reference": "package:stories260k", "beta": 0.25}
+    margin = scored(cfg, "margin", spec).groups.columns["margin"]
+    by_token = [scored(cfg, "logps", {"kind": "logps", "model": name}).groups for name in (other, "package:stories260k")]
+    groups = by_token[0]
+    for group in range(0, len(groups), 7):
+        for k in range(2):
+            at = group * 3 + 1 + k
+            span = slice(groups.offsets[at], groups.offsets[at + 1])
+            gap = sum(sign * part.columns["logps"][span].sum(dtype=np.float64) for sign, part in zip((1, -1), by_token, strict=True))
+            np.testing.assert_allclose(margin[group, k], 0.25 * gap, rtol=1e-4, atol=1e-4)
+    assert np.abs(margin).max() > 0.05
+
+
+def test_token_log_probs_stand_beside_their_tokens(cache):
+    cfg = resolved(cache)
+    prepared = scored(cfg, "seen", {"kind": "logps", "model": "package:stories260k"})
+    with jax.set_mesh(build.mesh(cfg)):
+        model = build.model(cfg)
+        params, functions = build.params(cfg, model), toys.forward.next_token
+        for arrays in loader.eval_batches(prepared, rows=8):
+            expected = functions(model, params, loader.to_device(arrays), 0, dtype=np.float32, remat="none", attention="xla").logps
+            np.testing.assert_allclose(arrays["columns"]["seen"], expected, rtol=1e-4, atol=1e-4)
+
+
+def folders(prepared):
+    return sorted(path.name for path in (prepared.folder.parent / "columns").iterdir())
+
+
+def test_a_column_is_made_once_and_again_for_other_weights(tmp_path, cache):
+    cfg, spec = resolved(cache), {"kind": "logps", "model": "package:stories260k"}
+    before = folders(first := scored(cfg, "kept", spec))
+    path = columns_of(first, "kept")
+    written = path.stat().st_mtime_ns
+    scored(cfg, "kept", spec)
+    assert folders(first) == before and path.stat().st_mtime_ns == written
+    scored(cfg, "kept", {**spec, "model": shipped(tmp_path)})
+    assert len(folders(first)) == len(before) + 1
+
+
+def columns_of(prepared, name):
+    (folder,) = [path for path in (prepared.folder.parent / "columns").iterdir() if path.name.startswith(f"{name}-")]
+    return folder
+
+
+def test_a_column_that_does_not_agree_with_its_model_is_refused(cache):
+    cfg, spec = resolved(cache), {"kind": "logps", "model": "package:stories260k"}
+    path = columns_of(scored(cfg, "stale", spec), "stale")
+    values = columns.read(path)
+    np.save(path / "stale.npy", values["stale"] - 0.5)
+    with pytest.raises(ValueError, match=r"does not agree with the model.*differ by 0\.\d+.*Delete the folder"):
+        scored(cfg, "stale", spec)
+    (path / "stale.npy").write_bytes(b"no array")
+    with pytest.raises(ValueError, match="is damaged.*Delete the folder"):
+        scored(cfg, "stale", spec)
+
+
+def test_the_command_writes_the_columns_and_says_what_they_hold(tmp_path, cache, capsys):
+    arguments = ["--config", f"{TINY}:dpo", f"--config.data.prepared_dir={cache}", "--config.reference.rule=precomputed"]
+    assert annotate.main([*arguments, "--workdir", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("reference_logps") == 2  # of the training and of the held-out rows
+    assert "mean -" in printed
+
+
+def test_an_advantage_without_its_reward_column_or_head_is_refused(tmp_path, cache):
+    run(tmp_path / "plain", cache)
+    with pytest.raises(ValueError, match="is a run without a value head"):
+        scored(resolved(cache), "advantage", {"kind": "advantage", "model": str(tmp_path / "plain")})
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ({"kind": "logps"}, "data.columns.x.model is missing"),
+        ({"kind": "implicit_reward", "model": "a"}, "data.columns.x.reference is missing"),
+        ({"kind": "guess", "model": "a"}, "data.columns.x.kind='guess' is not one of"),
+        ("a", "data.columns.x='a' is not a column"),
+    ],
+)
+def test_a_wrong_column_is_reported_before_anything_is_loaded(cache, column, words):
+    with pytest.raises(config.ConfigError, match=words):
+        resolved(cache, f"--config.data.columns={{'x': {column!r}}}")
