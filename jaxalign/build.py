@@ -139,6 +139,11 @@ def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared])
             )
 
 
+def forwards_without_gradient(cfg: ConfigDict) -> int:
+    """Forward passes that a step makes beside the policy's own, as the method needs them: the reference's, and the first one of IFT."""
+    return (cfg.reference.rule not in ("none", "precomputed")) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
+
+
 def class_weights(cfg: ConfigDict, sets: list[store.Prepared]) -> str:
     """What KTO's class weights make of the labels that the sets hold, as a sentence; "" for other objectives.
 

@@ -29,21 +29,21 @@ PEAK_TFLOPS = {
 }
 
 
-def step_flops(config: ModelConfig, *, tokens: float, scored: float, seen: float, with_reference: bool) -> float:
+def step_flops(config: ModelConfig, *, tokens: float, scored: float, seen: float, forwards: int) -> float:
     """FLOPs of one training step.
 
     Args:
       tokens: tokens that go through the layers (padding not counted).
       scored: tokens that go through the head.
       seen: sum over tokens of how many tokens each one attends to (position + 1, where no window cuts it).
-      with_reference: whether a reference makes a forward pass too.
+      forwards: passes without a gradient beside the policy's own: a reference, the first pass of IFT.
     """
     attention = config.width * config.head_dim * (2 * config.heads + 2 * config.kv_heads)
     mlp = config.width * config.mlp_width * (3 if config.gated else 2)
     forward = 2.0 * tokens * config.layers * (attention + mlp)
     forward += 2.0 * scored * config.width * config.vocab_size
     forward += 4.0 * seen * config.layers * config.heads * config.head_dim
-    return forward * (4 if with_reference else 3)
+    return forward * (3 + forwards)
 
 
 def peak_flops() -> tuple[float, str]:
@@ -79,8 +79,8 @@ def peak_memory_bytes() -> int:
 class Meter:
     """Speed between two readings, or between `restart` (after an evaluation or a save) and a reading; the first one holds the compile."""
 
-    def __init__(self, config: ModelConfig, *, with_reference: bool):
-        self._config, self._with_reference = config, with_reference
+    def __init__(self, config: ModelConfig, *, forwards: int):
+        self._config, self._forwards = config, forwards
         self._peak, _ = peak_flops()
         self._since = None
 
@@ -103,7 +103,7 @@ class Meter:
         hosts, seconds = jax.process_count(), now - since
         tokens, scored = (hosts * sum(c[key] for c in counts) for key in ("tokens", "scored_tokens"))
         seen = hosts * float(sum((arrays["positions"] + 1)[arrays["segments"] > 0].sum() for arrays in batches))
-        work = step_flops(self._config, tokens=tokens, scored=scored, seen=seen, with_reference=self._with_reference)
+        work = step_flops(self._config, tokens=tokens, scored=scored, seen=seen, forwards=self._forwards)
         return values | {
             "speed/tokens_per_s": tokens / seconds,
             "speed/examples_per_s": hosts * sum(c["groups"] for c in counts) / seconds,

@@ -164,6 +164,8 @@ def prepare_stages(stages: Mapping, *, tell: Callable[[list[str]], None]) -> lis
     """[(folder, tokenizer that the stage names)] of all prepared sets of a configuration, made if not there; `tell` as above."""
     found: list[tuple[Path, str]] = []
     for cfg in stages.values():
+        if "experiment" in cfg:
+            continue
         source = cfg.model.checkpoint or ""
         while source.startswith("stage:"):  # its export carries the tokenizer of the stage that it comes from
             origin = stages[source.removeprefix("stage:")].model

@@ -158,13 +158,14 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     """
     import jax
 
+    from jaxalign import build
     from jaxalign.data import loader
     from jaxalign.evaluators import held_out
     from jaxalign.flops import Meter
 
     every, total = run.lengths, run.lengths.total
     batches = loader.iterate(run.batches, start)
-    meter = Meter(run.model.config, with_reference=run.cfg.reference.rule not in ("none", "precomputed"))
+    meter = Meter(run.model.config, forwards=build.forwards_without_gradient(run.cfg))
     pending = []
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):
