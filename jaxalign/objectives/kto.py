@@ -51,5 +51,5 @@ def kto(
     # L = lambda_D sigmoid(-u) or lambda_U sigmoid(u)
     loss = jnp.where(desirable, desirable_weight, undesirable_weight) * l1(u, desirable.astype(jnp.float32))
     terms = response_terms(loss, each, u, desirable.astype(jnp.float32), beta=beta)
-    step = {"kl": z0, "kl/raw": statistics["kl"], "kl/clamped": (statistics["kl"] < 0).astype(jnp.float32)}
+    step = {"z0": z0, "z0/raw": statistics["kl"], "z0/clamped": (statistics["kl"] < 0).astype(jnp.float32)}
     return terms.replace(metrics=terms.metrics | {name: (jnp.full_like(each.weight, value), each.weight) for name, value in step.items()})
