@@ -23,9 +23,9 @@ def one_device():
 
 
 def test_experiments_are_found_by_their_file():
-    assert experiments.names() == ["bandit", "frozen_lake", "tree_mdp"]
+    assert experiments.names() == ["bandit", "front", "frozen_lake", "tree_mdp"]
     assert experiments.named("bandit") is bandit.run
-    with pytest.raises(ValueError, match="experiment.name='many_seeds'.*bandit, frozen_lake, tree_mdp"):
+    with pytest.raises(ValueError, match="experiment.name='many_seeds'.*bandit, front, frozen_lake, tree_mdp"):
         experiments.named("many_seeds")
 
 
