@@ -1,0 +1,114 @@
+"""Every method of jaxalign, from the same start on the same rows: SFT, then the method, of the quickstart's model on its pairs.
+
+Paper:    that of each objective, named in its file; at this size only whether a method does what it says, not which one is best.
+Model:    stories260K (A. Karpathy, MIT), 0.26M parameters. Data: the quickstart's 412 training and 214 held-out pairs (MIT).
+Command:  python -m jaxalign.train --config configs/every_method.py:METHOD      (or METHOD,SEED; or all, or all,SEED)
+Variants: METHODS below: every file of jaxalign/objectives, the forms of feedback and offsets of UNA, and moving references (tr_*).
+Hardware: 1 CPU core, no network.
+Compare:  held-out "ranking/log_ratios", the share of pairs whose better answer gained more than the worse one against the start, and
+          "ranking/logps", of pairs whose better answer is likelier a token; the same rows and the same rule for every method. With a moving
+          reference read "initial/ranking/log_ratios". Two standard errors on 214 pairs are 6.8 %; chance is 50 %.
+Settings: two epochs at one learning rate for all, 5e-5, that of the quickstart's DPO; exceptions stand beside the method. Hyper-parameters
+          are the objectives' defaults but where a note says why not. One judgement travels with the pairs, so MODPO's margin is that same
+          score, given as a column: it shows the arithmetic, not two objectives in conflict.
+"""
+
+from ml_collections import ConfigDict
+
+SCORES = dict(feedback="score", score_range=(1, 6))
+ONE_BY_ONE = dict(feedback="label")  # the two answers of a pair as a good and a bad one
+CHOSEN = dict(responses="chosen")
+ADVANTAGE = dict(
+    source=SCORES,
+    data=dict(columns=dict(advantage=dict(kind="advantage", model="stage:value")), sampling="priority"),
+)
+REWARD = dict(source=SCORES, data=dict(sampling="priority", sampling_column="reward"))
+MARGIN = dict(source=dict(response_columns=dict(margin="score")), objective=dict(weights=(0.9, 0.1)))  # better first, then the margin
+SOFT = dict(rule="soft", alpha=0.6, every_percent=6.25)  # a sixteenth of the run, and an eighth: shares are ours
+HARD = dict(rule="hard", every_percent=12.5)
+
+
+def moving(name: str, reference: dict, **parts) -> dict:
+    """A method whose reference moves."""
+    return dict(parts, reference=reference, objective=dict(name=name))
+
+
+def una(source: dict, **objective) -> dict:
+    """A form of UNA."""
+    return dict(source=source, objective=dict(name="una", **objective))
+
+
+# Method -> what it needs that others do not: options of its source, and sections of its stage.
+METHODS: dict[str, dict] = {
+    "sft": dict(source=CHOSEN, model=dict(checkpoint="package:stories260k"), optimizer=dict(learning_rate=2e-3), train=dict(total_epochs=8)),
+    "value": dict(source=SCORES, model=dict(value_head=1.0, train="value_head"), optimizer=dict(learning_rate=1e-3)),
+    # pairs
+    **{name: {} for name in ("dpo", "cdpo", "rdpo", "ipo", "hinge", "exo", "nca", "apo_zero", "apo_down", "sppo", "discopop", "dpo_norm")},
+    **{name: {} for name in ("dpo_nll", "dpop", "r_dpo", "wpo", "simpo", "cpo", "cpo_simpo", "orpo")},
+    "ipo_sum": dict(objective=dict(name="ipo", length_normalised=False)),
+    "tr_dpo_soft": moving("dpo", SOFT),
+    "tr_dpo_hard": moving("dpo", HARD),
+    "tr_ipo_soft": moving("ipo", SOFT),
+    "tr_ipo_hard": moving("ipo", HARD),
+    "modpo": MARGIN,
+    "modpo_hinge": MARGIN,
+    # good and bad answers, one by one
+    "kto": dict(source=ONE_BY_ONE),
+    "bco": dict(source=ONE_BY_ONE),
+    "tr_kto_soft": moving("kto", SOFT, source=ONE_BY_ONE),
+    "tr_kto_hard": moving("kto", HARD, source=ONE_BY_ONE),
+    "una_binary": una(ONE_BY_ONE, beta=0.01),
+    "una_binary_bce": una(ONE_BY_ONE, beta=0.01, loss="bce"),
+    "una_kl_batch": una(ONE_BY_ONE, beta=0.01, offset="kl_batch"),
+    # scores
+    "una_score": una(SCORES),
+    "una_ema": una(SCORES, offset="ema"),
+    "una_value_head": dict(una(SCORES, offset="value_head"), model=dict(value_head=1.0)),
+    "pro": dict(source=SCORES),
+    "wbc": REWARD,
+    "gold": REWARD,
+    "rlol": REWARD,
+    **{name: ADVANTAGE for name in ("alol", "alol_seq", "alol_ref_free", "alol_kl", "alol_kl_published")},
+    # chosen answers alone
+    "nll": dict(source=CHOSEN),
+    "ift": dict(source=CHOSEN),
+}
+VARIANTS = ("all", *METHODS)
+
+
+def stage(method: str, seed: int) -> ConfigDict:
+    """A method's stage. Its held-out rows are always both answers, so that they can be ranked."""
+    own = METHODS[method]
+    source = own.get("source", {})
+    held_out = SCORES if source == CHOSEN else source
+    return ConfigDict(
+        dict(
+            seed=seed,
+            model=dict(checkpoint="stage:sft", remat="dots") | own.get("model", {}),
+            data=dict(
+                train=dict(source, path="package:sf_dialogue/train.jsonl.gz", format="paired"),
+                eval=dict(held_out, path="package:sf_dialogue/test.jsonl.gz", format="paired"),
+                template="plain",
+                row_tokens=256,
+                processes=1,
+                **own.get("data", {}),
+            ),
+            batch=dict(rows=8),
+            objective=dict(name=method) | own.get("objective", {}),
+            reference=own.get("reference", dict(rule="frozen")),  # also where the method needs none: to measure against the start
+            optimizer=own.get("optimizer", dict(learning_rate=5e-5)),
+            mesh=dict(cpu_devices=1),
+            train=dict(total_epochs=2, eval_every_percent=100, save_every_percent=100) | own.get("train", {}),
+        )
+    )
+
+
+def get_config(argument: str = "dpo") -> ConfigDict:
+    """SFT, the value head where the method reads advantages, and the method."""
+    method, _, seed = argument.partition(",")
+    if method not in VARIANTS:
+        raise ValueError(f"method {method!r} is not one of {', '.join(VARIANTS)}; write METHOD or METHOD,SEED.")
+    advantages = METHODS.get(method) is ADVANTAGE
+    names = tuple(METHODS) if method == "all" else ("sft", "value", method) if advantages else ("sft", method)
+    names = tuple(dict.fromkeys(names))
+    return ConfigDict(dict(stages=names, **{name: stage(name, int(seed or 0)) for name in names}))
