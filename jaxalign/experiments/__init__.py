@@ -1,8 +1,8 @@
 """Experiments small enough for exact answers: a map, a tree of 27 texts, a bandit; and `front`, which reads the stages of a run before it.
 
-The file name is the registry. Each file holds `run(workdir, **options) -> results`, which trains with the objectives, reference rules and the step of this package, on a
-forward of its own (`front` trains nothing), and writes table.md, results.json and plot.png into workdir. Its keyword arguments are its section of the config:
-`experiment=dict(name="frozen_lake", seeds=10)`.
+The file name is the registry. Each file holds `run(workdir, **options) -> results`, which trains with the objectives, reference rules and
+the step of this package, on a forward of its own (`front` trains nothing), and writes table.md, results.json and plot.png into workdir. Its
+keyword arguments are its section of the config: `experiment=dict(name="frozen_lake", seeds=10)`.
 """
 
 from collections.abc import Callable
