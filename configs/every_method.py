@@ -40,7 +40,9 @@ def una(source: dict, **objective) -> dict:
 
 # Method -> what it needs that others do not: options of its source, and sections of its stage.
 METHODS: dict[str, dict] = {
-    "sft": dict(source=CHOSEN, model=dict(checkpoint="package:stories260k"), optimizer=dict(learning_rate=2e-3), train=dict(total_epochs=8)),
+    "sft": dict(
+        source=CHOSEN, model=dict(checkpoint="package:stories260k"), optimizer=dict(learning_rate=2e-3), train=dict(total_epochs=8)
+    ),
     "value": dict(source=SCORES, model=dict(value_head=1.0, train="value_head"), optimizer=dict(learning_rate=1e-3)),
     # pairs
     **{name: {} for name in ("dpo", "cdpo", "rdpo", "ipo", "hinge", "exo", "nca", "apo_zero", "apo_down", "sppo", "discopop", "dpo_norm")},

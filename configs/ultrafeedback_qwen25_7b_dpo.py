@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     spec = importlib.util.spec_from_file_location("base", Path(__file__).with_name("ultrafeedback_llama3_8b_dpo.py"))
     base = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(base)
-    config = base.get_config("Qwen/Qwen2.5-7B-Instruct")
+    config = base.get_config(checkpoint="Qwen/Qwen2.5-7B-Instruct")
     config.objective.beta = 0.1
     config.optimizer.learning_rate = 5e-7
     return config

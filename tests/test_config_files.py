@@ -1,9 +1,12 @@
 """What a config file may be, and what is said of one that is not; the name of a run; overrides."""
 
+import importlib.util
+from pathlib import Path
+
 from ml_collections import ConfigDict
 import pytest
 
-from jaxalign import config
+from jaxalign import config, objectives
 from jaxalign.validate import ConfigError
 
 WHOLE = (
@@ -60,3 +63,28 @@ def test_variants_of_a_config_are_runs_of_different_names(write, argument, name)
 def test_an_override_without_its_value_is_refused(write):
     with pytest.raises(ConfigError, match="--config.seed has no value; write --config.seed=VALUE"):
         config.from_command_line(["--config", write(WHOLE), "--config.seed"], "")
+
+
+def variants():
+    """FILE.py:ARGUMENT for every argument that a shipped config names in VARIANTS."""
+    for path in sorted((Path(__file__).parent.parent / "configs").glob("*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield from (f"{path}:{argument}" for argument in vars(module).get("VARIANTS", ()))
+
+
+@pytest.mark.parametrize("reference", variants(), ids=lambda reference: reference.rpartition("/")[2])
+def test_every_variant_of_a_shipped_config_passes_the_check(reference):
+    assert config.resolve_stages(config.load_file(reference))
+
+
+def test_every_objective_has_a_config_that_runs_on_a_laptop():
+    stages = config.resolve_stages(config.load_file(str(Path(__file__).parent.parent / "configs" / "every_method.py") + ":all"))
+    assert {cfg.objective.name for cfg in stages.values()} == set(objectives.names())
+
+
+@pytest.mark.parametrize("path", sorted({reference.partition(":")[0] for reference in variants()}), ids=lambda path: Path(path).stem)
+def test_an_unknown_variant_is_refused(path):
+    with pytest.raises(ConfigError, match="nonsense"):
+        config.load_file(f"{path}:nonsense")
