@@ -39,7 +39,8 @@ def metrics(workdir):
 
 
 def test_two_processes_equal_one_and_hand_over_to_one(tmp_path):
-    cache, steps = [tmp_path / f"prepared{number}" for number in range(2)], ["--config.train.total_steps=4", "--config.reference.rule=precomputed"]
+    cache = [tmp_path / f"prepared{number}" for number in range(2)]
+    steps = ["--config.train.total_steps=4", "--config.reference.rule=precomputed"]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
