@@ -107,7 +107,7 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+            value = {"true": True, "false": False}.get(text.lower(), text)
         *parents, leaf = key.split(".")
         node = config
         for parent in parents:

@@ -73,7 +73,7 @@ class RunLog:
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Moves the bar; where the output is no terminal, prints a line instead."""
-        text = "  ".join(f"{name.rpartition('/')[2]} {_short(value)}" for name, value in values.items())
+        text = "  ".join(f"{name.rpartition('/')[2]} {_short(value)}" for name, value in values.items() if math.isfinite(value))
         self._progress.update(self._task, completed=step, text=text)
         if self._progress.disable:
             self.console.print(f"step {step}/{self._total}  {text}", highlight=False)

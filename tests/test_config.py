@@ -28,7 +28,8 @@ def good(**sections) -> ConfigDict:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_shipped_config_passes_the_check(path):
+def test_every_shipped_config_passes_the_check(path, monkeypatch):
+    monkeypatch.setenv("JAXALIGN_DATA", "data")
     assert config.resolve_stages(config.load_file(str(path)))
 
 
@@ -92,6 +93,13 @@ def test_overrides_reach_keys_that_the_file_does_not_name():
     config.override(cfg, ["--config.mesh.fsdp=4", "--config.data.pack=False", "--config.optimizer.learning_rate=1e-6"])
     resolved = resolve(cfg)
     assert (resolved.mesh.fsdp, resolved.data.pack, resolved.optimizer.learning_rate) == (4, False, 1e-6)
+
+
+@pytest.mark.parametrize(("written", "expected"), [("none", "none"), ("None", None), ("true", True), ("False", False)])
+def test_none_on_the_command_line_is_a_name_and_None_is_no_value(written, expected):
+    cfg = ConfigDict()
+    config.override(cfg, [f"--config.reference.rule={written}"])
+    assert cfg.reference.rule == expected
 
 
 def test_a_duration_on_the_command_line_replaces_the_one_of_the_file():
