@@ -72,7 +72,7 @@ def prompt_offset(policy: Outputs, *, squashed: bool) -> Array:
       ValueError: the model has no value head.
     """
     if policy.prompt_values is None:
-        raise ValueError("offset='value_head' reads the value head but the model has none; set model.value_head=True.")
+        raise ValueError("offset='value_head' reads the value head but the model has none; set model.value_head to the largest reward.")
     if not squashed:
         return policy.prompt_values
     value = jnp.clip(policy.prompt_values, 1e-6, 1 - 1e-6)

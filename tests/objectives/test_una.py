@@ -148,7 +148,7 @@ def test_the_value_head_is_the_offset_itself_of_the_raw_loss():
 
 
 def test_a_model_without_value_head_is_refused():
-    with pytest.raises(ValueError, match="model.value_head=True"):
+    with pytest.raises(ValueError, match="set model.value_head to the largest reward"):
         evaluate("una", POLICY, REFERENCE, mixed(), offset="value_head")
 
 
