@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 SCORES = dict(feedback="score", score_range=(1, 6))
 ONE_BY_ONE = dict(feedback="label")  # the two answers of a pair as a good and a bad one
+MISMATCHED = dict(source=ONE_BY_ONE, data=dict(row_tokens=384))  # beside them one to another prompt, which needs room
 CHOSEN = dict(responses="chosen")
 ADVANTAGE = dict(
     source=SCORES,
@@ -55,13 +56,13 @@ METHODS: dict[str, dict] = {
     "modpo": MARGIN,
     "modpo_hinge": MARGIN,
     # good and bad answers, one by one
-    "kto": dict(source=ONE_BY_ONE),
+    "kto": MISMATCHED,
     "bco": dict(source=ONE_BY_ONE),
-    "tr_kto_soft": moving("kto", SOFT, source=ONE_BY_ONE),
-    "tr_kto_hard": moving("kto", HARD, source=ONE_BY_ONE),
+    "tr_kto_soft": moving("kto", SOFT, **MISMATCHED),
+    "tr_kto_hard": moving("kto", HARD, **MISMATCHED),
     "una_binary": una(ONE_BY_ONE, beta=0.01),
     "una_binary_bce": una(ONE_BY_ONE, beta=0.01, loss="bce"),
-    "una_kl_batch": una(ONE_BY_ONE, beta=0.01, offset="kl_batch"),
+    "una_kl_batch": una(ONE_BY_ONE, beta=0.01, offset="kl_batch") | MISMATCHED,
     # scores
     "una_score": una(SCORES),
     "una_ema": una(SCORES, offset="ema"),
@@ -91,10 +92,10 @@ def stage(method: str, seed: int) -> ConfigDict:
                 train=dict(source, path="package:sf_dialogue/train.jsonl.gz", format="paired"),
                 eval=dict(held_out, path="package:sf_dialogue/test.jsonl.gz", format="paired"),
                 template="plain",
-                row_tokens=256,
                 processes=1,
-                **own.get("data", {}),
-            ),
+            )
+            | dict(row_tokens=256)
+            | own.get("data", {}),
             batch=dict(rows=8),
             objective=dict(name=method) | own.get("objective", {}),
             reference=own.get("reference", dict(rule="frozen")),  # also where the method needs none: to measure against the start

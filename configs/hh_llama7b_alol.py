@@ -9,10 +9,12 @@ Variants: configs/hh_llama7b_alol.py:METHOD with METHOD alol, alol_seq, alol_ref
           nll, pro, dpo. A-LoL's own begin with the stage `value`.
 Model:    models/hh_llama7b_sft, the SFT model that is also the reference: huggyllama/llama-7b with the adapter timdettmers/qlora-hh-rlhf-7b
           merged, which you make.
-Data:     data/hh_scored.{train,dev}.jsonl, which you write from the pairs published with PRO: `prompt`, `chosen`, `rejected`, and
-          `score_chosen`, `score_rejected`, the logits of OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5. Rows with an answer that ends
-          in a colon are left out there. data/hh_values.{train,dev}.jsonl: `prompt`, `completion`, `score` of one greedy answer of the
-          reference to each validation prompt (280 in the paper, which fits and chooses the value head on the same ones; hold some out).
+Data:     data/hh_scored.{train,dev}.jsonl: the pairs published with PRO (AlibabaResearch/DAMO-ConvAI) as they are, that is `prefix`,
+          `suffix` (the chosen answer first) and `reward`, logits of a reward model; the paper leaves out rows with an answer that ends in
+          a colon.
+          data/hh_values.{train,dev}.jsonl, which you write: `prompt`, `completion` and `score`, the logit that
+          OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5 gives one greedy answer of the reference to each validation prompt (280 in the
+          paper, which fits and chooses the value head on the same ones; hold some out).
 Settings: clip 0.9, kl_beta 0.2, floor 0.1, sft_weight 0.05, DPO's beta 0.1; AdamW with eps 1e-6, constant rate without a warm-up, clipping
           at 0.3, batch 16, prompts cut to their last 640 and answers to their first 128 tokens, draws by priority, and one epoch of what is
           kept (9,000 steps times that share) are the published code's. It trains a 4-bit adapter at 2e-4; LoRA is not there yet, so all
@@ -40,10 +42,11 @@ METHODS: dict[str, dict] = {
 }
 VARIANTS = tuple(METHODS)
 ADVANTAGE = dict(kind="advantage", model="stage:value")
-CHOSEN = dict(format="scored", columns=dict(completion="chosen", score="score_chosen"), score_transform="sigmoid")
+PROMPT = dict(prompt="prefix.0")
+CHOSEN = dict(format="scored", columns=dict(PROMPT, completion="suffix.0", score="reward.0"), score_transform="sigmoid")
 FEEDBACK = {
-    "pro": dict(format="paired", feedback="score", score_transform="sigmoid"),
-    "dpo": dict(format="paired"),
+    "pro": dict(format="scored", columns=dict(PROMPT, completions="suffix", scores="reward"), score_transform="sigmoid"),
+    "dpo": dict(format="paired", columns=dict(PROMPT, chosen="suffix.0", rejected="suffix.1")),
 }
 
 

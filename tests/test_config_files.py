@@ -81,7 +81,8 @@ def test_every_variant_of_a_shipped_config_passes_the_check(reference):
 
 def test_every_objective_has_a_config_that_runs_on_a_laptop():
     stages = config.resolve_stages(config.load_file(str(Path(__file__).parent.parent / "configs" / "every_method.py") + ":all"))
-    assert {cfg.objective.name for cfg in stages.values()} == set(objectives.names())
+    without = set(objectives.names()) - {cfg.objective.name for cfg in stages.values()}
+    assert without == set(), "add a line for each to METHODS of configs/every_method.py"
 
 
 @pytest.mark.parametrize("path", sorted({reference.partition(":")[0] for reference in variants()}), ids=lambda path: Path(path).stem)
