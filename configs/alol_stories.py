@@ -1,0 +1,83 @@
+"""A-LoL at small size: its variants and baselines on the scored HH rows, every method from the same reference.
+
+Paper:    A-LoL, arXiv 2305.14718, the HHA experiment; there LLaMA-7B with QLoRA on 143,000 pairs.
+Model:    stories260K: 0.26M parameters, trained on children's stories; it travels in the package.
+Data:     3,281 helpful and harmless prompts of Anthropic HH with two answers each and their reward-model scores, rewards sigmoid(score); 464
+          prompts held out; cut to 48 tokens of prompt and 64 of each answer. Not in the package, as the scores have no stated licence.
+          JAXALIGN_DATA names a folder with hh_rlhf_scored/{helpful_base,harmless_base}.{train,test}.jsonl.gz, JSON lines "prefix" (twice the
+          turns of the prompt), "suffix" (the answers) and "reward" (their scores), as data/hh_test of abaheti95/LoL-RL on GitHub.
+Command:  JAXALIGN_DATA=FOLDER python -m jaxalign.train --config configs/alol_stories.py:0 --workdir runs/alol_0
+Hardware: a part of 2 CPU cores, no network.
+Measured: not yet.
+"""
+
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+FILES = {"helpful": "hh_rlhf_scored/helpful_base.{}.jsonl.gz", "harmless": "hh_rlhf_scored/harmless_base.{}.jsonl.gz"}
+COLUMNS = {"prompt": "prefix.0", "completions": "suffix", "scores": "reward"}
+DRAWN = dict(columns=dict(advantage=dict(kind="advantage", model="stage:value")), sampling="priority")
+METHODS = {  # stage -> (objective, how its data differ)
+    "nll": ("nll", {}),
+    "wbc": ("wbc", {}),
+    "gold": ("gold", {}),
+    "rlol": ("rlol", {}),
+    "alol_shuffled": ("alol", dict(DRAWN, sampling="shuffle")),
+    "alol": ("alol", DRAWN),
+    "alol_ref_free": ("alol_ref_free", DRAWN),
+    "alol_seq": ("alol_seq", DRAWN),
+    "alol_kl": ("alol_kl", DRAWN),
+    "alol_kl_published": ("alol_kl_published", DRAWN),
+    "pro": ("pro", {}),
+    "dpo": ("dpo", dict(feedback="pair")),
+}
+
+
+def rows(name: str, part: str, feedback: str | None) -> dict:
+    """A source of answers with reward-model scores in the folder that JAXALIGN_DATA names."""
+    if "JAXALIGN_DATA" not in os.environ:
+        raise ValueError("set JAXALIGN_DATA to the folder that holds hh_rlhf_scored/; configs/alol_stories.py says which files.")
+    path = str(Path(os.environ["JAXALIGN_DATA"]) / FILES[name].format(part))
+    return dict(path=path, format="scored", columns=COLUMNS, score_transform="sigmoid", feedback=feedback)
+
+
+def stage(method: str, seed: int, *, model: dict, rate: float, steps: int, feedback: str | None = None, **data) -> ConfigDict:
+    """What all stages share: prompts are cut to their last 48 tokens and answers to their first 64."""
+    return ConfigDict(
+        dict(
+            seed=seed,
+            model=dict(model, remat="none"),
+            data=dict(
+                train=tuple(rows(name, "train", feedback) for name in FILES),
+                eval={name: rows(name, "test", feedback) for name in FILES},
+                template="hh",
+                row_tokens=192,
+                max_prompt_tokens=48,
+                max_response_tokens=64,
+                response_truncation="keep_start",
+                processes=1,
+                **data,
+            ),
+            batch=dict(rows=8),
+            objective=dict(name=method),
+            reference=dict(rule="none" if method in ("sft", "value") else "frozen"),
+            optimizer=dict(learning_rate=rate),
+            mesh=dict(cpu_devices=1),
+            train=dict(total_steps=steps, eval_every_percent=100, save_every_percent=100, log_every_steps=20),
+        )
+    )
+
+
+def get_config(seed: str = "0") -> ConfigDict:
+    """One reference, its value head, then every method from that reference."""
+    number, reference = int(seed), dict(checkpoint="stage:sft")
+    head = dict(reference, value_head=1.0, train="value_head")
+    stages = {
+        "sft": stage("sft", number, model=dict(checkpoint="package:stories260k"), rate=3e-3, steps=400),
+        "value": stage("value", number, model=head, rate=1e-3, steps=200),
+    }
+    for name, (objective, data) in METHODS.items():
+        stages[name] = stage(objective, number, model=reference, rate=3e-4, steps=100, **data)
+    return ConfigDict(dict(stages=tuple(stages), **stages))
