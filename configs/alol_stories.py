@@ -2,10 +2,10 @@
 
 Paper:    A-LoL, arXiv 2305.14718, the HHA experiment; there LLaMA-7B with QLoRA on 143,000 pairs.
 Model:    stories260K: 0.26M parameters, trained on children's stories; it travels in the package.
-Data:     3,281 helpful and harmless prompts of Anthropic HH with two answers each and their reward-model scores, rewards sigmoid(score); 464
-          prompts held out; cut to 48 tokens of prompt and 64 of each answer. Not in the package, as the scores have no stated licence.
-          JAXALIGN_DATA names a folder with hh_rlhf_scored/{helpful_base,harmless_base}.{train,test}.jsonl.gz, JSON lines "prefix" (twice the
-          turns of the prompt), "suffix" (the answers) and "reward" (their scores), as data/hh_test of abaheti95/LoL-RL on GitHub.
+Data:     3,281 prompts of Anthropic HH with two answers each and their scores by a reward model, rewards sigmoid(score); 464 prompts held
+          out; cut to 48 tokens of prompt and 64 an answer. Not in the package, as the scores have no stated licence: JAXALIGN_DATA names a
+          folder with hh_rlhf_scored/{helpful_base,harmless_base}.{train,test}.jsonl.gz, JSON lines "prefix" (a list of which the first is
+          the turns of the prompt), "suffix" (the answers) and "reward" (their scores), as data/hh_test of abaheti95/LoL-RL on GitHub.
 Command:  JAXALIGN_DATA=FOLDER python -m jaxalign.train --config configs/alol_stories.py:0 --workdir runs/alol_0
 Hardware: a part of 2 CPU cores, no network.
 Measured: not yet.

@@ -1,10 +1,10 @@
 """MODPO at small size: helpfulness against harmlessness on Anthropic HH, at three weights, against DPO with mixed losses.
 
-Paper:    MODPO, arXiv 2310.03708, the fronts of its safety experiment; there Alpaca-7B on BeaverTails. DPO with loss weighting is its DPO-LW.
+Paper:    MODPO, arXiv 2310.03708, the fronts of its safety experiment: Alpaca-7B on BeaverTails. Its DPO-LW is dpo_lw_* here.
 Model:    stories260K: 0.26M parameters, trained on children's stories; it travels in the package.
-Data:     1,653 helpful and 1,602 harmless pairs of Anthropic HH (MIT), 221 and 241 held out, cut to 48 tokens of prompt and 64 of each answer.
-          Not in the package. JAXALIGN_DATA names a folder with hh_rlhf/{helpful_base,harmless_base}.{train,test}.jsonl.gz, dialogues "chosen"
-          and "rejected" as in Anthropic/hh-rlhf on the hub (helpful-base, harmless-base; without PAIRS' columns), or a list "text" of the two.
+Data:     Anthropic HH (MIT): 1,653 helpful and 1,602 harmless pairs, 221 and 241 held out, cut to 48 tokens of prompt and 64 an answer.
+          Not in the package: JAXALIGN_DATA names a folder with hh_rlhf/{helpful_base,harmless_base}.{train,test}.jsonl.gz, dialogues
+          "chosen" and "rejected" as in Anthropic/hh-rlhf on the hub (leave out `columns` below), or a list "text" of the two.
 Command:  JAXALIGN_DATA=FOLDER python -m jaxalign.train --config configs/modpo_stories.py:0 --workdir runs/modpo_0
 Hardware: a part of 2 CPU cores, no network.
 Measured: not yet.
