@@ -3,11 +3,12 @@
     python -m jaxalign.annotate --config configs/NAME.py
 
 `train` does the same by itself when a column of data.columns is not there. A column's name on disk is a hash of the weights, the rows and
-the code that made it; when it is opened, a few rows are computed again and compared. Several processes write one set together.
+the code that made it; when it is opened, a few rows are computed again and compared. Several processes compute one set together.
 """
 
 from collections.abc import Iterable, Mapping
 import dataclasses
+from functools import partial
 import hashlib
 from pathlib import Path
 import sys
@@ -38,7 +39,7 @@ def with_columns(cfg, sets: list[store.Prepared], *, quiet: bool = False) -> lis
     specs = {name: dict(spec) for name, spec in cfg.data.columns.items()}
     if cfg.reference.rule in ("precomputed", "hard_table"):
         specs.setdefault(reference.COLUMN, {"kind": "logps", "model": None})
-    for name, spec in specs.items():
+    for name, spec in sorted(specs.items(), key=lambda item: item[1]["kind"] == "advantage"):  # which may sum other columns
         sets = list(_with_column(cfg, sets, name, spec, quiet=quiet))
     return sets
 
@@ -77,8 +78,8 @@ def _with_column(cfg, sets, name, spec, *, quiet):
     depends = {key: value for key, value in spec.items() if key not in ("model", "reference")}
     depends |= {"weights": [_identity(cfg, source, spec["kind"]) for source in sources], "dtype": str(build.dtype(cfg)), "code": _code()}
     for prepared in sets:
-        path = columns.path(prepared, name, depends)
-        if columns.is_complete(path):
+        path = columns.path(prepared, name, {**depends, **_summed(prepared, spec)})
+        if _everywhere(columns.is_complete(path)):
             probe = dataclasses.replace(prepared, plan=prepared.plan[: cfg.batch.rows])
             kept = columns.read(path)
             computed = _compute(cfg, probe, name, spec, scorers, quiet=True)
@@ -86,12 +87,20 @@ def _with_column(cfg, sets, name, spec, *, quiet):
         else:
             computed = _compute(cfg, prepared, name, spec, scorers, quiet=quiet)
             kept = {key: np.nan_to_num(values).astype(np.float32) for key, values in computed.items()}
-            if jax.process_index() == 0:
-                columns.write(path, kept, meta={"column": name, **depends})
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices(f"column {name}")
+            store.write_once(path, partial(columns.write, values=kept, meta={"column": name, **depends}))
         meta = {**prepared.meta, "columns": [*prepared.meta.get("columns", []), path.name]}
         yield dataclasses.replace(prepared.with_columns(kept), meta=meta)
+
+
+def _summed(prepared, spec):
+    """What an advantage depends on beside its own model: the computed columns among its rewards."""
+    made = [folder for folder in prepared.meta.get("columns", ()) if folder.rpartition("-")[0] in spec.get("rewards", ())]
+    return {"summed": made} if spec["kind"] == "advantage" and made else {}
+
+
+def _everywhere(complete: bool) -> bool:
+    """Whether it is so on all processes: where each has a disk of its own, one that has the column must still compute along."""
+    return complete if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(complete)).all())
 
 
 def _compute(cfg, prepared, name, spec, scorers, *, quiet) -> dict[str, np.ndarray]:
@@ -207,7 +216,7 @@ def _code():
 def _report(prepared):
     for name, values in prepared.groups.columns.items():
         valid = values[prepared.groups.valid] if values.ndim == 2 else values
-        spread = f"mean {valid.mean():.4g}, standard deviation {valid.std():.4g}"
+        spread = f"mean {valid.mean():.4g}, standard deviation {valid.std():.4g}, {(valid > 0).mean():.1%} above 0"
         print(f"{prepared.folder.parent.name}: {name}: {len(valid):,} numbers, {spread}")
 
 
