@@ -129,6 +129,8 @@ def _reference_rule(resolved):
     given = [f"every_{unit}" for unit in units("every") if section.get(f"every_{unit}") is not None]
     if rule in MOVING and not given:
         yield f"reference.every is missing: rule {rule!r} moves the reference every so often; give one of {_one_of('reference.every')}."
+    if rule in MOVING and given and not section[given[0]] > 0:
+        yield f"reference.{given[0]}={section[given[0]]!r} never moves the reference; make it larger, or use rule 'frozen'."
     if rule in RULES and rule not in MOVING and given:
         yield f"reference.{given[0]}: rule {rule!r} never moves the reference; leave it out, or use one of {', '.join(MOVING)}."
 
@@ -152,6 +154,8 @@ def _objective_rule(resolved):
     if "value_head" in reads and model["value_head"] is None:
         yield f"objective {name!r} reads the value head but the model has none; set model.value_head to the largest reward."
         return
+    if "scores_of_prompts" in reads and model["value_head"] != 1:
+        yield f"model.value_head={model['value_head']}: objective {name!r} reads values in (0, 1) here; set model.value_head=1.0."
     if model["train"] == "value_head" and "value_head" not in reads:
         yield f"model.train='value_head' but objective {name!r} does not read the value head; leave the key out."
     try:

@@ -84,7 +84,6 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
 
     from jaxalign import annotate, build, checkpoint, report, validate
     from jaxalign.data import loader, store
-    from jaxalign.hf import save as hf_save
     from jaxalign.log import RunLog
     from jaxalign.prepare import prepare_from_config
 
@@ -102,9 +101,7 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         batches = loader.batches(sets, rows=cfg.batch.rows, seed=cfg.seed, steps=lengths.total, sampling=build.sampling(cfg), **hosts)
         functions = build.functions(cfg, model, lengths)
-        saved = checkpoint.Checkpoints(
-            workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric
-        )
+        saved = checkpoint.Checkpoints(workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric)
         start, evaluated = saved.latest or 0, False
         prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item, _ in sets]
         if start:
@@ -129,7 +126,7 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         finally:
             log.close()
         if finished and cfg.train.export and not build.export_folder(workdir).exists():
-            hf_save.save(build.export_folder(workdir), model, state.trainable, tokenizer_from=build.tokenizer_folder(cfg))
+            _export(cfg, model, state, workdir)
         if jax.process_index() == 0:
             report.write(workdir, name=name, facts=_facts(cfg, model, lengths))
             report.show(log.console, workdir, finished=finished)
@@ -238,11 +235,17 @@ def _save(run: Loop, state, step: int, held_out_metrics) -> None:
     from jaxalign import build, checkpoint
 
     tokenizer = build.tokenizer_folder(run.cfg)
-    record = checkpoint.run_record(
-        run.cfg.to_dict(), run.model, tokenizer, step=step, prepared=run.prepared, metrics=held_out_metrics
-    )
+    record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, prepared=run.prepared, metrics=held_out_metrics)
     run.log.flush()  # the lines of what is saved are on disk before it is
     run.saved.save(state, step=step, run=record, metrics=held_out_metrics)
+
+
+def _export(cfg, model, state, workdir) -> None:
+    from jaxalign import build
+    from jaxalign.hf import save as hf_save
+
+    params = {**(state.frozen or {}), **state.trainable}
+    hf_save.save(build.export_folder(workdir), model, params, tokenizer_from=build.tokenizer_folder(cfg))
 
 
 def _is_due(step: int, every: int, total: int) -> bool:

@@ -157,7 +157,7 @@ def _source(source, name, problems):
 
 def _check_columns(resolved, problems):
     columns = resolved.get("data", {}).get("columns")
-    for name, given in (columns or {}).items():
+    for name, given in columns.items() if isinstance(columns, dict) else ():
         where = f"data.columns.{name}"
         if not isinstance(given, dict):
             problems.append(f"{where}={given!r} is not a column; write {name}=dict(kind=..., model=...).")

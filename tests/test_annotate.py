@@ -105,7 +105,7 @@ def test_token_log_probs_stand_beside_their_tokens(cache):
 
 
 def folders(prepared):
-    return sorted(path.name for path in (prepared.folder.parent / "columns").iterdir())
+    return sorted(path.name for path in (prepared.folder.parent / "columns").iterdir() if not path.name.endswith(".lock"))
 
 
 def test_a_column_is_made_once_and_again_for_other_weights(tmp_path, cache):
@@ -162,3 +162,28 @@ def test_an_advantage_without_its_reward_column_or_head_is_refused(tmp_path, cac
 def test_a_wrong_column_is_reported_before_anything_is_loaded(cache, column, words):
     with pytest.raises(config.ConfigError, match=words):
         resolved(cache, f"--config.data.columns={{'x': {column!r}}}")
+
+
+def test_columns_that_are_none_are_reported(cache):
+    with pytest.raises(config.ConfigError, match="data.columns=3 is int, not dict"):
+        resolved(cache, "--config.data.columns=3")
+
+
+def test_an_advantage_may_sum_a_column_whose_name_comes_later_and_is_made_again_with_it(tmp_path, cache):
+    value = ("--config.model.value_head=1.0", "--config.model.train=value_head", "--config.train.export=True")
+    run(tmp_path / "value", cache, *value, objective="value")
+    assert (tmp_path / "value" / "export" / "config.json").exists()  # of the decoder, which was not trained
+    cfg, model = resolved(cache), shipped(tmp_path)
+    given = {"kind": None, "model": None, "reference": None, "beta": 0.1, "rewards": ("reward",)}
+    names = []
+    for beta in (0.1, 0.3):
+        style = {**given, "kind": "implicit_reward", "model": model, "reference": "package:stories260k", "beta": beta}
+        advantage = {**given, "kind": "advantage", "model": str(tmp_path / "value"), "rewards": ("reward", "style")}
+        cfg.data.columns = {"advantage": advantage, "style": style}
+        with jax.set_mesh(build.mesh(cfg)):
+            (prepared,) = annotate.with_columns(cfg, opened(cfg), quiet=True)
+        found = prepared.groups
+        values = found.reward + found.columns["style"] - found.columns["advantage"]
+        assert ((values > 0) & (values < 1)).all()
+        names += [name for name in prepared.meta["columns"] if name.startswith("advantage")]
+    assert len(set(names)) == 2

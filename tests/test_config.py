@@ -58,6 +58,11 @@ def test_an_objective_without_a_reference_gets_none():
         (dict(train=dict(total_steps=1, total_epochs=2)), ["train.total", "2 times"]),
         (dict(train=dict()), ["train.total is missing", "total_steps"]),
         (dict(train=dict(total_steps=-1)), ["train.total_steps=-1"]),
+        (dict(reference=dict(rule="soft", every_steps=0)), ["reference.every_steps=0 never moves the reference"]),
+        (
+            dict(objective=dict(name="una", offset="value_head"), model=dict(checkpoint="package:stories260k", value_head=5.0)),
+            ["model.value_head=5.0", "values in (0, 1)", "set model.value_head=1.0"],
+        ),
         (dict(model=dict(checkpoint="a", preset="tiny")), ["just one of model.checkpoint"]),
         (dict(model=dict(preset="tiny")), ["model.tokenizer is missing"]),
         (dict(model=dict(checkpoint="a", dtype="float16")), ["model.dtype='float16'", "'bfloat16'"]),

@@ -30,6 +30,7 @@ READS = {
     "reference": "log-probs of a reference model",
     "mismatched": "a response of another prompt in every group",
     "value_head": "the model's value head",
+    "scores_of_prompts": "values in (0, 1)",
     "columns.NAME": "a precomputed column",
 }
 

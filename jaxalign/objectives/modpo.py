@@ -43,10 +43,10 @@ def margin_terms(
     margins/difference is sum_j w_j (r_j(chosen) - r_j(rejected)), margins/conflict the share of pairs where it speaks against the label,
     margins/saturated that where |z| > 30.
     """
-    if not weights or not weights[0] > 0:
+    if not weights or not all(isinstance(weight, int | float) for weight in weights) or not weights[0] > 0:
         raise ValueError(
-            f"objective {name!r} got weights={weights}; the first, of the objective whose pairs are in the batch, must be above 0. "
-            "The policy of weight 0 is the DPO model of the other objective."
+            f"objective {name!r} got weights={weights}; they are numbers, and the first, of the objective whose pairs are in the batch, "
+            "must be above 0. The policy of weight 0 is the DPO model of the other objective."
         )
     if len(weights) != 1 + len(margins):
         raise ValueError(

@@ -10,9 +10,10 @@ REQUIRES = ("reference",)
 OFFSETS = ("zero", "const", "ema", "kl_batch", "value_head")
 
 
-def requires(*, offset: str = "zero", **_) -> tuple[str, ...]:
+def requires(*, offset: str = "zero", loss: str = "mse", **_) -> tuple[str, ...]:
     """What the offset reads."""
-    return {"kl_batch": ("mismatched",), "value_head": ("value_head",)}.get(offset, ())
+    value = ("value_head",) if loss == "raw" else ("value_head", "scores_of_prompts")
+    return {"kl_batch": ("mismatched",), "value_head": value}.get(offset, ())
 
 
 def statistics(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.03, offset: str = "zero", **_) -> dict:

@@ -180,6 +180,7 @@ def test_a_mixture_with_proportions_w_is_the_sum_of_weighted_means():
         ({"weights": (0.0, 1.0)}, "must be above 0. The policy of weight 0 is the DPO model of the other objective"),
         ({"weights": (-0.5, 1.0)}, "must be above 0"),
         ({"weights": ()}, "must be above 0"),
+        ({"weights": ("a", "b")}, "they are numbers"),
         ({"weights": (0.5, 0.25, 0.25)}, "one for every margin"),
         ({"margins": ("helpful",)}, r"reads column 'helpful' but the batch has \('margin',\)"),
         ({"beta": 0.0}, "objective.beta=0.0 is not above 0"),
