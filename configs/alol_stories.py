@@ -24,7 +24,6 @@ METHODS = {  # stage -> (objective, how its data differ)
     "wbc": ("wbc", {}),
     "gold": ("gold", {}),
     "rlol": ("rlol", {}),
-    "alol_shuffled": ("alol", dict(DRAWN, sampling="shuffle")),
     "alol": ("alol", DRAWN),
     "alol_ref_free": ("alol_ref_free", DRAWN),
     "alol_seq": ("alol_seq", DRAWN),
@@ -32,6 +31,7 @@ METHODS = {  # stage -> (objective, how its data differ)
     "alol_kl_published": ("alol_kl_published", DRAWN),
     "pro": ("pro", {}),
     "dpo": ("dpo", dict(feedback="pair")),
+    "alol_shuffled": ("alol", dict(DRAWN, sampling="shuffle")),
 }
 
 
