@@ -157,7 +157,8 @@ def test_a_batch_without_mismatched_responses_is_refused_only_where_they_are_rea
         evaluate("una", POLICY, REFERENCE, mixed(), offset="kl_batch")
     assert objectives.reads("una") == ("reference",)
     assert objectives.reads("una", offset="kl_batch") == ("reference", "mismatched")
-    assert objectives.reads("una", offset="value_head") == ("reference", "value_head")
+    assert objectives.reads("una", offset="value_head") == ("reference", "value_head", "scores_of_prompts")
+    assert objectives.reads("una", offset="value_head", loss="raw") == ("reference", "value_head")
 
 
 @pytest.mark.parametrize(
