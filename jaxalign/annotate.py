@@ -28,20 +28,28 @@ from jaxalign.models import model as models
 FLAGS = (("--workdir", {"help": "folder of the run whose stages data.columns names (default: runs/NAME)"}),)
 
 
-def with_columns(cfg, sets: list[store.Prepared], *, quiet: bool = False) -> list[store.Prepared]:
-    """The prepared sets with the columns of cfg.data.columns, computed where they are not on disk. Needs a mesh in scope.
+def with_columns(
+    cfg, sets: list[store.Prepared], held_out: dict[str, store.Prepared], *, quiet: bool = False
+) -> tuple[list[store.Prepared], dict[str, store.Prepared]]:
+    """Both with the columns of cfg.data.columns, computed where they are not on disk. Needs a mesh in scope.
 
-    Rule "precomputed" (and "hard_table", for held-out rows) adds "reference_logps" of the model that the run starts from.
+    Rule "precomputed" adds "reference_logps" of the model that the run starts from; "hard_table", which has a table for the training rows,
+    adds it to the held-out ones.
 
     Raises:
       ValueError: a model is not there, or what is on disk does not agree with it.
     """
-    specs = {name: dict(spec) for name, spec in cfg.data.columns.items()}
-    if cfg.reference.rule in ("precomputed", "hard_table"):
-        specs.setdefault(reference.COLUMN, {"kind": "logps", "model": None})
-    for name, spec in sorted(specs.items(), key=lambda item: item[1]["kind"] == "advantage"):  # which may sum other columns
-        sets = list(_with_column(cfg, sets, name, spec, quiet=quiet))
-    return sets
+    start = {"kind": "logps", "model": None}
+    specs = sorted(cfg.data.columns.items(), key=lambda item: item[1]["kind"] == "advantage")  # which may sum other columns
+    if cfg.reference.rule == "precomputed":
+        specs.append((reference.COLUMN, start))
+    every = [*sets, *held_out.values()]
+    for name, spec in specs:
+        every = list(_with_column(cfg, every, name, dict(spec), quiet=quiet))
+    sets, rest = every[: len(sets)], every[len(sets) :]
+    if cfg.reference.rule == "hard_table":
+        rest = list(_with_column(cfg, rest, reference.COLUMN, start, quiet=quiet)) if rest else []
+    return sets, dict(zip(held_out, rest, strict=True))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,8 +63,9 @@ def main(argv: list[str] | None = None) -> int:
             configs.place_stages(cfg, workdir)
             with jax.set_mesh(build.mesh(cfg)):
                 found = prepare.prepare_from_config(cfg)
-                folders = [folder for folder, _ in found["train"]] + list(found["eval"].values())
-                for prepared in with_columns(cfg, [store.read(folder) for folder in folders]):
+                sets = [store.read(folder) for folder, _ in found["train"]]
+                sets, held_out = with_columns(cfg, sets, {name: store.read(folder) for name, folder in found["eval"].items()})
+                for prepared in (*sets, *held_out.values()):
                     _report(prepared)
     except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -114,7 +114,7 @@ def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared])
                 f"objective {name!r} reads pairs but {prepared.folder} has none; "
                 "use a paired data set (prompt, chosen, rejected), or another objective."
             )
-        if "paired" in reads and own > 2:
+        if ("paired" in reads and own > 2) or ("mixed" in reads and own > 2 and groups.paired.any()):
             raise ValueError(
                 f"objective {name!r} reads pairs but {prepared.folder} has up to {own} responses a prompt, of which it would "
                 "use two; make pairs of them, or use an objective for lists."
@@ -234,7 +234,7 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
         optimizer=optimizer,
         rule=cfg.reference.rule,
         seed=cfg.seed,
-        keep_initial=cfg.reference.keep_initial,
+        keep_initial=cfg.reference.keep_initial and bool(cfg.data.eval is not None or cfg.data.eval_fraction),
         trained=trained,
         statistics=combinations.statistics_names(cfg.to_dict()),
         table_shape=(lengths.every, cfg.batch.rows, cfg.data.row_tokens),

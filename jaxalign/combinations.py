@@ -135,6 +135,14 @@ def _reference_rule(resolved):
         yield f"reference.{given[0]}: rule {rule!r} never moves the reference; leave it out, or use one of {', '.join(MOVING)}."
 
 
+    if rule in RULES:
+        options = {key: section[key] for key in hparams_of(RULES[rule]) if key not in FROM_ELSEWHERE["reference"]}
+        try:
+            RULES[rule](0.0, 0.0, 1, **options, **({"every_steps": 1} if rule in MOVING else {}))
+        except ValueError as error:
+            yield str(error)
+
+
 def _one_of(name):
     return ", ".join(f"{name}_{unit}" for unit in units("every"))
 
@@ -158,6 +166,11 @@ def _objective_rule(resolved):
         yield f"model.value_head={model['value_head']}: objective {name!r} reads values in (0, 1) here; set model.value_head=1.0."
     if model["train"] == "value_head" and "value_head" not in reads:
         yield f"model.train='value_head' but objective {name!r} does not read the value head; leave the key out."
+    by_token = {f"columns.{name}" for name in known_columns(resolved, reads)[1]}
+    for key in by_token & set(reads):
+        column = key.removeprefix("columns.")
+        yield f"data.columns.{column}.kind='logps' is a number a token, and objective {name!r} reads one a response; use another kind."
+        return
     try:
         _trace(resolved)
     except ValueError as error:

@@ -171,6 +171,6 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
     raise_problems(problems)
     for i, name in enumerate(names):
         if "experiment" not in resolved[name]:
-            problems += _earlier_stages(name, resolved[name], names[:i])
+            problems += _earlier_stages(name, resolved[name], [n for n in names[:i] if "experiment" not in resolved[n]])
     raise_problems(problems)
     return resolved

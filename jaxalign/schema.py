@@ -68,6 +68,8 @@ COLUMN = {
     "rewards": Field((tuple,), ("reward",), "of an advantage: the columns that are summed to the reward"),
 }
 
+OPTIONS_OF_KIND = {"logps": (), "implicit_reward": ("reference", "beta"), "advantage": ("rewards",)}
+
 SCHEMA: dict[str, Any] = {
     "seed": Field((int,), 0, "of the data order and of random weights", least=0),
     "model": {

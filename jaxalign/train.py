@@ -94,9 +94,8 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         sets = [(store.read(folder), weight) for folder, weight in folders["train"]]
         held_out = {name: store.read(folder) for name, folder in folders["eval"].items()}
         build.check_data(cfg, model, [prepared for prepared, _ in sets] + list(held_out.values()))
-        annotated = annotate.with_columns(cfg, [prepared for prepared, _ in sets] + list(held_out.values()))
-        sets = [(prepared, weight) for prepared, (_, weight) in zip(annotated, sets, strict=False)]
-        held_out = dict(zip(held_out, annotated[len(sets) :], strict=True))
+        annotated, held_out = annotate.with_columns(cfg, [prepared for prepared, _ in sets], held_out)
+        sets = [(prepared, weight) for prepared, (_, weight) in zip(annotated, sets, strict=True)]
         lengths = build.durations(cfg, sets)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         batches = loader.batches(sets, rows=cfg.batch.rows, seed=cfg.seed, steps=lengths.total, sampling=build.sampling(cfg), **hosts)

@@ -9,7 +9,7 @@ import json
 from ml_collections import ConfigDict
 
 from jaxalign import combinations
-from jaxalign.schema import COLUMN, DURATIONS, REQUIRED, SCHEMA, SOURCE, Field, hparams_of, named_sets, units
+from jaxalign.schema import COLUMN, DURATIONS, OPTIONS_OF_KIND, REQUIRED, SCHEMA, SOURCE, Field, hparams_of, named_sets, units
 
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
 FREE_TO_CHANGE = (
@@ -163,6 +163,8 @@ def _check_columns(resolved, problems):
             problems.append(f"{where}={given!r} is not a column; write {name}=dict(kind=..., model=...).")
             continue
         columns[name] = column = _section(given, COLUMN, f"{where}.", problems)
+        idle = given.keys() & COLUMN.keys() - {"kind", "model", *OPTIONS_OF_KIND.get(column["kind"], COLUMN)}
+        problems += [f"{where}.{key}={given[key]!r} has no effect on kind={column['kind']!r}; leave it out." for key in sorted(idle)]
         if column["kind"] == "implicit_reward" and column["reference"] is None:
             problems.append(f"{where}.reference is missing: an implicit reward is beta times the log-ratio of model to reference.")
 

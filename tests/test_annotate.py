@@ -58,10 +58,18 @@ def test_a_run_with_a_table_of_log_probs_is_the_run_with_a_moving_reference_also
     assert run(tmp_path / "whole", cache, *half)[-2:] == whole[-2:]
 
 
+def test_a_table_of_log_probs_needs_a_column_for_held_out_rows_only(cache):
+    cfg = resolved(cache, "--config.reference.rule=hard_table", "--config.reference.every_steps=3")
+    with jax.set_mesh(build.mesh(cfg)):
+        (prepared,) = opened(cfg)
+        (train_set,), held_out = annotate.with_columns(cfg, [prepared], {"a": prepared}, quiet=True)
+    assert not train_set.groups.columns and set(held_out["a"].groups.columns) == {"reference_logps"}
+
+
 def scored(cfg, name, spec):
     with jax.set_mesh(build.mesh(cfg)):
         cfg.data.columns = {name: {"kind": None, "model": None, "reference": None, "beta": 0.1, "rewards": ("reward",), **spec}}
-        (prepared,) = annotate.with_columns(cfg, opened(cfg), quiet=True)
+        (prepared,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)
     return prepared
 
 
@@ -157,6 +165,8 @@ def test_an_advantage_without_its_reward_column_or_head_is_refused(tmp_path, cac
         ({"kind": "implicit_reward", "model": "a"}, "data.columns.x.reference is missing"),
         ({"kind": "guess", "model": "a"}, "data.columns.x.kind='guess' is not one of"),
         ("a", "data.columns.x='a' is not a column"),
+        ({"kind": "logps", "model": "a", "beta": 0.2}, "data.columns.x.beta=0.2 has no effect on kind='logps'"),
+        ({"kind": "advantage", "model": "a", "reference": "b"}, "data.columns.x.reference='b' has no effect on kind='advantage'"),
     ],
 )
 def test_a_wrong_column_is_reported_before_anything_is_loaded(cache, column, words):

@@ -63,6 +63,12 @@ def test_an_objective_without_a_reference_gets_none():
             dict(objective=dict(name="una", offset="value_head"), model=dict(checkpoint="package:stories260k", value_head=5.0)),
             ["model.value_head=5.0", "values in (0, 1)", "set model.value_head=1.0"],
         ),
+        (dict(reference=dict(rule="soft", alpha=1.5, every_steps=2)), ["reference.alpha=1.5 is not in [0, 1]"]),
+        (dict(objective=dict(name="modpo", weights=(1.0, -1.0))), ["weights=(1.0, -1.0)", "at least 0"]),
+        (
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(kind="logps", model="a")))),
+            ["data.columns.advantage.kind='logps' is a number a token"],
+        ),
         (dict(model=dict(checkpoint="a", preset="tiny")), ["just one of model.checkpoint"]),
         (dict(model=dict(preset="tiny")), ["model.tokenizer is missing"]),
         (dict(model=dict(checkpoint="a", dtype="float16")), ["model.dtype='float16'", "'bfloat16'"]),

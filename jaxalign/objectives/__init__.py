@@ -27,6 +27,7 @@ READS = {
     "paired": "groups whose response 0 is preferred to response 1",
     "unpaired": "groups of which every response is trained; pairs are refused",
     "ranked": "lists of at least two responses, best first",
+    "mixed": "pairs and single responses; lists are refused, of which it would use two",
     "reference": "log-probs of a reference model",
     "mismatched": "a response of another prompt in every group",
     "value_head": "the model's value head",
@@ -97,12 +98,12 @@ def names() -> list[str]:
 
 
 def tiny_inputs(*, columns: tuple[str, ...] = (), token_columns: tuple[str, ...] = (), value_head: bool = False) -> tuple[Outputs, Batch]:
-    """Shapes of the smallest outputs and batch, to trace an objective on: one row, one group, two responses."""
+    """Shapes of the smallest outputs and batch, to trace an objective on: one row of three tokens, one group, two responses."""
 
     def shaped(dtype, *shape):
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    row, group = (1, 2), (1, 2)
+    row, group = (1, 3), (1, 2)
     extra = {name: shaped(jnp.float32, *group) for name in columns} | {name: shaped(jnp.float32, *row) for name in token_columns}
     tokens = [shaped(jnp.int32, *row) for _ in range(5)]
     batch = Batch(*tokens, shaped(jnp.float32, *group), shaped(jnp.bool, 1), shaped(jnp.bool, *group), extra)

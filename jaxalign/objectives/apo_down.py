@@ -16,7 +16,7 @@ def apo_down(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float =
     Args:
       policy, reference: log-probs of the same batch.
       batch: paired groups; response 0 is preferred to response 1.
-      beta: strength of the pull to the reference, > 0. The paper: 0.1.
+      beta: strength of the pull to the reference, > 0. Usual: 0.1.
     """
     both = pairs(policy, reference, batch)
     # L = sigmoid(r_w) + sigmoid(-(r_w - r_l))

@@ -17,7 +17,7 @@ def apo_zero(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float =
     Args:
       policy, reference: log-probs of the same batch.
       batch: paired groups; response 0 is preferred to response 1.
-      beta: strength of the pull to the reference, > 0. The paper: 0.1.
+      beta: strength of the pull to the reference, > 0. Usual: 0.1.
     """
     both = pairs(policy, reference, batch)
     chosen, rejected = beta * both.log_ratios[:, 0], beta * both.log_ratios[:, 1]

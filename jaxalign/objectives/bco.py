@@ -30,14 +30,14 @@ def bco(
 ) -> Terms:
     """-log sigmoid(r - delta) for a good response, -log sigmoid(delta - r) for a bad one, with r = beta rho and delta the mean reward.
 
-    ln 2 where policy and reference are equal. Pairs count as two responses with rewards 1 and 0, so a pair's loss is the mean of both
-    sides; the pair form of TRL is their sum.
+    ln 2 where policy and reference are equal. Pairs count as two responses, with rewards 1 and 0 unless the source gives them
+    scores, so a pair's loss is the mean of both sides; the pair form of TRL is their sum.
 
     Args:
       policy, reference: log-probs of the same batch.
       batch: any groups.
       statistics: "rewards" and "seen", running means over the steps so far, this one included; constants.
-      beta: strength of the pull to the reference, > 0. The paper: 0.01.
+      beta: strength of the pull to the reference, > 0. Usual: 0.01.
       decay: of the running mean, 0 <= decay < 1; 0 is the mean of this step. TRL keeps the mean of all rewards since the start instead.
       threshold: a response of a reward above it is good.
 

@@ -19,8 +19,8 @@ def cpo(policy: Outputs, reference: Outputs | None, batch: Batch, *, beta: float
       policy: log-probs of the batch.
       reference: not read.
       batch: paired groups; response 0 is preferred to response 1.
-      beta: scale of the margin, > 0. The paper: 0.1.
-      alpha: weight of the negative log-likelihood, >= 0. The paper: 1.
+      beta: scale of the margin, > 0. Usual: 0.1.
+      alpha: weight of the negative log-likelihood, >= 0. Usual: 1.
 
     Raises:
       ValueError: alpha is negative.

@@ -17,8 +17,8 @@ def discopop(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float =
     Args:
       policy, reference: log-probs of the same batch.
       batch: paired groups; response 0 is preferred to response 1.
-      beta: strength of the pull to the reference, > 0. The paper: 0.05.
-      tau: width of the blend, 0 < tau <= 1. The paper: 0.05.
+      beta: strength of the pull to the reference, > 0. Usual: 0.05.
+      tau: width of the blend, 0 < tau <= 1. Usual: 0.05.
 
     Raises:
       ValueError: tau out of range.

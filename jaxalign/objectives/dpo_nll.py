@@ -18,8 +18,8 @@ def dpo_nll(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 
     Args:
       policy, reference: log-probs of the same batch.
       batch: paired groups; response 0 is preferred to response 1.
-      beta: strength of the pull to the reference, > 0. The paper: 0.1.
-      alpha: weight of the negative log-likelihood, >= 0; 0 is DPO. The paper: 1.
+      beta: strength of the pull to the reference, > 0. Usual: 0.1.
+      alpha: weight of the negative log-likelihood, >= 0; 0 is DPO. Usual: 1.
 
     Raises:
       ValueError: alpha is negative.

@@ -18,7 +18,7 @@ def dpop(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1
       policy, reference: log-probs of the same batch.
       batch: paired groups; response 0 is preferred to response 1.
       beta: strength of the pull to the reference, > 0.
-      lam: price of every nat that the chosen response loses against the reference, >= 0; 0 is DPO. The paper: 50.
+      lam: price of every nat that the chosen response loses against the reference, >= 0; 0 is DPO. Usual: 50.
 
     Raises:
       ValueError: lam is negative.

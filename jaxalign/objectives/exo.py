@@ -18,7 +18,7 @@ def exo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1,
     Args:
       policy, reference: log-probs of the same batch.
       batch: paired groups; response 0 is preferred to response 1.
-      beta: strength of the pull to the reference, > 0. The paper: 0.1.
+      beta: strength of the pull to the reference, > 0. Usual: 0.1.
       label_smoothing: eps, 0 < eps < 0.5; with 0 the divergence is infinite. TRL: 1e-3.
 
     Raises:

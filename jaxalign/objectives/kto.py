@@ -28,7 +28,7 @@ def kto(
 
     Half the weight where policy and reference are equal. z0 = max(0, the mean of rho over mismatched responses), one number for the whole
     step, clamped after the mean. The loss is a mean over responses, not over weights. A batch may hold one kind only; pairs count as two
-    responses with rewards 1 and 0.
+    responses, with rewards 1 and 0 unless the source gives them scores (feedback="label" makes thumbs of those).
 
     Args:
       policy, reference: log-probs of the same batch.

@@ -48,6 +48,8 @@ def margin_terms(
             f"objective {name!r} got weights={weights}; they are numbers, and the first, of the objective whose pairs are in the batch, "
             "must be above 0. The policy of weight 0 is the DPO model of the other objective."
         )
+    if any(weight < 0 for weight in weights):
+        raise ValueError(f"objective {name!r} got weights={weights}; a weight is at least 0: turn the margin's sign to lower a reward.")
     if len(weights) != 1 + len(margins):
         raise ValueError(
             f"objective {name!r} got weights={weights} for margins={margins}; give the weight of the pairs, then one for every margin."

@@ -16,7 +16,7 @@ def nca(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.01
     Args:
       policy, reference: log-probs of the same batch.
       batch: paired groups; response 0 is preferred to response 1.
-      beta: strength of the pull to the reference, > 0. The paper: 0.01.
+      beta: strength of the pull to the reference, > 0. Usual: 0.01.
     """
     both = pairs(policy, reference, batch)
     chosen, rejected = beta * both.log_ratios[:, 0], beta * both.log_ratios[:, 1]

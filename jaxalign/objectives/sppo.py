@@ -14,7 +14,7 @@ def sppo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.0
     Args:
       policy, reference: log-probs of the same batch.
       batch: paired groups; response 0 is preferred to response 1.
-      beta: strength of the pull to the reference, > 0. The paper: 0.001, its 1/eta.
+      beta: strength of the pull to the reference, > 0. Usual: 0.001, its 1/eta.
 
     Raises:
       ValueError: beta is not above 0.

@@ -6,7 +6,7 @@ from jaxalign import pointwise
 from jaxalign.objectives.dpo import dpo
 from jaxalign.types import Array, Batch, Outputs, Terms
 
-REQUIRES = ("reference",)
+REQUIRES = ("reference", "mixed")
 OFFSETS = ("zero", "const", "ema", "kl_batch", "value_head")
 
 

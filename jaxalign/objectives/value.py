@@ -2,12 +2,12 @@
 
 import jax.numpy as jnp
 
-from jaxalign.types import Batch, Outputs, Terms
+from jaxalign.types import Batch, Outputs, Terms, column
 
 REQUIRES = ("value_head",)
 
 
-def value(policy: Outputs, reference: Outputs | None, batch: Batch) -> Terms:
+def value(policy: Outputs, reference: Outputs | None, batch: Batch, *, rewards: tuple = ("reward",)) -> Terms:
     """(value - reward)^2 of every valid response; the mean is over responses.
 
     The value head alone gets a gradient. Its best value is the mean reward of the responses given, so these should be drawn from the
@@ -16,14 +16,16 @@ def value(policy: Outputs, reference: Outputs | None, batch: Batch) -> Terms:
     Args:
       policy: prompt_values float32[N, K], one for each response's prompt, in (0, max_value) of the head.
       reference: not read.
-      batch: every valid response counts, both sides of a pair too; rewards in [0, max_value].
+      batch: every valid response counts, both sides of a pair too; the sum of their rewards is in [0, max_value].
+      rewards: what is summed: "reward", the feedback, and columns float32[N, K]; as in the advantage that the value is for.
 
     Raises:
       ValueError: the model has no value head.
     """
     if policy.prompt_values is None:
         raise ValueError("objective 'value' trains a value head but the model has none; set model.value_head to the largest reward.")
-    valid, values, reward = batch.valid.astype(jnp.float32), policy.prompt_values, batch.reward
+    valid, values = batch.valid.astype(jnp.float32), policy.prompt_values
+    reward = sum(batch.reward if name == "reward" else column(batch, name) for name in rewards)
     # L = (V - R)^2
     loss = (values - reward) ** 2
     # of these means, correlation = (v r - v * r) / sqrt((v v - v^2) (r r - r^2))

@@ -77,6 +77,14 @@ def test_the_loss_is_least_at_the_mean_reward_of_the_valid_responses():
     assert jax.grad(mean)(0.6) > 0 > jax.grad(mean)(0.5)
 
 
+def test_several_rewards_are_summed():
+    batch = responses(np.ones((1, 2, 1)), reward=[[0.25, 1.0]], valid=[[True, True]])
+    batch = batch.replace(columns={"safety": jnp.array([[0.5, -1.0]])})
+    policy = Outputs(jnp.zeros((1, 2)), prompt_values=jnp.array([[0.5, 0.5]]))
+    terms = toys.objective("value")[0](policy, None, batch, rewards=("reward", "safety"))
+    np.testing.assert_allclose(terms.loss, [[(0.5 - 0.75) ** 2, 0.5**2]], rtol=1e-6)
+
+
 def test_the_correlation_of_value_and_reward_follows_from_the_metrics():
     draw = np.random.default_rng(0)
     values, reward = draw.random((2, 20, 2))
