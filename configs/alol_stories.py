@@ -7,15 +7,15 @@ Data:     3,281 prompts of Anthropic HH with two answers each and their scores b
           folder with hh_rlhf_scored/{helpful_base,harmless_base}.{train,test}.jsonl.gz, JSON lines "prefix" (a list of which the first is
           the turns of the prompt), "suffix" (the answers) and "reward" (their scores), as data/hh_test of abaheti95/LoL-RL on GitHub.
 Command:  JAXALIGN_DATA=FOLDER python -m jaxalign.train --config configs/alol_stories.py:0 --workdir runs/alol_0
-Hardware: 1 CPU core, shared, no network; 10 CPU minutes for the first seed, compiling included, 6 for the others.
-Measured: 2026-11-20, 100 steps of 8 rows a method, learning rate 3e-4 for all (not tuned), seed 0; seeds 1 and 2 up to `rlol` only. Share of
-          464 pairs of answers that are ranked as their scores are, by log pi - log pi_ref, and KL to the reference in nats a token:
+Hardware: 1 CPU core, shared, no network; 10 CPU minutes a seed, compiling included.
+Measured: 2026-11-20, 100 steps of 8 rows a method, learning rate 3e-4 for all (not tuned), seed 0; of seeds 1 and 2 only what is said so.
+          Share of 464 pairs of answers ranked as their scores are, by log pi - log pi_ref, and KL to the reference in nats a token:
             dpo 52.8 %, 0.079; alol 54.8 %, 0.070; alol_seq 52.9 %, 0.187; alol_ref_free 50.1 %, 0.041; alol_kl 48.6 %, 0.019;
             alol_kl_published 47.3 %, 0.151; alol_shuffled 47.5 %, 0.048; pro 49.6 %, 0.028;
             seeds 0, 1, 2, mean (least to greatest): nll 50.3 % (48.5 to 52.2), 0.026; wbc 50.3 % (48.3 to 52.8), 0.027;
             gold 50.6 % (49.6 to 51.5), 0.187; rlol 51.3 % (49.1 to 53.2), 0.042.
-          Two standard errors are 4.6 %, chance is 50 %. The value head explains almost nothing beyond the mean: its correlation with held-out
-          rewards is 0.04 to 0.12 within a set (3 seeds). 45 % of the answers that people chose have no positive advantage (seed 0: 32 % of
+          Two standard errors are 4.6 %, chance is 50 %. The value head explains almost nothing beyond the mean: its correlation with rewards
+          held out is 0.04 to 0.12 within a set (3 seeds). 45 % of the answers that people chose have no positive advantage (seed 0: 32 % of
           the harmless ones, 58 % of the helpful ones).
 Reading:  the machinery works from end to end; the paper's ordering (A-LoL and DPO above the cloning baselines) does not appear: all but
           `alol`, by a hair, are within the noise of chance. What shows is how far each method moves: priority sampling and the ratio of
