@@ -14,7 +14,7 @@ Measured: 2026-11-20, 100 steps of 8 rows a method, learning rate 3e-4 for all (
             alol_kl_published 47.3 %, 0.151; alol_shuffled 47.5 %, 0.048; pro 49.6 %, 0.028;
             seeds 0, 1, 2, mean (least to greatest): nll 50.3 % (48.5 to 52.2), 0.026; wbc 50.3 % (48.3 to 52.8), 0.027;
             gold 50.6 % (49.6 to 51.5), 0.187; rlol 51.3 % (49.1 to 53.2), 0.042.
-          Two standard errors are 4.6 %, chance is 50 %. The value head explains almost nothing beyond the mean: its correlation with rewards
+          Two standard errors are 4.6 %, chance is 50 %. The value head explains little beyond the mean: its correlation with rewards
           held out is 0.04 to 0.12 within a set (3 seeds). 45 % of the answers that people chose have no positive advantage (seed 0: 32 % of
           the harmless ones, 58 % of the helpful ones).
 Reading:  the machinery works from end to end; the paper's ordering (A-LoL and DPO above the cloning baselines) does not appear: all but
