@@ -5,24 +5,24 @@ Paper:    UNA, arXiv 2408.15339, the offline comparison: UNA-score before UNA-bi
           times as high for scores.
 Model:    stories260K (A. Karpathy, MIT), 0.26M parameters, trained on children's stories; it travels in the package.
 Data:     a sample of UltraFeedback (MIT) with GPT-4 scores 1 to 10: 776 prompts with two answers, 151 held out. JAXALIGN_DATA names a
-          folder with ultrafeedback_mini/uf_train.train.jsonl.gz and uf_eval.test.jsonl.gz: JSON lines "prompt", "chosen", "rejected" (texts) and
-          "metadata", {"score_chosen", "score_rejected"}; such rows are in trl-lib/ultrafeedback_binarized on the hub. Prompts are cut to
-          their last 48 tokens and answers to their first 64 (130 letters), the same for every method: 770 of 776 rows kept, by DPO 769.
+          folder with ultrafeedback_mini/uf_train.train.jsonl.gz and uf_eval.test.jsonl.gz: JSON lines "prompt", "chosen", "rejected"
+          (texts) and "metadata", {"score_chosen", "score_rejected"}; such rows are in trl-lib/ultrafeedback_binarized on the hub. Prompts
+          are cut to their last 48 tokens and answers to their first 64 (130 letters), the same for every method: 770 of 776 rows kept, by DPO 769.
           The held-out ranking goes by the scores for all: 134 pairs of different scores, DPO 133 (cutting makes one pair equal, which DPO
           drops). In training 93 pairs of equal scores keep the order of the file for thumbs and pairs.
 Command:  for seed in 0 1 2; do python -m jaxalign.train --config configs/ultrafeedback_stories.py:$seed --workdir runs/uf_$seed; done
           python -m jaxalign.compare --runs runs/uf_0 runs/uf_1 runs/uf_2 --stages una_score una_binary kto dpo --out runs/uf
           --metrics ranking/log_ratios ranking/logps kl
 Hardware: 2 CPU cores under a load of 10 to 20 other jobs: 35 minutes a seed at 600 to 1,000 tokens/s. On idle cores it steps at 12,000.
-Measured: 2026-11-20, three seeds (dpo 1): mean (least to greatest). SFT: held-out loss 5.084 -> 2.819, 2.807, 2.800 nats a token, flat
-          since half the run. Share of held-out pairs that the log-ratios rank as the scores do, and KL to the start in nats a token:
-          una_score 49.9 (46.3 to 53.7) %, KL 0.0049 (0.0046 to 0.0052); una_binary 42.2 (39.6 to 44.8) %, KL 0.1449 (0.1392 to 0.1510);
-          kto 42.0 (40.3 to 44.0) %, KL 0.1639 (0.1577 to 0.1688); dpo 41.4 (41.4 to 41.4) %, KL 0.1625 (0.1625 to 0.1625). Rate 5e-5 for
-          all, between two tried for DPO on seed 0: 2e-5 (42.1 % held out after 90 steps of 147) and 1e-4 (46.6 % after 120).
+Measured: 2026-11-20, three seeds: mean (least to greatest). SFT: held-out loss 5.084 -> 2.819, 2.807, 2.800 nats a token, flat since half
+          the run. Share of held-out pairs that the log-ratios rank as the scores do, and KL to the start in nats a token: una_score 49.9
+          (46.3 to 53.7) %, KL 0.0049 (0.0046 to 0.0052); una_binary 42.2 (39.6 to 44.8) %, KL 0.1449 (0.1392 to 0.1510); kto 42.0 (40.3
+          to 44.0) %, KL 0.1639 (0.1577 to 0.1688); dpo 41.4 (37.6 to 45.1) %, KL 0.1606 (0.1592 to 0.1625). Rate 5e-5 for all, between
+          two tried for DPO on seed 0: 2e-5 (42.1 % held out after 90 steps of 147) and 1e-4 (46.6 % after 120).
 Reading:  no order of methods appears. 134 pairs have two standard errors of 8.6 %, so 42 % is not surely below chance; nothing says that
-          the first 130 letters hold what GPT-4 judged. Thumbs and pairs move the policy as far as each other (DPO has the whole last
-          training batch right) and rank held-out pairs no better than chance; scores move the policy 30 times less at the same learning
-          rate. The paper's order, UNA-score first, is not contradicted and not shown.
+          the first 130 letters hold what GPT-4 judged. Thumbs and pairs move the policy as far as each other and rank held-out pairs no
+          better than chance; scores move the policy 30 times less at the same learning rate. The paper's order, UNA-score first, is not
+          contradicted and not shown.
 """
 
 import os
