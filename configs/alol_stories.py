@@ -8,20 +8,28 @@ Data:     3,281 prompts of Anthropic HH with two answers each and their scores b
           the turns of the prompt), "suffix" (the answers) and "reward" (their scores), as data/hh_test of abaheti95/LoL-RL on GitHub.
 Command:  JAXALIGN_DATA=FOLDER python -m jaxalign.train --config configs/alol_stories.py:0 --workdir runs/alol_0
 Hardware: 1 CPU core, shared, no network; 10 CPU minutes a seed, compiling included.
-Measured: 2026-11-20, 100 steps of 8 rows a method, learning rate 3e-4 for all (not tuned), seed 0; of seeds 1 and 2 only what is said so.
-          Share of 464 pairs of answers ranked as their scores are, by log pi - log pi_ref, and KL to the reference in nats a token:
-            dpo 52.8 %, 0.079; alol 54.8 %, 0.070; alol_seq 52.9 %, 0.187; alol_ref_free 50.1 %, 0.041; alol_kl 48.6 %, 0.019;
-            alol_kl_published 47.3 %, 0.151; alol_shuffled 47.5 %, 0.048; pro 49.6 %, 0.028;
-            seeds 0, 1, 2, mean (least to greatest): nll 50.3 % (48.5 to 52.2), 0.026; wbc 50.3 % (48.3 to 52.8), 0.027;
-            gold 50.6 % (49.6 to 51.5), 0.187; rlol 51.3 % (49.1 to 53.2), 0.042.
+Measured: 2026-11-20, 100 steps of 8 rows a method, learning rate 3e-4 for all (not tuned), seeds 0, 1, 2 or fewer, as said: share
+          of 464 pairs of answers ranked as their scores are, by log pi - log pi_ref, and KL to the reference in nats a token, held out.
+            nll               50.3 % (48.5 to 52.2)     0.026 (0.025 to 0.026)
+            wbc               50.3 % (48.3 to 52.8)     0.027 (0.026 to 0.027)
+            gold              50.6 % (49.6 to 51.5)     0.187 (0.183 to 0.194)
+            rlol              51.3 % (49.1 to 53.2)     0.042 (0.042 to 0.043)
+            alol              53.1 % (51.7 to 54.8)     0.070 (0.070 to 0.071)
+            alol_ref_free     51.7 % (50.1 to 53.9)     0.042 (0.041 to 0.043)
+            alol_seq          50.8 % (49.5 to 52.9)     0.195 (0.187 to 0.207)
+            alol_kl           51.6 % (48.6 to 54.9)     0.019 (0.018 to 0.019)
+            alol_kl_published 48.7 % (47.3 to 50.0)     0.228 (0.151 to 0.305)      2 seeds
+            pro               51.1 % (49.6 to 52.6)     0.028 (0.027 to 0.028)      2 seeds
+            dpo               54.7 % (52.8 to 56.6)     0.081 (0.079 to 0.083)      2 seeds
+            alol_shuffled     50.6 % (47.5 to 53.7)     0.049 (0.048 to 0.049)      2 seeds
           Two standard errors are 4.6 %, chance is 50 %. The value head explains little beyond the mean: its correlation with rewards
-          held out is 0.04 to 0.12 within a set (3 seeds). 45 % of the answers that people chose have no positive advantage (seed 0: 32 % of
-          the harmless ones, 58 % of the helpful ones).
-Reading:  the machinery works from end to end; the paper's ordering (A-LoL and DPO above the cloning baselines) does not appear: all but
-          `alol`, by a hair, are within the noise of chance. What shows is how far each method moves: priority sampling and the ratio of
-          A-LoL move further than the same loss without them, the penalty of alol_kl holds the policy back most, and the published penalty,
-          which is none, lets it drift eight times as far. The paper discards 33 % of the chosen answers; here nearly half, as the value is
-          almost a constant and the helpful answers score below it.
+          held out is 0.04 to 0.12 within a set (3 seeds). 45 % of the answers that people chose have no positive advantage (seed 0:
+          32 % of the harmless ones, 58 % of the helpful ones).
+Reading:  the machinery works from end to end; the paper's order (A-LoL above the cloning baselines) does not appear: nearly everything
+          is within the noise of chance, as 200 steps of the value head give almost a constant and the methods are short. What shows is
+          how far each method moves: `alol`, with priority sampling and the ratio, further than the same loss without either one;
+          the penalty of alol_kl holds the policy back most; the published penalty, which is none, lets it drift ten times as far. The
+          paper discards 33 % of the chosen answers; here nearly half, as the helpful answers score below an almost constant value.
 """
 
 import os
