@@ -7,7 +7,8 @@ Model:    stories260K (A. Karpathy, MIT), 0.26M parameters, trained on children'
 Data:     a sample of UltraFeedback (MIT) with GPT-4 scores 1 to 10: 776 prompts with two answers, 151 held out. JAXALIGN_DATA names a
           folder with ultrafeedback_mini/uf_train.train.jsonl.gz and uf_eval.test.jsonl.gz: JSON lines "prompt", "chosen", "rejected"
           (texts) and "metadata", {"score_chosen", "score_rejected"}; such rows are in trl-lib/ultrafeedback_binarized on the hub. Prompts
-          are cut to their last 48 tokens and answers to their first 64 (130 letters), the same for every method: 770 of 776 rows kept, by DPO 769.
+          are cut to their last 48 tokens and answers to their first 64 (130 letters), the same for every method: 770 of 776
+          rows kept, by DPO 769.
           The held-out ranking goes by the scores for all: 134 pairs of different scores, DPO 133 (cutting makes one pair equal, which DPO
           drops). In training 93 pairs of equal scores keep the order of the file for thumbs and pairs.
 Command:  for seed in 0 1 2; do python -m jaxalign.train --config configs/ultrafeedback_stories.py:$seed --workdir runs/uf_$seed; done
