@@ -43,8 +43,8 @@ def pair(number):
 def test_kto_gets_responses_of_other_prompts_from_the_configuration_alone(start, tmp_path, feedback):
     assert start("run", "kto", [pair(i) for i in range(150)], feedback=feedback) == 0
     lines = log.read_metrics(tmp_path / "run", "train")
-    assert lines[0]["loss"] == pytest.approx(0.5, abs=1e-5) and lines[0]["kl"] == 0
-    assert lines[-1]["kl/raw"] != 0
+    assert lines[0]["loss"] == pytest.approx(0.5, abs=1e-5) and lines[0]["z0"] == 0
+    assert lines[-1]["z0/raw"] != 0
 
 
 def test_groups_are_drawn_by_a_number_of_the_data_set_and_an_epoch_shrinks_with_them(start, tmp_path, capsys):

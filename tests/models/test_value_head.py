@@ -19,7 +19,7 @@ from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.heads import ValueHeadConfig
 
-COUNT, ROW_TOKENS = 6, 96
+COUNT, ROW_TOKENS = 6, 128
 MAX_VALUE = 5.0
 
 
@@ -51,7 +51,7 @@ def look(params, batch):
 
 
 def values(plan, *, mesh=(1, 1, 1), **options):
-    """By group: float32[COUNT, 2]."""
+    """By group: float32[COUNT, 3], of which the last is a response to another prompt."""
     with jax.set_mesh(toys.mesh(mesh)):
         found = np.asarray(look(parameters(), toys.place(rows(plan, **options))))
     members = np.asarray(plan).reshape(-1)
@@ -75,7 +75,7 @@ def test_both_responses_of_a_prompt_have_its_value_and_prompts_differ():
 
 
 def test_a_response_that_is_not_there_has_the_value_0():
-    assert alone()[1, 1] == 0 and (np.delete(alone().reshape(-1), 3) > 0).all()
+    assert alone()[1, 1] == 0 and (np.delete(alone().reshape(-1), 4) > 0).all()
 
 
 @pytest.mark.parametrize("share_prompt", [True, False])
@@ -94,14 +94,14 @@ def test_only_tokens_before_the_first_scored_one_are_seen():
     arrays = rows([[0, 2], [3, 5]])
     with jax.set_mesh(toys.mesh()):
         inputs = (arrays[name] for name in ("positions", "segments", "prefixes", "slots"))
-        found = np.asarray(heads.prompts_of(*inputs, 4))
+        found = np.asarray(heads.prompts_of(*inputs, 6))
     groups = toys.groups(COUNT, seed=3)
     for (r, g), group in zip(np.ndindex(2, 2), (0, 2, 3, 5), strict=True):
         prompt, _ = groups.piece(group, 0)
-        for k in range(2):
+        for k in range(3):
             _, scored = groups.piece(group, 1 + k)
-            assert found[r, 2 * g + k].sum() == len(prompt) + np.flatnonzero(scored)[0]
-            np.testing.assert_array_equal(arrays["tokens"][r][found[r, 2 * g + k]][: len(prompt)], prompt)
+            assert found[r, 3 * g + k].sum() == len(prompt) + np.flatnonzero(scored)[0]
+            np.testing.assert_array_equal(arrays["tokens"][r][found[r, 3 * g + k]][: len(prompt)], prompt)
 
 
 def test_what_the_responses_say_does_not_change_the_value():
