@@ -105,10 +105,17 @@ def assert_same(ours, theirs):
 
 
 CASES = [Case(name, False) for name in toys.OBJECTIVES] + [Case(name, True) for name in DECODED]
-cases = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-@cases
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def case(request):
+    """One objective after the other, and its programs are let go: those of all would use up the process's memory maps."""
+    yield request.param
+    compiled.cache_clear()
+    expected.cache_clear()
+    jax.clear_caches()
+
+
 def test_the_case_is_not_trivial(case):
     metrics, gradient, _ = expected(case)
     assert all(np.isfinite(value) for value in metrics.values())
@@ -117,40 +124,33 @@ def test_the_case_is_not_trivial(case):
     assert len({int(n) for n in (base()["slots"] >= 0).sum(1)}) > 4  # rows carry unequal numbers of scored tokens
 
 
-@cases
 def test_padding_rows_and_padding_tokens_do_not_change_the_step(case):
     assert_same(run(case, wide(PLAN)), expected(case))
 
 
-@cases
 def test_the_order_of_rows_does_not_change_the_step(case):
     order = np.random.default_rng(0).permutation(len(PLAN))
     arrays = pack.assemble(text(), PLAN[order], row_tokens=ROW_TOKENS, share_prompt=True)
     assert_same(run(case, arrays), expected(case))
 
 
-@cases
 def test_the_order_of_groups_in_a_row_does_not_change_the_step(case):
     arrays = pack.assemble(text(), PLAN[:, ::-1], row_tokens=ROW_TOKENS, share_prompt=True)
     assert_same(run(case, arrays), expected(case))
 
 
-@cases
 def test_packed_rows_equal_one_group_a_row(case):
     assert_same(run(case, wide(np.arange(COUNT, dtype=np.int32)[:, None])), expected(case))
 
 
-@cases
 def test_three_groups_a_row_equal_two(case):
     assert_same(run(case, wide(np.arange(COUNT, dtype=np.int32).reshape(-1, 3))), expected(case))
 
 
-@cases
 def test_a_shared_prompt_equals_a_repeated_one(case):
     assert_same(run(case, wide(PLAN, share_prompt=False)), expected(case))
 
 
-@cases
 def test_what_padding_and_filler_hold_does_not_change_the_step(case):
     draw, arrays = np.random.default_rng(1), base()
     padding = arrays["segments"] == 0
@@ -162,17 +162,14 @@ def test_what_padding_and_filler_hold_does_not_change_the_step(case):
     assert_same(run(case, arrays), expected(case))
 
 
-@cases
 def test_eight_microbatches_equal_one_batch(case):
     assert_same(run(case, base(), microbatches=8), expected(case))
 
 
-@cases
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_meshes_agree(case, mesh):
     assert_same(run(case, base(), mesh=mesh), expected(case))
 
 
-@cases
 def test_microbatches_on_a_mesh_equal_one_batch_on_one_device(case):
     assert_same(run(case, wide(PLAN), mesh=(2, 2, 2), microbatches=2), expected(case))
