@@ -8,7 +8,7 @@ Data:     3,281 prompts of Anthropic HH with two answers each and their scores b
           the turns of the prompt), "suffix" (the answers) and "reward" (their scores), as data/hh_test of abaheti95/LoL-RL on GitHub.
 Command:  JAXALIGN_DATA=FOLDER python -m jaxalign.train --config configs/alol_stories.py:0 --workdir runs/alol_0
 Hardware: 1 CPU core, shared, no network; 8 to 10 CPU minutes a seed, compiling included.
-Measured: 2026-11-20, 100 steps of 8 rows a method, learning rate 3e-4 for all (not tuned), seeds 0, 1, 2 or fewer, as said: share
+Measured: 2026-11-20, 100 steps of 8 rows a method, learning rate 3e-4 for all (not tuned), seeds 0, 1, 2: share
           of 464 pairs of answers ranked as their scores are, by log pi - log pi_ref, and KL to the reference in nats a token, held out.
             nll               50.3 % (48.5 to 52.2)     0.026 (0.025 to 0.026)
             wbc               50.3 % (48.3 to 52.8)     0.027 (0.026 to 0.027)
@@ -21,7 +21,7 @@ Measured: 2026-11-20, 100 steps of 8 rows a method, learning rate 3e-4 for all (
             alol_kl_published 48.4 % (47.3 to 50.0)     0.203 (0.151 to 0.305)
             pro               50.9 % (49.6 to 52.6)     0.027 (0.027 to 0.028)
             dpo               53.9 % (52.2 to 56.6)     0.081 (0.079 to 0.083)
-            alol_shuffled     50.6 % (47.5 to 53.7)     0.049 (0.048 to 0.049)      2 seeds
+            alol_shuffled     51.0 % (47.5 to 53.7)     0.051 (0.048 to 0.056)
           Two standard errors are 4.6 %, chance is 50 %. The value head explains little beyond the mean: its correlation with rewards
           held out is 0.04 to 0.12 within a set (3 seeds). 45 % of the answers that people chose have no positive advantage (seed 0:
           32 % of the harmless ones, 58 % of the helpful ones).
