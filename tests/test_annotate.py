@@ -191,7 +191,7 @@ def test_an_advantage_may_sum_a_column_whose_name_comes_later_and_is_made_again_
         advantage = {**given, "kind": "advantage", "model": str(tmp_path / "value"), "rewards": ("reward", "style")}
         cfg.data.columns = {"advantage": advantage, "style": style}
         with jax.set_mesh(build.mesh(cfg)):
-            (prepared,) = annotate.with_columns(cfg, opened(cfg), quiet=True)
+            (prepared,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)
         found = prepared.groups
         values = found.reward + found.columns["style"] - found.columns["advantage"]
         assert ((values > 0) & (values < 1)).all()

@@ -3,6 +3,7 @@
 The same checkpoint (stories260K) and the same pairs; AdamW with decay on matrices, clipping, warm-up and linear decay. Extra `parity`.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -29,7 +30,8 @@ PLAN = np.array([[0, 1, 2], [3, -1, 4], [5, 6, -1], [7, -1, -1]], np.int32)
 
 @functools.cache
 def pairs(batch):
-    return toys.groups(PAIRS, seed=100 + batch, vocab_size=512)
+    groups = toys.groups(PAIRS, seed=100 + batch, vocab_size=512)
+    return dataclasses.replace(groups, paired=np.ones_like(groups.paired))
 
 
 def complete(groups):
