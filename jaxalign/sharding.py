@@ -13,15 +13,15 @@ import numpy as np
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-RULES: dict[str | None, str | tuple[str, ...] | None] = {
+RULES: dict[str | None, tuple[str, ...]] = {
     "rows": ("data", "fsdp"),  # batch rows, and the groups of those rows
-    "embed": "fsdp",  # the width of every weight: sharded in storage, gathered at use
-    "vocab": "tensor",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-    "layers": None,
-    None: None,
+    "embed": ("fsdp",),  # the width of every weight: sharded in storage, gathered at use
+    "vocab": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "layers": (),
+    None: (),
 }
 
 
@@ -54,9 +54,10 @@ def no_devices():
 
 
 def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec:
-    """The partition of an array with these logical axes, under RULES.
+    """The partition of an array with these logical axes, under RULES; mesh axes of a single device are left out.
 
-    With a shape, "kv_heads" that do not divide the tensor axis stay whole on every device (grouped-query attention with fewer
+    (From jax 0.12 on an array's type drops them from dimensions of size 1 but not from others: a batch of one row on one device would
+    have two types.) With a shape, "kv_heads" that do not divide the tensor axis stay whole on every device (grouped-query attention with fewer
     key heads than tensor shards); any other axis that does not divide is an error.
 
     Raises:
@@ -64,21 +65,28 @@ def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec
     """
     entries = []
     for i, axis in enumerate(axes):
-        if axis not in RULES:
-            raise ValueError(f"unknown logical axis {axis!r}; the axes in RULES are {sorted(a for a in RULES if a)}.")
-        entry = RULES[axis]
-        if shape is not None and entry is not None:
-            names = (entry,) if isinstance(entry, str) else entry
-            parts = int(np.prod([mesh_shape().get(name, 1) for name in names]))
-            if shape[i] % parts:
-                if axis != "kv_heads":
-                    raise ValueError(
-                        f"axis {axis!r} of size {shape[i]} does not split over {' x '.join(names)} = {parts} devices; "
-                        f"choose a mesh whose {' x '.join(names)} divides {shape[i]}."
-                    )
-                entry = None
-        entries.append(entry)
+        names = mesh_axes(axis)
+        parts = int(np.prod([mesh_shape()[name] for name in names]))
+        if shape is not None and shape[i] % parts:
+            if axis != "kv_heads":
+                raise ValueError(
+                    f"axis {axis!r} of size {shape[i]} does not split over {' x '.join(names)} = {parts} devices; "
+                    f"choose a mesh whose {' x '.join(names)} divides {shape[i]}."
+                )
+            names = ()
+        entries.append(names[0] if len(names) == 1 else names or None)
     return PartitionSpec(*entries)
+
+
+def mesh_axes(axis: str | None) -> tuple[str, ...]:
+    """The axes of the mesh in scope that a logical axis is split over, without those of a single device.
+
+    Raises:
+      ValueError: an unknown axis name.
+    """
+    if axis not in RULES:
+        raise ValueError(f"unknown logical axis {axis!r}; the axes in RULES are {sorted(a for a in RULES if a)}.")
+    return tuple(name for name in RULES[axis] if mesh_shape().get(name, 1) > 1)
 
 
 def mesh_shape() -> dict[str, int]:
@@ -88,7 +96,7 @@ def mesh_shape() -> dict[str, int]:
 
 def rows_spec(ndim: int) -> PartitionSpec:
     """The partition of an array whose first dimension is rows (or groups) and whose others are whole."""
-    return PartitionSpec(RULES["rows"], *(None,) * (ndim - 1))
+    return spec("rows", *(None,) * (ndim - 1))
 
 
 def shard(x, *axes: str | None):
@@ -108,9 +116,9 @@ def split_axis(x: jax.Array, parts: int, rows: int) -> jax.Array:
     """
     groups, rest = x.shape[0] // rows, (None,) * (x.ndim - 1)
     # The partitions are said, not inferred: a dimension of size 1 would lose its axis.
-    by_row = x.reshape(rows // parts, parts, groups, *x.shape[1:], out_sharding=PartitionSpec(RULES["rows"], None, None, *rest))
+    by_row = x.reshape(rows // parts, parts, groups, *x.shape[1:], out_sharding=spec("rows", None, None, *rest))
     pieces = jax.numpy.moveaxis(by_row, 1, 0)
-    return pieces.reshape(parts, rows // parts * groups, *x.shape[1:], out_sharding=PartitionSpec(None, RULES["rows"], *rest))
+    return pieces.reshape(parts, rows // parts * groups, *x.shape[1:], out_sharding=spec(None, "rows", *rest))
 
 
 def named(partition: PartitionSpec) -> NamedSharding:

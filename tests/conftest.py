@@ -1,5 +1,6 @@
-"""Every test sees eight simulated CPU devices; compiled programs are kept between runs."""
+"""Every test sees eight simulated CPU devices; compiled programs are kept between runs, and compiled fast rather than made fast."""
 
+from importlib import metadata
 import os
 from pathlib import Path
 
@@ -8,15 +9,23 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+if metadata.version("jax").startswith("0.10."):  # newer ones have no such flag, and abort at it
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # compiles a third faster
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def programs_are_let_go():
-    """A process can hold some thousands of compiled programs at most (the kernel's limit of memory maps), fewer than the tests have."""
-    yield
+def programs_of_a_module(request):
+    """Compiled with few optimizations, except where a module says OPTIMIZED = True, and let go at its end.
+
+    A module does so for whole runs, whose many steps pay for it, or to compare the bits of different programs.
+
+    A process can hold some thousands of programs at most (the kernel's limit of memory maps), fewer than the tests have.
+    """
     import jax
 
+    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
+    yield
     jax.clear_caches()

@@ -40,7 +40,7 @@ def two_pass(params, batch, step) -> Outputs:
     """As `forward.two_pass`, with a share of 0.3 and trained embeddings."""
     scored = batch.slots >= 0
     logits = _logits(params, _hidden(params, batch, _embed(params, batch.tokens)))
-    before = jnp.roll(jax.lax.stop_gradient(logits), 1, axis=1).argmax(-1).astype(jnp.int32)
+    before = jnp.roll(jax.lax.stop_gradient(logits).argmax(-1).astype(jnp.int32), 1, axis=1)
     greedy = jnp.where(scored, before, batch.tokens)
     rows = forward.mix(lambda ids: _embed(params, ids), batch.tokens, greedy, jnp.float32(0.3), train_embeddings=True)
     return _outputs(params, batch, rows).replace(greedy=jnp.where(scored, before, 0))

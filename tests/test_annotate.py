@@ -11,6 +11,7 @@ import toys
 from jaxalign import annotate, build, config, prepare, train
 from jaxalign.data import columns, loader, store
 
+OPTIMIZED = True
 TINY = str(Path(__file__).parent / "tiny.py")
 SETTINGS = ("train.total_steps=4", "train.save_every_steps=4", "train.log_every_steps=1", "data.eval=None")
 FOUR_STEPS = tuple(f"--config.{setting}" for setting in SETTINGS)

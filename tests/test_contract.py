@@ -162,8 +162,8 @@ def test_what_padding_and_filler_hold_does_not_change_the_step(case):
     assert_same(run(case, arrays), expected(case))
 
 
-def test_four_microbatches_equal_one_batch(case):
-    assert_same(run(case, base(), microbatches=4), expected(case))
+def test_eight_microbatches_equal_one_batch(case):
+    assert_same(run(case, base(), microbatches=8), expected(case))
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)

@@ -12,6 +12,7 @@ from jaxalign import experiments, objectives
 from jaxalign.experiments import bandit, frozen_lake, many_seeds, tree_mdp
 from jaxalign.experiments.grids import GRIDS
 
+OPTIMIZED = True
 FIXED = json.loads((Path(__file__).parent / "golden" / "vectors-una-dpo-kto.json").read_text())["fixed_points"]
 FILES = {"table.md", "results.json", "plot.png"}
 

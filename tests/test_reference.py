@@ -16,6 +16,7 @@ from jaxalign.data import pack
 from jaxalign.types import Batch, Outputs, Terms
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "vectors-tr-ift.json").read_text())
+OPTIMIZED = True  # bits of different programs are compared
 PLAN = np.arange(8, dtype=np.int32).reshape(4, 2)
 FIRST_LOSS = {"dpo": np.log(2.0), "ipo": 1 / (4 * 0.1**2), "kto": 0.5}  # where policy and reference are equal
 
@@ -68,9 +69,8 @@ def tabular(objective, rule, optimizer, *, start=0.0, microbatches=1):
         picked = jnp.einsum("rtv,v->rt", jax.nn.one_hot(batch.tokens, logits.size), logps)
         return Outputs(picked)
 
-    rows = 2 * microbatches  # the same row: one alone loses its mesh axis in jax 0.12
-    tokens = np.array([[0, 2 if np.size(start) > 1 else 0]] * rows, np.int32)
-    zeros, valid = np.zeros_like(tokens), np.ones((rows, 2), bool)
+    tokens = np.array([[0, 2 if np.size(start) > 1 else 0]] * microbatches, np.int32)
+    zeros, valid = np.zeros_like(tokens), np.ones((microbatches, 2), bool)
     arrays = {"tokens": tokens, "positions": zeros, "segments": zeros + 1, "prefixes": zeros, "slots": zeros + np.arange(2, dtype=np.int32)}
     batch = toys.place({**arrays, "reward": valid.astype(np.float32), "paired": valid[:, 0], "valid": valid, "columns": {}})
     params = {"logits": jax.device_put(np.asarray(start, np.float32), toys.sharding.named(toys.sharding.spec(*[None] * np.ndim(start))))}

@@ -9,6 +9,7 @@ import tiny
 
 from jaxalign import log, train
 
+OPTIMIZED = True
 STAGES = """
 import sys
 sys.path.insert(0, {folder!r})

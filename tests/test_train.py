@@ -11,6 +11,7 @@ import pytest
 
 from jaxalign import log, train
 
+OPTIMIZED = True
 CONFIG = str(Path(__file__).parent / "tiny.py")
 
 

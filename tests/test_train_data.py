@@ -7,6 +7,7 @@ import pytest
 
 from jaxalign import log, train
 
+OPTIMIZED = True
 TINY = Path(__file__).parent / "tiny.py"
 
 

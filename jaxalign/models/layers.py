@@ -111,7 +111,7 @@ def _take_forward(block: Array, ids: Array, rows: int, dtype: jnp.dtype):
 def _take_backward(rows: int, dtype: jnp.dtype, ids: Array, gradient: Array):
     # In float32: a frequent token adds up thousands of terms, of which bfloat16 would drop all but the first few hundred.
     table = jnp.zeros((rows, gradient.shape[-1]), jnp.float32).at[ids].add(gradient.astype(jnp.float32), mode="drop")
-    return jax.lax.psum(table, sharding.RULES["rows"]).astype(dtype), None
+    return jax.lax.psum(table, sharding.mesh_axes("rows")).astype(dtype), None
 
 
 _take.defvjp(_take_forward, _take_backward)
