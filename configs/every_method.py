@@ -55,7 +55,7 @@ METHODS: dict[str, dict] = {
     ),
     # pairs
     **{name: {} for name in ("dpo", "cdpo", "rdpo", "ipo", "hinge", "exo", "nca", "apo_zero", "apo_down", "sppo", "discopop", "dpo_norm")},
-    **{name: {} for name in ("dpo_nll", "dpop", "r_dpo", "wpo", "simpo", "cpo", "cpo_simpo", "orpo")},
+    **{name: {} for name in ("dpo_nll", "dpop", "kto_pair", "r_dpo", "wpo", "simpo", "cpo", "cpo_simpo", "orpo")},
     "ipo_sum": dict(objective=dict(name="ipo", length_normalised=False)),
     "tr_dpo_soft": moving("dpo", SOFT),
     "tr_dpo_hard": moving("dpo", HARD),

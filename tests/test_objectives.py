@@ -17,7 +17,7 @@ LN_2 = np.log(2.0)
 # Loss of every judgement where policy and reference are equal, from the specs of the methods; the others depend on the text.
 AT_STEP_0 = {
     "dpo": LN_2, "cdpo": LN_2, "rdpo": LN_2, "dpo_norm": LN_2, "dpop": LN_2, "hinge": 1.0, "nca": 2 * LN_2, "bco": LN_2,
-    "ipo": 1 / (4 * 0.1**2), "apo_zero": 1.0, "apo_down": 1.0, "kto": 0.5, "sppo": 2 * (0.5 / 0.001) ** 2,
+    "ipo": 1 / (4 * 0.1**2), "apo_zero": 1.0, "apo_down": 1.0, "kto": 0.5, "kto_pair": 0.5, "sppo": 2 * (0.5 / 0.001) ** 2,
 }  # fmt: skip
 PLAN = np.arange(6, dtype=np.int32).reshape(3, 2)
 files = pytest.mark.parametrize("name", toys.OBJECTIVES)

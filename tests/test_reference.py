@@ -38,6 +38,14 @@ def test_soft_updates_come_out_as_in_the_golden_file():
     np.testing.assert_array_equal(reference.soft(start, policy, 1, alpha=0.0, every_steps=1), expected["alpha0_after_one_update"])
 
 
+def test_a_soft_update_too_small_for_bfloat16_is_not_lost():
+    given, expected = (GOLDEN["T5_numerics_lora"][key] for key in ("inputs", "expected"))
+    ref, policy = jnp.float32(given["bf16_ref"]), jnp.float32(given["fp32_policy"])
+    moved = reference.soft(ref, policy, 1, alpha=given["alpha_bf16"], every_steps=1)
+    np.testing.assert_allclose(moved, expected["fp32_soft_update"], rtol=1e-7)
+    np.testing.assert_allclose(moved - ref, expected["fp32_change"], rtol=1e-4)  # a bit of float32 is 5e-5 of it
+
+
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_every_microbatch_of_a_step_sees_the_reference_of_the_golden_schedule(kind):
     given, expected = (GOLDEN["T2_schedule"][key] for key in ("inputs", "expected"))

@@ -9,10 +9,11 @@ from jaxalign.types import Batch, Outputs, Terms, at_tokens, max_responses, resp
 REQUIRES = ("unpaired",)
 FORWARD = "two_pass"
 MODES = ("official", "stopgrad_weights", "alg1", "eq21")
+NORMS = {"l1": lambda x: x, "l2": jnp.square, "log": jnp.log1p, "softmax": jnp.exp}  # weights from discounted losses, up to a factor
 TINY = 1e-8  # keeps 0 / 0 away where every token has loss 0
 
 
-def ift(policy: Outputs, reference: Outputs | None, batch: Batch, *, gamma: float = 0.95, mode: str = "official") -> Terms:
+def ift(policy: Outputs, reference: Outputs | None, batch: Batch, *, gamma: float = 0.95, mode: str = "official", norm: str = "l1") -> Terms:
     """Every response's mean negative log-likelihood, a token weighed by the discounted loss from it to the end of the response.
 
     With gamma 0 the plain mean over the tokens of each response, then over responses. Code and paper have three different losses:
@@ -26,18 +27,24 @@ def ift(policy: Outputs, reference: Outputs | None, batch: Batch, *, gamma: floa
       batch: any batch; every valid response is trained on.
       gamma: discount a position, 0 <= gamma <= 1. The paper: 0.95.
       mode: one of MODES.
+      norm: one of NORMS, what the code makes of a token's discounted loss (over the response's length) to weigh by: itself, its square,
+        log(1 + it), exp(it). The paper's runs: "l1". Not for "alg1" and "eq21", which do not normalise.
 
     Raises:
-      ValueError: gamma out of range, or an unknown mode.
+      ValueError: gamma out of range, an unknown mode or norm, or a norm that has no effect.
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"objective 'ift' got gamma={gamma}; it is the discount a position, 0 <= gamma <= 1, in the paper 0.95.")
     if mode not in MODES:
         raise ValueError(f"objective 'ift' got mode={mode!r}; choose one of {', '.join(MODES)}.")
+    if norm not in NORMS:
+        raise ValueError(f"objective 'ift' got norm={norm!r}; choose one of {', '.join(NORMS)}.")
+    if norm != "l1" and mode in ("alg1", "eq21"):
+        raise ValueError(f"objective 'ift' got norm={norm!r}, which has no effect on mode={mode!r}; leave it out.")
     nll = jnp.where(batch.slots >= 0, -policy.logps, 0.0)
     lengths = response_lengths(batch)
-    loss, weights = _losses(nll, batch, gamma, mode)
-    _, pull = jax.vjp(lambda x: _losses(x, batch, gamma, mode)[0], jax.lax.stop_gradient(nll))
+    loss, weights = _losses(nll, batch, gamma, mode, norm)
+    _, pull = jax.vjp(lambda x: _losses(x, batch, gamma, mode, norm)[0], jax.lax.stop_gradient(nll))
     (slope,) = pull(jnp.ones_like(loss))
     weights = jax.lax.stop_gradient(slope if mode == "eq21" else weights)
     share = weights / at_tokens(jnp.maximum(sum_responses(weights, batch), TINY), batch).clip(TINY)
@@ -56,7 +63,7 @@ def ift(policy: Outputs, reference: Outputs | None, batch: Batch, *, gamma: floa
     return Terms(loss, trained, metrics)
 
 
-def _losses(nll, batch, gamma, mode):
+def _losses(nll, batch, gamma, mode, norm):
     """(losses [N, K], weights [R, T] of the tokens up to a factor a response)."""
     scored = batch.slots >= 0
     future = jnp.where(scored, future_sums(nll, batch.segments, gamma), 0.0)
@@ -66,8 +73,9 @@ def _losses(nll, batch, gamma, mode):
     if mode == "alg1":
         # L = sum_t C_t l_t
         return sum_responses(future * nll, batch), future
-    weights = jnp.where(scored, 1.0, 0.0) if gamma == 0 else future
+    mean = future / at_tokens(jnp.maximum(response_lengths(batch), 1), batch).clip(1)
+    weights = jnp.where(scored, 1.0 if gamma == 0 else NORMS[norm](mean), 0.0)
     if mode == "stopgrad_weights":
         weights = jax.lax.stop_gradient(weights)
-    # L = sum_t C_t l_t / sum_t C_t
+    # L = sum_t f(C_t / n) l_t / sum_t f(C_t / n)
     return sum_responses(weights * nll, batch) / (sum_responses(weights, batch) + TINY), weights

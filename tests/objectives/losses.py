@@ -10,10 +10,12 @@ import numpy as np
 from jaxalign import objectives
 from jaxalign.types import Batch, Outputs
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 VECTORS = {
     vector["name"]: (vector["inputs"], vector["expected"])
-    for vector in json.loads((pathlib.Path(__file__).parents[1] / "golden" / "vectors-una-dpo-kto.json").read_text())["vectors"]
+    for vector in json.loads((GOLDEN / "vectors-una-dpo-kto.json").read_text())["vectors"]
 }
+TRUST_REGION = json.loads((GOLDEN / "vectors-tr-ift.json").read_text())["T3_losses"]
 
 
 def batch(count, responses=2, *, lengths=None, reward=None, paired=True, valid=None, mismatched=None):

@@ -49,6 +49,11 @@ CASES = [
     ("gamma1_L1", "grad_nll_stopgrad_weights", {"gamma": 1.0, "mode": "stopgrad_weights"}),
     ("gamma0 (=SFT)", "grad_nll_through_weights", {"gamma": 0.0}),
     ("gamma0 (=SFT)", "grad_nll_stopgrad_weights", {"gamma": 0.0, "mode": "stopgrad_weights"}),
+    *[
+        (f"gamma0.95_{name}", f"grad_nll_{part}_weights", {"norm": norm, "mode": mode})
+        for name, norm in [("L2", "l2"), ("log", "log"), ("softmax (crashes in official torch code)", "softmax")]
+        for part, mode in [("through", "official"), ("stopgrad", "stopgrad_weights")]
+    ],
     ("paper_eq21_plain_double_sum", "grad_nll", {"gamma": 1.0, "mode": "eq21"}),
     ("paper_eq21_with_decay_0.95", "grad_nll", {"mode": "eq21"}),
     ("algorithm1_w_dot_L_unnormalised_exponent_i_minus_t", "grad_nll_through_weights", {"mode": "alg1"}),
@@ -160,7 +165,7 @@ def test_sums_restart_at_the_border_of_a_segment():
     np.testing.assert_allclose(future_sums(x, segments, 0.5), [[2.5, 3.0, 2.0, 4.0, 16.0, 16.0]])
 
 
-@pytest.mark.parametrize("hparams", [{"gamma": 1.5}, {"mode": "nothing"}], ids=str)
+@pytest.mark.parametrize("hparams", [{"gamma": 1.5}, {"mode": "nothing"}, {"norm": "l3"}, {"norm": "l2", "mode": "alg1"}], ids=str)
 def test_hyper_parameters_out_of_range_are_refused(hparams):
     with pytest.raises(ValueError, match="objective 'ift'"):
         ift(Outputs(jnp.zeros((1, 2))), None, one_response_a_row(np.zeros((1, 2)), [[0, 1]]), **hparams)

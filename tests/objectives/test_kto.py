@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from losses import VECTORS, batch, evaluate, means, metric, outputs
+from losses import TRUST_REGION, VECTORS, batch, evaluate, means, metric, outputs
 import numpy as np
 import pytest
 
@@ -47,6 +47,18 @@ def test_the_reference_point_is_clamped_after_the_mean_and_padding_is_not_in_it(
     of = batch(9, paired=False, valid=columns(real, zeros), mismatched=columns(zeros, np.ones(9)))
     terms, *_ = evaluate("kto", columns(zeros, ratios), np.zeros((9, 2)), of)
     assert metric(terms, "z0") == pytest.approx(expected["z0_mean_then_clamp"])
+
+
+def test_the_golden_losses_and_gradients_on_pairs_come_out():
+    given, expected = TRUST_REGION["inputs"], TRUST_REGION["expected"]["kto_pair"]
+    policy, reference = (columns(given[f"{model}_chosen_logps"], given[f"{model}_rejected_logps"]) for model in ("policy", "ref"))
+    terms, loss, to_policy, to_reference, _ = evaluate("kto_pair", policy, reference, batch(3), beta=given["beta"])
+    np.testing.assert_allclose(loss, expected["mean_over_2B"], rtol=1e-6)
+    np.testing.assert_allclose(to_policy[:, 0], expected["grad_policy_chosen_kl_detached"], rtol=1e-6)
+    np.testing.assert_allclose(to_policy[:, 1], expected["grad_policy_rejected_kl_detached"], rtol=1e-6)
+    assert not to_reference.any()
+    for side in ("chosen", "rejected"):
+        assert metric(terms, f"kl/{side}") == pytest.approx(expected[f"kl_{side}"], abs=1e-6)
 
 
 def test_the_reference_point_has_no_gradient():

@@ -4,7 +4,7 @@ import inspect
 
 import jax
 import jax.numpy as jnp
-from losses import VECTORS, batch, evaluate, metric, outputs
+from losses import TRUST_REGION, VECTORS, batch, evaluate, metric, outputs
 import numpy as np
 import pytest
 import toys
@@ -115,6 +115,23 @@ def test_the_golden_losses_and_gradients_of_both_forms_of_ipo_come_out(form, len
     np.testing.assert_allclose(gradient[:, 0], expected[f"grad_policy_chosen_{form}"], rtol=1e-6)
     np.testing.assert_allclose(gradient[:, 1], expected[f"grad_policy_rejected_{form}"], rtol=1e-6)
     assert metric(terms, "margins/target") == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo"])
+def test_the_golden_losses_next_to_a_reset_reference_come_out(name):
+    given, expected = TRUST_REGION["inputs"], TRUST_REGION["expected"][name]
+    policy, reference = (np.stack([given[f"{model}_{side}_logps"] for side in ("chosen", "rejected")], 1) for model in ("policy", "ref"))
+    hparams = {"dpo": {"beta": given["beta"]}, "ipo": {"tau": given["beta"], "length_normalised": False}}[name]
+    terms, loss, gradient, _, _ = evaluate(name, policy, reference, batch(3), **hparams)
+    np.testing.assert_allclose(terms.loss, expected["per_pair"], rtol=1e-6)
+    np.testing.assert_allclose(loss, expected["mean"], rtol=1e-6)
+    np.testing.assert_allclose(gradient, np.stack([expected["grad_policy_chosen"], -np.array(expected["grad_policy_chosen"])], 1), rtol=1e-6)
+    known = TRUST_REGION["expected"]["metrics"]
+    np.testing.assert_allclose(terms.metrics["rewards/margins"][0], given["beta"] * (policy - reference) @ [1, -1], rtol=1e-6, atol=1e-7)
+    assert metric(terms, "rewards/margins") == pytest.approx(known["margins_mean"], rel=1e-6)
+    assert metric(terms, "rewards/accuracies") == pytest.approx(known["accuracy"])
+    for side in ("chosen", "rejected"):
+        np.testing.assert_allclose(terms.metrics[f"rewards/{side}"][0], known[f"rewards_{side}"], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(
