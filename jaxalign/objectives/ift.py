@@ -37,10 +37,8 @@ def ift(policy: Outputs, reference: Outputs | None, batch: Batch, *, gamma: floa
         raise ValueError(f"objective 'ift' got gamma={gamma}; it is the discount a position, 0 <= gamma <= 1, in the paper 0.95.")
     if mode not in MODES:
         raise ValueError(f"objective 'ift' got mode={mode!r}; choose one of {', '.join(MODES)}.")
-    if norm not in NORMS:
-        raise ValueError(f"objective 'ift' got norm={norm!r}; choose one of {', '.join(NORMS)}.")
-    if norm != "l1" and mode in ("alg1", "eq21"):
-        raise ValueError(f"objective 'ift' got norm={norm!r}, which has no effect on mode={mode!r}; leave it out.")
+    if norm not in (choices := NORMS if mode in MODES[:2] else ("l1",)):
+        raise ValueError(f"objective 'ift' got norm={norm!r}; with mode={mode!r} choose one of {', '.join(choices)}.")
     nll = jnp.where(batch.slots >= 0, -policy.logps, 0.0)
     lengths = response_lengths(batch)
     loss, weights = _losses(nll, batch, gamma, mode, norm)
