@@ -1,4 +1,4 @@
-"""Which mesh axis every logical axis of an array lies on: one table, read by `spec`, `gather` and `split_axis`.
+"""Which mesh axis every logical axis of an array lies on: one table, read by `mesh_axes`.
 
 All meshes are Explicit (sharding is part of an array's type). A weight's shape and its logical axes are declared side by side in
 `models`; "embed" lies on fsdp in storage and is gathered at the point of use (ZeRO-3), the other axes stay split (tensor parallelism).
@@ -54,10 +54,9 @@ def no_devices():
 
 
 def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec:
-    """The partition of an array with these logical axes, under RULES; mesh axes of a single device are left out.
+    """The partition of an array with these logical axes, under RULES (see `mesh_axes`).
 
-    (From jax 0.12 on an array's type drops them from dimensions of size 1 but not from others: a batch of one row on one device would
-    have two types.) With a shape, "kv_heads" that do not divide the tensor axis stay whole on every device (grouped-query attention with fewer
+    With a shape, "kv_heads" that do not divide the tensor axis stay whole on every device (grouped-query attention with fewer
     key heads than tensor shards); any other axis that does not divide is an error.
 
     Raises:
@@ -80,6 +79,8 @@ def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec
 
 def mesh_axes(axis: str | None) -> tuple[str, ...]:
     """The axes of the mesh in scope that a logical axis is split over, without those of a single device.
+
+    jax 0.12 drops the latter from the types of dimensions of size 1, though not of others: a batch of one row would have two types.
 
     Raises:
       ValueError: an unknown axis name.

@@ -13,7 +13,9 @@ NORMS = {"l1": lambda x: x, "l2": jnp.square, "log": jnp.log1p, "softmax": jnp.e
 TINY = 1e-8  # keeps 0 / 0 away where every token has loss 0
 
 
-def ift(policy: Outputs, reference: Outputs | None, batch: Batch, *, gamma: float = 0.95, mode: str = "official", norm: str = "l1") -> Terms:
+def ift(
+    policy: Outputs, reference: Outputs | None, batch: Batch, *, gamma: float = 0.95, mode: str = "official", norm: str = "l1"
+) -> Terms:
     """Every response's mean negative log-likelihood, a token weighed by the discounted loss from it to the end of the response.
 
     With gamma 0 the plain mean over the tokens of each response, then over responses. Code and paper have three different losses:

@@ -1,4 +1,4 @@
-"""KTO on pairs: each side against the mean log-ratio of the other side (the paired KTO of HALOs' first version, TRL and turbo-alignment)."""
+"""KTO on pairs: each side against the mean log-ratio of the other side (the paired KTO of turbo-alignment)."""
 
 import jax
 import jax.numpy as jnp
