@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign import build, checkpoint, forward, logps, prepare, reference, types
+from jaxalign import build, checkpoint, chunked_head, data_rules, forward, logps, prepare, reference, types
 from jaxalign import config as configs
 from jaxalign.data import columns, loader, pack, progress, store
 from jaxalign.hf import hub
@@ -77,22 +77,27 @@ def main(argv: list[str] | None = None) -> int:
 class _Scorer:
     """One model, ready to look at rows."""
 
+    name: str
+    model: models.Model
     params: object
     look: object  # (params, batch) -> (logps [R, T], prompt values [N, K] or None), jitted
 
 
 def _with_column(cfg, sets, name, spec, *, quiet):
     sources = [spec["model"]] + ([spec["reference"]] if spec.get("reference") else [])
-    scorers = [_scorer(cfg, source, spec["kind"]) for source in sources]
+    scorers = [_scorer(cfg, source, spec) for source in sources]
     depends = {key: value for key, value in spec.items() if key not in ("model", "reference")}
     depends |= {"weights": [_identity(cfg, source, spec["kind"]) for source in sources], "dtype": str(build.dtype(cfg)), "code": _code()}
     for prepared in sets:
+        for scorer in scorers:
+            data_rules.check_fits(scorer.model.config, prepared, f"the model {scorer.name} of data.columns.{name}")
         path = columns.path(prepared, name, {**depends, **_summed(prepared, spec)})
         if _everywhere(columns.is_complete(path)):
             probe = dataclasses.replace(prepared, plan=prepared.plan[: cfg.batch.rows])
             kept = columns.read(path)
             computed = _compute(cfg, probe, name, spec, scorers, quiet=True)
-            columns.check(path, kept, computed, tolerance=1e-3 if build.dtype(cfg) == np.float32 else 0.1)
+            by_token = spec["kind"] != "advantage"  # a value lies in the range of the rewards and sums nothing up
+            columns.check(path, kept, computed, tolerance=1e-3 if build.dtype(cfg) == np.float32 else 0.1 if by_token else 0.02)
         else:
             computed = _compute(cfg, prepared, name, spec, scorers, quiet=quiet)
             kept = {key: np.nan_to_num(values).astype(np.float32) for key, values in computed.items()}
@@ -140,7 +145,7 @@ def _tokens(cfg, prepared, scorer, *, quiet):
     numbers = columns.numbered(len(groups.tokens) + donated, split=len(groups.tokens), donors=groups.donors is not None)
     out = np.full(len(groups.tokens) + donated, np.nan)
     for at, (values, _) in _looks(cfg, prepared, numbers, scorer, quiet=quiet):
-        out[at[at >= 0]] = values[at >= 0]
+        out[at[at >= 0]] = _finite(values[at >= 0], scorer)
     return out
 
 
@@ -149,8 +154,14 @@ def _responses(cfg, prepared, scorer, *, quiet):
     shape = prepared.groups.reward.shape
     out = np.full(shape, np.nan).reshape(-1)
     for at, (_, values) in _looks(cfg, prepared, columns.numbered_responses(shape), scorer, quiet=quiet):
-        out[at[at >= 0]] = values[at >= 0]
+        out[at[at >= 0]] = _finite(values[at >= 0], scorer)
     return out.reshape(shape)
+
+
+def _finite(values, scorer):
+    if not np.isfinite(values).all():
+        raise ValueError(f"the model {scorer.name} says numbers that are not finite; its weights are damaged or diverged: name another.")
+    return values
 
 
 def _looks(cfg, prepared, numbers: Mapping[str, np.ndarray], scorer, *, quiet) -> Iterable:
@@ -177,11 +188,17 @@ def _sum_responses(values, groups):
     return np.where(gone, np.nan, pieces).reshape(len(groups), -1)[:, 1:]
 
 
-def _scorer(cfg, source, kind) -> _Scorer:
-    if kind == "advantage":
-        model, params, _ = checkpoint.restore_params(source)
+def _scorer(cfg, source, spec) -> _Scorer:
+    if spec["kind"] == "advantage":
+        model, params, run = checkpoint.restore_params(source)
         if models.VALUE_HEAD not in params:
             raise ValueError(f"data.columns: model={source!r} is a run without a value head; name one of objective 'value'.")
+        learned = tuple(run["config"]["objective"].get("rewards", spec["rewards"]))
+        if set(learned) != set(spec["rewards"]):
+            raise ValueError(
+                f"data.columns: rewards={spec['rewards']} of an advantage, and the value head of {source} learned {learned}; "
+                "an advantage is a reward less what that very reward is on average: sum the same on both sides."
+            )
     elif source is None:
         model = build.model(cfg)
         params = build.params(cfg, model)
@@ -195,7 +212,7 @@ def _scorer(cfg, source, kind) -> _Scorer:
         outputs = forward.next_token(model, params, batch, jnp.int32(0), **options)
         return outputs.logps, outputs.prompt_values
 
-    return _Scorer(params, jax.jit(look))
+    return _Scorer(str(source or cfg.model.checkpoint), model, params, jax.jit(look))
 
 
 def _identity(cfg, source, kind):
@@ -218,8 +235,9 @@ def _hash_files(files):
 
 
 def _code():
-    modules = (Path(__file__), Path(logps.__file__), Path(forward.__file__), *sorted(Path(models.__file__).parent.glob("*.py")))
-    return _hash_files(modules)
+    modules = chunked_head, columns, forward, hf_load, logps, pack
+    own = [Path(__file__), *(Path(module.__file__) for module in modules), *sorted(Path(models.__file__).parent.glob("*.py"))]
+    return _hash_files(own)
 
 
 def _report(prepared):

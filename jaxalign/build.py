@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxalign import checkpoint, combinations, forward, objectives, optim, reference, sharding, step, vocabulary
-from jaxalign.data import loader, store, summary
+from jaxalign.data import loader, store
 from jaxalign.data.sampling import Sampling
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import hub
@@ -98,70 +98,9 @@ def abstract_params(built: models.Model):
     )
 
 
-def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared]) -> None:
-    """Raises ValueError where the objective or the model cannot use these prepared sets."""
-    reads = objectives.reads(cfg.objective.name, **options(cfg, "objective"))
-    for prepared in sets:
-        groups, name = prepared.groups, cfg.objective.name
-        own = groups.reward.shape[1]  # without mismatched responses
-        if "ranked" in reads and own < 2:
-            raise ValueError(
-                f"objective {name!r} reads ranked lists but {prepared.folder} has one response a prompt; "
-                "use a data set of format 'ranked', 'scored' with several completions, or 'paired'."
-            )
-        if "paired" in reads and not groups.paired.any():
-            raise ValueError(
-                f"objective {name!r} reads pairs but {prepared.folder} has none; "
-                "use a paired data set (prompt, chosen, rejected), or another objective."
-            )
-        if ("paired" in reads and own > 2) or ("mixed" in reads and own > 2 and groups.paired.any()):
-            raise ValueError(
-                f"objective {name!r} reads pairs but {prepared.folder} has up to {own} responses a prompt, of which it would "
-                "use two; make pairs of them, or use an objective for lists."
-            )
-        if "unpaired" in reads and groups.paired.any():
-            raise ValueError(
-                f"objective {name!r} trains on every response, and {prepared.folder} holds rejected ones too; "
-                'set responses="chosen" in data.train and data.eval, or use an objective for pairs.'
-            )
-        lengths = groups.lengths()
-        longest = int((lengths[:, 0] + lengths[:, 1:].max(1)).max())
-        if built.config.learned_positions and longest > built.config.max_positions:
-            raise ValueError(
-                f"{prepared.folder} has an example of {longest} tokens but the model has {built.config.max_positions} learned positions; "
-                f"choose data.max_prompt_tokens and data.max_response_tokens that add up to at most {built.config.max_positions}."
-            )
-        largest = int(prepared.groups.tokens.max(initial=0))
-        if largest >= built.config.vocab_size:
-            raise ValueError(
-                f"{prepared.folder} holds token id {largest} but the model has {built.config.vocab_size} tokens; "
-                "the tokenizer is not the model's: set model.tokenizer to the checkpoint's own."
-            )
-
-
 def forwards_without_gradient(cfg: ConfigDict) -> int:
     """Forward passes that a step makes beside the policy's own, as the method needs them: the reference's, and the first one of IFT."""
     return (cfg.reference.rule not in ("none", "precomputed")) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
-
-
-def class_weights(cfg: ConfigDict, sets: list[store.Prepared]) -> str:
-    """What KTO's class weights make of the labels that the sets hold, as a sentence; "" for other objectives.
-
-    The weighted numbers of desirable and undesirable responses should be about as many: desirable_weight * n_D / (undesirable_weight * n_U)
-    in [1, 4/3] (arXiv 2402.01306 v1, equation 8; later versions up to 3/2).
-    """
-    hparams = options(cfg, "objective")
-    if "desirable_weight" not in hparams:
-        return ""
-    counts = [summary.label_counts(prepared, hparams["threshold"]) for prepared in sets]
-    good, bad = (sum(side) for side in zip(*counts, strict=True))
-    start = f"{cfg.objective.name}: {good:,} desirable and {bad:,} undesirable responses"
-    if not good or not bad:
-        return f"{start}; with one label only the weights scale the loss and no more."
-    ratio = hparams["desirable_weight"] * good / (hparams["undesirable_weight"] * bad)
-    fit = f"desirable_weight={bad / good:.3g}" if bad > good else f"undesirable_weight={good / bad:.3g}"
-    inside = "within" if 1 - 1e-6 <= ratio <= 1.5 + 1e-6 else f"outside; {fit} would balance them. The published range is"
-    return f"{start}; desirable_weight * n_D / (undesirable_weight * n_U) = {ratio:.3f}, {inside} [1, 3/2]."
 
 
 def sampling(cfg: ConfigDict) -> Sampling:
@@ -202,7 +141,9 @@ def durations(cfg: ConfigDict, sets: list[tuple[store.Prepared, float]]) -> Dura
 def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Functions:
     """The jitted functions of this run. Nothing is compiled yet."""
     whole = {"dtype": dtype(cfg), "remat": cfg.model.remat, "attention": cfg.model.attention}
-    look = partial(forward.FORWARDS[cfg.forward.name], built, **whole, **options(cfg, "forward"))
+    kind = forward.FORWARDS[cfg.forward.name]
+    seed = {"seed": cfg.seed} if "seed" in hparams_of(kind) else {}
+    look = partial(kind, built, **whole, **seed, **options(cfg, "forward"))
     objective = objectives.bind(cfg.objective.name, **options(cfg, "objective"))
     moves = {"every_steps": lengths.every} if cfg.reference.rule in reference.MOVING else {}
     trained = None if cfg.model.train == "all" else (cfg.model.train,)
@@ -214,12 +155,15 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
         total_steps=lengths.total,
         final_fraction=cfg.optimizer.final_fraction,
     )
+    axes = built.axes
+    if cfg.forward.name == "two_pass" and not cfg.forward.train_embeddings and "head" in axes:
+        axes = {**axes, "embed": {**axes["embed"], "tokens": ()}}  # no gradient reaches this table: decay alone would wear it down
     optimizer = optim.make_optimizer(
         optim.RULES[cfg.optimizer.name],
         schedule,
         clip_norm=cfg.optimizer.clip_norm,
         weight_decay=cfg.optimizer.weight_decay,
-        axes=built.axes if trained is None else {key: built.axes[key] for key in trained},
+        axes=axes if trained is None else {key: axes[key] for key in trained},
         **options(cfg, "optimizer"),
     )
 

@@ -229,7 +229,7 @@ def _steps(folder):
 
 
 def restore_params(workdir: str | Path, step: int | None = None):
-    """(model, params, tokenizer folder) of a run, on the mesh in scope; the newest checkpoint where no step is given.
+    """(model, params, what `run_record` said) of a run, on the mesh in scope; the newest checkpoint where no step is given.
 
     Raises:
       CheckpointError: the folder holds no checkpoint, or not that one, or it cannot be read.
@@ -261,7 +261,7 @@ def restore_params(workdir: str | Path, step: int | None = None):
             parts = {"trainable": {trained: abstract.pop(trained)}, "frozen": abstract}
         found = read(manager, **{name: ocp.args.StandardRestore(part) for name, part in parts.items()})
         params = {key: leaf for name in parts for key, leaf in found[name].items()}
-    return model, params, run["tokenizer"]
+    return model, params, run
 
 
 def _model_config(record: dict[str, Any]) -> ModelConfig:

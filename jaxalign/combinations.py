@@ -4,11 +4,12 @@ Options of objectives, forwards, optimizers and reference rules are the keyword 
 """
 
 import importlib.util
+import math
 
-from jaxalign.schema import DURATIONS, REQUIRED, SCHEMA, hparams_of, units
+from jaxalign.schema import DURATIONS, REQUIRED, SCHEMA, hparams_of, named_sets, units
 
 # Arguments that the run gives a function by itself, from other sections.
-FROM_ELSEWHERE = {"forward": ("dtype", "remat", "attention"), "reference": ("every_steps",)}
+FROM_ELSEWHERE = {"forward": ("dtype", "remat", "attention", "seed"), "reference": ("every_steps",)}
 
 
 def fill_functions(resolved: dict, given: dict) -> list[str]:
@@ -57,18 +58,23 @@ def _fill(resolved, given, section, name, accepted):
                 value = resolved[option] = float(value)
             if type(value) is not type(default):
                 yield f"{section}.{option}={value!r} is {type(value).__name__}, not {type(default).__name__}."
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            yield f"{section}.{option}={value!r} is no finite number."
 
 
 def check(resolved: dict, *, quiet: bool) -> list[str]:
     """What the rules between keys object to. `quiet`: a rule that fails over keys wrong in themselves, reported already, is passed over."""
     problems = []
-    for rule in (_batch_rule, _model_rule, _data_rule, _mesh_rule, _train_rule, _reference_rule, _objective_rule):
+    rules = _batch_rule, _model_rule, _data_rule, _mesh_rule, _train_rule, _reference_rule, _forward_rule, _columns_rule, _objective_rule
+    for rule in rules:
         try:
             problems += rule(resolved)
         except (TypeError, KeyError, AttributeError, ValueError):
             if not quiet and not problems:
                 raise
     return problems
+
 
 def _batch_rule(resolved):
     rows, parts = resolved["batch"]["rows"], resolved["batch"]["microbatches"]
@@ -85,11 +91,15 @@ def _model_rule(resolved):
         yield f"model names {origins or 'no origin'}; give just one of model.checkpoint, model.preset, model.config."
     if model["checkpoint"] is None and model["tokenizer"] is None:
         yield "model.tokenizer is missing: a model with random weights brings no tokenizer; name a tokenizer folder."
+    if model["value_head"] == 0:
+        yield "model.value_head=0.0: the values of a head lie between 0 and this; give the largest reward, above 0."
     if model["preset"] is not None and model["preset"] not in presets.PRESETS:
         yield f"model.preset={model['preset']!r} is not one of {', '.join(presets.PRESETS)}."
 
 
 def _data_rule(resolved):
+    from jaxalign.data import formats, scores
+
     data = resolved["data"]
     for key in ("max_prompt_tokens", "max_response_tokens"):
         if data[key] is not None and data[key] >= data["row_tokens"]:
@@ -103,6 +113,28 @@ def _data_rule(resolved):
     for source in data["train"] if isinstance(data["train"], tuple) else ():
         if not source["weight"] > 0:
             yield f"data.train: weight={source['weight']} of a source is not above 0; leave the source out."
+    if data["sampling"] == "shuffle" and data["sampling_column"] != SCHEMA["data"]["sampling_column"].default:
+        yield f"data.sampling_column={data['sampling_column']!r} has no effect on data.sampling='shuffle'; leave it out."
+    for where, source in _sources(data):
+        try:
+            scores.Scoring(source["score_range"], tuple((source["score_weights"] or {}).items()), source["score_transform"])
+        except ValueError as error:
+            yield f"{where}: {error}"
+        if source["format"] is not None and source["format"] not in formats.FORMATS:
+            yield f"{where}.format={source['format']!r} is not one of {', '.join(formats.FORMATS)}."
+
+
+def _given_columns(data):
+    """Names of the data sets' own columns."""
+    return {name for _, source in _sources(data) for name in source["response_columns"] or ()}
+
+
+def _sources(data):
+    """(where it stands, source) of all sources, held-out ones too."""
+    train = data["train"] if isinstance(data["train"], tuple) else (data["train"],)
+    named = [(f"data.train[{i}]" if len(train) > 1 else "data.train", source) for i, source in enumerate(train)]
+    held_out = {} if data["eval"] is None else named_sets(data["eval"])
+    return named + [(f"data.eval.{name}" if name else "data.eval", source) for name, source in held_out.items()]
 
 
 def _mesh_rule(resolved):
@@ -117,6 +149,9 @@ def _train_rule(resolved):
     train, data = resolved["train"], resolved["data"]
     if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
         yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction."
+    rule, metric = resolved["reference"]["rule"], train["best_metric"].removeprefix("-")
+    if train["keep_best"] and rule in ("soft", "hard") and (metric == "loss" or metric.startswith("rewards/")):
+        yield f"train.best_metric={metric!r} starts anew whenever reference.rule={rule!r} moves the reference; use 'initial/{metric}'."
     if train["wandb"] and importlib.util.find_spec("wandb") is None:
         yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
 
@@ -133,8 +168,6 @@ def _reference_rule(resolved):
         yield f"reference.{given[0]}={section[given[0]]!r} never moves the reference; make it larger, or use rule 'frozen'."
     if rule in RULES and rule not in MOVING and given:
         yield f"reference.{given[0]}: rule {rule!r} never moves the reference; leave it out, or use one of {', '.join(MOVING)}."
-
-
     if rule in RULES:
         options = {key: section[key] for key in hparams_of(RULES[rule]) if key not in FROM_ELSEWHERE["reference"]}
         try:
@@ -143,12 +176,38 @@ def _reference_rule(resolved):
             yield str(error)
 
 
+def _forward_rule(resolved):
+    from jaxalign import forward
+
+    section, rule = resolved["forward"], resolved["reference"]["rule"]
+    if section["name"] != "two_pass":
+        return
+    if rule in ("precomputed", "hard_table"):
+        yield f"reference.rule={rule!r} keeps log-probs of one plain pass, and forward.name='two_pass' reads mixed text; use 'frozen'."
+    try:
+        forward.check_mixing(**{key: section[key] for key in hparams_of(forward.check_mixing)})
+    except ValueError as error:
+        yield str(error)
+
+
+def _columns_rule(resolved):
+    data, taken = resolved["data"], ("reward", "mismatched", "reference_logps")
+    for name, column in data["columns"].items():
+        if not name.isidentifier() or name in taken or name in _given_columns(data):
+            yield f"data.columns.{name}: the name is taken, or not of letters, digits and _ only; choose another."
+        if column["kind"] == "implicit_reward" and not 0 < column["beta"] < math.inf:
+            yield f"data.columns.{name}.beta={column['beta']} makes every reward 0 or infinite; give that of the model's training."
+        if not column["rewards"]:
+            yield f"data.columns.{name}.rewards=() sums nothing; name the reward, or columns."
+
+
 def _one_of(name):
     return ", ".join(f"{name}_{unit}" for unit in units("every"))
 
 
 def _objective_rule(resolved):
     from jaxalign import objectives
+    from jaxalign.reference import MOVING
 
     name, rule, model = resolved["objective"]["name"], resolved["reference"]["rule"], resolved["model"]
     objective, _ = objectives.named(name)
@@ -157,6 +216,12 @@ def _objective_rule(resolved):
     if rule == "none" and "reference" in reads:
         yield f"reference.rule='none': objective {name!r} needs a reference; leave the key out or use 'frozen'."
         return
+    if rule in (*MOVING, "precomputed") and "reference" not in reads:
+        yield f"reference.rule={rule!r}: objective {name!r} reads no reference; leave the key out, or use 'frozen' to measure against."
+    if model["value_head"] is not None and "value_head" not in reads:
+        yield f"model.value_head={model['value_head']}: objective {name!r} does not read it; leave the key out."
+    if "value_head_alone" in reads and model["train"] != "value_head":
+        yield f"model.train={model['train']!r}: objective {name!r} teaches the value head alone; set model.train='value_head'."
     if model["train"] == "value_head" and model["value_head"] is None:
         yield "model.train='value_head' but the model has none; set model.value_head to the largest reward."
     if "value_head" in reads and model["value_head"] is None:
@@ -166,11 +231,14 @@ def _objective_rule(resolved):
         yield f"model.value_head={model['value_head']}: objective {name!r} reads values in (0, 1) here; set model.value_head=1.0."
     if model["train"] == "value_head" and "value_head" not in reads:
         yield f"model.train='value_head' but objective {name!r} does not read the value head; leave the key out."
-    by_token = {f"columns.{name}" for name in known_columns(resolved, reads)[1]}
-    for key in by_token & set(reads):
-        column = key.removeprefix("columns.")
-        yield f"data.columns.{column}.kind='logps' is a number a token, and objective {name!r} reads one a response; use another kind."
-        return
+    read = {key.removeprefix("columns.") for key in reads}
+    for where, source in _sources(resolved["data"]):
+        for column in read & _given_columns(resolved["data"]) - set(source["response_columns"] or ()):
+            yield f"{where}.response_columns has no {column!r}, which objective {name!r} reads and another source has; name it there too."
+    summed = {reward for column in resolved["data"]["columns"].values() for reward in column["rewards"]}
+    drawn_by = {resolved["data"]["sampling_column"]} if resolved["data"]["sampling"] != "shuffle" else set()
+    for column in resolved["data"]["columns"].keys() - summed - drawn_by - read:
+        yield f"data.columns.{column} is read by nothing here: not by objective {name!r}, sampling or another column; leave it out."
     try:
         _trace(resolved)
     except ValueError as error:
@@ -201,11 +269,16 @@ def _trace(resolved):
     import jax
 
     from jaxalign import objectives, sharding
+    from jaxalign.types import Terms
 
     objective, *inputs = _tiny(resolved)
     with sharding.no_devices():
         scalars = {name: jax.ShapeDtypeStruct((), "float32") for name in objectives.statistics_of(objective, *inputs)}
-        jax.eval_shape(objective.terms, *inputs, scalars)
+        terms = jax.eval_shape(objective.terms, *inputs, scalars)
+    name, batch = resolved["objective"]["name"], inputs[-1]
+    shapes = batch.paired.shape, batch.valid.shape, batch.tokens.shape
+    if not isinstance(terms, Terms) or terms.loss.shape not in shapes or terms.weight.shape != terms.loss.shape:
+        raise ValueError(f"objective {name!r} does not return Terms of a loss and a weight of one shape: [N], [N, K] or [R, T].")
 
 
 def _tiny(resolved):

@@ -37,8 +37,8 @@ def _export(given):
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
-        model, params, tokenizer_folder = checkpoint.restore_params(given.workdir, step=given.step)
-        save(given.out, model, params, tokenizer_from=tokenizer_folder, dtype=given.dtype)
+        model, params, run = checkpoint.restore_params(given.workdir, step=given.step)
+        save(given.out, model, params, tokenizer_from=run["tokenizer"], dtype=given.dtype)
     print(f"wrote {given.out} ({model.config.family}, {given.dtype})")
 
 

@@ -56,7 +56,7 @@ def two_pass(
     Raises:
       ValueError: an option out of its range.
     """
-    _check_mixing(mixing, mixing_start, mixing_warmup_steps, mixing_noise)
+    check_mixing(mixing=mixing, mixing_start=mixing_start, mixing_warmup_steps=mixing_warmup_steps, mixing_noise=mixing_noise)
     scored, tokens, options = batch.slots >= 0, batch.tokens, {"dtype": dtype, "remat": remat, "attention": attention}
     greedy, share = None, jnp.zeros(())
     if mixing or (mixing_start and mixing_warmup_steps):
@@ -99,7 +99,8 @@ def mix(embed: Callable, gold: Array, greedy: Array | None, share: Array, *, tra
     return x if train_embeddings else jax.lax.stop_gradient(x)
 
 
-def _check_mixing(mixing, mixing_start, mixing_warmup_steps, mixing_noise):
+def check_mixing(*, mixing: float, mixing_start: float, mixing_warmup_steps: int, mixing_noise: float) -> None:
+    """Raises ValueError where an option of `two_pass` is out of its range or has no effect."""
     for name, value in (("mixing", mixing), ("mixing_start", mixing_start)):
         if not 0 <= value <= 1:
             raise ValueError(f"forward.{name}={value} is a share of the embedding; choose it in [0, 1], the paper has 0.2.")
@@ -107,6 +108,8 @@ def _check_mixing(mixing, mixing_start, mixing_warmup_steps, mixing_noise):
         raise ValueError(f"forward.mixing_start={mixing_start} is where a warm-up begins, and there is none; set mixing_warmup_steps.")
     if mixing_warmup_steps < 0 or mixing_noise < 0:
         raise ValueError(f"forward.mixing_warmup_steps={mixing_warmup_steps} and mixing_noise={mixing_noise} must not be below 0.")
+    if mixing_noise and not mixing and not mixing_start:
+        raise ValueError(f"forward.mixing_noise={mixing_noise} has no effect on mixing=0: it is a factor of it; leave it out.")
 
 
 def _head(model):

@@ -123,7 +123,8 @@ def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs
     """(state, batch) -> dict of (sum, weight), jitted: the objective's loss and metrics, `metrics.rankings`, and "kl" to the reference.
 
     Where the state keeps the initial reference too, the same against it follows under "initial/": a moving reference makes loss and rewards
-    jump at every move, so only those can be compared over time. Statistics are those of the batch given.
+    jump at every move, so only those can be compared over time. Statistics are those of the batch given; running ones go on from those
+    of the state, under "initial/" from none.
 
     Args:
       forward, objective: those of the train step.
@@ -131,7 +132,7 @@ def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs
     """
 
     def eval_step(state: TrainState, batch: Batch):
-        def against(reference):
+        def against(reference, state):
             policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, batch, state.step)
             known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
             sums = _reduced(objective.terms(policy, constant, batch, known))
@@ -141,8 +142,11 @@ def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs
             return sums
 
         reference = None if isinstance(state.reference, references.Table) else state.reference
-        first = {} if state.initial is None else {f"initial/{name}": pair for name, pair in against(state.initial).items()}
-        return against(reference) | first
+        if state.initial is None:
+            return against(reference, state)
+        # What the objective carries was seen against the moving reference; against the first one it knows this batch only.
+        fresh = state.replace(statistics=jax.tree.map(jnp.zeros_like, state.statistics))
+        return against(reference, state) | {f"initial/{name}": pair for name, pair in against(state.initial, fresh).items()}
 
     return jax.jit(eval_step)
 

@@ -82,7 +82,7 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
     """
     import jax
 
-    from jaxalign import annotate, build, checkpoint, report, validate
+    from jaxalign import annotate, build, checkpoint, data_rules, report, validate
     from jaxalign.data import loader, store
     from jaxalign.log import RunLog
     from jaxalign.prepare import prepare_from_config
@@ -93,8 +93,9 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         folders = prepare_from_config(cfg)
         sets = [(store.read(folder), weight) for folder, weight in folders["train"]]
         held_out = {name: store.read(folder) for name, folder in folders["eval"].items()}
-        build.check_data(cfg, model, [prepared for prepared, _ in sets] + list(held_out.values()))
+        data_rules.check_data(cfg, model, [prepared for prepared, _ in sets] + list(held_out.values()))
         annotated, held_out = annotate.with_columns(cfg, [prepared for prepared, _ in sets], held_out)
+        data_rules.check_data(cfg, model, annotated)  # with the columns that were missing before
         sets = [(prepared, weight) for prepared, (_, weight) in zip(annotated, sets, strict=True)]
         lengths = build.durations(cfg, sets)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -116,7 +117,7 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
             quiet=jax.process_index() > 0,
         )  # fmt: skip
         log.say(_describe(cfg, model, sets, lengths, start, workdir))
-        if weights := build.class_weights(cfg, [prepared for prepared, _ in sets]):
+        if weights := data_rules.class_weights(cfg, sets):
             log.say(weights)
         loop = Loop(cfg, model, functions, batches, held_out, lengths, saved, log, prepared)
         try:

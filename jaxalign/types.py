@@ -70,16 +70,18 @@ class TrainState:
 
 
 def column(batch: Batch, name: str) -> Array:
-    """A precomputed column: float32 [N, K] (one number a response) or [R, T] (one a token).
+    """A precomputed column of responses, float32[N, K].
 
     Raises:
-      ValueError: the batch has no such column; names those it has and the way to one.
+      ValueError: the batch has no such column (names those it has and the way to one), or it has a number a token.
     """
     if name not in batch.columns:
         raise ValueError(
             f"the objective reads column {name!r} but the batch has {tuple(sorted(batch.columns))}. Describe it in data.columns "
             "(python -m jaxalign.annotate writes it), or name the data set's own numbers in response_columns of the source."
         )
+    if batch.columns[name].shape != batch.valid.shape:
+        raise ValueError(f"column {name!r} has a number a token, and the objective reads one a response; use another kind of column.")
     return batch.columns[name]
 
 

@@ -74,7 +74,7 @@ def scored(cfg, name, spec):
     return prepared
 
 
-def shipped(tmp_path):
+def shipped(tmp_path, *, scale=1.01):
     """A copy of the shipped model with slightly other weights."""
     from jaxalign.hf import load, save
     from jaxalign.models import model as models
@@ -82,9 +82,14 @@ def shipped(tmp_path):
     folder = Path(train.__file__).parent / "assets" / "stories260k"
     with jax.set_mesh(toys.mesh()):
         built = models.build(load.load_config(folder))
-        other = jax.tree.map(lambda x: x * 1.01, load.load(folder, built))
+        other = jax.tree.map(lambda x: x * scale, load.load(folder, built))
         save.save(tmp_path / "other", built, other, tokenizer_from=folder)
     return str(tmp_path / "other")
+
+
+def test_a_model_that_says_no_numbers_is_refused(tmp_path, cache):
+    with pytest.raises(ValueError, match="numbers that are not finite; its weights are damaged"):
+        scored(resolved(cache), "seen", {"kind": "logps", "model": shipped(tmp_path, scale=np.nan)})
 
 
 def test_an_implicit_reward_is_beta_times_the_log_ratio_of_whole_responses(tmp_path, cache):
@@ -181,11 +186,16 @@ def test_columns_that_are_none_are_reported(cache):
 
 
 def test_an_advantage_may_sum_a_column_whose_name_comes_later_and_is_made_again_with_it(tmp_path, cache):
+    model = shipped(tmp_path)
+    style = {"kind": "implicit_reward", "model": model, "reference": "package:stories260k", "beta": 1e-6}
+    summed = (f"--config.data.columns={{'style': {style!r}}}", "--config.objective.rewards=('reward','style')")
     value = ("--config.model.value_head=1.0", "--config.model.train=value_head", "--config.train.export=True")
-    run(tmp_path / "value", cache, *value, objective="value")
+    run(tmp_path / "value", cache, *value, *summed, objective="value")
     assert (tmp_path / "value" / "export" / "config.json").exists()  # of the decoder, which was not trained
-    cfg, model = resolved(cache), shipped(tmp_path)
+    cfg = resolved(cache)
     given = {"kind": None, "model": None, "reference": None, "beta": 0.1, "rewards": ("reward",)}
+    with pytest.raises(ValueError, match=r"learned \('reward', 'style'\).*sum the same on both sides"):
+        scored(cfg, "advantage", {"kind": "advantage", "model": str(tmp_path / "value")})
     names = []
     for beta in (0.1, 0.3):
         style = {**given, "kind": "implicit_reward", "model": model, "reference": "package:stories260k", "beta": beta}

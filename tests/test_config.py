@@ -14,6 +14,11 @@ from jaxalign.validate import ConfigError, check_same_run, resolve
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
+ADVANTAGE = dict(kind="advantage", model="a")
+MARGIN = dict(kind="implicit_reward", model="a", reference="b")
+HELD_OUT = dict(train=dict(path="x"), eval=dict(path="y"))
+
+
 def good(**sections) -> ConfigDict:
     """A configuration that passes, with sections replaced."""
     plain = dict(
@@ -67,7 +72,62 @@ def test_an_objective_without_a_reference_gets_none():
         (dict(objective=dict(name="modpo", weights=(1.0, -1.0))), ["weights=(1.0, -1.0)", "at least 0"]),
         (
             dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(kind="logps", model="a")))),
-            ["data.columns.advantage.kind='logps' is a number a token"],
+            ["column 'advantage' has a number a token"],
+        ),
+        (
+            dict(
+                objective=dict(name="modpo", margins=("m",)),
+                data=dict(train=dict(path="x"), columns=dict(m=dict(kind="logps", model="a"))),
+            ),
+            ["column 'm' has a number a token"],
+        ),
+        (
+            dict(data=dict(train=dict(path="x"), columns=dict(reference_logps=dict(kind="logps", model="a")))),
+            ["data.columns.reference_logps: the name is taken"],
+        ),
+        (
+            dict(
+                objective=dict(name="alol"),
+                data=dict(train=dict(path="x", response_columns=dict(advantage="a")), columns=dict(advantage=ADVANTAGE)),
+            ),
+            ["data.columns.advantage: the name is taken"],
+        ),
+        (dict(data=dict(train=dict(path="x"), columns=dict(margin=MARGIN))), ["data.columns.margin is read by nothing here"]),
+        (
+            dict(objective=dict(name="modpo"), data=dict(train=dict(path="x"), columns=dict(margin=dict(MARGIN, beta=0.0)))),
+            ["data.columns.margin.beta=0.0 makes every reward 0"],
+        ),
+        (
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(ADVANTAGE, rewards=())))),
+            ["data.columns.advantage.rewards=() sums nothing"],
+        ),
+        (
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x", response_columns=dict(advantage="a")), eval=dict(path="y"))),
+            ["data.eval.response_columns has no 'advantage'"],
+        ),
+        (dict(data=dict(train=dict(path="x"), sampling_column="reward")), ["data.sampling_column='reward' has no effect"]),
+        (dict(data=dict(train=dict(path="x", score_range=(5, 5)))), ["data.train: score_range=(5, 5)"]),
+        (dict(data=dict(train=dict(path="x", format="pairs"))), ["data.train.format='pairs' is not one of", "paired"]),
+        (dict(objective=dict(name="modpo", weights=(1.0, float("nan")))), ["objective.weights=(1.0, nan) is no finite number"]),
+        (dict(objective=dict(name="dpo", beta=float("inf"))), ["objective.beta=inf is no finite number"]),
+        (dict(objective=dict(name="simpo"), reference=dict(rule="soft", every_steps=2)), ["'simpo' reads no reference"]),
+        (dict(objective=dict(name="sft"), reference=dict(rule="precomputed")), ["'sft' reads no reference"]),
+        (
+            dict(train=dict(total_steps=9, keep_best=1), reference=dict(rule="soft", every_steps=2), data=dict(HELD_OUT)),
+            ["train.best_metric='loss' starts anew", "'initial/loss'"],
+        ),
+        (dict(objective=dict(name="ift"), reference=dict(rule="frozen"), forward=dict(mixing=2.0)), ["forward.mixing=2.0"]),
+        (dict(objective=dict(name="ift"), forward=dict(mixing=0.0, mixing_noise=0.5)), ["forward.mixing_noise=0.5 has no effect"]),
+        (
+            dict(forward=dict(name="two_pass"), reference=dict(rule="precomputed")),
+            ["reference.rule='precomputed'", "forward.name='two_pass'"],
+        ),
+        (dict(model=dict(checkpoint="a", value_head=1.0)), ["model.value_head=1.0: objective 'dpo' does not read it"]),
+        (dict(objective=dict(name="value"), model=dict(checkpoint="a", value_head=0.0)), ["model.value_head=0.0"]),
+        (dict(objective=dict(name="value"), model=dict(checkpoint="a", value_head=1.0)), ["set model.train='value_head'"]),
+        (
+            dict(objective=dict(name="value", rewards=()), model=dict(checkpoint="a", value_head=1.0, train="value_head")),
+            ["objective 'value' got rewards=()"],
         ),
         (dict(model=dict(checkpoint="a", preset="tiny")), ["just one of model.checkpoint"]),
         (dict(model=dict(preset="tiny")), ["model.tokenizer is missing"]),

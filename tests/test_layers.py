@@ -19,7 +19,7 @@ LEVELS = [
     {"experiments"},
     {"validate"},
     {"config", "build", "rollout", "evaluators"},
-    {"prepare"},
+    {"prepare", "data_rules"},
     {"annotate"},
     {"train", "inspect", "generate", "evaluate", "export", "compare", "plan", "selfcheck"},
 ]

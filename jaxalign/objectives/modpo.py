@@ -8,7 +8,12 @@ import jax.numpy as jnp
 from jaxalign.pairwise import pair_terms, pairs
 from jaxalign.types import Batch, Outputs, Terms, column
 
-REQUIRES = ("paired", "reference", "columns.margin")
+REQUIRES = ("paired", "reference")
+
+
+def requires(*, margins: tuple = ("margin",), **_) -> tuple[str, ...]:
+    """The columns of the other objectives."""
+    return tuple(f"columns.{name}" for name in margins)
 
 
 def modpo(

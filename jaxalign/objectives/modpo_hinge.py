@@ -5,7 +5,7 @@ import jax
 from jaxalign.objectives.modpo import margin_terms
 from jaxalign.types import Batch, Outputs, Terms
 
-REQUIRES = ("paired", "reference", "columns.margin")
+REQUIRES = ("paired", "reference")
 
 
 def modpo_hinge(

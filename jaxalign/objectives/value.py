@@ -4,7 +4,12 @@ import jax.numpy as jnp
 
 from jaxalign.types import Batch, Outputs, Terms, column
 
-REQUIRES = ("value_head",)
+REQUIRES = ("value_head", "value_head_alone")
+
+
+def requires(*, rewards: tuple = ("reward",), **_) -> tuple[str, ...]:
+    """The columns that are summed."""
+    return tuple(f"columns.{name}" for name in rewards if name != "reward")
 
 
 def value(policy: Outputs, reference: Outputs | None, batch: Batch, *, rewards: tuple = ("reward",)) -> Terms:
@@ -20,8 +25,10 @@ def value(policy: Outputs, reference: Outputs | None, batch: Batch, *, rewards: 
       rewards: what is summed: "reward", the feedback, and columns float32[N, K]; as in the advantage that the value is for.
 
     Raises:
-      ValueError: the model has no value head.
+      ValueError: the model has no value head, or there is nothing to sum.
     """
+    if not rewards:
+        raise ValueError("objective 'value' got rewards=(); name what is summed: 'reward', the feedback, or columns.")
     if policy.prompt_values is None:
         raise ValueError("objective 'value' trains a value head but the model has none; set model.value_head to the largest reward.")
     valid, values = batch.valid.astype(jnp.float32), policy.prompt_values

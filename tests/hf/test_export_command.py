@@ -20,7 +20,7 @@ def test_export_writes_the_restored_step_with_its_tokenizer(tmp_path, monkeypatc
     def restore_params(workdir, step=None):
         asked.update(workdir=workdir, step=step)
         model = models.build(load_config(FOLDER))
-        return model, load(FOLDER, model), str(FOLDER)
+        return model, load(FOLDER, model), {"tokenizer": str(FOLDER)}
 
     monkeypatch.setattr(checkpoint, "restore_params", restore_params)
     export.main(["--workdir", "run", "--out", str(tmp_path / "out"), "--step", "30", "--dtype", "bfloat16"])
