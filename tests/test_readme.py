@@ -45,23 +45,39 @@ def test_the_example_objective_is_1_where_policy_and_reference_are_equal():
     np.testing.assert_array_equal(terms.weight, [1.0, 0.0])  # the second group is no pair
 
 
+COSTLY = """
+import jax
+
+from jaxalign.types import Terms, column, sum_responses
+
+REQUIRES = ("columns.cost",)
+
+
+def costly(policy, reference, batch):
+    # Likelihood, a response weighed by what it costs: no other objective reads that column.
+    nll = -sum_responses(policy.logps, batch)
+    return Terms(jax.nn.sigmoid(column(batch, "cost")) * nll, batch.valid.astype("float32"), {})
+"""
+
+
 @pytest.fixture(scope="module")
 def with_the_example(tmp_path_factory):
-    """A copy of the package and its tests in which the example was added as the README says: one file."""
+    """A copy of the package and its tests in which the example was added as the README says, one file, and one that reads a new column."""
     folder = tmp_path_factory.mktemp("copy")
     for part in ("jaxalign", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "jaxalign" / "objectives" / f"{NAME}.py").write_text(EXAMPLE)
+    (folder / "jaxalign" / "objectives" / "costly.py").write_text(COSTLY)
     return folder
 
 
 def test_the_contract_takes_up_the_example_and_it_keeps_its_promises(with_the_example):
     files = [f"tests/{name}.py" for name in ("test_contract", "test_objectives")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", NAME]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", f"{NAME} or costly"]
     environment = {**os.environ, "PYTHONPATH": str(with_the_example)}
     done = subprocess.run(command, cwd=with_the_example, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 15
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 30
 
 
 def test_a_run_with_the_example_starts_at_its_known_loss(with_the_example, tmp_path):

@@ -19,7 +19,8 @@ from jaxalign.types import Batch
 
 OBJECTIVES = sorted(path.stem for path in pathlib.Path(jaxalign.objectives.__file__).parent.glob("*.py") if path.stem != "__init__")
 RESPONSES = 2
-COLUMNS = ("advantage", "margin")
+READ = {key for name in OBJECTIVES for key in jaxalign.objectives.reads(name)}
+COLUMNS = tuple(sorted(key.removeprefix("columns.") for key in READ if key.startswith("columns.")))
 
 CONFIG = ModelConfig(
     family="qwen3", vocab_size=61, width=32, layers=2, heads=8, kv_heads=4, head_dim=4, mlp_width=48, max_positions=256,
@@ -126,7 +127,7 @@ def looks(kind: str):
 
 def statistics(name: str) -> tuple[str, ...]:
     """What the objective carries from step to step."""
-    outputs, batch = jaxalign.objectives.tiny_inputs(columns=("mismatched",))
+    outputs, batch = jaxalign.objectives.tiny_inputs(columns=("mismatched", *COLUMNS))
     return jaxalign.objectives.statistics_of(jaxalign.objectives.bind(name), outputs, outputs, batch)
 
 
