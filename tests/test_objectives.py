@@ -113,6 +113,42 @@ def test_what_an_objective_reads_is_known(name):
     assert all(key in objectives.READS or key.startswith("columns.") for key in objectives.reads(name))
 
 
+def loss(policy, reference, batch, *, beta=0.1):
+    """An objective like those of the files, but for its name."""
+
+
+def bare(policy, reference, batch, beta=0.1):
+    """One whose option is not keyword-only."""
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"REQUIRES": ()}, r"mine.py has no function 'mine'; .* called like its file"),
+        ({"mine": loss}, r"'mine' has REQUIRES=None; give a tuple, \(\) or some of paired"),
+        ({"mine": loss, "REQUIRES": "paired"}, "'mine' has REQUIRES='paired'; give a tuple"),
+        ({"mine": loss, "REQUIRES": ("pairs",)}, "REQUIRES of objective 'mine' has 'pairs'; there are paired, unpaired"),
+        ({"mine": bare, "REQUIRES": ()}, r"\(policy, reference, batch, beta\) by position .* write \* before hyper-parameters"),
+        ({"mine": loss, "REQUIRES": (), "statistics": loss}, r"where it gets \(policy, reference, batch, statistics\)"),
+    ],
+)
+def test_a_file_that_holds_no_objective_is_refused_with_the_way_out(parts, words):
+    with pytest.raises(ValueError, match=words):
+        objectives.check("mine", parts)
+
+
+def test_a_computed_column_may_have_any_name():
+    objectives.check("mine", {"mine": loss, "REQUIRES": ("columns.cost",)})
+
+
+def test_statistics_get_the_hyper_parameters_that_they_name_with_the_defaults_of_the_objective():
+    policy, reference, batch = seen()
+    given, default = (objectives.bind("bco", **hparams).statistics(policy, reference, batch) for hparams in ({"beta": 0.03}, {}))
+    np.testing.assert_allclose(given["rewards"][0], 3 * default["rewards"][0], rtol=1e-6)  # bco's own beta is 0.01
+    carried = objectives.bind("bco").carry({"seen": 0.0}, {"seen": 1.0}, 0)
+    assert carried["seen"] == pytest.approx(0.1)  # its own decay is 0.9
+
+
 @files
 def test_terms_fit_the_batch_and_metrics_their_weights(name):
     policy, reference, batch = seen()

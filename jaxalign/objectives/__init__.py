@@ -10,17 +10,20 @@ it reads (see READS). Its keyword arguments are its section of the config. Its m
 
 `statistics` are means over the *whole* global batch, whatever the microbatches and devices, without a gradient; the objective gets them as
 its fourth argument, a dict of float32 scalars. `carry` makes them out of those of the step before (at first 0) and this step's means.
+All three get those hyper-parameters that they name, keyword-only; the defaults are the objective's.
 """
 
 from collections.abc import Callable
 import dataclasses
 from functools import partial
 import importlib
+import inspect
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from jaxalign.schema import REQUIRED, hparams_of
 from jaxalign.types import Batch, Outputs
 
 READS = {
@@ -52,23 +55,31 @@ def bind(name: str, **hparams) -> Objective:
       ValueError: no such file.
     """
     function, module = named(name)
+    parts, hparams = vars(module), _defaults(function) | hparams
     function = partial(function, **hparams)
-    parts = vars(module)
     if "statistics" not in parts:
         return plain(function)
-    carry = partial(parts["carry"], **hparams) if "carry" in parts else lambda _, current, __: current
     return Objective(
         lambda policy, reference, batch, known: function(policy, reference, jax.lax.stop_gradient(batch), known),
-        partial(parts["statistics"], **hparams),
-        carry,
+        _given(parts["statistics"], hparams),
+        _given(parts["carry"], hparams) if "carry" in parts else lambda _, current, __: current,
     )
 
 
 def reads(name: str, **hparams) -> tuple[str, ...]:
     """What the objective reads with these hyper-parameters: REQUIRES of its module, and what `requires(**hparams)` there adds."""
-    _, module = named(name)
+    function, module = named(name)
     more = vars(module).get("requires")
-    return module.REQUIRES + (more(**hparams) if more else ())
+    return module.REQUIRES + (_given(more, _defaults(function) | hparams)() if more else ())
+
+
+def _defaults(function):
+    return {key: value for key, value in hparams_of(function).items() if value is not REQUIRED}
+
+
+def _given(function, hparams):
+    """The function with those hyper-parameters that it names."""
+    return partial(function, **{key: hparams[key] for key in hparams_of(function) if key in hparams})
 
 
 def plain(function: Callable) -> Objective:
@@ -84,12 +95,36 @@ def named(name: str):
     """The objective function of jaxalign/objectives/NAME.py and its module.
 
     Raises:
-      ValueError: no such file; lists those there are.
+      ValueError: no such file; lists those there are. Or one that does not hold what this module's docstring asks for.
     """
     if name not in names():
         raise ValueError(f"objective.name={name!r} is no file of jaxalign/objectives; there are {', '.join(names())}.")
     module = importlib.import_module(f"jaxalign.objectives.{name}")
+    check(name, vars(module))
     return getattr(module, name), module
+
+
+def check(name: str, parts: dict) -> None:
+    """Refuses, with the way out, the contents of a module that is no objective.
+
+    Raises:
+      ValueError: no function of this name, no tuple REQUIRES, an unknown key in it, or hyper-parameters that are not keyword-only.
+    """
+    if not callable(parts.get(name)):
+        raise ValueError(f"jaxalign/objectives/{name}.py has no function {name!r}; the objective is called like its file.")
+    requires = parts.get("REQUIRES")
+    if not isinstance(requires, tuple):
+        raise ValueError(f"objective {name!r} has REQUIRES={requires!r}; give a tuple, () or some of {', '.join(READS)}.")
+    for key in requires:
+        if key not in READS and not str(key).startswith("columns."):
+            raise ValueError(f"REQUIRES of objective {name!r} has {key!r}; there are {', '.join(READS)}.")
+    arrays = ("policy", "reference", "batch", "statistics")[: 4 if "statistics" in parts else 3]
+    parameters = inspect.signature(parts[name]).parameters.values()
+    if len(positional := [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]) != len(arrays):
+        raise ValueError(
+            f"objective {name!r} takes ({', '.join(positional)}) by position where it gets ({', '.join(arrays)}); "
+            "take these, and write * before hyper-parameters."
+        )
 
 
 def names() -> list[str]:

@@ -8,12 +8,12 @@ from jaxalign.types import Array, Batch, Outputs, Terms
 REQUIRES = ("reference",)
 
 
-def statistics(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.01, **_) -> dict[str, tuple[Array, Array]]:
+def statistics(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float) -> dict[str, tuple[Array, Array]]:
     """The rewards of all responses, and whether there are any."""
     return reward_statistics(responses(policy, reference, batch), beta=beta)
 
 
-def carry(previous: dict[str, Array], current: dict[str, Array], step: Array, *, decay: float = 0.9, **_) -> dict[str, Array]:
+def carry(previous: dict[str, Array], current: dict[str, Array], step: Array, *, decay: float) -> dict[str, Array]:
     """Running means of both; their quotient is the mean reward of the batches so far."""
     return running_means(previous, current, decay)
 

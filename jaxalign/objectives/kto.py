@@ -8,7 +8,7 @@ from jaxalign.types import Array, Batch, Outputs, Terms
 REQUIRES = ("reference", "mismatched")
 
 
-def statistics(policy: Outputs, reference: Outputs, batch: Batch, **_) -> dict[str, tuple[Array, Array]]:
+def statistics(policy: Outputs, reference: Outputs, batch: Batch) -> dict[str, tuple[Array, Array]]:
     """The log-ratios of responses to other prompts; their mean stands for KL(policy || reference)."""
     return {"kl": mismatched_log_ratios(policy, reference, batch)}
 

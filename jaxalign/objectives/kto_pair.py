@@ -9,7 +9,7 @@ from jaxalign.types import Array, Batch, Outputs, Terms
 REQUIRES = ("paired", "reference")
 
 
-def statistics(policy: Outputs, reference: Outputs, batch: Batch, **_) -> dict[str, tuple[Array, Array]]:
+def statistics(policy: Outputs, reference: Outputs, batch: Batch) -> dict[str, tuple[Array, Array]]:
     """The log-ratios of both sides; their means stand for KL(policy || reference) there."""
     both = pairs(policy, reference, batch)
     return {"chosen": (both.log_ratios[:, 0], both.weight), "rejected": (both.log_ratios[:, 1], both.weight)}

@@ -10,20 +10,20 @@ REQUIRES = ("reference", "mixed")
 OFFSETS = ("zero", "const", "ema", "kl_batch", "value_head")
 
 
-def requires(*, offset: str = "zero", loss: str = "mse", **_) -> tuple[str, ...]:
+def requires(*, offset: str, loss: str) -> tuple[str, ...]:
     """What the offset reads."""
     value = ("value_head",) if loss == "raw" else ("value_head", "scores_of_prompts")
     return {"kl_batch": ("mismatched",), "value_head": value}.get(offset, ())
 
 
-def statistics(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.03, offset: str = "zero", **_) -> dict:
+def statistics(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float, offset: str) -> dict:
     """What the offset is made of: the rewards of single responses, or the log-ratios of mismatched ones."""
     if offset == "kl_batch":
         return {"kl": pointwise.mismatched_log_ratios(policy, reference, batch)}
     return pointwise.reward_statistics(pointwise.single_responses(policy, reference, batch), beta=beta) if offset == "ema" else {}
 
 
-def carry(previous: dict[str, Array], current: dict[str, Array], step: Array, *, offset: str = "zero", decay: float = 0.99, **_) -> dict:
+def carry(previous: dict[str, Array], current: dict[str, Array], step: Array, *, offset: str, decay: float) -> dict:
     """Running means for offset "ema", else what this step has."""
     return pointwise.running_means(previous, current, decay) if offset == "ema" else current
 
