@@ -34,6 +34,7 @@ READS = {
     "reference": "log-probs of a reference model",
     "mismatched": "a response of another prompt in every group",
     "value_head": "the model's value head",
+    "value_head_alone": "nothing else that is trained: a head on a frozen model",
     "scores_of_prompts": "values in (0, 1)",
     "columns.NAME": "a precomputed column",
 }
