@@ -15,7 +15,6 @@ class Field(NamedTuple):
     least: float | None = None
 
 
-
 def units(duration: str) -> tuple[str, ...]:
     """What a duration may be given in: `warmup_steps`, `warmup_epochs`, `warmup_examples`, `warmup_percent` (of the total)."""
     return ("steps", "epochs", "examples") if duration == "total" else ("steps", "epochs", "examples", "percent")
@@ -33,6 +32,7 @@ DURATIONS: dict[str, dict[str, tuple[str, float] | tuple[()] | None]] = {
     "optimizer": {"warmup": ("percent", 10)},
     "reference": {"every": ()},  # of the rules that move the reference
 }
+
 
 def named_sets(source: dict[str, Any]) -> dict[str, dict]:
     """Held-out sources by name: data.eval is one source, which is called "", or a dict of sources."""
