@@ -36,6 +36,7 @@ SCORES = dict(score_range=(1, 10), columns={"score_chosen": "metadata.score_chos
 # What a method is told of the same two answers.
 METHODS = {
     "una_score": dict(feedback="score", objective=dict(name="una", loss="mse", beta=0.03)),
+    "una_score_fast": dict(feedback="score", objective=dict(name="una", loss="mse", beta=0.03), learning_rate=3e-4),
     "una_binary": dict(feedback="label", objective=dict(name="una", loss="mse", beta=0.01)),
     "kto": dict(feedback="label", objective=dict(name="kto", beta=0.03)),
     "dpo": dict(feedback="pair", objective=dict(name="dpo", beta=0.03)),
@@ -96,7 +97,7 @@ def get_config(seed: str = "0") -> ConfigDict:
             held_out=rows(TEST, feedback="pair" if feedback == "pair" else "score", **SCORES),
             row_tokens=256 if name == "kto" else 184,  # KTO has an answer to another prompt beside the two
             objective=objective,
-            optimizer=dict(learning_rate=5e-5),
+            optimizer=dict(learning_rate=method.get("learning_rate", 5e-5)),
         )
     for name, cfg in stages.items():
         first = name == "sft"
