@@ -93,6 +93,8 @@ def stage(method: str, seed: int, *, model: dict, rate: float, steps: int, feedb
 
 def get_config(seed: str = "0") -> ConfigDict:
     """One reference, its value head, then every method from that reference."""
+    if not seed.isdecimal():
+        raise ValueError(f"seed {seed!r} is not 0, 1, 2, ...; write SEED, for example configs/alol_stories.py:0.")
     number, reference = int(seed), dict(checkpoint="stage:sft")
     head = dict(reference, value_head=1.0, train="value_head")
     stages = {

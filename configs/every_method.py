@@ -100,9 +100,9 @@ def stage(method: str, seed: int) -> ConfigDict:
                 train=dict(source, path="package:sf_dialogue/train.jsonl.gz", format="paired"),
                 eval=dict(held_out, path="package:sf_dialogue/test.jsonl.gz", format="paired"),
                 template="plain",
+                row_tokens=256,
                 processes=1,
             )
-            | dict(row_tokens=256)
             | own.get("data", {}),
             batch=dict(rows=8),
             objective=dict(name=method) | own.get("objective", {}),
@@ -117,8 +117,8 @@ def stage(method: str, seed: int) -> ConfigDict:
 def get_config(argument: str = "dpo") -> ConfigDict:
     """SFT, the value head where the method reads advantages, and the method."""
     method, _, seed = argument.partition(",")
-    if method not in VARIANTS:
-        raise ValueError(f"method {method!r} is not one of {', '.join(VARIANTS)}; write METHOD or METHOD,SEED.")
+    if method not in VARIANTS or not (seed or "0").isdecimal():
+        raise ValueError(f"{argument!r} is not METHOD or METHOD,SEED, for example kto,0; METHOD is one of {', '.join(VARIANTS)}.")
     advantages = METHODS.get(method) is ADVANTAGE
     names = tuple(METHODS) if method == "all" else ("sft", "value", method) if advantages else ("sft", method)
     names = tuple(dict.fromkeys(names))

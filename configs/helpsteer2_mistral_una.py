@@ -37,8 +37,6 @@ SCORES = dict(
     score_range=(0, 4),
     score_weights=dict(helpfulness=0.65, correctness=0.8, coherence=0.45),
 )
-
-
 ULTRACHAT = dict(hf="HuggingFaceH4/ultrachat_200k", split="train_sft[:20000]", format="messages")
 SINGLE = ("una_score", "uft")
 

@@ -87,7 +87,9 @@ def stage(seed: int, *, model: str, steps: int, **sections) -> ConfigDict:
 
 def get_config(variant: str = "dialogue,0") -> ConfigDict:
     """SFT on the chosen answers; then every method from there. The variant is hh,SEED or dialogue,SEED."""
-    name, seed = variant.split(",")
+    name, _, seed = variant.partition(",")
+    if name not in ("hh", "dialogue") or not seed.isdecimal():
+        raise ValueError(f"variant {variant!r} is not hh,SEED or dialogue,SEED; write for example configs/hh_stories_tr.py:hh,0.")
     first, steps, rate = dict(hh=(160, 40, 1e-4), dialogue=(200, 80, 5e-5))[name]
     sft = dict(objective=dict(name="sft"), optimizer=dict(learning_rate=2e-3), data=data(name, responses="chosen", row_tokens=116))
     stages = {"sft": stage(int(seed), model="package:stories260k", steps=first, **sft)}

@@ -76,6 +76,8 @@ def stage(method: str, sources: tuple, seed: int, *, responses: str = "all", mod
 
 def get_config(seed: str = "0") -> ConfigDict:
     """One SFT, the two ends, then MODPO and loss weighting at every weight between them, and the front."""
+    if not seed.isdecimal():
+        raise ValueError(f"seed {seed!r} is not 0, 1, 2, ...; write SEED, for example configs/modpo_stories.py:0.")
     number, stages = int(seed), {}
     chosen = tuple(rows(name, "train", responses="chosen") for name in PAIRS)
     stages["sft"] = stage("sft", chosen, number, responses="chosen", model="package:stories260k", rate=3e-3, steps=500)

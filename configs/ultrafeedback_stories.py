@@ -76,6 +76,8 @@ def stage(seed: int, *, model: str, train: dict, held_out: dict, row_tokens: int
 
 def get_config(seed: str = "0") -> ConfigDict:
     """SFT on the chosen answers; then every method from there."""
+    if not seed.isdecimal():
+        raise ValueError(f"seed {seed!r} is not 0, 1, 2, ...; write SEED, for example configs/ultrafeedback_stories.py:0.")
     stages = {
         "sft": stage(
             int(seed),

@@ -85,6 +85,36 @@ def test_every_objective_has_a_config_that_runs_on_a_laptop():
     assert without == set(), "add a line for each to METHODS of configs/every_method.py"
 
 
+SEEDED = {  # config -> arguments that it takes, and some that it does not
+    "alol_stories": (("1",), ("x", "1,2", "-1")),
+    "every_method": (("kto,1", "all,1"), ("kto,x", "kto,1,2")),
+    "hh_stories_tr": (("hh,1", "dialogue,1"), ("hh", "foo,0", "hh,x")),
+    "modpo_stories": (("1",), ("x",)),
+    "ultrafeedback_stories": (("1",), ("x",)),
+}
+
+
+@pytest.mark.parametrize("reference", [f"configs/{name}.py:{each}" for name, (taken, _) in SEEDED.items() for each in taken])
+def test_every_stage_of_a_shipped_config_has_the_seed_that_is_asked_for(reference, monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    monkeypatch.setenv("JAXALIGN_DATA", str(tmp_path))
+    stages = config.resolve_stages(config.load_file(reference)).values()
+    assert {cfg.seed for cfg in stages if "experiment" not in cfg} == {1}
+
+
+@pytest.mark.parametrize(("name", "argument"), [(name, each) for name, (_, refused) in SEEDED.items() for each in refused])
+def test_an_argument_that_names_no_seed_is_refused_with_an_example(name, argument, monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    monkeypatch.setenv("JAXALIGN_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"{argument}'.* for example "):
+        config.load_file(f"configs/{name}.py:{argument}")
+
+
+def test_every_config_that_takes_a_seed_is_tried():
+    texts = {path.stem: path.read_text() for path in (Path(__file__).parent.parent / "configs").glob("*.py")}
+    assert SEEDED.keys() == {name for name, text in texts.items() if "int(seed" in text}
+
+
 @pytest.mark.parametrize("path", sorted({reference.partition(":")[0] for reference in variants()}), ids=lambda path: Path(path).stem)
 def test_an_unknown_variant_is_refused(path):
     with pytest.raises(ConfigError, match="nonsense"):
