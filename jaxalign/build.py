@@ -155,9 +155,7 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
         total_steps=lengths.total,
         final_fraction=cfg.optimizer.final_fraction,
     )
-    axes = built.axes
-    if cfg.forward.name == "two_pass" and not cfg.forward.train_embeddings and "head" in axes:
-        axes = {**axes, "embed": {**axes["embed"], "tokens": ()}}  # no gradient reaches this table: decay alone would wear it down
+    axes = decaying_axes(cfg, built)
     optimizer = optim.make_optimizer(
         optim.RULES[cfg.optimizer.name],
         schedule,
@@ -189,6 +187,15 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
         step.make_eval_step(look, objective, kl),
         step.make_refresh(look),
     )
+
+
+def decaying_axes(cfg: ConfigDict, built: models.Model) -> dict:
+    """Logical axes of the parameters, () for a table that no gradient reaches: weight decay alone would wear it down.
+
+    That is IFT's table of input tokens, unless it is tied to the head or train_embeddings is set.
+    """
+    rests = cfg.forward.name == "two_pass" and not cfg.forward.train_embeddings and "head" in built.axes
+    return {**built.axes, "embed": {**built.axes["embed"], "tokens": ()}} if rests else built.axes
 
 
 def abstract_state(built: models.Model, init_state) -> TrainState:

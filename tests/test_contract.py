@@ -32,35 +32,43 @@ class Result(NamedTuple):
 
 
 class Case(NamedTuple):
-    """An objective and the model that it looks with."""
+    """An objective, the model that it looks with, and hyper-parameters beside the defaults."""
 
     name: str
-    decoder: bool
+    decoder: bool = False
+    hparams: tuple = ()  # (name, value)
 
     def __str__(self):
-        return f"{self.name}-decoder" if self.decoder else self.name
+        return "-".join([self.name, *(str(value) for _, value in self.hparams), *(["decoder"] if self.decoder else [])])
+
+    @property
+    def bound(self):
+        return objectives.bind(self.name, **dict(self.hparams))
+
+    @property
+    def reads(self):
+        return objectives.reads(self.name, **dict(self.hparams))
 
 
 @functools.cache
 def compiled(case, microbatches):
-    bound, requires = objectives.bind(case.name), objectives.reads(case.name)
     kind = vars(objectives.named(case.name)[1]).get("FORWARD", "next_token")
     look = toys.looks(kind) if case.decoder else light.FORWARDS[kind]
-    rule = reference.RULES["frozen" if "reference" in requires else "none"]
-    return step.make_train_step(look, bound, rule, toys.keep_gradient(), optax.constant_schedule(0.1), microbatches=microbatches)
+    rule = reference.RULES["frozen" if "reference" in case.reads else "none"]
+    return step.make_train_step(look, case.bound, rule, toys.keep_gradient(), optax.constant_schedule(0.1), microbatches=microbatches)
 
 
 def start(case):
     """The state before the step: policy and reference differ, and where only the value head is trained the rest is frozen."""
-    requires = objectives.reads(case.name)
+    outputs, batch = objectives.tiny_inputs(columns=("mismatched",), value_head=True)
     draw = toys.headed_params if case.decoder else light.params
     state = step.init_state(
         draw(0),
         toys.keep_gradient(),
-        rule="frozen" if "reference" in requires else "none",
+        rule="frozen" if "reference" in case.reads else "none",
         seed=0,
-        trained=("value_head",) if "value_head" in requires else None,
-        statistics=toys.statistics(case.name),
+        trained=("value_head",) if "value_head_alone" in case.reads else None,
+        statistics=objectives.statistics_of(case.bound, outputs, outputs, batch),
     )
     return state if state.reference is None else state.replace(reference=draw(1))
 
@@ -104,7 +112,11 @@ def assert_same(ours, theirs):
             np.testing.assert_allclose(other, leaf, rtol=1e-5, atol=1e-5 * np.abs(leaf).max(), err_msg=where)
 
 
-CASES = [Case(name, False) for name in toys.OBJECTIVES] + [Case(name, True) for name in DECODED]
+CASES = [
+    *[Case(name) for name in toys.OBJECTIVES],
+    *[Case(name, decoder=True) for name in DECODED],
+    *[Case("una", hparams=(("offset", offset),)) for offset in ("ema", "kl_batch", "value_head")],
+]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
@@ -120,7 +132,7 @@ def test_the_case_is_not_trivial(case):
     metrics, gradient, _ = expected(case)
     assert all(np.isfinite(value) for value in metrics.values())
     reached = {key for key, part in gradient.items() if any(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(part))}
-    assert reached == gradient.keys() - ({"value_head"} if "value_head" not in objectives.reads(case.name) else set())
+    assert reached == gradient.keys() - ({"value_head"} if "value_head" not in case.reads else set())
     assert len({int(n) for n in (base()["slots"] >= 0).sum(1)}) > 4  # rows carry unequal numbers of scored tokens
 
 

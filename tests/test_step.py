@@ -184,6 +184,20 @@ def test_the_evaluation_step_agrees_with_the_train_step(on_one_device):
     np.testing.assert_allclose(sums["kl"], [3.0 * (arrays()["slots"] >= 0).sum(), (arrays()["slots"] >= 0).sum()])
 
 
+def test_against_the_first_reference_running_statistics_begin_with_the_batch(on_one_device):
+    def kl(policy, constant, batch):
+        return jnp.zeros(batch.slots.shape)
+
+    eval_step = step.make_eval_step(toys.next_token(), objectives.bind("bco", decay=0.9), kl)
+    state, batch = toys.make_state("bco"), toys.place(arrays())
+    seen = {"rewards": jnp.float32(3.0), "seen": jnp.float32(0.5)}  # a mean of 6 against the reference that moved
+    both = eval_step(state.replace(initial=state.reference, statistics=seen), batch)
+    alone = eval_step(state, batch)
+    for name in ("loss", "offset", "rewards/chosen"):
+        np.testing.assert_allclose(both[f"initial/{name}"], alone[name], rtol=1e-6, err_msg=name)
+    assert abs(both["offset"][0] / both["offset"][1] - alone["offset"][0] / alone["offset"][1]) > 1
+
+
 def largest_array(objective, remat):
     """Elements of the largest array in the compiled step at R = 8, T = 512, V = 8192, in units of R * T * V."""
     rows, length, config = 8, 512, dataclasses.replace(toys.CONFIG, vocab_size=8192)
