@@ -90,7 +90,7 @@ def get_config(variant: str = "dialogue,0") -> ConfigDict:
     name, _, seed = variant.partition(",")
     if name not in ("hh", "dialogue") or not seed.isdecimal():
         raise ValueError(f"variant {variant!r} is not hh,SEED or dialogue,SEED; write for example configs/hh_stories_tr.py:hh,0.")
-    first, steps, rate = dict(hh=(160, 40, 1e-4), dialogue=(200, 80, 5e-5))[name]
+    first, steps, rate = dict(hh=(400, 200, 1e-4), dialogue=(200, 80, 5e-5))[name]
     sft = dict(objective=dict(name="sft"), optimizer=dict(learning_rate=2e-3), data=data(name, responses="chosen", row_tokens=116))
     stages = {"sft": stage(int(seed), model="package:stories260k", steps=first, **sft)}
     for method, sections in METHODS.items():
