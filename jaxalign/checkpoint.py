@@ -236,9 +236,10 @@ def restore_params(workdir: str | Path, step: int | None = None):
     """
     folder = Path(workdir).absolute() / "checkpoints"
     steps = _steps(folder)
-    if not steps or (step is not None and step not in steps):
-        wanted = "any" if step is None else step
-        raise CheckpointError(f"{folder} holds checkpoints of steps {steps}, not {wanted}; give the --workdir of a run and a step it has.")
+    if not steps:
+        raise CheckpointError(f"there is no run in {workdir}; give the --workdir of one that has saved a checkpoint.")
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{folder} holds checkpoints of steps {steps}, not {step}; give a step it has.")
     at = steps[-1] if step is None else step
 
     def read(manager, **items):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxalign.schema import DURATIONS, units
+from jaxalign.schema import DURATIONS, SCHEMA, units
 from jaxalign.validate import ConfigError, raise_problems, resolve
 
 STAGE = "stage:"  # what stands before the name of an earlier stage where a checkpoint is named
@@ -148,18 +148,22 @@ def _earlier_stages(name, cfg, earlier):
     named |= {f"data.columns.{column}.{key}": spec[key] for column, spec in cfg.data.columns.items() for key in ("model", "reference")}
     for key, source in named.items():
         if (source or "").startswith(STAGE) and source.removeprefix(STAGE) not in earlier:
-            yield f"{name}.{key}={source!r} does not name an earlier stage; earlier ones: {tuple(earlier)}."
+            where, there = f"{name}.{key}" if name else key, ", ".join(earlier) or "none"
+            yield f"{where}={source!r} does not name an earlier stage; earlier ones: {there}."
 
 
 def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """Stage name -> resolved configuration. Problems of all stages are reported together."""
     if "stages" not in config:
-        return {"": resolve(config)}
+        whole = resolve(config)
+        raise_problems([] if "experiment" in whole else list(_earlier_stages("", whole, ())))
+        return {"": whole}
     plain, problems, resolved = config.to_dict(), [], {}
     names = plain.pop("stages")
     for key in plain:
         if key not in names:
-            problems.append(f"{key}: unknown key beside stages={tuple(names)}; every stage is a whole configuration under its own name.")
+            way = f"did you mean {', '.join(f'{name}.{key}' for name in names)}?" if key in SCHEMA else "it is no stage of these."
+            problems.append(f"{key}: unknown key beside stages={tuple(names)}, each of which is a whole configuration; {way}")
     for name in names:
         if name not in plain:
             problems.append(f"stages: {name!r} is named but not given; add config.{name} = ConfigDict(...).")
