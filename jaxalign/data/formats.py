@@ -172,7 +172,7 @@ def to_example(
     if pair and (scoring.declared or feedback == "score"):
         example = dataclasses.replace(example, rewards=scoring.rewards(row, count=2, sides=True))
     if response_columns:
-        kept = {ours: scores.numbers(row, theirs, count=count, sides=pair, truth=True) for ours, theirs in response_columns.items()}
+        kept = {ours: scores.numbers(row, theirs, count=count, sides=pair, kept=True) for ours, theirs in response_columns.items()}
         example = dataclasses.replace(example, columns=kept)
     _check(example)
     if feedback == "pair" and not pair:

@@ -69,10 +69,10 @@ class Scoring:
         return abs(score - worst) / (high - low)
 
 
-def numbers(row: Mapping, name: str, *, count: int, sides: bool, truth: bool = False) -> tuple[float, ...]:
+def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = False) -> tuple[float, ...]:
     """The numbers of column `name` for `count` responses: one number, or a list of them; `sides`: NAME_chosen and NAME_rejected.
 
-    True and False are 1 and 0 where `truth` allows them.
+    `kept`: the name comes from response_columns, and True and False are 1 and 0.
 
     Raises:
       RowError: rule "missing_score" where there is none, "wrong_type" where it is no finite number, or their count is another.
@@ -84,13 +84,15 @@ def numbers(row: Mapping, name: str, *, count: int, sides: bool, truth: bool = F
         values = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
     if any(value is None for value in values):
         wanted = f"{name}_chosen and {name}_rejected" if sides else name
-        raise RowError("missing_score", f"the row needs a number in {wanted} and has {', '.join(sorted(row))}; name it with columns.")
+        names = "COLUMN of COLUMN_chosen and COLUMN_rejected" if sides else "a column of the row"
+        way = f"response_columns names {names}" if kept else "name it with columns"
+        raise RowError("missing_score", f"the row needs a number in {wanted} and has {', '.join(sorted(row))}; {way}.")
     if len(values) != count:
         raise RowError("wrong_type", f"{count} completions have {len(values)} {name}; each needs one.")
     for value in values:
-        if not _finite([value]) and not (truth and isinstance(value, bool)):
+        if not _finite([value]) and not (kept and isinstance(value, bool)):
             raise RowError("wrong_type", f"{name} {value!r} is not a finite number.")
-    return tuple(float(value) if truth else value for value in values)
+    return tuple(float(value) if kept else value for value in values)
 
 
 def _finite(values):
