@@ -1,12 +1,10 @@
-"""Trade-offs between objectives: Pareto fronts and their plot, and what MODPO is compared with that needs no training (arXiv 2310.03708).
+"""Trade-offs between objectives: Pareto fronts and their plot (arXiv 2310.03708).
 
 Points are mean rewards, one column per objective, more being better.
 """
 
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 
@@ -30,27 +28,6 @@ def hypervolume_2d(points: np.ndarray, reference: tuple[float, float]) -> float:
         area += max(x - left, 0.0) * max(y - bottom, 0.0)
         bottom = max(bottom, y)
     return float(area)
-
-
-def best_of_n(rewards: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Index of the sample with the largest weighted reward: rewards [..., n, objectives], weights [objectives] -> int64[...]."""
-    return np.argmax(np.asarray(rewards, np.float64) @ np.asarray(weights, np.float64), axis=-1)
-
-
-def best_of_n_kl(n: int) -> float:
-    """KL(best of n || the sampled policy) in nats, ln n - (n - 1) / n: exact for continuous rewards, else an upper bound."""
-    return float(np.log(n) - (n - 1) / n)
-
-
-def soup(trees: list[Any], weights: list[float]) -> Any:
-    """sum_i w_i theta_i of parameter trees of the same structure; of merged weights: the mean of low-rank factors is another model.
-
-    Raises:
-      ValueError: not one weight per tree.
-    """
-    if len(trees) != len(weights) or not trees:
-        raise ValueError(f"soup of {len(trees)} parameter trees got {len(weights)} weights; give one for each.")
-    return jax.tree.map(lambda *leaves: sum(weight * leaf for weight, leaf in zip(weights, leaves, strict=True)), *trees)
 
 
 def front_plot(path: Path, methods: dict[str, list[tuple[float, float, str]]], *, xlabel: str, ylabel: str) -> None:

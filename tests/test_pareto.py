@@ -1,4 +1,4 @@
-"""Pareto fronts, hypervolume, best-of-n and soups against the golden vector and by hand."""
+"""Pareto fronts and their area against the golden vector and by hand."""
 
 import json
 import pathlib
@@ -16,30 +16,6 @@ def test_the_golden_front_and_its_hypervolume_come_out():
     points = np.array(GIVEN["pareto"]["points"])
     np.testing.assert_array_equal(points[pareto.pareto_front(points)], EXPECTED["pareto_front"])
     assert pareto.hypervolume_2d(points, GIVEN["pareto"]["ref_point"]) == EXPECTED["hypervolume"]
-
-
-def test_the_golden_best_of_n_comes_out():
-    given = GIVEN["best_of_n"]
-    np.testing.assert_allclose(np.array(given["rewards"]) @ given["w"], EXPECTED["bon_scores"])
-    assert pareto.best_of_n(given["rewards"], given["w"]) == EXPECTED["bon_index"]
-    np.testing.assert_allclose([pareto.best_of_n_kl(n) for n in given["n_for_kl"]], EXPECTED["bon_kl"], rtol=1e-9)
-
-
-def test_best_of_n_is_taken_for_every_prompt():
-    rewards = np.zeros((3, 4, 2))
-    rewards[[0, 1, 2], [3, 0, 1], 1] = 1
-    np.testing.assert_array_equal(pareto.best_of_n(rewards, [0.5, 0.5]), [3, 0, 1])
-
-
-def test_the_golden_soup_comes_out():
-    given = GIVEN["soup"]
-    trees = [{"layers": {"kernel": np.array(given[f"theta_{i}"])}} for i in (1, 2)]
-    np.testing.assert_allclose(pareto.soup(trees, given["w"])["layers"]["kernel"], EXPECTED["soup_theta"])
-
-
-def test_a_soup_needs_a_weight_for_every_tree():
-    with pytest.raises(ValueError, match="soup of 2 parameter trees got 1 weights"):
-        pareto.soup([{}, {}], [1.0])
 
 
 def test_equal_points_stay_and_a_point_that_is_worse_in_one_objective_alone_goes():
