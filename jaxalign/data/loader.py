@@ -53,15 +53,6 @@ def batches(
     return grain.MapDataset.range(steps).map(batch)
 
 
-def row_order(
-    sets: Sequence[tuple[Prepared, float]], *, rows: int, seed: int, steps: int, sampling: Sampling = SHUFFLE
-) -> list[list[tuple[int, tuple[int, ...]]]]:
-    """The (set, groups) of every row of the global batches of steps 0 to steps - 1, as `batches` uses them; -1 is no group."""
-    order = _order(sets, rows=rows, seed=seed, sampling=sampling)
-    places = [[order[step * rows + i] for i in range(rows)] for step in range(steps)]
-    return [[(number, tuple(members.tolist())) for number, members in step] for step in places]
-
-
 def eval_batches(
     prepared: Prepared, *, rows: int, process_index: int = 0, process_count: int = 1
 ) -> grain.MapDataset:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from orders import row_order
 import pytest
 from tiny_data import random_groups
 
@@ -58,7 +59,7 @@ def test_a_restart_at_a_step_gives_what_an_uninterrupted_run_gives():
 def test_each_epoch_is_another_permutation_of_all_rows():
     one = prepared()
     rows = len(one)
-    order = [row for step in loader.row_order([(one, 1.0)], rows=1, seed=5, steps=3 * rows) for _, row in step]
+    order = [row for step in row_order([(one, 1.0)], rows=1, seed=5, steps=3 * rows) for _, row in step]
     epochs = [order[i * rows : (i + 1) * rows] for i in range(3)]
     whole = [tuple(row) for row in one.plan.tolist()]
     assert all(sorted(epoch) == sorted(whole) for epoch in epochs)
@@ -67,12 +68,12 @@ def test_each_epoch_is_another_permutation_of_all_rows():
 
 def test_another_seed_gives_another_order():
     one = [(prepared(), 1.0)]
-    assert loader.row_order(one, rows=4, seed=0, steps=5) != loader.row_order(one, rows=4, seed=1, steps=5)
+    assert row_order(one, rows=4, seed=0, steps=5) != row_order(one, rows=4, seed=1, steps=5)
 
 
 def test_sets_are_mixed_in_proportion_to_their_weights():
     sets = [(prepared(), 1.0), (prepared(seed=1), 3.0)]
-    picks = [number for step in loader.row_order(sets, rows=4, seed=0, steps=100) for number, _ in step]
+    picks = [number for step in row_order(sets, rows=4, seed=0, steps=100) for number, _ in step]
     assert picks.count(1) == 300
 
 

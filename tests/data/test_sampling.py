@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from orders import row_order
 import pytest
 from tiny_data import make_groups, random_groups
 
@@ -132,7 +133,7 @@ def test_all_responses_of_a_drawn_group_are_in_the_batch():
 
 def test_sets_are_mixed_by_weight_and_only_by_what_is_kept():
     sets = [(mixed_signs(), 1.0), (mixed_signs(80, seed=1), 3.0)]
-    order = loader.row_order(sets, rows=4, seed=0, steps=50, sampling=PRIORITY)
+    order = row_order(sets, rows=4, seed=0, steps=50, sampling=PRIORITY)
     assert [number for step in order for number, _ in step].count(1) == 150
     for number, members in (row for step in order for row in step):
         assert all(sets[number][0].groups.columns["advantage"][g].max() > 0 for g in members if g >= 0)
@@ -143,7 +144,7 @@ def test_an_epoch_is_as_short_as_what_is_kept():
     rows = sampling.Rows(one, POSITIVE, seed=0).rows
     assert rows < len(one) and loader.steps_per_epoch([(one, 1.0)], rows=2, sampling=POSITIVE) == -(-rows // 2)
     assert loader.groups_per_row([(one, 1.0)], sampling=POSITIVE) == pytest.approx(30 / rows)
-    assert len(groups_of(loader.row_order([(one, 1.0)], rows=1, seed=0, steps=rows, sampling=POSITIVE))) == 30
+    assert len(groups_of(row_order([(one, 1.0)], rows=1, seed=0, steps=rows, sampling=POSITIVE))) == 30
 
 
 @pytest.mark.parametrize(
