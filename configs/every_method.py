@@ -13,7 +13,10 @@ Settings: one epoch at one learning rate for all, 1e-4, twice that of the quicks
           beside the method. Hyper-parameters are the objectives' defaults (of UNA on thumbs the paper's beta 0.01), how often a reference
           moves is ours. One judgement travels with the pairs, so MODPO's margin is that same score, given as a column: it shows the
           arithmetic, not two objectives in conflict.
-Measured: not yet.
+Measured: 2026-11-21, all, seed 0: 17 minutes for the 51 stages on one core, 20 s each, beside other work. Held-out loss of the SFT model
+          4.770 -> 1.321 nats a token. Objectives of pairs and thumbs rank 59 to 66 % of the held-out pairs right, but for discopop 33.6 %,
+          dpop 55.1 % and orpo 53.7 %; those of scores 55 to 56 %, those without a ranking 42 to 59 %. The table and its reading:
+          configs/README.md, "Every method".
 """
 
 from ml_collections import ConfigDict

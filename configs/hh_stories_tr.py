@@ -20,9 +20,10 @@ Measured: 2026-11-20, hh, three seeds: mean (least to greatest). SFT: held-out l
           (0.0255 to 0.0335); tr_ipo_hard 52.5 (52.1 to 53.4) %, KL 0.0317 (0.0271 to 0.0357); kto 52.8 (51.6 to 54.2) %, KL 0.0325
           (0.0283 to 0.0365); tr_kto_hard 52.8 (51.6 to 54.2) %, KL 0.0327 (0.0284 to 0.0367). Rate 1e-4 for all; DPO at 5e-5 for 80 steps
           gave the same accuracy (51.2 and 52.1 %, seeds 0 and 1).
-          dialogue, two seeds, 80 steps at 5e-5, 214 held-out pairs (two standard errors 6.8 %), the same two numbers: dpo 65.0 %, KL 0.128
-          and 0.186; tr_dpo_soft 64.0 %, 0.145 and 0.217; tr_dpo_hard 64.0 %, 0.146 and 0.219; ipo 65.4 and 65.0 %, 0.130 and 0.188;
-          tr_ipo_hard 64.0 %, 0.147 and 0.220; kto 63.6 to 65.4 %, 0.132 and 0.175; tr_kto_hard 63.6 to 64.0 %, 0.166 and 0.248.
+          dialogue, three seeds, 80 steps at 5e-5, 214 held-out pairs (two standard errors 6.8 %), the same two numbers: dpo 64.8 (64.5 to
+          65.0) %, KL 0.137 (0.098 to 0.186); tr_dpo_soft 64.2 (64.0 to 64.5) %, 0.155 (0.103 to 0.217); tr_dpo_hard 64.2 (64.0 to 64.5) %,
+          0.156 (0.103 to 0.219); ipo 65.1 (65.0 to 65.4) %, 0.139 (0.099 to 0.188); tr_ipo_hard 64.2 (64.0 to 64.5) %, 0.157 (0.104 to
+          0.220); kto 64.3 (63.6 to 65.4) %, 0.137 (0.103 to 0.175); tr_kto_hard 64.0 (63.6 to 64.5) %, 0.176 (0.115 to 0.248).
 Reading:  nothing of the paper's gain appears: all methods are within chance (238 pairs, two standard errors 6.5 %), so at 40 steps this
           model learns next to nothing of HH that carries over. What appears is the direction: with a moving reference the policy goes
           further, 6 to 9 % more KL to the start after 40 steps for DPO and IPO in every seed, at the same accuracy.
