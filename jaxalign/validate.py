@@ -64,6 +64,10 @@ def _experiment(given):
         problems.append(f"experiment.{key}: {name!r} has no such option; it takes {', '.join(accepted)}.")
     missing = [key for key, default in accepted.items() if default is REQUIRED and key not in section]
     problems += [f"experiment.{key} is missing: {name!r} needs it." for key in missing]
+    for key, default in accepted.items():
+        value = section.get(key, default)
+        if default is not REQUIRED and default is not None and type(value) not in (type(default), *((int,) if type(default) is float else ())):
+            problems.append(f"experiment.{key}={value!r} is {type(value).__name__}, not {type(default).__name__}.")
     raise_problems(problems)
     return ConfigDict({"experiment": {**accepted, **section}})
 

@@ -225,3 +225,8 @@ def test_help_is_fast_and_imports_neither_jax_nor_torch(entry):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert time.perf_counter() - start < 10  # a tenth of that on a quiet machine; jax alone takes longer than that on a busy one
     assert "usage:" in done.stdout and done.stdout.strip().endswith("[]")
+
+
+def test_an_option_of_an_experiment_has_its_type():
+    with pytest.raises(ConfigError, match="experiment.steps='abc' is str, not int"):
+        resolve(ConfigDict(dict(experiment=dict(name="bandit", steps="abc"))))
