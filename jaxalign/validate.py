@@ -65,8 +65,8 @@ def _experiment(given):
     missing = [key for key, default in accepted.items() if default is REQUIRED and key not in section]
     problems += [f"experiment.{key} is missing: {name!r} needs it." for key in missing]
     for key, default in accepted.items():
-        value = section.get(key, default)
-        if default is not REQUIRED and default is not None and type(value) not in (type(default), *((int,) if type(default) is float else ())):
+        value, free = section.get(key, default), default is REQUIRED or default is None
+        if not free and type(value) is not type(default) and not (type(value) is int and type(default) is float):
             problems.append(f"experiment.{key}={value!r} is {type(value).__name__}, not {type(default).__name__}.")
     raise_problems(problems)
     return ConfigDict({"experiment": {**accepted, **section}})
