@@ -3,6 +3,7 @@
 import jax
 
 from jaxalign.objectives.modpo import margin_terms
+from jaxalign.objectives.modpo import requires as requires
 from jaxalign.types import Batch, Outputs, Terms
 
 REQUIRES = ("paired", "reference")

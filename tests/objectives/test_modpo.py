@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toys
 
-from jaxalign import logps, sharding
+from jaxalign import logps, objectives, sharding
 
 PAIRS = ["modpo_1_two_objectives_single_pair", "modpo_2_reduces_to_dpo", "modpo_3_three_objectives_batch_mean", "modpo_5_extreme_values"]
 KINDS = ["modpo", "modpo_hinge"]
@@ -204,3 +204,9 @@ def test_an_incomplete_pair_has_no_weight():
     terms = toys.objective("modpo")[0](same, same, batch)
     np.testing.assert_array_equal(terms.weight, [1, 0])
     assert all(np.array_equal(weight, [1, 0]) for _, weight in terms.metrics.values())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_reads_the_margins_that_it_is_given(name):
+    assert {"columns.a", "columns.b"} <= set(objectives.reads(name, margins=("a", "b")))
+    assert "columns.margin" in objectives.reads(name)
