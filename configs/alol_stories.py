@@ -1,6 +1,6 @@
 """A-LoL at small size: its variants and baselines on the scored HH rows, every method from the same reference.
 
-Paper:    A-LoL, arXiv 2305.14718, the HHA experiment; there LLaMA-7B with QLoRA on 143,000 pairs.
+Paper:    A-LoL, arXiv 2305.14718, the HHA experiment (Table 2); there LLaMA-7B with QLoRA on 143,000 pairs.
 Model:    stories260K: 0.26M parameters, trained on children's stories; it travels in the package.
 Data:     3,281 prompts of Anthropic HH with two answers each and their scores by a reward model, rewards sigmoid(score); 464 prompts held
           out; cut to 48 tokens of prompt and 64 an answer. Not in the package, as the scores have no stated licence: JAXALIGN_DATA names a
