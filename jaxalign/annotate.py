@@ -90,14 +90,16 @@ def _with_column(cfg, sets, name, spec, *, quiet):
     depends |= {"weights": [_identity(cfg, source, spec["kind"]) for source in sources], "dtype": str(build.dtype(cfg)), "code": _code()}
     for prepared in sets:
         for scorer in scorers:
-            data_rules.check_fits(scorer.model.config, prepared, f"the model {scorer.name} of data.columns.{name}")
+            way = "the rows are not of its tokenizer: name a model that shares it."
+            data_rules.check_fits(scorer.model.config, prepared, f"the model {scorer.name} of column {name!r}", way)
         path = columns.path(prepared, name, {**depends, **_summed(prepared, spec)})
         if _everywhere(columns.is_complete(path)):
             probe = dataclasses.replace(prepared, plan=prepared.plan[: cfg.batch.rows])
             kept = columns.read(path)
             computed = _compute(cfg, probe, name, spec, scorers, quiet=True)
-            by_token = spec["kind"] != "advantage"  # a value lies in the range of the rewards and sums nothing up
-            columns.check(path, kept, computed, tolerance=1e-3 if build.dtype(cfg) == np.float32 else 0.1 if by_token else 0.02)
+            # values do not add up over tokens, but reach as far as their head
+            allowed = 0.02 * scorers[0].model.value_head.max_value if spec["kind"] == "advantage" else 0.1
+            columns.check(path, kept, computed, tolerance=1e-3 if build.dtype(cfg) == np.float32 else allowed)
         else:
             computed = _compute(cfg, prepared, name, spec, scorers, quiet=quiet)
             kept = {key: np.nan_to_num(values).astype(np.float32) for key, values in computed.items()}
@@ -121,13 +123,13 @@ def _compute(cfg, prepared, name, spec, scorers, *, quiet) -> dict[str, np.ndarr
     """The arrays of a column by name, float64; NaN where the rows of `prepared` hold no such token or response."""
     groups = prepared.groups
     if spec["kind"] == "advantage":
-        values = _responses(cfg, prepared, scorers[0], quiet=quiet)
         known = {"reward": groups.reward, **groups.columns}
         missing = [name for name in spec["rewards"] if name not in known]
         if missing:
             raise ValueError(
                 f"data.columns.{name}: rewards={missing} are no columns of {prepared.folder.parent.name}; there are {tuple(known)}."
             )
+        values = _responses(cfg, prepared, scorers[0], quiet=quiet)
         return {name: sum(known[name].astype(np.float64) for name in spec["rewards"]) - values}
     by_token = [_tokens(cfg, prepared, scorer, quiet=quiet) for scorer in scorers]
     if spec["kind"] == "logps":

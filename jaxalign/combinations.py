@@ -3,9 +3,11 @@
 Options of objectives, forwards, optimizers and reference rules are the keyword arguments of the function that the configuration names.
 """
 
+from functools import partial
 import importlib.util
 import math
 
+from jaxalign import column_rules
 from jaxalign.schema import DURATIONS, REQUIRED, SCHEMA, hparams_of, named_sets, units
 
 # Arguments that the run gives a function by itself, from other sections.
@@ -66,8 +68,8 @@ def _fill(resolved, given, section, name, accepted):
 def check(resolved: dict, *, quiet: bool) -> list[str]:
     """What the rules between keys object to. `quiet`: a rule that fails over keys wrong in themselves, reported already, is passed over."""
     problems = []
-    rules = _batch_rule, _model_rule, _data_rule, _mesh_rule, _train_rule, _reference_rule, _forward_rule, _columns_rule, _objective_rule
-    for rule in rules:
+    own = _batch_rule, _model_rule, _data_rule, _mesh_rule, _train_rule, _reference_rule, _forward_rule, _objective_rule
+    for rule in (column_rules.check, *own):
         try:
             problems += rule(resolved)
         except (TypeError, KeyError, AttributeError, ValueError):
@@ -115,26 +117,13 @@ def _data_rule(resolved):
             yield f"data.train: weight={source['weight']} of a source is not above 0; leave the source out."
     if data["sampling"] == "shuffle" and data["sampling_column"] != SCHEMA["data"]["sampling_column"].default:
         yield f"data.sampling_column={data['sampling_column']!r} has no effect on data.sampling='shuffle'; leave it out."
-    for where, source in _sources(data):
+    for where, source in column_rules.sources(data):
         try:
             scores.Scoring(source["score_range"], tuple((source["score_weights"] or {}).items()), source["score_transform"])
         except ValueError as error:
             yield f"{where}: {error}"
         if source["format"] is not None and source["format"] not in formats.FORMATS:
             yield f"{where}.format={source['format']!r} is not one of {', '.join(formats.FORMATS)}."
-
-
-def _given_columns(data):
-    """Names of the data sets' own columns."""
-    return {name for _, source in _sources(data) for name in source["response_columns"] or ()}
-
-
-def _sources(data):
-    """(where it stands, source) of all sources, held-out ones too."""
-    train = data["train"] if isinstance(data["train"], tuple) else (data["train"],)
-    named = [(f"data.train[{i}]" if len(train) > 1 else "data.train", source) for i, source in enumerate(train)]
-    held_out = {} if data["eval"] is None else named_sets(data["eval"])
-    return named + [(f"data.eval.{name}" if name else "data.eval", source) for name, source in held_out.items()]
 
 
 def _mesh_rule(resolved):
@@ -149,14 +138,29 @@ def _train_rule(resolved):
     train, data = resolved["train"], resolved["data"]
     if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
         yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction."
-    rule, metric = resolved["reference"]["rule"], train["best_metric"].removeprefix("-")
-    if train["keep_best"] and rule in ("soft", "hard") and (metric == "loss" or metric.startswith("rewards/")):
-        yield f"train.best_metric={metric!r} starts anew whenever reference.rule={rule!r} moves the reference; use 'initial/{metric}'."
+    if train["keep_best"] and data["eval"] is not None:
+        yield from _best_metric_rule(train["best_metric"], named_sets(data["eval"]), resolved["reference"])
     if train["wandb"] and importlib.util.find_spec("wandb") is None:
         yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
 
 
+def _best_metric_rule(given, sets, reference):
+    sign, metric = ("-", given[1:]) if given.startswith("-") else ("", given)
+    where, _, name = ("", "", metric) if "" in sets else metric.partition("/")
+    where += "/" if where else ""
+    if "" not in sets and where[:-1] not in sets:
+        yield f"train.best_metric={given!r} is of no held-out set; begin it with one of {', '.join(sets)}, as in {next(iter(sets))}/loss."
+    elif name.startswith("initial/"):
+        if reference["rule"] not in ("soft", "hard") or not reference["keep_initial"]:
+            yield f"train.best_metric={given!r}: there is no other first reference here; leave initial/ out, or set reference.keep_initial."
+    elif reference["rule"] in ("soft", "hard") and (name in ("loss", "kl") or name.startswith("rewards/")):
+        first = f"use '{sign}{where}initial/{name}'" + ("" if reference["keep_initial"] else " and reference.keep_initial=True")
+        yield f"train.best_metric={given!r} starts anew whenever reference.rule={reference['rule']!r} moves the reference; {first}."
+
+
 def _reference_rule(resolved):
+    import jax
+
     from jaxalign.reference import MOVING, RULES
 
     section = resolved["reference"]
@@ -170,8 +174,9 @@ def _reference_rule(resolved):
         yield f"reference.{given[0]}: rule {rule!r} never moves the reference; leave it out, or use one of {', '.join(MOVING)}."
     if rule in RULES:
         options = {key: section[key] for key in hparams_of(RULES[rule]) if key not in FROM_ELSEWHERE["reference"]}
+        moves = {"every_steps": 1} if rule in MOVING else {}
         try:
-            RULES[rule](0.0, 0.0, 1, **options, **({"every_steps": 1} if rule in MOVING else {}))
+            jax.eval_shape(partial(RULES[rule], **options, **moves), 0.0, 0.0, 1)  # on shapes: nothing may start the devices yet
         except ValueError as error:
             yield str(error)
 
@@ -188,17 +193,6 @@ def _forward_rule(resolved):
         forward.check_mixing(**{key: section[key] for key in hparams_of(forward.check_mixing)})
     except ValueError as error:
         yield str(error)
-
-
-def _columns_rule(resolved):
-    data, taken = resolved["data"], ("reward", "mismatched", "reference_logps")
-    for name, column in data["columns"].items():
-        if not name.isidentifier() or name in taken or name in _given_columns(data):
-            yield f"data.columns.{name}: the name is taken, or not of letters, digits and _ only; choose another."
-        if column["kind"] == "implicit_reward" and not 0 < column["beta"] < math.inf:
-            yield f"data.columns.{name}.beta={column['beta']} makes every reward 0 or infinite; give that of the model's training."
-        if not column["rewards"]:
-            yield f"data.columns.{name}.rewards=() sums nothing; name the reward, or columns."
 
 
 def _one_of(name):
@@ -231,30 +225,11 @@ def _objective_rule(resolved):
         yield f"model.value_head={model['value_head']}: objective {name!r} reads values in (0, 1) here; set model.value_head=1.0."
     if model["train"] == "value_head" and "value_head" not in reads:
         yield f"model.train='value_head' but objective {name!r} does not read the value head; leave the key out."
-    read = {key.removeprefix("columns.") for key in reads}
-    for where, source in _sources(resolved["data"]):
-        for column in read & _given_columns(resolved["data"]) - set(source["response_columns"] or ()):
-            yield f"{where}.response_columns has no {column!r}, which objective {name!r} reads and another source has; name it there too."
-    summed = {reward for column in resolved["data"]["columns"].values() for reward in column["rewards"]}
-    drawn_by = {resolved["data"]["sampling_column"]} if resolved["data"]["sampling"] != "shuffle" else set()
-    for column in resolved["data"]["columns"].keys() - summed - drawn_by - read:
-        yield f"data.columns.{column} is read by nothing here: not by objective {name!r}, sampling or another column; leave it out."
+    yield from column_rules.unread(resolved, reads)
     try:
         _trace(resolved)
     except ValueError as error:
         yield str(error)
-
-
-def known_columns(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the columns that batches will have: ([N, K] ones, [R, T] ones)."""
-    data = resolved["data"]
-    sources = data["train"] if isinstance(data["train"], tuple) else (data["train"],)
-    named = {name for source in sources for name in source.get("response_columns") or ()}
-    kinds = {name: column["kind"] for name, column in data["columns"].items()}
-    by_token = {name for name, kind in kinds.items() if kind == "logps"}
-    by_token |= {"reference_logps"} if resolved["reference"]["rule"] in ("precomputed", "hard_table") else set()
-    extra = {"mismatched"} if "mismatched" in reads else set()
-    return tuple(sorted(named | (kinds.keys() - by_token) | extra)), tuple(sorted(by_token))
 
 
 def statistics_names(resolved: dict) -> tuple[str, ...]:
@@ -288,7 +263,7 @@ def _tiny(resolved):
 
     name, rule = resolved["objective"]["name"], resolved["reference"]["rule"]
     hparams = {key: resolved["objective"][key] for key in hparams_of(objectives.named(name)[0])}
-    by_response, by_token = known_columns(resolved, objectives.reads(name, **hparams))
+    by_response, by_token = column_rules.known(resolved, objectives.reads(name, **hparams))
     with_head = resolved["model"]["value_head"] is not None
     policy, batch = objectives.tiny_inputs(columns=by_response, token_columns=by_token, value_head=with_head)
     reference = policy if rule in WITH_WEIGHTS else None if rule == "none" else policy.replace(hidden=None, unembed=None)

@@ -36,28 +36,29 @@ def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared])
         if "unpaired" in reads and prepared.meta.get("format") == "binary" and (groups.reward[groups.valid] < 0.5).any():
             raise ValueError(
                 f"objective {name!r} trains on every response, and {prepared.folder} holds responses labelled bad; "
-                "leave those rows out, or use an objective for thumbs (kto, una)."
+                'set responses="chosen" in data.train and data.eval, or use an objective for thumbs (kto, una).'
             )
-        _check_rewards(cfg, reads, prepared)
-        check_fits(built.config, prepared, "the model")
+        check_fits(built.config, prepared, "the model", "the tokenizer is not the model's: set model.tokenizer to the checkpoint's own.")
 
 
-def _check_rewards(cfg, reads, prepared):
-    """Raises ValueError where a value head cannot reach the rewards that it is to learn."""
-    groups, largest = prepared.groups, cfg.model.value_head
-    columns = {"reward": groups.reward, **groups.columns}
-    names = cfg.objective.get("rewards", ())
-    if "value_head_alone" not in reads or not columns.keys() >= set(names):  # computed columns come later, and this check again
+def check_rewards(cfg: ConfigDict, sets: list[store.Prepared]) -> None:
+    """Raises ValueError where a value head cannot reach the rewards that it is to learn. Needs the sets' computed columns."""
+    if "value_head_alone" not in objectives.reads(cfg.objective.name, **build.options(cfg, "objective")):
         return
-    found = sum(columns[name] for name in names)[groups.valid]
-    if not -1e-3 * largest <= found.min() <= found.max() <= 1.001 * largest:
-        raise ValueError(
-            f"model.value_head={largest} but the rewards of {prepared.folder}, {' + '.join(names)}, go from {found.min():.4g} to "
-            f"{found.max():.4g}; a value lies between 0 and model.value_head: choose it larger, or map the scores (score_range)."
-        )
+    largest, names = cfg.model.value_head, cfg.objective.get("rewards", ("reward",))
+    for prepared in sets:
+        groups = prepared.groups
+        columns = {"reward": groups.reward, **groups.columns}
+        found = sum(columns[name] for name in names)[groups.valid]
+        if not -1e-3 * largest <= found.min() <= found.max() <= 1.001 * largest:
+            raise ValueError(
+                f"model.value_head={largest} but the rewards of {prepared.folder}, {' + '.join(names)}, go from {found.min():.4g} to "
+                f"{found.max():.4g}; a value lies between 0 and model.value_head: choose it larger, map scores (score_range), and sum "
+                "no column with numbers below 0, as log-ratios have."
+            )
 
 
-def check_fits(config, prepared: store.Prepared, who: str) -> None:
+def check_fits(config, prepared: store.Prepared, who: str, way_out: str) -> None:
     """Raises ValueError where a model of this ModelConfig cannot read the rows: an unknown token id, or a position beyond its table."""
     lengths = prepared.groups.lengths()
     longest = int((lengths[:, 0] + lengths[:, 1:].max(1)).max())
@@ -69,8 +70,7 @@ def check_fits(config, prepared: store.Prepared, who: str) -> None:
     largest = int(prepared.groups.tokens.max(initial=0))
     if largest >= config.vocab_size:
         raise ValueError(
-            f"{prepared.folder} holds token id {largest} but {who} has {config.vocab_size} tokens; "
-            "the tokenizer is not the model's: set model.tokenizer to the checkpoint's own."
+            f"{prepared.folder} holds token id {largest} but {who} has {config.vocab_size} tokens; {way_out}"
         )
 
 

@@ -95,7 +95,7 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         held_out = {name: store.read(folder) for name, folder in folders["eval"].items()}
         data_rules.check_data(cfg, model, [prepared for prepared, _ in sets] + list(held_out.values()))
         annotated, held_out = annotate.with_columns(cfg, [prepared for prepared, _ in sets], held_out)
-        data_rules.check_data(cfg, model, annotated)  # with the columns that were missing before
+        data_rules.check_rewards(cfg, [*annotated, *held_out.values()])
         sets = [(prepared, weight) for prepared, (_, weight) in zip(annotated, sets, strict=True)]
         lengths = build.durations(cfg, sets)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}

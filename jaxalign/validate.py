@@ -66,6 +66,7 @@ def _experiment(given):
     problems += [f"experiment.{key} is missing: {name!r} needs it." for key in missing]
     for key, default in accepted.items():
         value, free = section.get(key, default), default is REQUIRED or default is None
+        value = section[key] = tuple(value) if isinstance(value, list) else value
         if not free and type(value) is not type(default) and not (type(value) is int and type(default) is float):
             problems.append(f"experiment.{key}={value!r} is {type(value).__name__}, not {type(default).__name__}.")
     raise_problems(problems)

@@ -102,6 +102,10 @@ def test_an_objective_without_a_reference_gets_none():
             ["data.columns.advantage.rewards=() sums nothing"],
         ),
         (
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(ADVANTAGE, rewards=("foo",))))),
+            ["rewards=('foo',) sums nothing, or what is not there", "advantage, reward"],
+        ),
+        (
             dict(objective=dict(name="alol"), data=dict(train=dict(path="x", response_columns=dict(advantage="a")), eval=dict(path="y"))),
             ["data.eval.response_columns has no 'advantage'"],
         ),
@@ -114,8 +118,25 @@ def test_an_objective_without_a_reference_gets_none():
         (dict(objective=dict(name="sft"), reference=dict(rule="precomputed")), ["'sft' reads no reference"]),
         (
             dict(train=dict(total_steps=9, keep_best=1), reference=dict(rule="soft", every_steps=2), data=dict(HELD_OUT)),
-            ["train.best_metric='loss' starts anew", "'initial/loss'"],
+            ["train.best_metric='loss' starts anew", "use 'initial/loss'"],
         ),
+        (
+            dict(
+                train=dict(total_steps=9, keep_best=1, best_metric="-a/rewards/margins"),
+                reference=dict(rule="hard", every_steps=2),
+                data=dict(train=dict(path="x"), eval=dict(a=dict(path="y"), b=dict(path="z"))),
+            ),
+            ["use '-a/initial/rewards/margins'"],
+        ),
+        (
+            dict(train=dict(total_steps=9, keep_best=1), data=dict(train=dict(path="x"), eval=dict(a=dict(path="y"), b=dict(path="z")))),
+            ["train.best_metric='loss' is of no held-out set; begin it with one of a, b"],
+        ),
+        (
+            dict(train=dict(total_steps=9, keep_best=1, best_metric="initial/loss"), data=dict(HELD_OUT)),
+            ["train.best_metric='initial/loss': there is no other first reference"],
+        ),
+        (dict(data=dict(train=dict(path="x"), sampling="priority")), ["data.sampling goes by the column 'advantage', which neither"]),
         (dict(objective=dict(name="ift"), reference=dict(rule="frozen"), forward=dict(mixing=2.0)), ["forward.mixing=2.0"]),
         (dict(objective=dict(name="ift"), forward=dict(mixing=0.0, mixing_noise=0.5)), ["forward.mixing_noise=0.5 has no effect"]),
         (
@@ -230,3 +251,12 @@ def test_help_is_fast_and_imports_neither_jax_nor_torch(entry):
 def test_an_option_of_an_experiment_has_its_type():
     with pytest.raises(ConfigError, match="experiment.steps='abc' is str, not int"):
         resolve(ConfigDict(dict(experiment=dict(name="bandit", steps="abc"))))
+
+
+def test_reading_a_configuration_starts_no_devices():
+    code = (
+        "from jax._src import xla_bridge; from jaxalign import config; "
+        "config.from_command_line(['--config', 'configs/every_method.py:tr_dpo_soft'], 'test'); "
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)

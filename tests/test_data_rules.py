@@ -28,6 +28,7 @@ def prepared(*, rows=4, meta=None, **groups):
 
 
 def check(cfg, one, vocab_size=61):
+    data_rules.check_rewards(cfg, [one])
     data_rules.check_data(cfg, SimpleNamespace(config=dataclasses.replace(toys.CONFIG, vocab_size=vocab_size)), [one])
 
 
@@ -39,7 +40,7 @@ def test_a_model_with_fewer_tokens_than_the_rows_is_refused():
 def test_positions_beyond_a_learned_table_are_refused():
     config = dataclasses.replace(toys.CONFIG, learned_positions=True, rotary_fraction=0.0, max_positions=4)
     with pytest.raises(ValueError, match="tokens but the model a has 4 learned positions"):
-        data_rules.check_fits(config, prepared(), "the model a")
+        data_rules.check_fits(config, prepared(), "the model a", "")
 
 
 def test_responses_labelled_bad_are_not_imitated():
@@ -61,14 +62,11 @@ def test_a_value_head_that_cannot_reach_the_rewards_is_refused():
     check(value(5.0), prepared(reward=scores))
 
 
-def test_rewards_that_are_summed_are_checked_once_their_columns_are_there():
+def test_computed_columns_are_summed_too():
     column = dict(kind="implicit_reward", model="a", reference="b")
-    cfg = value(2.0, ("reward", "style"), columns=dict(style=column))
-    one = prepared()
-    check(cfg, one)
-    one.groups = dataclasses.replace(one.groups, columns={"style": np.full((8, 2), -1.5, np.float32)})
+    one = prepared(columns={"style": np.full((8, 2), -1.5, np.float32)})
     with pytest.raises(ValueError, match=r"reward \+ style, go from -1\.\d+ to"):
-        check(cfg, one)
+        check(value(2.0, ("reward", "style"), columns=dict(style=column)), one)
 
 
 def test_class_weights_are_measured_on_what_is_drawn():

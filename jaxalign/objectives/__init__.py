@@ -3,9 +3,9 @@
 An objective is a function of its file's name, `(policy, reference, batch, *, hyper-parameters) -> Terms`, beside a tuple REQUIRES of what
 it reads (see READS). Its keyword arguments are its section of the config. Its module may also hold
 
-    statistics(policy, reference, batch, **hparams) -> {name: (values, weights)}
-    carry(previous, current, step, **hparams) -> {name: scalar}
-    requires(**hparams) -> more of what it reads, where that depends on the hyper-parameters
+    statistics(policy, reference, batch, *, some hyper-parameters) -> {name: (values, weights)}
+    carry(previous, current, step, *, some hyper-parameters) -> {name: scalar}
+    requires(*, some hyper-parameters) -> more of what it reads, where that depends on them
     FORWARD = "name of a function of jaxalign/forward.py"
 
 `statistics` are means over the *whole* global batch, whatever the microbatches and devices, without a gradient; the objective gets them as

@@ -11,7 +11,7 @@ from jaxalign.types import Batch, Outputs, Terms, column
 REQUIRES = ("paired", "reference")
 
 
-def requires(*, margins: tuple = ("margin",), **_) -> tuple[str, ...]:
+def requires(*, margins: tuple) -> tuple[str, ...]:
     """The columns of the other objectives."""
     return tuple(f"columns.{name}" for name in margins)
 

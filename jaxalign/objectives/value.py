@@ -7,7 +7,7 @@ from jaxalign.types import Batch, Outputs, Terms, column
 REQUIRES = ("value_head", "value_head_alone")
 
 
-def requires(*, rewards: tuple = ("reward",), **_) -> tuple[str, ...]:
+def requires(*, rewards: tuple) -> tuple[str, ...]:
     """The columns that are summed."""
     return tuple(f"columns.{name}" for name in rewards if name != "reward")
 
