@@ -81,6 +81,7 @@ class _Scorer:
     model: models.Model
     params: object
     look: object  # (params, batch) -> (logps [R, T], prompt values [N, K] or None), jitted
+    tolerance: float  # by which numbers may differ on average when they are computed again in bfloat16
 
 
 def _with_column(cfg, sets, name, spec, *, quiet):
@@ -97,9 +98,7 @@ def _with_column(cfg, sets, name, spec, *, quiet):
             probe = dataclasses.replace(prepared, plan=prepared.plan[: cfg.batch.rows])
             kept = columns.read(path)
             computed = _compute(cfg, probe, name, spec, scorers, quiet=True)
-            # values do not add up over tokens, but reach as far as their head
-            allowed = 0.02 * scorers[0].model.value_head.max_value if spec["kind"] == "advantage" else 0.1
-            columns.check(path, kept, computed, tolerance=1e-3 if build.dtype(cfg) == np.float32 else allowed)
+            columns.check(path, kept, computed, tolerance=1e-3 if build.dtype(cfg) == np.float32 else scorers[0].tolerance)
         else:
             computed = _compute(cfg, prepared, name, spec, scorers, quiet=quiet)
             kept = {key: np.nan_to_num(values).astype(np.float32) for key, values in computed.items()}
@@ -191,10 +190,12 @@ def _sum_responses(values, groups):
 
 
 def _scorer(cfg, source, spec) -> _Scorer:
+    tolerance = 0.1
     if spec["kind"] == "advantage":
         model, params, run = checkpoint.restore_params(source)
         if models.VALUE_HEAD not in params:
             raise ValueError(f"data.columns: model={source!r} is a run without a value head; name one of objective 'value'.")
+        tolerance = 0.02 * run["value_head"]  # values lie between 0 and this
         learned = tuple(run["config"]["objective"].get("rewards", spec["rewards"]))
         if set(learned) != set(spec["rewards"]):
             raise ValueError(
@@ -214,7 +215,7 @@ def _scorer(cfg, source, spec) -> _Scorer:
         outputs = forward.next_token(model, params, batch, jnp.int32(0), **options)
         return outputs.logps, outputs.prompt_values
 
-    return _Scorer(str(source or cfg.model.checkpoint), model, params, jax.jit(look))
+    return _Scorer(str(source or cfg.model.checkpoint), model, params, jax.jit(look), tolerance)
 
 
 def _identity(cfg, source, kind):

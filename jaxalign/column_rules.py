@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 import math
 
-from jaxalign.schema import named_sets
-
-TAKEN = ("reward", "mismatched", "reference_logps")  # names that the run gives itself
+from jaxalign.schema import RESERVED_COLUMNS, named_sets
 
 
 def sources(data: dict) -> list[tuple[str, dict]]:
@@ -35,10 +33,10 @@ def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tupl
 def check(resolved: dict) -> Iterator[str]:
     """Objects to names, sums and options of columns that cannot be."""
     data = resolved["data"]
-    for name in given(data) & set(TAKEN):
+    for name in given(data) & set(RESERVED_COLUMNS):
         yield f"response_columns names a column {name!r}, which the run makes itself; choose another name."
     for name, column in data["columns"].items():
-        if not name.isidentifier() or name in TAKEN or name in given(data):
+        if not name.isidentifier() or name in RESERVED_COLUMNS or name in given(data):
             yield f"data.columns.{name}: the name is taken, or not of letters, digits and _ only; choose another."
         if column["kind"] == "implicit_reward" and not 0 < column["beta"] < math.inf:
             yield f"data.columns.{name}.beta={column['beta']} makes every reward 0 or infinite; give that of the model's training."

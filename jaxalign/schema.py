@@ -7,6 +7,9 @@ REQUIRED: Any = object()
 NONE = type(None)
 
 
+RESERVED_COLUMNS = ("reward", "mismatched", "reference_logps")  # names of columns that a run makes itself
+
+
 class Field(NamedTuple):
     types: tuple[type, ...]
     default: Any

@@ -203,6 +203,8 @@ def test_an_advantage_may_sum_a_column_whose_name_comes_later_and_is_made_again_
         cfg.data.columns = {"advantage": advantage, "style": style}
         with jax.set_mesh(build.mesh(cfg)):
             (prepared,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)
+            (again,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)  # from the disk
+        np.testing.assert_array_equal(again.groups.columns["advantage"], prepared.groups.columns["advantage"])
         found = prepared.groups
         values = found.reward + found.columns["style"] - found.columns["advantage"]
         assert ((values > 0) & (values < 1)).all()

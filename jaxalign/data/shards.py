@@ -13,6 +13,7 @@ from jaxalign.data import encode, formats, render, store, templates, tokenizer
 from jaxalign.data.counts import Counts, RowError
 from jaxalign.data.scores import Scoring
 from jaxalign.data.sources import Rows
+from jaxalign.schema import RESERVED_COLUMNS
 
 SHARD_ROWS = 1024
 
@@ -52,7 +53,7 @@ class Recipe:
         if self.scoring.weights and self.format not in formats.FEEDBACK["score"]:
             raise ValueError(f"score_weights goes with format {', '.join(formats.FEEDBACK['score'])}, not with {self.format!r}.")
         for name, _ in self.response_columns:
-            if not name.isidentifier() or name in ("reward", "mismatched", "reference_logps"):
+            if not name.isidentifier() or name in RESERVED_COLUMNS:
                 raise ValueError(f"response_columns names a column {name!r}; choose another name, of letters, digits and _ only.")
 
     def renderer(self) -> render.Renderer:
