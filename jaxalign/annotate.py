@@ -18,12 +18,18 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign import build, checkpoint, chunked_head, data_rules, forward, logps, prepare, reference, types
-from jaxalign import config as configs
-from jaxalign.data import columns, loader, pack, progress, store
+from jaxalign import prepare, types
+from jaxalign.config import build
+from jaxalign.config.command_line import from_command_line
+from jaxalign.config.sets import check_fits
+from jaxalign.config.stages import place_stages
+from jaxalign.data import progress
+from jaxalign.data.rows import columns, loader, pack, store
 from jaxalign.hf import hub
 from jaxalign.hf import load as hf_load
+from jaxalign.lm_head import chunks, logps
 from jaxalign.models import model as models
+from jaxalign.training import checkpoint, forward, reference
 
 FLAGS = (("--workdir", {"help": "folder of the run whose stages data.columns names (default: runs/NAME)"}),)
 
@@ -55,12 +61,12 @@ def with_columns(
 def main(argv: list[str] | None = None) -> int:
     """Writes the columns of every stage of a configuration and says where."""
     try:
-        run = configs.from_command_line(argv, __doc__.splitlines()[0], FLAGS)
+        run = from_command_line(argv, __doc__.splitlines()[0], FLAGS)
         workdir = Path(run.options.workdir or Path("runs") / run.name)
         for cfg in run.stages.values():
             if "experiment" in cfg:
                 continue
-            configs.place_stages(cfg, workdir)
+            place_stages(cfg, workdir)
             with jax.set_mesh(build.mesh(cfg)):
                 found = prepare.prepare_from_config(cfg)
                 sets = [store.read(folder) for folder, _ in found["train"]]
@@ -92,7 +98,7 @@ def _with_column(cfg, sets, name, spec, *, quiet):
     for prepared in sets:
         for scorer in scorers:
             way = "the rows are not of its tokenizer: name a model that shares it."
-            data_rules.check_fits(scorer.model.config, prepared, f"the model {scorer.name} of column {name!r}", way)
+            check_fits(scorer.model.config, prepared, f"the model {scorer.name} of column {name!r}", way)
         path = columns.path(prepared, name, {**depends, **_summed(prepared, spec)})
         if _everywhere(columns.is_complete(path)):
             probe = dataclasses.replace(prepared, plan=prepared.plan[: cfg.batch.rows])
@@ -238,8 +244,8 @@ def _hash_files(files):
 
 
 def _code():
-    modules = chunked_head, columns, forward, hf_load, logps, pack
-    own = [Path(__file__), *(Path(module.__file__) for module in modules), *sorted(Path(models.__file__).parent.glob("*.py"))]
+    modules = chunks, columns, forward, hf_load, logps, pack
+    own = [Path(__file__), *(Path(module.__file__) for module in modules), *sorted(Path(models.__file__).parent.rglob("*.py"))]
     return _hash_files(own)
 
 

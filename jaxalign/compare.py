@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 import sys
 
-from jaxalign import log
+from jaxalign.reports import log
 
 Lines = list[dict]  # the held-out lines of one stage of one run, in order of steps
 INITIAL = "initial/"  # what stands before a metric against the first reference, where the reference moves

@@ -32,8 +32,9 @@ def _export(given):
 
     import jax  # here, so that --help is fast
 
-    from jaxalign import checkpoint, sharding
+    from jaxalign import sharding
     from jaxalign.hf.save import save
+    from jaxalign.training import checkpoint
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):

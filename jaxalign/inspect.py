@@ -14,10 +14,11 @@ import sys
 
 import numpy as np
 
-from jaxalign.data import pack, store, tokenizer
-from jaxalign.data.store import Prepared
+from jaxalign.data.rows import pack, store
+from jaxalign.data.rows.store import Prepared
 from jaxalign.data.summary import report
-from jaxalign.data.tokenizer import Tokenizer
+from jaxalign.data.text import tokenizer
+from jaxalign.data.text.tokenizer import Tokenizer
 from jaxalign.prepare import prepare_stages
 
 FLAGS = (
@@ -172,9 +173,9 @@ def _sets(argv):
         if rest:
             raise ValueError(f"unknown arguments {rest}; with --prepared only --rows can be given.")
         return [(Path(options.prepared), None)], options.rows
-    from jaxalign import config as configs
+    from jaxalign.config.command_line import from_command_line
 
-    run = configs.from_command_line(argv, __doc__.splitlines()[0], FLAGS)
+    run = from_command_line(argv, __doc__.splitlines()[0], FLAGS)
     return prepare_stages(run.stages, tell=lambda lines: None), run.options.rows
 
 

@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 import sys
 
-from jaxalign import config as configs
+from jaxalign.config.command_line import from_command_line, start_devices
+from jaxalign.config.stages import exported_stages, place_stages
 
 FLAGS = (
     ("--workdir", {"help": "folder of the run (default: runs/NAME); an existing one is continued"}),
@@ -27,9 +28,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main(argv: list[str] | None = None) -> int:
     """Trains every stage of the configuration in turn; returns the exit code."""
     try:
-        run = configs.from_command_line(argv, __doc__.splitlines()[0], FLAGS)
-        _start_devices(run)
-        from jaxalign.stop import StopRequest
+        run = from_command_line(argv, __doc__.splitlines()[0], FLAGS)
+        start_devices(run)
+        from jaxalign.training.stop import StopRequest
 
         with StopRequest() as stop:
             return _run_stages(run, stop)
@@ -46,12 +47,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_stages(run, stop) -> int:
     workdir = Path(run.options.workdir or Path("runs") / run.name)
-    exported = configs.exported_stages(run.stages)
+    exported = exported_stages(run.stages)
     for stage, cfg in run.stages.items():
         if "experiment" in cfg:
             _run_experiment(cfg.experiment, workdir / stage)
             continue
-        configs.place_stages(cfg, workdir)
+        place_stages(cfg, workdir)
         cfg.train.export = cfg.train.export or stage in exported
         if stop.requested() or not train(cfg, workdir / stage, name=stage or run.name, stop=stop):
             return run.options.stopped_exit_code
@@ -82,10 +83,15 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
     """
     import jax
 
-    from jaxalign import annotate, build, checkpoint, data_rules, report, validate
-    from jaxalign.data import loader, store
-    from jaxalign.log import RunLog
+    from jaxalign import annotate
+    from jaxalign.config import build
+    from jaxalign.config.durations import durations
+    from jaxalign.config.sets import check_data, check_rewards, class_weights
+    from jaxalign.data.rows import loader, store
     from jaxalign.prepare import prepare_from_config
+    from jaxalign.reports import summary
+    from jaxalign.reports.log import RunLog
+    from jaxalign.training import checkpoint
 
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of every file
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
@@ -93,31 +99,23 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         folders = prepare_from_config(cfg)
         sets = [(store.read(folder), weight) for folder, weight in folders["train"]]
         held_out = {name: store.read(folder) for name, folder in folders["eval"].items()}
-        data_rules.check_data(cfg, model, [prepared for prepared, _ in sets] + list(held_out.values()))
+        check_data(cfg, model, [prepared for prepared, _ in sets] + list(held_out.values()))
         annotated, held_out = annotate.with_columns(cfg, [prepared for prepared, _ in sets], held_out)
-        data_rules.check_rewards(cfg, [*annotated, *held_out.values()])
+        check_rewards(cfg, [*annotated, *held_out.values()])
         sets = [(prepared, weight) for prepared, (_, weight) in zip(annotated, sets, strict=True)]
-        lengths = build.durations(cfg, sets)
+        lengths = durations(cfg, sets)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         batches = loader.batches(sets, rows=cfg.batch.rows, seed=cfg.seed, steps=lengths.total, sampling=build.sampling(cfg), **hosts)
         functions = build.functions(cfg, model, lengths)
         saved = checkpoint.Checkpoints(workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric)
-        start, evaluated = saved.latest or 0, False
         prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item, _ in sets]
-        if start:
-            before = saved.read_run(start)
-            validate.check_same_run(before["config"], cfg.to_dict(), workdir)
-            validate.check_same_data(before["data"]["prepared"], prepared, workdir)
-            evaluated = before["metrics"] is not None
-            state = saved.restore(build.abstract_state(model, functions.init_state), start)
-        else:
-            state = functions.init_state(build.params(cfg, model))
+        state, start, evaluated = _begin(cfg, model, functions, saved, prepared, workdir)
         log = RunLog(
             workdir, start_step=start, total_steps=lengths.total, wandb=cfg.train.wandb, name=name, config=cfg.to_dict(),
             quiet=jax.process_index() > 0,
         )  # fmt: skip
         log.say(_describe(cfg, model, sets, lengths, start, workdir))
-        if weights := data_rules.class_weights(cfg, sets):
+        if weights := class_weights(cfg, sets):
             log.say(weights)
         loop = Loop(cfg, model, functions, batches, held_out, lengths, saved, log, prepared)
         try:
@@ -128,9 +126,23 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         if finished and cfg.train.export and not build.export_folder(workdir).exists():
             _export(cfg, model, state, workdir)
         if jax.process_index() == 0:
-            report.write(workdir, name=name, facts=_facts(cfg, model, lengths))
-            report.show(log.console, workdir, finished=finished)
+            summary.write(workdir, name=name, facts=_facts(cfg, model, lengths))
+            summary.show(log.console, workdir, finished=finished)
     return finished
+
+
+def _begin(cfg, model, functions, saved, prepared: list[str], workdir: Path):
+    """(state, step, whether the held-out metrics of this step are known): from the newest checkpoint, or of a run that starts."""
+    from jaxalign.config import build
+    from jaxalign.config.resume import check_same_data, check_same_run
+
+    start = saved.latest or 0
+    if not start:
+        return functions.init_state(build.params(cfg, model)), 0, False
+    before = saved.read_run(start)
+    check_same_run(before["config"], cfg.to_dict(), workdir)
+    check_same_data(before["data"]["prepared"], prepared, workdir)
+    return saved.restore(build.abstract_state(model, functions.init_state), start), start, before["metrics"] is not None
 
 
 @dataclasses.dataclass
@@ -155,10 +167,10 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     """
     import jax
 
-    from jaxalign import build
-    from jaxalign.data import loader
+    from jaxalign.config import build
+    from jaxalign.data.rows import loader
     from jaxalign.evaluators import held_out
-    from jaxalign.flops import Meter
+    from jaxalign.reports.flops import Meter
 
     every, total = run.lengths, run.lengths.total
     batches = loader.iterate(run.batches, start)
@@ -195,7 +207,7 @@ def _refresh(run: Loop, state, step: int):
     """The state with a table of the policy's log-probs on the batches of the steps until the next refresh."""
     import jax.numpy as jnp
 
-    from jaxalign.data import loader
+    from jaxalign.data.rows import loader
 
     table, last = state.reference, min(step + run.lengths.every, run.lengths.total)
     for entry, arrays in zip(range(step, last), loader.iterate(run.batches, step), strict=False):
@@ -232,7 +244,8 @@ def _flush(run: Loop, pending: list, meter) -> None:
 
 
 def _save(run: Loop, state, step: int, held_out_metrics) -> None:
-    from jaxalign import build, checkpoint
+    from jaxalign.config import build
+    from jaxalign.training import checkpoint
 
     tokenizer = build.tokenizer_folder(run.cfg)
     record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, prepared=run.prepared, metrics=held_out_metrics)
@@ -241,7 +254,7 @@ def _save(run: Loop, state, step: int, held_out_metrics) -> None:
 
 
 def _export(cfg, model, state, workdir) -> None:
-    from jaxalign import build
+    from jaxalign.config import build
     from jaxalign.hf import save as hf_save
 
     params = {**(state.frozen or {}), **state.trainable}
@@ -250,23 +263,6 @@ def _export(cfg, model, state, workdir) -> None:
 
 def _is_due(step: int, every: int, total: int) -> bool:
     return bool(every) and (step % every == 0 or step == total)
-
-
-def _start_devices(run) -> None:
-    """What must be said to jax before it looks at its devices."""
-    import jax
-
-    options = run.options
-    if (options.processes, options.process) != (None, None) and options.coordinator in (None, "auto"):
-        raise configs.ConfigError("--processes and --process go with --coordinator HOST:PORT of the first process; give all three.")
-    split = max((cfg.mesh.cpu_devices or 1 for cfg in run.stages.values() if "experiment" not in cfg), default=1)
-    if split > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", split)
-    if options.coordinator == "auto":
-        jax.distributed.initialize()
-    elif options.coordinator is not None:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(options.coordinator, num_processes=options.processes, process_id=options.process)
 
 
 def _describe(cfg, model, sets, lengths, start, workdir) -> str:
@@ -285,7 +281,7 @@ def _describe(cfg, model, sets, lengths, start, workdir) -> str:
 def _facts(cfg, model, lengths) -> dict[str, str]:
     import jax
 
-    from jaxalign import flops
+    from jaxalign.reports import flops
 
     return {
         "objective": cfg.objective.name,

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign import forward, sharding
+from jaxalign import sharding
 from jaxalign.models import heads
+from jaxalign.training import forward
 from jaxalign.types import Outputs
 
 VOCAB, WIDTH, LONGEST = 64, 16, 64

@@ -3,7 +3,7 @@
 import numpy as np
 from tiny_data import write_pairs, write_tokenizer
 
-from jaxalign import prepare
+from jaxalign.data.prepared import prepare as make_prepared
 
 OPTIONS = {"template": "plain", "row_tokens": 64, "processes": 1, "quiet": True}
 
@@ -17,7 +17,7 @@ def make_folder(folder):
 
 def run(folder, source=None, **options):
     source = {"path": str(folder / "pairs.jsonl"), **(source or {})}
-    return prepare.prepare(source, tokenizer=str(folder / "tokenizer"), out_root=folder / "out", **{**OPTIONS, **options})
+    return make_prepared(source, tokenizer=str(folder / "tokenizer"), out_root=folder / "out", **{**OPTIONS, **options})
 
 
 def contents(folder):

@@ -10,9 +10,9 @@ import signal
 import sys
 
 from jaxalign import train
-from jaxalign.checkpoint import Checkpoints
-from jaxalign.data import loader
+from jaxalign.data.rows import loader
 from jaxalign.evaluators import held_out
+from jaxalign.training.checkpoint import Checkpoints
 
 moment, step, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[4:]
 place, save = loader.to_device, Checkpoints.save

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import toys
 
-from jaxalign import annotate, build, config, prepare, train
-from jaxalign.data import columns, loader, store
+from jaxalign import annotate, prepare, train
+from jaxalign.config import build, files
+from jaxalign.data.rows import columns, loader, store
 
 OPTIMIZED = True
 TINY = str(Path(__file__).parent / "tiny.py")
@@ -24,7 +25,7 @@ def cache(tmp_path_factory):
 
 def resolved(cache, *overrides, objective="dpo"):
     arguments = ["--config", f"{TINY}:{objective}", f"--config.data.prepared_dir={cache}", "--config.data.eval=None", *overrides]
-    return config.from_command_line(arguments, "test").stages[""]
+    return files.from_command_line(arguments, "test").stages[""]
 
 
 def run(workdir, cache, *overrides, objective="dpo"):
@@ -176,12 +177,12 @@ def test_an_advantage_without_its_reward_column_or_head_is_refused(tmp_path, cac
     ],
 )
 def test_a_wrong_column_is_reported_before_anything_is_loaded(cache, column, words):
-    with pytest.raises(config.ConfigError, match=words):
+    with pytest.raises(files.ConfigError, match=words):
         resolved(cache, f"--config.data.columns={{'x': {column!r}}}")
 
 
 def test_columns_that_are_none_are_reported(cache):
-    with pytest.raises(config.ConfigError, match="data.columns=3 is int, not dict"):
+    with pytest.raises(files.ConfigError, match="data.columns=3 is int, not dict"):
         resolved(cache, "--config.data.columns=3")
 
 

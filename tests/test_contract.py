@@ -15,8 +15,9 @@ import optax
 import pytest
 import toys
 
-from jaxalign import objectives, reference, step
-from jaxalign.data import pack
+from jaxalign import objectives
+from jaxalign.data.rows import pack
+from jaxalign.training import reference, step
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
 DECODED = ("dpo",)  # IFT and the value head have tests of their own with it

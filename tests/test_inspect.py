@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from tiny_data import write_tokenizer
 
-from jaxalign import inspect, prepare
-from jaxalign.data import store, tokenizer
+from jaxalign import inspect
+from jaxalign.data.prepared import prepare as make_prepared
+from jaxalign.data.rows import store
+from jaxalign.data.text import tokenizer
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def folder(tmp_path):
 
 def run(folder):
     options = {"template": "plain", "row_tokens": 64, "processes": 1, "quiet": True, "out_root": folder / "out"}
-    return prepare.prepare({"path": str(folder / "pairs.jsonl")}, tokenizer=str(folder / "tokenizer"), **options)
+    return make_prepared({"path": str(folder / "pairs.jsonl")}, tokenizer=str(folder / "tokenizer"), **options)
 
 
 def test_the_trained_text_is_the_response_with_its_stop_token(folder):
@@ -91,7 +93,7 @@ def write_config(folder, tokenizer_name):
 def test_a_prepared_set_is_shown_from_another_working_directory(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     options = {"template": "plain", "row_tokens": 64, "processes": 1, "quiet": True, "out_root": "out"}
-    made = prepare.prepare({"path": "pairs.jsonl"}, tokenizer="tokenizer", **options).absolute()
+    made = make_prepared({"path": "pairs.jsonl"}, tokenizer="tokenizer", **options).absolute()
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
     assert inspect.main(["--prepared", str(made)]) == 0

@@ -11,21 +11,19 @@ import pytest
 import jaxalign
 
 ROOT = Path(jaxalign.__file__).parent
-LEVELS = [
-    {"types", "sharding", "schema", "stop", "log", "chunked_head"},
-    {"logps", "vocabulary", "propagation", "reference", "optim", "metrics", "pairwise", "pointwise", "weighted", "models", "data"},
-    {"objectives", "forward", "checkpoint", "sample", "hf", "flops", "report", "pareto"},
-    {"step", "column_rules"},
-    {"combinations"},
-    {"experiments"},
-    {"validate"},
-    {"config", "build", "rollout", "evaluators"},
-    {"prepare", "data_rules"},
+LEVELS = [  # a room a word; the commands stand last
+    {"types", "sharding", "hparams", "paths"},
+    {"models", "lm_head", "data"},
+    {"objectives", "hf", "reports"},
+    {"training"},
+    {"experiments", "evaluators"},
+    {"config"},
+    {"prepare"},
     {"annotate"},
-    {"train", "inspect", "generate", "evaluate", "export", "compare", "plan", "selfcheck"},
+    {"train", "inspect", "export", "compare"},
 ]
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
-JIT = {"step", "sample", "annotate", "models.model", "hf.load", "hf.save"}  # hf: puts one tensor into its shards, or takes it out
+JIT = {"training.step", "annotate", "models.model", "hf.load", "hf.save"}  # hf: puts one tensor into its shards, or takes it out
 FILE_LINES, OBJECTIVE_LINES, FUNCTION_LINES = 300, 80, 60
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -82,7 +80,7 @@ def test_flax_nnx_is_used_under_models_only(name):
     assert not uses or name.startswith("models.")
 
 
-@pytest.mark.parametrize("name", [name for name in CODE if name.startswith("data.") and name != "data.loader"])
+@pytest.mark.parametrize("name", [name for name in CODE if name.startswith("data.") and name != "data.rows.loader"])
 def test_data_is_made_without_jax(name):
     assert not third_party(name) & {"jax", "jaxlib", "flax", "optax"}
 
@@ -123,7 +121,7 @@ def test_importing_the_package_does_not_load_jax():
 @modules
 def test_files_are_short(name):
     lines = len(MODULES[name].read_text().splitlines())
-    assert lines <= (OBJECTIVE_LINES if name.startswith("objectives.") else FILE_LINES)
+    assert lines <= (OBJECTIVE_LINES if name.startswith("objectives.") and name.count(".") == 1 else FILE_LINES)
 
 
 @modules

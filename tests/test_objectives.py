@@ -10,7 +10,7 @@ import pytest
 import toys
 
 from jaxalign import objectives
-from jaxalign.data import pack
+from jaxalign.data.rows import pack
 from jaxalign.types import at_tokens
 
 LN_2 = np.log(2.0)

@@ -13,10 +13,11 @@ import pytest
 import toys
 
 import jaxalign
-from jaxalign import objectives, optim, reference, step
-from jaxalign.data import pack
+from jaxalign import objectives
+from jaxalign.data.rows import pack
 from jaxalign.hf import load as hf
 from jaxalign.models import model as models
+from jaxalign.training import optim, reference, step
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

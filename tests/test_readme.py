@@ -12,7 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxalign import config, train
+from jaxalign import train
+from jaxalign.config.command_line import from_command_line
 from jaxalign.types import Batch, Outputs
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +24,7 @@ COMMANDS = re.findall(r"python -m jaxalign\.train (.*)", README)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_train_command_is_accepted(command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert config.from_command_line(shlex.split(command), "test", train.FLAGS).stages
+    assert from_command_line(shlex.split(command), "test", train.FLAGS).stages
 
 
 EXAMPLE, NAME = next(

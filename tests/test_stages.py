@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxalign import log, train
+from jaxalign import train
+from jaxalign.reports import log
 
 OPTIMIZED = True
 STAGES = """

@@ -9,7 +9,8 @@ import signal
 
 import pytest
 
-from jaxalign import log, train
+from jaxalign import train
+from jaxalign.reports import log
 
 OPTIMIZED = True
 CONFIG = str(Path(__file__).parent / "tiny.py")
@@ -110,8 +111,8 @@ def test_stages_hand_their_model_on(tmp_path, cache):
 
 
 def test_the_best_checkpoint_survives_beside_the_last_also_over_a_restart(tmp_path, cache, monkeypatch):
-    from jaxalign.checkpoint import Checkpoints
     from jaxalign.evaluators import held_out
+    from jaxalign.training.checkpoint import Checkpoints
 
     losses = {0: 5.0, 2: 1.0, 4: 3.0, 6: 2.0}  # step 2 is best
     steps = iter(losses)
@@ -207,7 +208,7 @@ def test_pairs_out_of_ranked_lists_are_refused_not_cut(tmp_path, cache, capsys):
 
 
 def test_a_second_start_in_the_same_folder_is_refused(tmp_path, cache, capsys):
-    from jaxalign.checkpoint import only_run
+    from jaxalign.training.checkpoint import only_run
 
     with only_run(tmp_path):
         assert start(tmp_path, cache) == 1

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxalign import log, train
+from jaxalign import train
+from jaxalign.reports import log
 
 OPTIMIZED = True
 TINY = Path(__file__).parent / "tiny.py"

@@ -7,7 +7,7 @@ import pytest
 import toys
 
 from jaxalign import sharding, types
-from jaxalign.data import pack
+from jaxalign.data.rows import pack
 
 MESHES = pytest.mark.parametrize("mesh", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
 PLAN = np.arange(16, dtype=np.int32).reshape(8, 2)  # on eight devices every one has a single row

@@ -7,8 +7,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from jaxalign.data import pack
-from jaxalign.data.tokenizer_files import bytes_to_unicode
+from jaxalign.data.rows import pack
+from jaxalign.data.text.tokenizer_files import bytes_to_unicode
 
 # Goes on with a line break after its stop token.
 CHATML = (

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxalign import forward, reference, sharding, step
-from jaxalign.data import pack
+from jaxalign import sharding
+from jaxalign.data.rows import pack
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.heads import ValueHeadConfig
 import jaxalign.objectives
+from jaxalign.training import forward, reference, step
 from jaxalign.types import Batch
 
 OBJECTIVES = sorted(path.stem for path in pathlib.Path(jaxalign.objectives.__file__).parent.glob("*.py") if path.stem != "__init__")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxalign.data import store
-from jaxalign.data.store import Prepared
+from jaxalign.data.rows import store
+from jaxalign.data.rows.store import Prepared
 
 
 def report(folder: str | Path) -> list[str]:

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from jaxalign.data import loader
-from jaxalign.data.store import Prepared
+from jaxalign.data.rows import loader
+from jaxalign.data.rows.store import Prepared
 
 
 def evaluate(eval_step, state, sets: dict[str, Prepared], *, rows: int) -> dict[str, float]:

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign import objectives, reference, step
+from jaxalign import objectives
 from jaxalign.experiments import many_seeds, results
+from jaxalign.training import reference, step
 from jaxalign.types import Batch, Outputs
 
 START = np.array([0.1, 0.4, 0.2, 0.3])  # of the policy, and so of the reference

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxalign import log, pareto
 from jaxalign.experiments import results
+from jaxalign.reports import log, pareto
 
 
 def run(workdir: Path, *, methods: dict, x: str, y: str, corner: tuple, kl: tuple = ()) -> dict:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign import forward as forwards
 from jaxalign import objectives
 from jaxalign.experiments import many_seeds, results
 from jaxalign.experiments.grids import GRIDS, Grid
+from jaxalign.training import forward as forwards
 from jaxalign.types import Batch, Outputs
 
 HIDDEN = 64

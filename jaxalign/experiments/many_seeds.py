@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxalign import objectives, reference, sharding, step
+from jaxalign import objectives, sharding
+from jaxalign.training import reference, step
 from jaxalign.types import Batch, Outputs
 
 EPS = 1e-8

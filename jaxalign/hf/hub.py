@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxalign.data import paths
+from jaxalign import paths
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 

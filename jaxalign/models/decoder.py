@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.models import layers
-from jaxalign.models.attention import attend
+from jaxalign.models.attention.rule import attend
 from jaxalign.models.config import ModelConfig, RopeScaling
 
 Array = jax.Array

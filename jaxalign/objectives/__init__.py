@@ -6,7 +6,7 @@ it reads (see READS). Its keyword arguments are its section of the config. Its m
     statistics(policy, reference, batch, *, some hyper-parameters) -> {name: (values, weights)}
     carry(previous, current, step, *, some hyper-parameters) -> {name: scalar}
     requires(*, some hyper-parameters) -> more of what it reads, where that depends on them
-    FORWARD = "name of a function of jaxalign/forward.py"
+    FORWARD = "name of a function of jaxalign/training/forward.py"
 
 `statistics` are means over the *whole* global batch, whatever the microbatches and devices, without a gradient; the objective gets them as
 its fourth argument, a dict of float32 scalars. `carry` makes them out of those of the step before (at first 0) and this step's means.
@@ -23,7 +23,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxalign.schema import REQUIRED, hparams_of
+from jaxalign.hparams import REQUIRED, hparams_of
 from jaxalign.types import Batch, Outputs
 
 READS = {

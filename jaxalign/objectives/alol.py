@@ -1,6 +1,6 @@
 """Advantage-Leftover-Lunch RL, one importance ratio per response (A-LoL, arXiv 2305.14718, equation 3)."""
 
-from jaxalign import weighted
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms, sum_responses
 
 REQUIRES = ("reference", "columns.advantage")
@@ -21,6 +21,6 @@ def alol(policy: Outputs, reference: Outputs, batch: Batch, *, clip: float = 0.9
       ValueError: clip is negative or not finite, or the column is missing.
     """
     # L = max(A, 0) clip(exp(log pi - log pi_ref), 1 - eps, 1 + eps) nll
-    advantage, metrics = weighted.positive_advantages(batch)
-    ratio, held = weighted.clipped_ratio("alol", sum_responses(weighted.log_ratios(policy, reference), batch), clip)
-    return weighted.weighted_terms(advantage * ratio, policy, reference, batch, metrics | held)
+    advantage, metrics = likelihood.positive_advantages(batch)
+    ratio, held = likelihood.clipped_ratio("alol", sum_responses(likelihood.log_ratios(policy, reference), batch), clip)
+    return likelihood.weighted_terms(advantage * ratio, policy, reference, batch, metrics | held)

@@ -1,8 +1,8 @@
 """A-LoL with a KL penalty over the whole vocabulary at every token; ours, see `alol_kl_published` for that of the paper."""
 
-from jaxalign import weighted
+from jaxalign.lm_head.distributions import token_kl
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms, sum_responses
-from jaxalign.vocabulary import token_kl
 
 REQUIRES = ("reference", "columns.advantage")
 
@@ -27,9 +27,9 @@ def alol_kl(policy: Outputs, reference: Outputs, batch: Batch, *, kl_beta: float
             "objective 'alol_kl' needs the reference's whole distribution but this one has log-probs of the given tokens only; "
             "use reference.rule='frozen', or the objective alol, which needs no more."
         )
-    advantage, metrics = weighted.positive_advantages(batch)
+    advantage, metrics = likelihood.positive_advantages(batch)
     sides = ((outputs.hidden, outputs.unembed) for outputs in (policy, reference))
     by_token = token_kl(*sides, batch.slots >= 0, vocab_size=policy.vocab_size, softcap=policy.softcap)
     # L = max(A, 0) nll + kl_beta sum_t KL(pi_t || pi_ref_t)
-    loss = advantage * weighted.nll(policy, batch) + kl_beta * sum_responses(by_token, batch)
-    return weighted.terms(loss, policy, reference, batch, metrics, {"kl_penalty": by_token})
+    loss = advantage * likelihood.nll(policy, batch) + kl_beta * sum_responses(by_token, batch)
+    return likelihood.terms(loss, policy, reference, batch, metrics, {"kl_penalty": by_token})

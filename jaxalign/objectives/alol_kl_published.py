@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxalign import weighted
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms, sum_responses
 
 REQUIRES = ("reference", "columns.advantage")
@@ -24,7 +24,7 @@ def alol_kl_published(policy: Outputs, reference: Outputs, batch: Batch, *, kl_b
     """
     if not kl_beta >= 0:
         raise ValueError(f"objective 'alol_kl_published' got kl_beta={kl_beta}; it must be >= 0, 0 being alol_ref_free.")
-    advantage, metrics = weighted.positive_advantages(batch)
+    advantage, metrics = likelihood.positive_advantages(batch)
     drift = sum_responses(policy.logps - jax.lax.stop_gradient(reference.logps), batch)
     # L = max(A, 0) nll + kl_beta (log pi - log pi_ref)
-    return weighted.terms(advantage * weighted.nll(policy, batch) + kl_beta * drift, policy, reference, batch, metrics)
+    return likelihood.terms(advantage * likelihood.nll(policy, batch) + kl_beta * drift, policy, reference, batch, metrics)

@@ -1,6 +1,6 @@
 """A-LoL without a reference: likelihood weighted by the positive advantage (arXiv 2305.14718, "A-LoL (ref. free)")."""
 
-from jaxalign import weighted
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms
 
 REQUIRES = ("columns.advantage",)
@@ -20,5 +20,5 @@ def alol_ref_free(policy: Outputs, reference: Outputs | None, batch: Batch) -> T
       ValueError: the column is missing.
     """
     # L = max(A, 0) nll
-    advantage, metrics = weighted.positive_advantages(batch)
-    return weighted.weighted_terms(advantage, policy, reference, batch, metrics)
+    advantage, metrics = likelihood.positive_advantages(batch)
+    return likelihood.weighted_terms(advantage, policy, reference, batch, metrics)

@@ -1,6 +1,6 @@
 """A-LoL with an importance ratio for every token (arXiv 2305.14718, "A-LoL sequence")."""
 
-from jaxalign import weighted
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms, sum_responses
 
 REQUIRES = ("reference", "columns.advantage")
@@ -17,8 +17,8 @@ def alol_seq(policy: Outputs, reference: Outputs, batch: Batch, *, clip: float =
     Raises:
       ValueError: clip is negative or not finite, or the column is missing.
     """
-    advantage, metrics = weighted.positive_advantages(batch)
-    ratio, held = weighted.clipped_ratio("alol_seq", weighted.log_ratios(policy, reference), clip)
+    advantage, metrics = likelihood.positive_advantages(batch)
+    ratio, held = likelihood.clipped_ratio("alol_seq", likelihood.log_ratios(policy, reference), clip)
     # L = max(A, 0) sum_t clip(p_t / p_ref_t, 1 - eps, 1 + eps) (-log p_t)
     loss = advantage * -sum_responses(ratio * policy.logps, batch)
-    return weighted.terms(loss, policy, reference, batch, metrics, held)
+    return likelihood.terms(loss, policy, reference, batch, metrics, held)

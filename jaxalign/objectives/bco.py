@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxalign.pointwise import bce, mean_reward, response_terms, responses, reward_statistics, running_means
+from jaxalign.objectives.families.responses import bce, mean_reward, response_terms, responses, reward_statistics, running_means
 from jaxalign.types import Array, Batch, Outputs, Terms
 
 REQUIRES = ("reference",)

@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxalign.pairwise import pair_terms, pairs
+from jaxalign.objectives.families.pairs import pair_terms, pairs
 from jaxalign.types import Batch, Outputs, Terms
 
 REQUIRES = ("paired", "reference")

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxalign import weighted
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms, sum_responses
 
 REQUIRES = ()
@@ -25,8 +25,8 @@ def gold(policy: Outputs, reference: Outputs | None, batch: Batch, *, floor: flo
     """
     if not 0 <= floor <= 1:
         raise ValueError(f"objective 'gold' got floor={floor}; it is the least weight of a token, a probability in [0, 1], often 0.1.")
-    reward, metrics = weighted.rewards(batch)
+    reward, metrics = likelihood.rewards(batch)
     weight = jnp.maximum(jnp.exp(jax.lax.stop_gradient(policy.logps)), floor)
     # L = R sum_t max(p_t, u) (-log p_t)
     loss = reward * -sum_responses(weight * policy.logps, batch)
-    return weighted.terms(loss, policy, reference, batch, metrics, {"weights/mean": weight, "weights/floor": weight <= floor})
+    return likelihood.terms(loss, policy, reference, batch, metrics, {"weights/mean": weight, "weights/floor": weight <= floor})

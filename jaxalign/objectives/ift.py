@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxalign.propagation import future_sums
+from jaxalign.objectives.families.discounts import future_sums
 from jaxalign.types import Batch, Outputs, Terms, at_tokens, max_responses, response_lengths, sum_responses
 
 REQUIRES = ("unpaired",)

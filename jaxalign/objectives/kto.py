@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxalign.pointwise import l1, mismatched_log_ratios, response_terms, responses
+from jaxalign.objectives.families.responses import l1, mismatched_log_ratios, response_terms, responses
 from jaxalign.types import Array, Batch, Outputs, Terms
 
 REQUIRES = ("reference", "mismatched")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxalign.pairwise import pair_terms, pairs
+from jaxalign.objectives.families.pairs import pair_terms, pairs
 from jaxalign.types import Batch, Outputs, Terms, column
 
 REQUIRES = ("paired", "reference")

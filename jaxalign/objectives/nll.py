@@ -1,6 +1,6 @@
 """Negative log-likelihood of whole responses, the supervised baseline of the A-LoL family (arXiv 2305.14718)."""
 
-from jaxalign import weighted
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms
 
 REQUIRES = ("unpaired",)
@@ -14,4 +14,4 @@ def nll(policy: Outputs, reference: Outputs | None, batch: Batch) -> Terms:
       reference: not needed; where there is one, the drift from it is logged.
       batch: every valid response is trained on.
     """
-    return weighted.terms(weighted.nll(policy, batch), policy, reference, batch, {})
+    return likelihood.terms(likelihood.nll(policy, batch), policy, reference, batch, {})

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxalign import weighted
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Array, Batch, Outputs, Terms, response_lengths
 
 REQUIRES = ("ranked",)
@@ -29,7 +29,7 @@ def pro(policy: Outputs, reference: Outputs | None, batch: Batch, *, sft_weight:
         raise ValueError(f"objective 'pro' got sft_weight={sft_weight}; it must be >= 0, 0 being no supervised term.")
     if batch.valid.shape[1] < 2:
         raise ValueError("objective 'pro' got groups of one response; it ranks at least two, so give data with several responses a prompt.")
-    nll = weighted.nll(policy, batch)
+    nll = likelihood.nll(policy, batch)
     score, reward = -nll / jnp.maximum(response_lengths(batch), 1.0), jax.lax.stop_gradient(batch.reward)
     ranking = _ranking(score, reward, batch.valid)
     best = jnp.where(batch.valid, reward, -jnp.inf).argmax(1)
@@ -38,7 +38,7 @@ def pro(policy: Outputs, reference: Outputs | None, batch: Batch, *, sft_weight:
     weight = (count > 1).astype(jnp.float32)
     loss = ranking + sft_weight * (count - 1.0) ** 2 * nll_of_best
     right = _share_in_order(score, reward, batch.valid)
-    each = weighted.terms(nll, policy, reference, batch, weighted.rewards(batch)[1])
+    each = likelihood.terms(nll, policy, reference, batch, likelihood.rewards(batch)[1])
     return Terms(
         loss, weight, each.metrics | {"ranking": (ranking, weight), "nll/best": (nll_of_best, weight), "rewards/accuracies": right}
     )

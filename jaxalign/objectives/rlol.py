@@ -1,6 +1,6 @@
 """R-LoL: reward times the clipped importance ratio of the whole response, A-LoL without a value (arXiv 2305.14718)."""
 
-from jaxalign import weighted
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms, sum_responses
 
 REQUIRES = ("reference",)
@@ -20,6 +20,6 @@ def rlol(policy: Outputs, reference: Outputs, batch: Batch, *, clip: float = 0.9
       ValueError: clip is negative or not finite.
     """
     # L = R clip(exp(log pi - log pi_ref), 1 - eps, 1 + eps) nll
-    reward, metrics = weighted.rewards(batch)
-    ratio, held = weighted.clipped_ratio("rlol", sum_responses(weighted.log_ratios(policy, reference), batch), clip)
-    return weighted.weighted_terms(reward * ratio, policy, reference, batch, metrics | held)
+    reward, metrics = likelihood.rewards(batch)
+    ratio, held = likelihood.clipped_ratio("rlol", sum_responses(likelihood.log_ratios(policy, reference), batch), clip)
+    return likelihood.weighted_terms(reward * ratio, policy, reference, batch, metrics | held)

@@ -1,6 +1,6 @@
 """Self-play preference optimization with hard labels (arXiv 2405.00675)."""
 
-from jaxalign.pairwise import pair_terms, pairs
+from jaxalign.objectives.families.pairs import pair_terms, pairs
 from jaxalign.types import Batch, Outputs, Terms
 
 REQUIRES = ("paired", "reference")

@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from jaxalign import pointwise
 from jaxalign.objectives.dpo import dpo
+from jaxalign.objectives.families import responses
 from jaxalign.types import Array, Batch, Outputs, Terms
 
 REQUIRES = ("reference", "mixed")
@@ -19,13 +19,13 @@ def requires(*, offset: str, loss: str) -> tuple[str, ...]:
 def statistics(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float, offset: str) -> dict:
     """What the offset is made of: the rewards of single responses, or the log-ratios of mismatched ones."""
     if offset == "kl_batch":
-        return {"kl": pointwise.mismatched_log_ratios(policy, reference, batch)}
-    return pointwise.reward_statistics(pointwise.single_responses(policy, reference, batch), beta=beta) if offset == "ema" else {}
+        return {"kl": responses.mismatched_log_ratios(policy, reference, batch)}
+    return responses.reward_statistics(responses.single_responses(policy, reference, batch), beta=beta) if offset == "ema" else {}
 
 
 def carry(previous: dict[str, Array], current: dict[str, Array], step: Array, *, offset: str, decay: float) -> dict:
     """Running means for offset "ema", else what this step has."""
-    return pointwise.running_means(previous, current, decay) if offset == "ema" else current
+    return responses.running_means(previous, current, decay) if offset == "ema" else current
 
 
 def una(
@@ -60,21 +60,21 @@ def una(
     Raises:
       ValueError: an unknown option or one without effect; no value head; no column "mismatched".
     """
-    if loss not in pointwise.KERNELS or offset not in OFFSETS or not 0 <= decay < 1:
-        raise ValueError(f"objective 'una' got {loss=}, {offset=}, {decay=}; there are {(*pointwise.KERNELS,)}, {OFFSETS}, 0 <= decay < 1.")
+    if loss not in responses.KERNELS or offset not in OFFSETS or not 0 <= decay < 1:
+        raise ValueError(f"objective 'una' got {loss=}, {offset=}, {decay=}; there are {(*responses.KERNELS,)}, {OFFSETS}, 0 <= decay < 1.")
     if (constant and offset != "const") or (decay != 0.99 and offset != "ema"):
         raise ValueError(f"objective 'una' got {constant=}, {decay=} with {offset=}: 'const' alone reads constant, 'ema' alone decay.")
-    each = pointwise.single_responses(policy, reference, batch)
+    each = responses.single_responses(policy, reference, batch)
     u = beta * each.log_ratios + _offset(policy, statistics, beta, loss, offset, constant)
-    terms = pointwise.response_terms(pointwise.KERNELS[loss](u, batch.reward), each, u, batch.reward, beta=beta)
+    terms = responses.response_terms(responses.KERNELS[loss](u, batch.reward), each, u, batch.reward, beta=beta)
     if batch.valid.shape[1] < 2:
         return terms.replace(metrics=terms.metrics | {"loss/scores": (terms.loss, terms.weight)})
-    return pointwise.mixed_terms(dpo(policy, reference, batch, beta=beta), terms, batch)
+    return responses.mixed_terms(dpo(policy, reference, batch, beta=beta), terms, batch)
 
 
 def _offset(policy, statistics, beta, loss, offset, constant):
     if offset == "value_head":
-        return pointwise.prompt_offset(policy, squashed=loss != "raw")
+        return responses.prompt_offset(policy, squashed=loss != "raw")
     if offset == "kl_batch":
         return -beta * jnp.maximum(statistics["kl"], 0.0)
-    return -pointwise.mean_reward(statistics) if offset == "ema" else constant
+    return -responses.mean_reward(statistics) if offset == "ema" else constant

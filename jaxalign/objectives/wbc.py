@@ -1,6 +1,6 @@
 """Weighted behaviour cloning: every response counts by its reward (a baseline of arXiv 2305.14718)."""
 
-from jaxalign import weighted
+from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms
 
 REQUIRES = ()
@@ -16,5 +16,5 @@ def wbc(policy: Outputs, reference: Outputs | None, batch: Batch) -> Terms:
         without a bound.
     """
     # L = R nll
-    reward, metrics = weighted.rewards(batch)
-    return weighted.weighted_terms(reward, policy, reference, batch, metrics)
+    reward, metrics = likelihood.rewards(batch)
+    return likelihood.weighted_terms(reward, policy, reference, batch, metrics)

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jaxalign.pairwise import pair_terms, pairs
+from jaxalign.lm_head.distributions import token_collision
+from jaxalign.objectives.families.pairs import pair_terms, pairs
 from jaxalign.types import Batch, Outputs, Terms, sum_responses
-from jaxalign.vocabulary import token_collision
 
 REQUIRES = ("paired", "reference")
 

@@ -1,6 +1,6 @@
 """The order in which the loader takes rows. Not a test itself."""
 
-from jaxalign.data import loader
+from jaxalign.data.rows import loader
 
 
 def row_order(sets, *, rows, seed, steps, sampling=loader.SHUFFLE):

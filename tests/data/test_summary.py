@@ -5,7 +5,8 @@ import json
 import prepare_runs
 import pytest
 
-from jaxalign.data import store, summary
+from jaxalign.data import summary
+from jaxalign.data.rows import store
 
 
 def prepared(tmp_path, rows, **options):

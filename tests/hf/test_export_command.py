@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import jaxalign
-from jaxalign import checkpoint, export, sharding
+from jaxalign import export, sharding
 from jaxalign.hf.load import load, load_config
 from jaxalign.models import model as models
+from jaxalign.training import checkpoint
 
 FOLDER = Path(jaxalign.__file__).parent / "assets" / "stories260k"
 

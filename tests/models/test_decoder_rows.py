@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxalign import sharding
-from jaxalign.models import attention, layers
+from jaxalign.models import layers
 from jaxalign.models import model as models
+from jaxalign.models.attention import rule, xla
 from jaxalign.models.config import ModelConfig
 
 SMALL = dict(vocab_size=97, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=48, max_positions=64)
@@ -106,7 +107,7 @@ def test_padding_changes_nothing_and_its_gradient_is_finite(model_and_params):
 
 @pytest.mark.parametrize("window", [0, 3])
 def test_blocks_of_queries_equal_a_dense_mask_written_out(monkeypatch, window):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)  # 10 tokens: three blocks, the last filled up
+    monkeypatch.setattr(xla, "QUERY_BLOCK", 4)  # 10 tokens: three blocks, the last filled up
     q, k, v = (RANDOM.standard_normal((2, 10, heads, 8)).astype(np.float32) for heads in (4, 2, 2))
     segments = np.array([[1, 1, 1, 2, 2, 3, 3, 3, 0, 0], [4, 4, 4, 4, 4, 4, 4, 4, 4, 4]])
     prefixes = np.array([[0, 0, 0, 1, 1, 1, 1, 1, 0, 0], [0] * 10])
@@ -126,7 +127,7 @@ def test_blocks_of_queries_equal_a_dense_mask_written_out(monkeypatch, window):
     with jax.set_mesh(checkpoints.one_device()):
         heads = [sharding.shard(jnp.asarray(x), "rows", None, "heads", None) for x in (q, k, v)]
         inputs = checkpoints.rows(positions, segments, prefixes)
-        found = attention.attend(*heads, *inputs, jnp.int32(window), softcap=0.0, implementation="xla")
+        found = rule.attend(*heads, *inputs, jnp.int32(window), softcap=0.0, implementation="xla")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import toys
 
-from jaxalign import forward, sharding
-from jaxalign.data import pack
+from jaxalign import sharding
+from jaxalign.data.rows import pack
 from jaxalign.hf import names
 from jaxalign.hf.load import load
 from jaxalign.hf.save import save
@@ -18,6 +18,7 @@ from jaxalign.models import heads
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.heads import ValueHeadConfig
+from jaxalign.training import forward
 
 COUNT, ROW_TOKENS = 6, 128
 MAX_VALUE = 5.0

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import toys
 
-from jaxalign import forward
-from jaxalign.data import pack
+from jaxalign.data.rows import pack
+from jaxalign.objectives.families.discounts import future_sums
 from jaxalign.objectives.ift import MODES, ift
-from jaxalign.propagation import future_sums
+from jaxalign.training import forward
 from jaxalign.types import Batch, Outputs
 
 VECTORS = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "vectors-tr-ift.json").read_text())

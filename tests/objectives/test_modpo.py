@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import toys
 
-from jaxalign import logps, objectives, sharding
+from jaxalign import objectives, sharding
+from jaxalign.lm_head import logps
 
 PAIRS = ["modpo_1_two_objectives_single_pair", "modpo_2_reduces_to_dpo", "modpo_3_three_objectives_batch_mean", "modpo_5_extreme_values"]
 KINDS = ["modpo", "modpo_hinge"]

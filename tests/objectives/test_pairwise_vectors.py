@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import toys
 
-from jaxalign import logps, pairwise, sharding
+from jaxalign import sharding
+from jaxalign.lm_head import logps
+from jaxalign.objectives.families import pairs
 
 NOISY = ["cdpo", "rdpo"]
 REFERENCE_FREE = ["simpo", "orpo", "cpo", "cpo_simpo"]
@@ -216,7 +218,7 @@ def test_dpo_is_the_special_case(name):
 
 def test_means_a_token_count_scored_tokens():
     of = batch(2, lengths=[[4, 2], [1, 0]])
-    both = pairwise.pairs(outputs([[-2.0, -3.0], [-1.0, 0.0]], of), None, of)
+    both = pairs.pairs(outputs([[-2.0, -3.0], [-1.0, 0.0]], of), None, of)
     np.testing.assert_allclose(both.per_token().log_ratios, [[-0.5, -1.5], [-1.0, 0.0]])
     np.testing.assert_allclose(both.nll, [0.5, 1.0])
 

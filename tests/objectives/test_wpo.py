@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import toys
 
-from jaxalign import forward, objectives, sharding
-from jaxalign.data import pack
+from jaxalign import objectives, sharding
+from jaxalign.data.rows import pack
 from jaxalign.objectives.dpo import dpo
 from jaxalign.objectives.wpo import wpo
+from jaxalign.training import forward
 from jaxalign.types import Outputs
 
 OPTIONS = {"dtype": jnp.float32, "remat": "none", "attention": "xla"}

@@ -19,9 +19,10 @@ import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from jaxalign import forward, objectives, optim, reference, sharding, step  # noqa: E402
+from jaxalign import objectives, sharding  # noqa: E402
 from jaxalign.models import model as models  # noqa: E402
 from jaxalign.models.config import ModelConfig  # noqa: E402
+from jaxalign.training import forward, optim, reference, step  # noqa: E402
 from jaxalign.types import Batch, TrainState  # noqa: E402
 
 CONFIG = ModelConfig(  # Llama 3's vocabulary and ratios, an eighth of its depth

@@ -1,0 +1,180 @@
+"""From a resolved configuration to the objects that the loop runs. With the entry points, the only reader of configs."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxalign import objectives, sharding
+from jaxalign.config import trace
+from jaxalign.config.durations import Durations
+from jaxalign.config.functions import FROM_ELSEWHERE
+from jaxalign.data.rows.sampling import Sampling
+from jaxalign.hf import config as hf_config
+from jaxalign.hf import hub
+from jaxalign.hf import load as hf_load
+from jaxalign.hparams import hparams_of
+from jaxalign.lm_head import distributions
+from jaxalign.models import model as models
+from jaxalign.models import presets
+from jaxalign.models.heads import ValueHeadConfig
+from jaxalign.training import checkpoint, forward, optim, reference, step
+from jaxalign.types import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Functions:
+    """What runs on the devices."""
+
+    init_state: Any  # params -> TrainState
+    train_step: Any  # (state, batch) -> (state, metrics)
+    eval_step: Any  # (state, batch) -> {name: (sum, weight)}
+    refresh: Any  # (table, state, batch, entry) -> table, for reference rule "hard_table"
+
+
+def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
+    """The mesh of the configuration, over all devices.
+
+    Raises:
+      ValueError: it does not cover the devices, or the batch does not split over it.
+    """
+    made = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    parts, rows, shards = cfg.batch.microbatches, cfg.batch.rows, made.shape["data"] * made.shape["fsdp"]
+    if rows % (parts * shards):
+        raise ValueError(
+            f"batch.rows={rows} in {parts} microbatch(es) does not split over data={made.shape['data']} x fsdp={made.shape['fsdp']} = "
+            f"{shards} devices; use a multiple of {parts * shards}, or another mesh."
+        )
+    return made
+
+
+def dtype(cfg: ConfigDict) -> jnp.dtype:
+    """The dtype of the matmuls."""
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(auto if cfg.model.dtype == "auto" else cfg.model.dtype)
+
+
+def tokenizer_folder(cfg: ConfigDict) -> str:
+    """Where the tokenizer is: the one named, or the checkpoint's."""
+    return str(hub.checkpoint_folder(cfg.model.tokenizer or cfg.model.checkpoint))
+
+
+def model(cfg: ConfigDict) -> models.Model:
+    """The model's definition; nothing is allocated or read but config.json."""
+    head = None if cfg.model.value_head is None else ValueHeadConfig(max_value=cfg.model.value_head)
+    if cfg.model.checkpoint is not None:
+        return models.build(hf_load.load_config(hub.checkpoint_folder(cfg.model.checkpoint)), head)
+    if cfg.model.config is not None:
+        return models.build(hf_config.from_json(cfg.model.config.to_dict()), head)
+    return models.build(presets.preset(cfg.model.preset), head)
+
+
+def params(cfg: ConfigDict, built: models.Model):
+    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as a value head always is."""
+    if cfg.model.checkpoint is not None:
+        loaded = hf_load.load(hub.checkpoint_folder(cfg.model.checkpoint), built)
+        head = {} if built.value_head is None else {models.VALUE_HEAD: models.init_head(built, jax.random.key(cfg.seed))}
+        return {**loaded, **head}
+    return models.init(built, jax.random.key(cfg.seed))
+
+
+def abstract_params(built: models.Model):
+    """The parameters as shapes on the mesh in scope."""
+    return jax.tree.map(
+        lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), built.shapes, models.shardings(built)
+    )
+
+
+def forwards_without_gradient(cfg: ConfigDict) -> int:
+    """Forward passes that a step makes beside the policy's own, as the method needs them: the reference's, and the first one of IFT."""
+    return (cfg.reference.rule not in ("none", "precomputed")) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
+
+
+def sampling(cfg: ConfigDict) -> Sampling:
+    """How the groups of an epoch are chosen."""
+    return Sampling(cfg.data.sampling, cfg.data.sampling_column)
+
+
+def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Functions:
+    """The jitted functions of this run. Nothing is compiled yet."""
+    whole = {"dtype": dtype(cfg), "remat": cfg.model.remat, "attention": cfg.model.attention}
+    kind = forward.FORWARDS[cfg.forward.name]
+    seed = {"seed": cfg.seed} if "seed" in hparams_of(kind) else {}
+    look = partial(kind, built, **whole, **seed, **options(cfg, "forward"))
+    objective = objectives.bind(cfg.objective.name, **options(cfg, "objective"))
+    moves = {"every_steps": lengths.every} if cfg.reference.rule in reference.MOVING else {}
+    trained = None if cfg.model.train == "all" else (cfg.model.train,)
+    rule = partial(reference.RULES[cfg.reference.rule], **options(cfg, "reference"), **moves)
+    schedule = optim.make_schedule(
+        cfg.optimizer.schedule,
+        learning_rate=cfg.optimizer.learning_rate,
+        warmup_steps=lengths.warmup,
+        total_steps=lengths.total,
+        final_fraction=cfg.optimizer.final_fraction,
+    )
+    axes = decaying_axes(cfg, built)
+    optimizer = optim.make_optimizer(
+        optim.RULES[cfg.optimizer.name],
+        schedule,
+        clip_norm=cfg.optimizer.clip_norm,
+        weight_decay=cfg.optimizer.weight_decay,
+        axes=axes if trained is None else {key: axes[key] for key in trained},
+        **options(cfg, "optimizer"),
+    )
+
+    def kl(policy, constant, batch):
+        sides = (policy.hidden, policy.unembed), (constant.hidden, constant.unembed)
+        return distributions.token_kl(
+            *sides, batch.slots >= 0, vocab_size=built.config.vocab_size, softcap=built.config.logit_softcap or None
+        )
+
+    init_state = partial(
+        step.init_state,
+        optimizer=optimizer,
+        rule=cfg.reference.rule,
+        seed=cfg.seed,
+        keep_initial=cfg.reference.keep_initial and bool(cfg.data.eval is not None or cfg.data.eval_fraction),
+        trained=trained,
+        statistics=trace.statistics_names(cfg.to_dict()),
+        table_shape=(lengths.every, cfg.batch.rows, cfg.data.row_tokens),
+    )
+    return Functions(
+        init_state,
+        step.make_train_step(look, objective, rule, optimizer, schedule, microbatches=cfg.batch.microbatches),
+        step.make_eval_step(look, objective, kl),
+        step.make_refresh(look),
+    )
+
+
+def decaying_axes(cfg: ConfigDict, built: models.Model) -> dict:
+    """Logical axes of the parameters, () for a table that no gradient reaches: weight decay alone would wear it down.
+
+    That is IFT's table of input tokens, unless it is tied to the head or train_embeddings is set.
+    """
+    rests = cfg.forward.name == "two_pass" and not cfg.forward.train_embeddings and "head" in built.axes
+    return {**built.axes, "embed": {**built.axes["embed"], "tokens": ()}} if rests else built.axes
+
+
+def abstract_state(built: models.Model, init_state) -> TrainState:
+    """The train state as shapes on the mesh in scope."""
+    return checkpoint.abstract_like(jax.eval_shape(init_state, abstract_params(built)))
+
+
+def options(cfg: ConfigDict, section: str) -> dict[str, Any]:
+    """The keys of a section that are arguments of the function that it names."""
+    function = {
+        "objective": lambda: objectives.named(cfg.objective.name)[0],
+        "optimizer": lambda: optim.RULES[cfg.optimizer.name],
+        "reference": lambda: reference.RULES[cfg.reference.rule],
+        "forward": lambda: forward.FORWARDS[cfg.forward.name],
+    }[section]()
+    return {name: cfg[section][name] for name in hparams_of(function) if name not in FROM_ELSEWHERE.get(section, ())}
+
+
+def export_folder(workdir: Path) -> Path:
+    """Where a run writes its Hugging Face folder."""
+    return workdir / "export"

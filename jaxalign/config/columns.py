@@ -1,0 +1,62 @@
+"""The rules about columns: which data sets and models bring them, and what reads them."""
+
+from collections.abc import Iterator
+import math
+
+from jaxalign.config.schema import named_sets
+from jaxalign.data.rows.columns import RESERVED
+
+
+def sources(data: dict) -> list[tuple[str, dict]]:
+    """(where it stands, source) of all sources, held-out ones too."""
+    train = data["train"] if isinstance(data["train"], tuple) else (data["train"],)
+    named = [(f"data.train[{i}]" if len(train) > 1 else "data.train", source) for i, source in enumerate(train)]
+    held_out = {} if data["eval"] is None else named_sets(data["eval"])
+    return named + [(f"data.eval.{name}" if name else "data.eval", source) for name, source in held_out.items()]
+
+
+def given(data: dict) -> set[str]:
+    """Names of the data sets' own columns."""
+    return {name for _, source in sources(data) for name in source["response_columns"] or ()}
+
+
+def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the columns that batches will have: ([N, K] ones, [R, T] ones)."""
+    data = resolved["data"]
+    named = {name for where, source in sources(data) if where.startswith("data.train") for name in source["response_columns"] or ()}
+    kinds = {name: column["kind"] for name, column in data["columns"].items()}
+    by_token = {name for name, kind in kinds.items() if kind == "logps"}
+    by_token |= {"reference_logps"} if resolved["reference"]["rule"] in ("precomputed", "hard_table") else set()
+    extra = {"mismatched"} if "mismatched" in reads else set()
+    return tuple(sorted(named | (kinds.keys() - by_token) | extra)), tuple(sorted(by_token))
+
+
+def check(resolved: dict) -> Iterator[str]:
+    """Objects to names, sums and options of columns that cannot be."""
+    data = resolved["data"]
+    for name in given(data) & set(RESERVED):
+        yield f"response_columns names a column {name!r}, which the run makes itself; choose another name."
+    for name, column in data["columns"].items():
+        if not name.isidentifier() or name in RESERVED or name in given(data):
+            yield f"data.columns.{name}: the name is taken, or not of letters, digits and _ only; choose another."
+        if column["kind"] == "implicit_reward" and not 0 < column["beta"] < math.inf:
+            yield f"data.columns.{name}.beta={column['beta']} makes every reward 0 or infinite; give that of the model's training."
+        there = {"reward"} | given(data) | data["columns"].keys()
+        if not column["rewards"] or not there >= set(column["rewards"]):
+            yield f"data.columns.{name}.rewards={column['rewards']} sums nothing, or what is not there; use {', '.join(sorted(there))}."
+    drawn_by = data["sampling_column"]
+    if data["sampling"] != "shuffle" and drawn_by != "reward" and drawn_by not in given(data) | data["columns"].keys():
+        yield f"data.sampling goes by the column {drawn_by!r}, which neither response_columns nor data.columns has; name it there."
+
+
+def unread(resolved: dict, reads: tuple[str, ...]) -> Iterator[str]:
+    """Objects to columns that an objective reads and a source has not, and to computed ones that nothing reads."""
+    name = resolved["objective"]["name"]
+    read = {key.removeprefix("columns.") for key in reads}
+    for where, source in sources(resolved["data"]):
+        for column in read & given(resolved["data"]) - set(source["response_columns"] or ()):
+            yield f"{where}.response_columns has no {column!r}, which objective {name!r} reads and another source has; name it there too."
+    summed = {reward for column in resolved["data"]["columns"].values() for reward in column["rewards"]}
+    drawn_by = {resolved["data"]["sampling_column"]} if resolved["data"]["sampling"] != "shuffle" else set()
+    for column in resolved["data"]["columns"].keys() - summed - drawn_by - read:
+        yield f"data.columns.{column} is read by nothing here: not by objective {name!r}, sampling or another column; leave it out."

@@ -1,0 +1,179 @@
+"""The rules between the keys of a configuration: which functions it names, their options, and what goes with what.
+
+Options of objectives, forwards, optimizers and reference rules are the keyword arguments of the function that the configuration names.
+"""
+
+from functools import partial
+import importlib.util
+
+from jaxalign.config import columns, trace
+from jaxalign.config.functions import FROM_ELSEWHERE
+from jaxalign.config.schema import SCHEMA, named_sets, units
+from jaxalign.hparams import hparams_of
+
+
+def check(resolved: dict, *, quiet: bool) -> list[str]:
+    """What the rules between keys object to. `quiet`: a rule that fails over keys wrong in themselves, reported already, is passed over."""
+    problems = []
+    own = _batch_rule, _model_rule, _data_rule, _mesh_rule, _train_rule, _reference_rule, _forward_rule, _objective_rule
+    for rule in (columns.check, *own):
+        try:
+            problems += rule(resolved)
+        except (TypeError, KeyError, AttributeError, ValueError):
+            if not quiet and not problems:
+                raise
+    return problems
+
+
+def _batch_rule(resolved):
+    rows, parts = resolved["batch"]["rows"], resolved["batch"]["microbatches"]
+    if rows % parts:
+        yield f"batch.rows={rows} does not split into batch.microbatches={parts}; choose a divisor of batch.rows."
+
+
+def _model_rule(resolved):
+    from jaxalign.models import presets
+
+    model = resolved["model"]
+    origins = [key for key in ("checkpoint", "preset", "config") if model[key] is not None]
+    if len(origins) != 1:
+        yield f"model names {origins or 'no origin'}; give just one of model.checkpoint, model.preset, model.config."
+    if model["checkpoint"] is None and model["tokenizer"] is None:
+        yield "model.tokenizer is missing: a model with random weights brings no tokenizer; name a tokenizer folder."
+    if model["value_head"] == 0:
+        yield "model.value_head=0.0: the values of a head lie between 0 and this; give the largest reward, above 0."
+    if model["preset"] is not None and model["preset"] not in presets.PRESETS:
+        yield f"model.preset={model['preset']!r} is not one of {', '.join(presets.PRESETS)}."
+
+
+def _data_rule(resolved):
+    from jaxalign.data.raw import formats, scores
+
+    data = resolved["data"]
+    for key in ("max_prompt_tokens", "max_response_tokens"):
+        if data[key] is not None and data[key] >= data["row_tokens"]:
+            yield f"data.{key}={data[key]} leaves no room in data.row_tokens={data['row_tokens']}; make it smaller."
+    if data["eval"] is not None and data["eval_fraction"]:
+        yield "data.eval and data.eval_fraction are both given; keep one of them."
+    if not 0 <= data["eval_fraction"] < 1:
+        yield f"data.eval_fraction={data['eval_fraction']} is not in [0, 1)."
+    if data["eval_fraction"] and isinstance(data["train"], tuple):
+        yield "data.eval_fraction holds rows of one source out; with a mixture name the held-out rows in data.eval."
+    for source in data["train"] if isinstance(data["train"], tuple) else ():
+        if not source["weight"] > 0:
+            yield f"data.train: weight={source['weight']} of a source is not above 0; leave the source out."
+    if data["sampling"] == "shuffle" and data["sampling_column"] != SCHEMA["data"]["sampling_column"].default:
+        yield f"data.sampling_column={data['sampling_column']!r} has no effect on data.sampling='shuffle'; leave it out."
+    for where, source in columns.sources(data):
+        try:
+            scores.Scoring(source["score_range"], tuple((source["score_weights"] or {}).items()), source["score_transform"])
+        except ValueError as error:
+            yield f"{where}: {error}"
+        if source["format"] is not None and source["format"] not in formats.FORMATS:
+            yield f"{where}.format={source['format']!r} is not one of {', '.join(formats.FORMATS)}."
+
+
+def _mesh_rule(resolved):
+    sizes = {axis: resolved["mesh"][axis] for axis in ("data", "fsdp", "tensor")}
+    if list(sizes.values()).count(-1) > 1:
+        yield f"mesh={sizes}: only one axis may be -1 (what is left)."
+    if 0 in sizes.values():
+        yield f"mesh={sizes}: an axis has at least 1 device, or -1 for what is left."
+
+
+def _train_rule(resolved):
+    train, data = resolved["train"], resolved["data"]
+    if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
+        yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction."
+    if train["keep_best"] and data["eval"] is not None:
+        yield from _best_metric_rule(train["best_metric"], named_sets(data["eval"]), resolved["reference"])
+    if train["wandb"] and importlib.util.find_spec("wandb") is None:
+        yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
+
+
+def _best_metric_rule(given, sets, reference):
+    sign, metric = ("-", given[1:]) if given.startswith("-") else ("", given)
+    where, _, name = ("", "", metric) if "" in sets else metric.partition("/")
+    where += "/" if where else ""
+    if "" not in sets and where[:-1] not in sets:
+        yield f"train.best_metric={given!r} is of no held-out set; begin it with one of {', '.join(sets)}, as in {next(iter(sets))}/loss."
+    elif name.startswith("initial/"):
+        if reference["rule"] not in ("soft", "hard") or not reference["keep_initial"]:
+            yield f"train.best_metric={given!r}: there is no other first reference here; leave initial/ out, or set reference.keep_initial."
+    elif reference["rule"] in ("soft", "hard") and (name in ("loss", "kl") or name.startswith("rewards/")):
+        first = f"use '{sign}{where}initial/{name}'" + ("" if reference["keep_initial"] else " and reference.keep_initial=True")
+        yield f"train.best_metric={given!r} starts anew whenever reference.rule={reference['rule']!r} moves the reference; {first}."
+
+
+def _reference_rule(resolved):
+    import jax
+
+    from jaxalign.training.reference import MOVING, RULES
+
+    section = resolved["reference"]
+    rule = section["rule"]
+    given = [f"every_{unit}" for unit in units("every") if section.get(f"every_{unit}") is not None]
+    if rule in MOVING and not given:
+        yield f"reference.every is missing: rule {rule!r} moves the reference every so often; give one of {_one_of('reference.every')}."
+    if rule in MOVING and given and not section[given[0]] > 0:
+        yield f"reference.{given[0]}={section[given[0]]!r} never moves the reference; make it larger, or use rule 'frozen'."
+    if rule in RULES and rule not in MOVING and given:
+        yield f"reference.{given[0]}: rule {rule!r} never moves the reference; leave it out, or use one of {', '.join(MOVING)}."
+    if rule in RULES:
+        options = {key: section[key] for key in hparams_of(RULES[rule]) if key not in FROM_ELSEWHERE["reference"]}
+        moves = {"every_steps": 1} if rule in MOVING else {}
+        try:
+            jax.eval_shape(partial(RULES[rule], **options, **moves), 0.0, 0.0, 1)  # on shapes: nothing may start the devices yet
+        except ValueError as error:
+            yield str(error)
+
+
+def _forward_rule(resolved):
+    from jaxalign.training import forward
+
+    section, rule = resolved["forward"], resolved["reference"]["rule"]
+    if section["name"] != "two_pass":
+        return
+    if rule in ("precomputed", "hard_table"):
+        yield f"reference.rule={rule!r} keeps log-probs of one plain pass, and forward.name='two_pass' reads mixed text; use 'frozen'."
+    try:
+        forward.check_mixing(**{key: section[key] for key in hparams_of(forward.check_mixing)})
+    except ValueError as error:
+        yield str(error)
+
+
+def _one_of(name):
+    return ", ".join(f"{name}_{unit}" for unit in units("every"))
+
+
+def _objective_rule(resolved):
+    from jaxalign import objectives
+    from jaxalign.training.reference import MOVING
+
+    name, rule, model = resolved["objective"]["name"], resolved["reference"]["rule"], resolved["model"]
+    objective, _ = objectives.named(name)
+    hparams = {key: resolved["objective"][key] for key in hparams_of(objective)}
+    reads = objectives.reads(name, **hparams)
+    if rule == "none" and "reference" in reads:
+        yield f"reference.rule='none': objective {name!r} needs a reference; leave the key out or use 'frozen'."
+        return
+    if rule in (*MOVING, "precomputed") and "reference" not in reads:
+        yield f"reference.rule={rule!r}: objective {name!r} reads no reference; leave the key out, or use 'frozen' to measure against."
+    if model["value_head"] is not None and "value_head" not in reads:
+        yield f"model.value_head={model['value_head']}: objective {name!r} does not read it; leave the key out."
+    if "value_head_alone" in reads and model["train"] != "value_head":
+        yield f"model.train={model['train']!r}: objective {name!r} teaches the value head alone; set model.train='value_head'."
+    if model["train"] == "value_head" and model["value_head"] is None:
+        yield "model.train='value_head' but the model has none; set model.value_head to the largest reward."
+    if "value_head" in reads and model["value_head"] is None:
+        yield f"objective {name!r} reads the value head but the model has none; set model.value_head to the largest reward."
+        return
+    if "scores_of_prompts" in reads and model["value_head"] != 1:
+        yield f"model.value_head={model['value_head']}: objective {name!r} reads values in (0, 1) here; set model.value_head=1.0."
+    if model["train"] == "value_head" and "value_head" not in reads:
+        yield f"model.train='value_head' but objective {name!r} does not read the value head; leave the key out."
+    yield from columns.unread(resolved, reads)
+    try:
+        trace.check(resolved)
+    except ValueError as error:
+        yield str(error)

@@ -1,0 +1,129 @@
+"""Every key of a configuration: its types, default, range and meaning. `validate.py` checks against this table."""
+
+from typing import Any, NamedTuple
+
+from jaxalign.hparams import REQUIRED
+
+NONE = type(None)
+class Field(NamedTuple):
+    types: tuple[type, ...]
+    default: Any
+    help: str
+    choices: tuple = ()
+    least: float | None = None
+
+
+def units(duration: str) -> tuple[str, ...]:
+    """What a duration may be given in: `warmup_steps`, `warmup_epochs`, `warmup_examples`, `warmup_percent` (of the total)."""
+    return ("steps", "epochs", "examples") if duration == "total" else ("steps", "epochs", "examples", "percent")
+
+
+# Name and default of every duration by section. None: it must be given. (): it may be left out.
+DURATIONS: dict[str, dict[str, tuple[str, float] | tuple[()] | None]] = {
+    "train": {"total": None, "log_every": ("steps", 10), "eval_every": ("percent", 25), "save_every": ("percent", 25)},
+    "optimizer": {"warmup": ("percent", 10)},
+    "reference": {"every": ()},  # of the rules that move the reference
+}
+
+
+def named_sets(source: dict[str, Any]) -> dict[str, dict]:
+    """Held-out sources by name: data.eval is one source, which is called "", or a dict of sources."""
+    several = bool(source) and all(isinstance(value, dict) for value in source.values()) and not source.keys() & SOURCE.keys()
+    return source if several else {"": source}
+
+
+# One source of rows; data.train may be a tuple of them (a mixture by weight).
+SOURCE = {
+    "path": Field((str, NONE), None, "a .json, .jsonl or .parquet file (.gz too), a folder saved by datasets, or package:FILE"),
+    "hf": Field((str, NONE), None, "a dataset name for datasets.load_dataset"),
+    "tfds": Field((str, NONE), None, "a TFDS name, prepared as array_record"),
+    "config": Field((str, NONE), None, "the dataset's configuration name"),
+    "split": Field((str, NONE), None, "a split, also a slice of it like train[:90%]"),
+    "format": Field((str, NONE), None, "paired, hh, binary, scored, ranked, messages, completion or text; None detects it"),
+    "columns": Field((dict, NONE), None, "our column name -> the dataset's"),
+    "limit": Field((int, NONE), None, "use only the first rows", least=1),
+    "weight": Field((float,), 1.0, "share in a mixture", least=0),
+    "responses": Field((str,), "all", "which responses of a row to keep", ("all", "chosen")),
+    "feedback": Field((str, NONE), None, "what becomes of judgements; None: what they are", (None, "pair", "label", "score")),
+    "score_range": Field((tuple, NONE), None, "(worst, best) of the scores, mapped to [0, 1]"),
+    "score_weights": Field((dict, NONE), None, "attribute -> weight: the score is their weighted mean"),
+    "score_transform": Field((str,), "linear", "how a score becomes a reward; sigmoid takes logits", ("linear", "sigmoid")),
+    "response_columns": Field((dict, NONE), None, "our name -> the dataset's numbers of responses, kept as columns for the objective"),
+}
+# One computed column of data.columns; `python -m jaxalign.annotate`, or the run itself, writes it beside the prepared rows.
+COLUMN = {
+    "kind": Field((str,), REQUIRED, "what the column holds", ("logps", "implicit_reward", "advantage")),
+    "model": Field((str,), REQUIRED, "a Hugging Face folder, package:NAME or stage:NAME; of an advantage: a run of objective value"),
+    "reference": Field((str, NONE), None, "of an implicit reward: the model that its model was trained against"),
+    "beta": Field((float,), 0.1, "of an implicit reward: the beta that its model was trained with", least=0),
+    "rewards": Field((tuple,), ("reward",), "of an advantage: the columns that are summed to the reward"),
+}
+OPTIONS_OF_KIND = {"logps": (), "implicit_reward": ("reference", "beta"), "advantage": ("rewards",)}
+SCHEMA: dict[str, Any] = {
+    "seed": Field((int,), 0, "of the data order and of random weights", least=0),
+    "model": {
+        "checkpoint": Field((str, NONE), None, "a Hugging Face folder, package:NAME, or stage:NAME"),
+        "preset": Field((str, NONE), None, "a named shape with random weights"),
+        "config": Field((dict, NONE), None, "a config.json as a dict, with random weights"),
+        "tokenizer": Field((str, NONE), None, "a tokenizer folder; None: the checkpoint's"),
+        "dtype": Field((str,), "auto", "of the matmuls; auto: bfloat16 on accelerators, float32 on CPU", ("auto", "float32", "bfloat16")),
+        "remat": Field((str,), "full", "what the backward pass computes again", ("none", "dots", "full")),
+        "attention": Field((str,), "xla", "attention implementation", ("xla",)),
+        "value_head": Field((float, NONE), None, "add a value head that predicts rewards from 0 to this; None: no head", least=0),
+        "train": Field((str,), "all", "what is trained: all parameters, or the value head alone", ("all", "value_head")),
+    },
+    "data": {
+        "train": Field((dict, tuple), REQUIRED, "dict(path=...), dict(hf=...), dict(tfds=...), or a tuple of them with weights"),
+        "eval": Field((dict, NONE), None, "a source of held-out rows, or name -> source for several"),
+        "eval_fraction": Field((float,), 0.0, "share of the training rows to hold out instead, by hash of the first question", least=0),
+        "row_tokens": Field((int,), 1024, "tokens a row (T)", least=2),
+        "max_prompt_tokens": Field((int, NONE), None, "longest prompt; None: what the responses leave of the row", least=1),
+        "max_response_tokens": Field((int, NONE), None, "longest response; None: an equal share of the row, less 2", least=1),
+        "prompt_truncation": Field((str,), "keep_end", "what happens to a longer prompt", ("keep_end", "keep_start", "drop")),
+        "response_truncation": Field((str,), "drop", "what happens to a longer response", ("keep_start", "drop")),
+        "template": Field((str,), "auto", "auto (the tokenizer's), plain, a built-in name, or a .jinja file"),
+        "train_turns": Field((str,), "last", "which assistant turns are trained", ("last", "all")),
+        "columns": Field((dict,), {}, "column name -> dict(kind=..., ...): numbers that a model gives the data, see COLUMN"),
+        "sampling": Field((str,), "shuffle", "which groups are drawn, see data/rows/sampling.py", ("shuffle", "positive", "priority")),
+        "sampling_column": Field((str,), "advantage", "what positive and priority go by: a column, or reward"),
+        "pack": Field((bool,), True, "several groups a row"),
+        "share_prompt": Field((bool,), True, "compute a prompt once for all its responses"),
+        "max_groups_per_row": Field((int,), 16, "groups a row at most (G)", least=1),
+        "on_bad_row": Field((str,), "drop", "drop and count, or stop at the first", ("drop", "error")),
+        "processes": Field((int, NONE), None, "of prepare; None: one a core", least=1),
+        "prepared_dir": Field((str, NONE), None, "where prepared rows are kept; None: $JAXALIGN_CACHE or ~/.cache/jaxalign"),
+    },
+    "batch": {
+        "rows": Field((int,), REQUIRED, "rows a step over all devices (R)", least=1),
+        "microbatches": Field((int,), 1, "parts that a step's rows are split into to save memory", least=1),
+    },
+    "objective": {"name": Field((str,), REQUIRED, "a file of jaxalign/objectives"), "*": True},
+    "forward": {"name": Field((str, NONE), None, "a function of jaxalign/training/forward.py; None: the objective's"), "*": True},
+    "reference": {
+        "rule": Field((str, NONE), None, "a rule of jaxalign/training/reference.py; None: what the objective needs"),
+        "keep_initial": Field((bool,), True, "evaluate against the first reference too where the rule moves it (one more copy of it)"),
+        "*": True,
+    },
+    "optimizer": {
+        "name": Field((str,), "adamw", "a rule of jaxalign/training/optim.py"),
+        "learning_rate": Field((float,), REQUIRED, "peak learning rate", least=0),
+        "schedule": Field((str,), "cosine", "after the warm-up", ("constant", "linear", "cosine")),
+        "final_fraction": Field((float,), 0.0, "of the peak, at the end", least=0),
+        "weight_decay": Field((float,), 0.0, "decoupled, on matrices only", least=0),
+        "clip_norm": Field((float,), 1.0, "largest global gradient norm; 0: off", least=0),
+        "*": True,
+    },
+    "mesh": {
+        "data": Field((int,), 1, "replicas", least=-1),
+        "fsdp": Field((int,), -1, "shards of parameters and rows; -1: what is left", least=-1),
+        "tensor": Field((int,), 1, "shards of heads, mlp and vocabulary", least=-1),
+        "cpu_devices": Field((int, NONE), None, "split the CPU into so many devices, to use its cores; ignored elsewhere", least=1),
+    },
+    "train": {
+        "keep_last": Field((int,), 2, "newest checkpoints to keep", least=1),
+        "keep_best": Field((int,), 0, "best checkpoints to keep beside them", least=0),
+        "best_metric": Field((str,), "loss", "held-out metric that decides what is best; prefix '-' if more is better"),
+        "export": Field((bool,), False, "write a Hugging Face folder WORKDIR/export at the end"),
+        "wandb": Field((bool,), False, "log to Weights & Biases too"),
+    },
+}

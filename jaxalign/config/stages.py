@@ -1,0 +1,67 @@
+"""Configurations of several stages, each a whole configuration, and what one stage takes from another: "stage:NAME"."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxalign.config.resolve import ConfigError, raise_problems, resolve
+from jaxalign.config.schema import SCHEMA
+
+STAGE = "stage:"  # what stands before the name of an earlier stage where a checkpoint is named
+
+
+def place_stages(cfg: ConfigDict, workdir: Path) -> None:
+    """Replaces every "stage:NAME" of a stage's configuration by what that stage leaves in the run's folder: its export, or its folder."""
+    if (cfg.model.checkpoint or "").startswith(STAGE):
+        cfg.model.checkpoint = str(workdir / cfg.model.checkpoint.removeprefix(STAGE) / "export")
+    for column in cfg.data.columns.values():
+        for key in ("model", "reference"):
+            if (column[key] or "").startswith(STAGE):
+                left = workdir / column[key].removeprefix(STAGE)
+                column[key] = str(left if column.kind == "advantage" else left / "export")
+
+
+def exported_stages(stages: dict[str, ConfigDict]) -> set[str]:
+    """Names of the stages whose export a later stage reads."""
+    sources = [cfg.model.checkpoint for cfg in stages.values() if "model" in cfg]
+    columns = [column for cfg in stages.values() if "data" in cfg for column in cfg.data.columns.values() if column.kind != "advantage"]
+    sources += [column[key] for column in columns for key in ("model", "reference")]
+    return {source.removeprefix(STAGE) for source in sources if (source or "").startswith(STAGE)}
+
+
+def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
+    """Stage name -> resolved configuration. Problems of all stages are reported together."""
+    if "stages" not in config:
+        whole = resolve(config)
+        raise_problems([] if "experiment" in whole else list(_earlier_stages("", whole, ())))
+        return {"": whole}
+    plain, problems, resolved = config.to_dict(), [], {}
+    names = plain.pop("stages")
+    for key in plain:
+        if key not in names:
+            way = f"did you mean {', '.join(f'{name}.{key}' for name in names)}?" if key in SCHEMA else "it is no stage of these."
+            problems.append(f"{key}: unknown key beside stages={tuple(names)}, each of which is a whole configuration; {way}")
+    for name in names:
+        if name not in plain:
+            problems.append(f"stages: {name!r} is named but not given; add config.{name} = ConfigDict(...).")
+            continue
+        try:
+            resolved[name] = resolve(ConfigDict(plain[name]))
+        except ConfigError as error:
+            problems += [f"{name}.{line}" for line in str(error).splitlines()[1:]]
+    raise_problems(problems)
+    for i, name in enumerate(names):
+        if "experiment" not in resolved[name]:
+            problems += _earlier_stages(name, resolved[name], [n for n in names[:i] if "experiment" not in resolved[n]])
+    raise_problems(problems)
+    return resolved
+
+
+def _earlier_stages(name, cfg, earlier):
+    """Problems of the stages that a stage names."""
+    named = {"model.checkpoint": cfg.model.checkpoint}
+    named |= {f"data.columns.{column}.{key}": spec[key] for column, spec in cfg.data.columns.items() for key in ("model", "reference")}
+    for key, source in named.items():
+        if (source or "").startswith(STAGE) and source.removeprefix(STAGE) not in earlier:
+            where, there = f"{name}.{key}" if name else key, ", ".join(earlier) or "none"
+            yield f"{where}={source!r} does not name an earlier stage; earlier ones: {there}."

@@ -1,0 +1,206 @@
+"""One source to a prepared set: tokenized, checked and packed rows on disk, under a hash of everything that they depend on."""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+import re
+
+from jaxalign.data import progress
+from jaxalign.data.raw import formats, sources
+from jaxalign.data.raw.scores import Scoring
+from jaxalign.data.rows import mismatch, pack, shards, store
+from jaxalign.data.rows.encode import Limits
+from jaxalign.paths import resolve
+
+CODE = (
+    *(f"raw/{name}" for name in ("counts", "formats", "scores", "sources", "turns")),
+    *(f"text/{name}" for name in ("render", "templates", "tokenizer", "tokenizer_files")),
+    *(f"rows/{name}" for name in ("encode", "shards")),
+)
+
+
+MISMATCH_SEED = 0  # of the shuffle that pairs groups with responses of other prompts: part of the data, like the order of a file
+
+
+def prepare(
+    source: Mapping,
+    *,
+    tokenizer: str,
+    template: str,
+    row_tokens: int,
+    out_root: str | Path | None,
+    max_prompt_tokens: int | None = None,
+    max_response_tokens: int | None = None,
+    prompt_truncation: str = "keep_end",
+    response_truncation: str = "drop",
+    train_turns: str = "last",
+    pack_rows: bool = True,
+    share_prompt: bool = True,
+    max_groups: int | None = 16,
+    on_bad_row: str = "drop",
+    side: str = "all",
+    eval_fraction: float = 0.0,
+    mismatched: bool = False,
+    processes: int | None = None,
+    quiet: bool = False,
+) -> Path:
+    """The folder of the prepared rows of one source (see `data.raw.sources`), made if it is not there; open it with `data.rows.store.read`.
+
+    Args:
+      source: may also hold "format", "responses", "feedback", "response_columns" (see `data.raw.formats.to_example`), "score_range",
+        "score_weights" and "score_transform" (see `data.raw.scores`); its "weight" is for the loader.
+      tokenizer: folder, file, hub name or package:NAME.
+      template: "auto", "plain", a built-in name or a .jinja file.
+      out_root: where prepared sets lie; None: $JAXALIGN_CACHE or ~/.cache/jaxalign.
+      side: "train" or "eval": one side of a split that puts `eval_fraction` of the questions on the eval side.
+      mismatched: every group also gets a response of another prompt, see `data.rows.mismatch`; rows have room for it.
+      processes: that tokenize; None: one a core.
+
+    Raises:
+      FileNotFoundError, ValueError: the source, the tokenizer or the template is wrong, or every row is.
+      OSError: the disk is full.
+    """
+    source = {key: value for key, value in source.items() if value is not None}
+    rows = sources.read(source)
+    name, how = _format(source, rows)
+    recipe = shards.Recipe(
+        format=name,
+        tokenizer=tokenizer,
+        template=template,
+        limits=Limits(row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched),
+        train_turns=train_turns,
+        **_judgements(source),
+        on_bad_row=on_bad_row,
+        side=side,
+        eval_fraction=eval_fraction,
+    )
+    meta = _meta(source, rows, recipe, how)
+    groups = store.write_once(
+        _root(out_root) / _name(rows, side, meta),
+        lambda final: _write_groups(final, rows, recipe, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
+    )
+    return plan(
+        groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups, mismatched=mismatched
+    )
+
+
+def plan(
+    groups_folder: str | Path, *, row_tokens: int, pack_rows: bool, share_prompt: bool, max_groups: int | None, mismatched: bool = False
+) -> Path:
+    """The folder of the row plan of a set of groups, with mismatched responses if asked for, made if it is not there."""
+    groups_folder = Path(groups_folder)
+    settings = {"row_tokens": row_tokens, "pack": pack_rows, "share_prompt": share_prompt, "max_groups": max_groups if pack_rows else 1}
+    settings |= {"mismatched": True, "seed": MISMATCH_SEED} if mismatched else {}
+
+    def write(final):
+        groups = store.read_groups(groups_folder)
+        if mismatched:
+            donors = mismatch.choose(groups, row_tokens=row_tokens, share_prompt=share_prompt, seed=MISMATCH_SEED)
+            groups = dataclasses.replace(groups, donors=donors)
+        sizes = pack.group_tokens(groups, share_prompt=share_prompt)
+        rows = pack.plan_rows(sizes, row_tokens=row_tokens, pack=pack_rows, max_groups=max_groups)
+        share = pack.fill(sizes, rows, row_tokens=row_tokens)
+        unshared = int(pack.group_tokens(groups, share_prompt=False).sum())
+        facts = {"rows": len(rows), "fill": share, "padding": 1 - share, "row_real_tokens": int(sizes.sum()), "unshared_tokens": unshared}
+        store.write_plan(final, rows, donors=groups.donors, meta={**settings, **facts})
+
+    code = _code_hash(("rows/mismatch", "rows/pack") if mismatched else ("rows/pack",))
+    return store.write_once(groups_folder / f"rows-{store.content_hash({**settings, 'code': code})[:8]}", write)
+
+
+def _meta(source, rows, recipe, how):
+    renderer = recipe.renderer()
+    depends = {
+        **{key: value for key, value in dataclasses.asdict(recipe).items() if key not in ("tokenizer", "template")},
+        **{key: source[key] for key in ("split", "limit", "columns") if key in source},
+        "renderer": renderer.identity(),
+        "source": rows.identity,
+        "rows": len(rows),
+        "code": _code_hash(),
+    }
+    return {
+        "name": rows.name,
+        "source": source,
+        "response_columns": dict(recipe.response_columns),
+        "format": recipe.format,
+        "format_because": how,
+        "tokenizer": renderer.tokenizer.content,
+        "tokenizer_path": _absolute(recipe.tokenizer),
+        "template": recipe.template,
+        "stop_token": renderer.tokenizer.model.id_to_token(renderer.stop_id),
+        "depends": depends,
+    }
+
+
+def _name(rows, side, meta):
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(rows.name).name).strip("-") + ("" if side == "all" else f"-{side}")
+    return f"{slug}-{store.content_hash(meta['depends'])}"
+
+
+def _write_groups(final, rows, recipe, meta, *, processes, quiet):
+    partial = final.with_name(f".{final.name}.partial")
+    with progress.bar(len(rows), f"tokenizing {final.name}", quiet=quiet) as advance:
+        count = shards.write_all(rows, partial, recipe=recipe, processes=processes, progress=advance)
+    counts = store.shard_counts(partial, count)
+    if counts.kept == 0:
+        lines = "\n".join(counts.lines())
+        raise ValueError(f"no row of {rows.name} can be used:\n{lines}\nMend the data, or the settings named above.")
+    store.merge_shards(partial, final, shards=count, meta={**meta, "counts": counts.to_dict()})
+
+
+def _format(source, rows):
+    if source.get("format"):
+        if source["format"] not in formats.FORMATS:
+            raise ValueError(f"format={source['format']!r} is not one of {', '.join(formats.FORMATS)}; leave it out to detect it.")
+        return source["format"], "as the source says"
+    try:
+        name, why = formats.detect(rows[0])
+    except ValueError as error:
+        raise ValueError(f"{rows.name}: {error}") from error
+    if name == "completion" and source.get("score_weights"):
+        return "scored", "it has score_weights"
+    return name, f"detected because {why}"
+
+
+def _code_hash(modules=CODE):
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in modules)).hexdigest()[:16]
+
+
+def _root(out_root):
+    default = Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")) / "prepared"
+    root = Path(out_root or default).expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        setting = "data.prepared_dir" if out_root else "$JAXALIGN_CACHE"
+        raise ValueError(f"prepared rows cannot be kept in {root}: {error}. Set {setting} to a folder that can be written.") from error
+    return root
+
+
+def _absolute(tokenizer):
+    # The set outlives the working directory; names of the hub and of the package are valid everywhere.
+    local = resolve(tokenizer)
+    return str(local.absolute()) if local.exists() and not tokenizer.startswith("package:") else tokenizer
+
+
+def _judgements(source):
+    # what a recipe says of responses and their scores
+    span = source.get("score_range")
+    span = tuple(span) if isinstance(span, list) else span
+    return {
+        "responses": source.get("responses", "all"),
+        "scoring": Scoring(span, _items(source, "score_weights"), source.get("score_transform", "linear")),
+        "feedback": source.get("feedback"),
+        "response_columns": _items(source, "response_columns"),
+    }
+
+
+def _items(source, key):
+    # as pairs, which can be hashed
+    value = source.get(key, {})
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key}={value!r} of a source is not a dict of names.")
+    return tuple(sorted(value.items()))

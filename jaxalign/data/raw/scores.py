@@ -1,0 +1,103 @@
+"""Numbers that a data set holds of its responses: scores, which become rewards in [0, 1], and columns kept as they are.
+
+Ranges and weights of published work: UNA (arXiv 2408.15339), HelpSteer2 attributes and UltraFeedback ratings.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+
+from jaxalign.data.raw.counts import RowError
+
+TRANSFORMS = ("linear", "sigmoid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How the scores of a response become its reward.
+
+    "linear" maps the range (worst, best), by default (0, 1), to 0 and 1: UltraFeedback has (1, 10). "sigmoid" takes logits of a reward
+    model, of any size. With weights the score is their mean over the named attributes, weights summing to one: HelpSteer2 with range
+    (0, 4) and helpfulness 0.65, correctness 0.8, coherence 0.45 is (0.65 h + 0.8 c + 0.45 k) / 7.6. UNA's text leaves the sum of the
+    weights out; its code, like this, does not.
+
+    Raises:
+      ValueError: a range, transform or weight that is none.
+    """
+
+    range: tuple[float, float] | None = None  # (worst, best); the worst may be the larger number
+    weights: tuple[tuple[str, float], ...] = ()  # (attribute, weight); none: the column score or scores
+    transform: str = "linear"
+
+    def __post_init__(self):
+        if self.transform not in TRANSFORMS:
+            raise ValueError(f"score_transform={self.transform!r} is not one of {', '.join(TRANSFORMS)}.")
+        given = self.range if self.range is not None else (0, 1)
+        if not isinstance(given, tuple) or not _finite(given) or not len(given) == len(set(given)) == 2:
+            raise ValueError(f"score_range={self.range!r} must be (worst, best): two finite numbers that differ.")
+        if self.range is not None and self.transform == "sigmoid":
+            raise ValueError(f"score_range={self.range!r} with score_transform='sigmoid', which takes any number; leave one of them out.")
+        if not _finite(weight for _, weight in self.weights) or any(weight <= 0 for _, weight in self.weights):
+            raise ValueError(f"score_weights={dict(self.weights)!r} must be finite numbers above 0; leave an attribute out to ignore it.")
+
+    @property
+    def declared(self) -> bool:
+        """Whether anything is said about scores, so that pairs with scores use them."""
+        return self.range is not None or bool(self.weights) or self.transform != "linear"
+
+    def rewards(self, row: Mapping, *, count: int, sides: bool) -> tuple[float, ...]:
+        """The rewards in [0, 1] of `count` responses; `sides`: of a pair, whose columns end in _chosen and _rejected.
+
+        Raises:
+          RowError: a score is missing, no number, or outside the range.
+        """
+        name = "scores" if row.get("scores") is not None and not sides else "score"
+        attributes = self.weights or ((name, 1.0),)
+        columns = [[self._place(value) for value in numbers(row, name, count=count, sides=sides)] for name, _ in attributes]
+        total = sum(weight for _, weight in attributes)
+        means = [sum(w * v for (_, w), v in zip(attributes, values, strict=True)) / total for values in zip(*columns, strict=True)]
+        return tuple(_sigmoid(mean) if self.transform == "sigmoid" else min(mean, 1.0) for mean in means)
+
+    def _place(self, score):
+        if self.transform == "sigmoid":
+            return score
+        worst, best = (0.0, 1.0) if self.range is None else self.range
+        low, high = sorted((worst, best))
+        if not low <= score <= high:
+            way = "set score_range to the worst and the best possible score" if self.range is None else "check score_range"
+            raise RowError("score_range", f"score {score} is outside [{low}, {high}]; {way}.")
+        return abs(score - worst) / (high - low)
+
+
+def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = False) -> tuple[float, ...]:
+    """The numbers of column `name` for `count` responses: one number, or a list of them; `sides`: NAME_chosen and NAME_rejected.
+
+    `kept`: the name comes from response_columns, and True and False are 1 and 0.
+
+    Raises:
+      RowError: rule "missing_score" where there is none, "wrong_type" where it is no finite number, or their count is another.
+    """
+    if sides:
+        values = [row.get(f"{name}_chosen"), row.get(f"{name}_rejected")]
+    else:
+        values = row.get(name)
+        values = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
+    if any(value is None for value in values):
+        wanted = f"{name}_chosen and {name}_rejected" if sides else name
+        names = "COLUMN of COLUMN_chosen and COLUMN_rejected" if sides else "a column of the row"
+        way = f"response_columns names {names}" if kept else "name it with columns"
+        raise RowError("missing_score", f"the row needs a number in {wanted} and has {', '.join(sorted(row))}; {way}.")
+    if len(values) != count:
+        raise RowError("wrong_type", f"{count} completions have {len(values)} {name}; each needs one.")
+    for value in values:
+        if not _finite([value]) and not (kept and isinstance(value, bool)):
+            raise RowError("wrong_type", f"{name} {value!r} is not a finite number.")
+    return tuple(float(value) if kept else value for value in values)
+
+
+def _finite(values):
+    return all(isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values)
+
+
+def _sigmoid(x):
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -1,0 +1,184 @@
+"""One example in token space: prompt ids and response ids, cut to length by rule, and checked.
+
+A row that breaks a rule is a RowError, never a silently shorter or emptier row; what a rule changed is counted.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+
+import numpy as np
+
+from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.formats import Example
+from jaxalign.data.text.render import Renderer, messages_from
+
+PROMPT_TRUNCATION = ("keep_end", "keep_start", "drop")
+RESPONSE_TRUNCATION = ("keep_start", "drop")
+TRAIN_TURNS = ("last", "all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """An example in tokens."""
+
+    prompt: np.ndarray  # int32[P], P >= 1
+    responses: tuple[np.ndarray, ...]  # int32[L_k], L_k >= 1
+    scored: tuple[np.ndarray, ...]  # uint8[L_k]
+    rewards: tuple[float, ...]
+    paired: bool
+    row: int  # number of the raw row
+    columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # name -> a number of every response
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How long the parts may be, in tokens, and what happens to one that is longer.
+
+    A whole group must fit a row, so what the responses leave of it is a limit for the prompt too. `drop` is the default for
+    responses: a cut response has lost its stop token, and a model trained on many of those learns not to stop. The prompt's end,
+    where the question is, is kept by default: of a conversation, whole old turns go first.
+    """
+
+    row_tokens: int
+    share_prompt: bool
+    max_prompt_tokens: int | None = None  # None: what the responses leave of the row
+    max_response_tokens: int | None = None  # None: an equal share of the row, less two tokens for the prompt
+    prompt_truncation: str = "keep_end"
+    response_truncation: str = "drop"
+    mismatched: bool = False  # every group gets one response more, of another prompt, as long as its own are on average
+
+    def __post_init__(self):
+        for name, allowed in (("prompt_truncation", PROMPT_TRUNCATION), ("response_truncation", RESPONSE_TRUNCATION)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.")
+        for name in ("max_prompt_tokens", "max_response_tokens", "row_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 2:
+                raise ValueError(f"{name}={value} leaves no room for text; use at least 2.")
+
+    def of_response(self, count: int) -> int:
+        """Most tokens of one of `count` responses."""
+        share = self.row_tokens // (count + self.mismatched) - 2
+        return share if self.max_response_tokens is None else self.max_response_tokens
+
+    def of_prompt(self, count: int, response_tokens: int) -> int:
+        """Most tokens of a prompt whose `count` responses have `response_tokens` together; below 1 if they fill the row."""
+        if self.mismatched:
+            count, response_tokens = count + 1, response_tokens + -(-response_tokens // count)
+        left = self.row_tokens - response_tokens
+        left = left - count + 1 if self.share_prompt and count > 1 else left // count
+        return left if self.max_prompt_tokens is None else min(left, self.max_prompt_tokens)
+
+
+def encode(
+    example: Example, *, row: int, renderer: Renderer, limits: Limits, train_turns: str, changed: Callable[[str, str], None]
+) -> Encoded:
+    """The tokens of an example, checked; `changed(rule, message)` is called for every rule that changed it.
+
+    Raises:
+      RowError: the example breaks a rule; the error's `rule` names it.
+    """
+    prompt = _prompt(example, renderer)
+    parts = [renderer.response_ids(example.prompt, response, train_turns=train_turns) for response in example.responses]
+    _check_bos(prompt, parts, renderer)
+    most = limits.of_response(len(parts))
+    parts = [_cut_response(ids, scored, most, limits, changed) for ids, scored in parts]
+    prompt = _cut_prompt(prompt, example, renderer, limits.of_prompt(len(parts), sum(len(ids) for ids, _ in parts)), limits, changed)
+    for k, (ids, scored) in enumerate(parts):
+        _check_response(k, ids, scored, renderer, cut=len(ids) == most)
+    if example.paired and parts[0] == parts[1]:
+        raise RowError("same_tokens", "chosen and rejected have the same tokens, so there is nothing to prefer.")
+    return Encoded(
+        np.array(prompt, np.int32),
+        tuple(np.array(ids, np.int32) for ids, _ in parts),
+        tuple(np.array(scored, np.uint8) for _, scored in parts),
+        example.rewards,
+        example.paired,
+        row,
+        example.columns,
+    )
+
+
+def _prompt(example, renderer):
+    if example.prompt is None:
+        # Plain language modelling: something must stand before the first token to predict it from.
+        tokenizer = renderer.tokenizer
+        return [tokenizer.bos_id if renderer.writes_bos else renderer.stop_id]
+    prompt = renderer.prompt_ids(example.prompt)
+    if not prompt:
+        raise RowError("empty_prompt", "the prompt has no tokens; give every row a prompt, or use format 'text'.")
+    return prompt
+
+
+def _check_bos(prompt, parts, renderer):
+    bos = renderer.tokenizer.bos_id
+    if bos is None:
+        return
+    if renderer.writes_bos and prompt[0] != bos:
+        raise RowError("bos", f"the prompt begins with token {prompt[0]}, not with BOS {bos}.")
+    if bos == renderer.stop_id or bos == renderer.tokenizer.eos_id:
+        return  # the same token also ends turns (GPT-2, Pythia), so it may stand inside
+    if any(token == bos for token in prompt[renderer.writes_bos :]) or any(bos in ids for ids, _ in parts):
+        raise RowError("bos", f"BOS {renderer.tokenizer.bos!r} stands inside the row: does a text contain it?")
+
+
+def _cut_prompt(prompt, example, renderer, most, limits, changed):
+    if len(prompt) <= most:
+        return prompt
+    message = f"the prompt has {len(prompt)} tokens, and its responses leave room for {max(most, 0)} of row_tokens={limits.row_tokens}"
+    if most == limits.max_prompt_tokens:
+        message = f"the prompt has {len(prompt)} tokens, more than max_prompt_tokens={most}"
+    if most < 2:
+        raise RowError("row_tokens", f"{message}; raise row_tokens or lower max_response_tokens.")
+    if limits.prompt_truncation == "drop":
+        raise RowError("prompt_too_long", f"{message}; raise it, or set prompt_truncation='keep_end'.")
+    keep_end = limits.prompt_truncation == "keep_end"
+    if renderer.template is None:
+        head = prompt[:1] if renderer.writes_bos else []
+        rule, prompt = "prompt_cut", head + prompt[len(prompt) - most + len(head) :] if keep_end else prompt[:most]
+    else:
+        rule, prompt = _cut_conversation(messages_from(example.prompt, "user"), renderer, most, keep_end=keep_end)
+        if prompt is None:
+            raise RowError("prompt_too_long", f"{message}, which its template alone fills; raise it.")
+    changed(rule, message)
+    return prompt
+
+
+def _cut_conversation(messages, renderer, most, *, keep_end):
+    # Whole old turns go first, then the text of the last turn: what the template writes around it is never cut.
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    starts = [i for i, turn in enumerate(messages) if turn["role"] == "user"]
+    for start in starts[1:] if keep_end else []:
+        shorter = [*system, *messages[start:]]
+        ids = renderer.prompt_ids(shorter)
+        if len(ids) <= most:
+            return "prompt_turns_cut", ids
+        messages = shorter if start == starts[-1] else messages
+    *before, last = messages
+    content, ids = renderer.tokenizer.encode(last["content"]), renderer.prompt_ids(messages)
+    while len(ids) > most:
+        excess = len(ids) - most
+        content = content[excess:] if keep_end else content[:-excess]
+        if not content:
+            return "prompt_cut", None
+        text = renderer.tokenizer.decode(content).strip("\ufffd")  # a character of several byte tokens may be cut in two
+        ids = renderer.prompt_ids([*before, {**last, "content": text}])
+    return "prompt_cut", ids
+
+
+def _cut_response(ids, scored, most, limits, changed):
+    if len(ids) <= most:
+        return ids, scored
+    message = f"a response has {len(ids)} tokens, more than {max(most, 0)} (max_response_tokens={limits.max_response_tokens})"
+    if limits.response_truncation == "drop" or most < 1:
+        raise RowError("response_too_long", f"{message}; raise it or row_tokens, or set response_truncation='keep_start'.")
+    changed("response_keep_start", f"{message}; its stop token is cut off")
+    return ids[:most], scored[:most]
+
+
+def _check_response(k, ids, scored, renderer, *, cut):
+    trained = [token for token, score in zip(ids, scored, strict=True) if score]
+    if not any(token != renderer.stop_id for token in trained):
+        raise RowError("empty_response", f"response {k} has no trained token but its stop token; give it a text, or leave the row out.")
+    if not cut and (ids[-1] != renderer.stop_id or not scored[-1]):
+        raise RowError("stop_token", f"response {k} does not end in the stop token.")

@@ -1,0 +1,176 @@
+"""Raw rows to encoded groups, shard by shard, in worker processes; a run that was killed goes on with the missing shards."""
+
+from collections.abc import Callable, Iterator
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import multiprocessing
+import os
+from pathlib import Path
+
+from jaxalign.data.raw import formats
+from jaxalign.data.raw.counts import Counts, RowError
+from jaxalign.data.raw.scores import Scoring
+from jaxalign.data.raw.sources import Rows
+from jaxalign.data.rows import encode, store
+from jaxalign.data.rows.columns import RESERVED
+from jaxalign.data.text import render, templates, tokenizer
+
+SHARD_ROWS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that turns a raw row into tokens. Plain values only: it is sent to workers, and hashed."""
+
+    format: str
+    tokenizer: str  # folder, file or hub name
+    template: str
+    limits: encode.Limits
+    train_turns: str = "last"
+    responses: str = "all"  # "chosen": keep the best response of a row only
+    scoring: Scoring = Scoring()
+    feedback: str | None = None  # what becomes of it, see `formats.to_example`
+    response_columns: tuple[tuple[str, str], ...] = ()  # (our name, the data set's) of numbers that are kept
+    on_bad_row: str = "drop"
+    side: str = "all"  # "train" or "eval": one side of a split by prompt; see `is_held_out`
+    eval_fraction: float = 0.0
+    date: str = templates.DATE
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("format", tuple(formats.FORMATS)),
+            ("train_turns", encode.TRAIN_TURNS),
+            ("responses", ("all", "chosen")),
+            ("on_bad_row", ("drop", "error")),
+            ("side", ("all", "train", "eval")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.")
+        takes = formats.FEEDBACK.get(self.feedback, tuple(formats.FORMATS) if self.feedback is None else ())
+        if self.format not in takes:
+            what = f"takes format {', '.join(takes)}, not {self.format}" if takes else f"is not one of {', '.join(formats.FEEDBACK)}"
+            raise ValueError(f"feedback={self.feedback!r} {what}; leave it out to take the rows as they are.")
+        if self.scoring.weights and self.format not in formats.FEEDBACK["score"]:
+            raise ValueError(f"score_weights goes with format {', '.join(formats.FEEDBACK['score'])}, not with {self.format!r}.")
+        for name, _ in self.response_columns:
+            if not name.isidentifier() or name in RESERVED:
+                raise ValueError(f"response_columns names a column {name!r}; choose another name, of letters, digits and _ only.")
+
+    def renderer(self) -> render.Renderer:
+        """The renderer of the recipe's tokenizer and template."""
+        return render.make(tokenizer.load(self.tokenizer), template=self.template, date=self.date)
+
+
+def is_held_out(example: formats.Example, fraction: float) -> bool:
+    """Whether an example is on the held-out side, by the hash of its first question: all rows of a conversation lie on one side.
+
+    The first question is the first user turn, also of text whose turns begin with "Human:"; other text is one question as a whole.
+    """
+    digest = hashlib.sha256(_first_question(example).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _first_question(example):
+    prompt = example.responses[0] if example.prompt is None else example.prompt
+    if not isinstance(prompt, str):
+        return next((turn["content"] for turn in prompt if turn["role"] == "user"), prompt[0]["content"])
+    if not formats.HH_TURN.match(prompt):
+        return prompt
+    roles, texts = (formats.HH_TURN.split(prompt)[start::2] for start in (1, 2))
+    return next((text.strip() for role, text in zip(roles, texts, strict=True) if role == "Human"), prompt)
+
+
+def encode_rows(rows: list[dict], *, first: int, recipe: Recipe, renderer: render.Renderer) -> tuple[list[encode.Encoded], Counts]:
+    """The groups of the raw rows that are kept, and the counts of all. `first` is the number of the first row.
+
+    Raises:
+      ValueError: a bad row, where recipe.on_bad_row is "error"; the message has its number.
+    """
+    groups, counts = [], Counts()
+    options = {key: getattr(recipe, key) for key in ("scoring", "responses", "feedback")}
+    options["response_columns"] = dict(recipe.response_columns)
+    for number, raw in enumerate(rows, first):
+        counts.read += 1
+        try:
+            example = formats.to_example(raw, name=recipe.format, **options)
+            if recipe.side != "all" and is_held_out(example, recipe.eval_fraction) != (recipe.side == "eval"):
+                counts.add("held_out", "dropped", number, f"it belongs to the other side (eval_fraction={recipe.eval_fraction})")
+                continue
+            groups.append(
+                encode.encode(
+                    example,
+                    row=number,
+                    renderer=renderer,
+                    limits=recipe.limits,
+                    train_turns=recipe.train_turns,
+                    changed=lambda rule, message, number=number: counts.add(rule, "changed", number, message),
+                )
+            )
+            counts.kept += 1
+        except RowError as error:
+            if recipe.on_bad_row == "error":
+                raise ValueError(f"row {number}: {error} (rule {error.rule}; on_bad_row='drop' leaves such rows out)") from error
+            counts.add(error.rule, "dropped", number, str(error))
+    return groups, counts
+
+
+def write_all(rows: Rows, folder: Path, *, recipe: Recipe, processes: int, progress: Callable[[int], None]) -> int:
+    """Writes the shards that are not in `folder` yet; returns the number of all shards. `progress` gets rows done.
+
+    The rows are read here and encoded in `processes` processes, started fresh ("spawn") so that no thread or device state of the
+    caller is copied; one process means this one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = -(-len(rows) // SHARD_ROWS)
+    missing = [number for number in range(shards) if not store.shard_path(folder, number).is_file()]
+    progress(sum(len(_span(rows, number)) for number in range(shards) if number not in set(missing)))
+    work = ((number, _span(rows, number).start, [rows[i] for i in _span(rows, number)]) for number in missing)
+    processes = min(processes, len(missing))
+    if processes <= 1:
+        renderer = recipe.renderer() if missing else None
+        for number, first, raw in work:
+            _write(folder, number, first, raw, recipe, renderer)
+            progress(len(raw))
+        return shards
+    for done in _in_processes(work, folder, recipe, processes):
+        progress(len(_span(rows, done)))
+    return shards
+
+
+def _span(rows, number):
+    return range(number * SHARD_ROWS, min(len(rows), (number + 1) * SHARD_ROWS))
+
+
+def _write(folder, number, first, raw, recipe, renderer):
+    groups, counts = encode_rows(raw, first=first, recipe=recipe, renderer=renderer)
+    store.write_shard(folder, number, groups, counts, [name for name, _ in recipe.response_columns])
+
+
+@functools.lru_cache(maxsize=1)
+def _renderer(recipe):
+    return recipe.renderer()
+
+
+def _work(folder, number, first, raw, recipe):
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _write(folder, number, first, raw, recipe, _renderer(recipe))
+    return number
+
+
+def _in_processes(work: Iterator, folder: Path, recipe: Recipe, processes: int) -> Iterator[int]:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running = set()
+        try:
+            for item in work:
+                running.add(pool.submit(_work, folder, *item, recipe))
+                if len(running) >= 2 * processes:  # keeps the workers busy and the raw rows out of memory
+                    done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            for future in concurrent.futures.as_completed(running):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,101 @@
+"""The output head over the scored tokens, a chunk at a time, its vocabulary split over devices: what `logps` and `distributions` share.
+
+Unscored positions (prompts, padding) are compacted away before the head matmul; the head is gathered once, outside the chunk loop. Under
+tensor parallelism every device keeps its own slice of the vocabulary, and the slices meet once, after the loop, so the loop holds no
+collective and each device runs just as many chunks as its own rows need. Everything here runs inside shard_map: R is this device's rows,
+V its slice of the vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+CHUNK_TOKENS = 1024  # large enough that the matmul is efficient, small enough that [chunk, V] stays a fraction of a GiB
+
+
+class Options(NamedTuple):
+    """What is known when the operator is traced."""
+
+    vocab_size: int  # real tokens; further rows of the head are padding and get logit -inf
+    softcap: float | None  # logits become softcap * tanh(logits / softcap) (Gemma 2)
+    chunk: int  # tokens that go through the head at a time
+
+
+def over_chunks(scored: jax.Array, options: Options, body: Callable, start):
+    """body(index, carry) over all chunks; index int32[chunk] are flat places of scored tokens, R * T where the last chunk is not full."""
+    flat = scored.reshape(-1)
+    order = jnp.argsort(~flat, stable=True)
+    order = jnp.pad(order, (0, -flat.size % options.chunk), constant_values=flat.size)
+    count = (flat.sum() + options.chunk - 1) // options.chunk
+
+    def one(i, carry):
+        return body(jax.lax.dynamic_slice(order, (i * options.chunk,), (options.chunk,)), carry)
+
+    return jax.lax.fori_loop(0, count, one, start)
+
+
+def gather_head(unembed: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The head in the compute dtype with its width whole: [V, D]."""
+    return jax.lax.all_gather(unembed.astype(dtype), "fsdp", axis=1, tiled=True)
+
+
+def before(hidden: jax.Array, index: jax.Array) -> jax.Array:
+    """The hidden states [chunk, D] that predict the tokens at `index`; hidden is [R, T, D]."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    return flat[jnp.clip(index - 1, 0, len(flat) - 1)]
+
+
+def at(values: jax.Array, index: jax.Array) -> jax.Array:
+    """The entries [chunk] of [R, T] at `index`; beyond the end it repeats the last."""
+    return values.reshape(-1)[jnp.clip(index, 0, values.size - 1)]
+
+
+def logits(x: jax.Array, head: jax.Array, options: Options) -> tuple[jax.Array, jax.Array]:
+    """(logits float32[chunk, V], columns int32[V]); columns count over the whole vocabulary; padded ones get -inf."""
+    values = jnp.einsum("cd,vd->cv", x, head, preferred_element_type=jnp.float32)
+    if options.softcap is not None:
+        values = options.softcap * jnp.tanh(values / options.softcap)
+    columns = jax.lax.axis_index("tensor") * head.shape[0] + jnp.arange(head.shape[0])
+    return jnp.where(columns < options.vocab_size, values, -jnp.inf), columns
+
+
+def sum_over_shards(log_sum_exp: jax.Array) -> jax.Array:
+    """log of the sum over the slices of the vocabulary, from the log-sum-exp of each."""
+    largest = jax.lax.pmax(log_sum_exp, "tensor")
+    return largest + jnp.log(jax.lax.psum(jnp.exp(log_sum_exp - largest), "tensor"))
+
+
+def backward(hidden: jax.Array, unembed: jax.Array, scored: jax.Array, options: Options, logit_gradient: Callable):
+    """Gradients (like hidden, float32 like unembed), from that of the logits.
+
+    Args:
+      hidden, unembed: [R, T, D] and this device's part [V, D / fsdp].
+      logit_gradient: (index, logits, columns) -> float32[chunk, V]; the logits are those after the softcap.
+    """
+    head = gather_head(unembed, hidden.dtype)
+    size = scored.size
+
+    def body(index, carry):
+        hidden_gradient, head_gradient = carry
+        x = before(hidden, index)
+        values, columns = logits(x, head, options)
+        inside = (index < size) & at(scored, index)  # the last chunk is filled up with tokens that are not scored
+        d = jnp.where(inside[:, None], logit_gradient(index, values, columns), 0.0)
+        if options.softcap is not None:
+            d = d * jnp.where(columns < options.vocab_size, 1 - (values / options.softcap) ** 2, 0.0)
+        d = d.astype(hidden.dtype)
+        dx = jnp.einsum("cv,vd->cd", d, head, preferred_element_type=jnp.float32)
+        source = jnp.where(index < size, index - 1, size)
+        hidden_gradient = hidden_gradient.at[source].add(dx.astype(hidden_gradient.dtype), mode="drop")
+        return hidden_gradient, head_gradient + jnp.einsum("cv,cd->vd", d, x, preferred_element_type=jnp.float32)
+
+    # Each row of hidden is written by one chunk only; slices of the vocabulary are summed in float32.
+    split = jax.lax.axis_size("tensor") > 1
+    flat = (size, hidden.shape[-1])
+    start = jnp.zeros(flat, jnp.float32 if split else hidden.dtype), jnp.zeros(head.shape, jnp.float32)
+    hidden_gradient, head_gradient = over_chunks(scored, options, body, start)
+    hidden_gradient = jax.lax.psum(hidden_gradient, "tensor").astype(hidden.dtype).reshape(hidden.shape)
+    head_gradient = jax.lax.psum_scatter(head_gradient, "fsdp", scatter_dimension=1, tiled=True)
+    return hidden_gradient, jax.lax.psum(head_gradient, "data")

@@ -1,0 +1,42 @@
+"""Attention under the one rule of `types.Batch`, by an implementation named in `IMPLEMENTATIONS`.
+
+Token i sees token j iff j <= i, segments[i] != 0 and segments[j] is segments[i] or prefixes[i]; with a window also
+positions[i] - positions[j] < window. An implementation is plain local code: `attend` runs it on each device's own rows and heads.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign import sharding
+from jaxalign.models.attention.xla import attend_locally
+
+Array = jax.Array
+
+
+def attend(
+    q: Array, k: Array, v: Array, positions: Array, segments: Array, prefixes: Array, window: Array, *, softcap: float, implementation: str
+) -> Array:
+    """Attention of scaled queries q [R, T, H, E] over k, v [R, T, KV, E]: [R, T, H, E] in q's dtype, zeros on padding.
+
+    positions, segments, prefixes are int32[R, T]; window is int32[], 0 = none; softcap caps the scores, 0 = none.
+
+    Raises:
+      ValueError: an implementation that is not in IMPLEMENTATIONS.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown attention {implementation!r}; choose one of {sorted(IMPLEMENTATIONS)}.")
+    heads, kv_heads = q.shape[2], k.shape[2]
+    if jax.typeof(k).sharding.spec[2] is None and sharding.mesh_shape()["tensor"] > 1:
+        # fewer key heads than tensor shards: each device gets the copies that its own query heads need
+        k, v = (jnp.repeat(x, heads // kv_heads, axis=2) for x in (k, v))
+        k, v = (sharding.shard(x, "rows", None, "heads", None) for x in (k, v))
+    by_head = sharding.spec("rows", None, "heads", None)
+    by_row = sharding.rows_spec(2)
+    local = functools.partial(IMPLEMENTATIONS[implementation], softcap=softcap)
+    mapped = jax.shard_map(local, in_specs=(by_head, by_head, by_head, by_row, by_row, by_row, sharding.spec()), out_specs=by_head)
+    return mapped(q, k, v, positions, segments, prefixes, window)
+
+
+IMPLEMENTATIONS = {"xla": attend_locally}

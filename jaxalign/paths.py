@@ -1,0 +1,25 @@
+"""Local paths: files that travel with the package, and what lies near a path that does not exist."""
+
+import difflib
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parent / "assets"
+
+
+def resolve(path: str) -> Path:
+    """The path; "package:NAME" lies in jaxalign/assets and ~ is the home folder."""
+    if path.startswith("package:"):
+        return ASSETS / path.removeprefix("package:")
+    return Path(path).expanduser()
+
+
+def nearby(path: Path) -> str:
+    """A sentence that names the files whose names are like that of a missing path, or the first folder of it that is missing."""
+    folder = path.parent
+    if not folder.is_dir():
+        while not folder.is_dir() and folder != folder.parent:
+            path, folder = folder, folder.parent
+        return f"its folder {str(path)!r} does not exist either; check the path."
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    close = difflib.get_close_matches(path.name, names, n=5, cutoff=0.4) or names[:5]
+    return f"in {str(folder)!r} there are {', '.join(close) if close else 'no files'}; check the path."

@@ -1,0 +1,228 @@
+"""The train step: the only place that reduces over a batch, and with `init_state` and `eval_step` the only jit in training.
+
+Losses and metrics travel as (sum, weight). Gradients of the *sum* are added up over microbatches in float32 and divided once by the
+weight of the whole batch, so the number of microbatches, devices and padding rows changes nothing. What an objective must know of the whole
+batch (its `statistics`) is computed before the first gradient.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxalign import sharding
+from jaxalign.objectives import Objective
+from jaxalign.training import reference as references
+from jaxalign.training.metrics import rankings
+from jaxalign.types import Batch, Outputs, TrainState
+
+Forward = Callable[..., Outputs]  # (params, batch, step) -> Outputs
+
+
+def init_state(
+    params,
+    optimizer: optax.GradientTransformation,
+    *,
+    rule: str,
+    seed: int,
+    keep_initial: bool = False,
+    trained: tuple[str, ...] | None = None,
+    statistics: tuple[str, ...] = (),
+    table_shape: tuple[int, int, int] | None = None,
+) -> TrainState:
+    """The state before the first step. `params` is consumed; the reference is a copy of it, laid out the same way.
+
+    Args:
+      rule: a name of `reference.RULES`; says whether there is a reference and of what kind.
+      keep_initial: hold one more copy of what a moving reference starts from, to measure against.
+      trained: top-level keys of params that are trained; None: all of them.
+      statistics: names of what the objective carries from step to step.
+      table_shape: (every_steps, R, T) for rule "hard_table".
+    """
+
+    def init(params):
+        trainable = {key: params[key] for key in trained} if trained else params
+        rest = {key: value for key, value in params.items() if key not in trainable} if trained else None
+        copies = rule in references.WITH_WEIGHTS
+        reference = jax.tree.map(jnp.copy, trainable) if copies else None
+        if rule == "hard_table":
+            reference = references.Table(jnp.zeros(table_shape, jnp.float32, out_sharding=sharding.spec(None, "rows", None)))
+        initial = jax.tree.map(jnp.copy, trainable) if keep_initial and rule in references.MOVING and copies else None
+        # Laid out as the step returns it: P() and P(None) are the same layout, but the step would compile for each of them.
+        rng = sharding.shard(jax.random.key_data(jax.random.key(seed)), None)
+        zeros = {name: jnp.zeros((), jnp.float32) for name in statistics}
+        return TrainState(jnp.zeros((), jnp.int32), trainable, reference, optimizer.init(trainable), rng, rest, initial, zeros)
+
+    return jax.jit(init, donate_argnums=0)(params)
+
+
+def make_train_step(
+    forward: Forward,
+    objective: Objective,
+    reference_rule: Callable,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    microbatches: int = 1,
+):
+    """(state, batch) -> (state, metrics), jitted, with the state donated.
+
+    Metrics are float32 scalars over the whole batch: everything that the objective reports, loss, grad_norm (before clipping),
+    learning_rate; a metric that no response of the batch has is NaN, a loss that none has is 0.
+
+    Args:
+      forward: of policy and reference alike.
+      objective: see `objectives.bind`.
+      reference_rule: (reference, trainable, step) -> reference, applied after the update.
+      microbatches: parts that the rows are split into; gradients are exact whatever their number.
+    """
+
+    def gradients(state, reference, batch, statistics):
+        def loss_sum(trainable):
+            policy, constant = outputs_of(forward, trainable, state.frozen, reference, batch, state.step)
+            known = statistics
+            if known is None:
+                known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
+            sums = _reduced(objective.terms(policy, constant, batch, known))
+            return sums["loss"][0], (sums, known)
+
+        return jax.grad(loss_sum, has_aux=True)(state.trainable)
+
+    def train_step(state: TrainState, batch: Batch):
+        reference, batch = references.with_table(state.reference, batch, state.step)
+        if microbatches == 1:
+            total, (sums, statistics) = gradients(state, reference, batch, None)
+        else:
+            parts = split_batch(batch, microbatches)
+
+            def measure(part):
+                policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, part, state.step)
+                return _sums_of_statistics(objective, policy, constant, part)
+
+            statistics = _statistics(objective, state, _add_up(measure, parts) if state.statistics else {})
+
+            def gradients_of(part):
+                total, (sums, _) = gradients(state, reference, part, statistics)
+                return total, sums
+
+            total, sums = _add_up(gradients_of, parts)
+        gradient = jax.tree.map(lambda g: g / jnp.where(sums["loss"][1] > 0, sums["loss"][1], 1.0), total)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        metrics = {name: value / count for name, (value, count) in sums.items()} | _means({"loss": sums["loss"]})
+        metrics |= {"grad_norm": optax.tree.norm(gradient), "learning_rate": jnp.asarray(schedule(state.step), jnp.float32)}
+        moved = reference_rule(state.reference, trainable, state.step + 1)
+        after = {"trainable": trainable, "reference": moved, "opt_state": opt_state, "statistics": statistics}
+        return state.replace(step=state.step + 1, **after), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs, Outputs, Batch], jax.Array]):
+    """(state, batch) -> dict of (sum, weight), jitted: the objective's loss and metrics, `metrics.rankings`, and "kl" to the reference.
+
+    Where the state keeps the initial reference too, the same against it follows under "initial/": a moving reference makes loss and rewards
+    jump at every move, so only those can be compared over time. Statistics are those of the batch given; running ones go on from those
+    of the state, under "initial/" from none.
+
+    Args:
+      forward, objective: those of the train step.
+      kl: float32[R, T] per scored token from the outputs of policy and reference.
+    """
+
+    def eval_step(state: TrainState, batch: Batch):
+        def against(reference, state):
+            policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, batch, state.step)
+            known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
+            sums = _reduced(objective.terms(policy, constant, batch, known))
+            sums |= {name: _weighted_sum(*pair) for name, pair in rankings(policy, constant, batch).items()}
+            if constant is not None and constant.hidden is not None:
+                sums["kl"] = _weighted_sum(kl(policy, constant, batch), batch.slots >= 0)
+            return sums
+
+        reference = None if isinstance(state.reference, references.Table) else state.reference
+        if state.initial is None:
+            return against(reference, state)
+        # What the objective carries was seen against the moving reference; against the first one it knows this batch only.
+        fresh = state.replace(statistics=jax.tree.map(jnp.zeros_like, state.statistics))
+        return against(reference, state) | {f"initial/{name}": pair for name, pair in against(state.initial, fresh).items()}
+
+    return jax.jit(eval_step)
+
+
+def make_refresh(forward: Forward):
+    """(table, state, batch, entry) -> table, jitted, with the table donated: an entry becomes the policy's log-probs on a batch."""
+
+    def refresh(table: references.Table, state: TrainState, batch: Batch, entry: jax.Array):
+        logps = forward(_whole(state.trainable, state.frozen), batch, state.step).logps
+        return references.Table(jax.lax.dynamic_update_index_in_dim(table.logps, logps, entry, 0))
+
+    return jax.jit(refresh, donate_argnums=0)
+
+
+def outputs_of(forward, trainable, frozen, reference, batch, step):
+    """(policy, reference): outputs of the policy and, without a gradient, of the reference, None if there is none.
+
+    The reference is its weights, or where these are None the batch's column of its log-probs.
+    """
+    policy = forward(_whole(trainable, frozen), batch, step)
+    if reference is not None:
+        constant = forward(jax.lax.stop_gradient(_whole(reference, frozen)), batch, step)
+    elif references.COLUMN in batch.columns:
+        constant = Outputs(batch.columns[references.COLUMN])
+    else:
+        return policy, None
+    return policy, jax.lax.stop_gradient(constant)
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """Every array [R, ...] or [N, ...] -> [parts, R / parts, ...]; groups stay with their rows.
+
+    Raises:
+      ValueError: rows do not split into the parts, or the rows of a part over the devices.
+    """
+    rows, axes = batch.tokens.shape[0], sharding.mesh_shape()
+    devices = axes["data"] * axes["fsdp"]
+    if rows % (parts * devices):
+        raise ValueError(
+            f"batch.rows={rows} does not split into batch.microbatches={parts} of rows over data={axes['data']} x fsdp={axes['fsdp']} "
+            f"= {devices} devices; choose a multiple of {parts * devices}."
+        )
+    return jax.tree.map(lambda x: sharding.split_axis(x, parts, rows), batch)
+
+
+def _add_up(function, parts):
+    """The sum of function(part) over the parts of a batch, one after the other."""
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding), shapes)
+    return jax.lax.scan(lambda carry, part: (jax.tree.map(jnp.add, carry, function(part)), None), zeros, parts)[0]
+
+
+def _whole(trainable, frozen):
+    return trainable if frozen is None else {**frozen, **trainable}
+
+
+def _sums_of_statistics(objective, policy, constant, batch):
+    values = objective.statistics(jax.lax.stop_gradient(policy), constant, batch)
+    return {name: _weighted_sum(*pair) for name, pair in values.items()}
+
+
+def _statistics(objective, state, sums):
+    return jax.lax.stop_gradient(objective.carry(state.statistics, _means(sums), state.step))
+
+
+def _means(sums):
+    """0, not NaN, where nothing has weight: a batch with nothing to train on has loss 0."""
+    return {name: value / jnp.where(weight > 0, weight, 1.0) for name, (value, weight) in sums.items()}
+
+
+def _reduced(terms):
+    """name -> (sum of value * weight, sum of weight), float32 scalars; "loss" is among them."""
+    return {name: _weighted_sum(*pair) for name, pair in {"loss": (terms.loss, terms.weight), **terms.metrics}.items()}
+
+
+def _weighted_sum(value, weight):
+    # where, not only a product: a filler's value may be anything, and 0 * inf is nan
+    weight = jax.lax.stop_gradient(weight.astype(jnp.float32))
+    return jnp.sum(jnp.where(weight > 0, value, 0.0) * weight), jnp.sum(weight)

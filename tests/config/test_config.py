@@ -1,0 +1,266 @@
+"""Reading, overriding and checking configurations."""
+
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+from ml_collections import ConfigDict
+import pytest
+
+from jaxalign import objectives
+from jaxalign.config import files
+from jaxalign.config.resolve import ConfigError, resolve
+from jaxalign.config.resume import check_same_run
+from jaxalign.config.stages import resolve_stages
+from jaxalign.hparams import REQUIRED, hparams_of
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+ADVANTAGE = dict(kind="advantage", model="a")
+MARGIN = dict(kind="implicit_reward", model="a", reference="b")
+HELD_OUT = dict(train=dict(path="x"), eval=dict(path="y"))
+
+
+def good(**sections) -> ConfigDict:
+    """A configuration that passes, with sections replaced."""
+    plain = dict(
+        model=dict(checkpoint="package:stories260k"),
+        data=dict(train=dict(path="train.jsonl")),
+        batch=dict(rows=8),
+        objective=dict(name="dpo"),
+        optimizer=dict(learning_rate=1e-4),
+        train=dict(total_steps=10),
+    )
+    return ConfigDict({**plain, **sections})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_config_passes_the_check(path, monkeypatch):
+    monkeypatch.setenv("JAXALIGN_DATA", "data")
+    assert resolve_stages(files.load_file(str(path)))
+
+
+def test_defaults_are_filled_in():
+    cfg = resolve(good())
+    assert cfg.objective.beta == 0.1 and cfg.reference.rule == "frozen" and cfg.optimizer.b2 == 0.999
+    assert cfg.train.save_every_percent == 25 and cfg.optimizer.warmup_percent == 10
+
+
+def test_an_objective_without_a_reference_gets_none():
+    assert resolve(good(objective=dict(name="sft"))).reference.rule == "none"
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (dict(data=dict(train=dict(path="x"), row_token=4)), ["data.row_token", "did you mean row_tokens?"]),
+        (dict(objective=dict(name="dpoo")), ["objective.name='dpoo'", "dpo, dpo_nll"]),
+        (dict(objective=dict(name="dpo", bta=0.1)), ["objective.bta", "it takes beta"]),
+        (dict(objective=dict(name="dpo", beta="big")), ["objective.beta='big'", "not float"]),
+        (dict(objective=dict(name="cdpo", label_smoothing=0.6)), ["label_smoothing=0.6", "0 <= eps < 0.5"]),
+        (dict(batch=dict(rows=8, microbatches=3)), ["batch.rows=8", "batch.microbatches=3"]),
+        (dict(batch=dict(rows=True)), ["batch.rows=True"]),
+        (dict(batch=dict(rows=0)), ["batch.rows=0", "less than 1"]),
+        (dict(batch={}), ["batch.rows is missing"]),
+        (dict(train=dict(total_steps=1, total_epochs=2)), ["train.total", "2 times"]),
+        (dict(train=dict()), ["train.total is missing", "total_steps"]),
+        (dict(train=dict(total_steps=-1)), ["train.total_steps=-1"]),
+        (dict(reference=dict(rule="soft", every_steps=0)), ["reference.every_steps=0 never moves the reference"]),
+        (
+            dict(objective=dict(name="una", offset="value_head"), model=dict(checkpoint="package:stories260k", value_head=5.0)),
+            ["model.value_head=5.0", "values in (0, 1)", "set model.value_head=1.0"],
+        ),
+        (dict(reference=dict(rule="soft", alpha=1.5, every_steps=2)), ["reference.alpha=1.5 is not in [0, 1]"]),
+        (dict(objective=dict(name="modpo", weights=(1.0, -1.0))), ["weights=(1.0, -1.0)", "at least 0"]),
+        (
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(kind="logps", model="a")))),
+            ["column 'advantage' has a number a token"],
+        ),
+        (
+            dict(
+                objective=dict(name="modpo", margins=("m",)),
+                data=dict(train=dict(path="x"), columns=dict(m=dict(kind="logps", model="a"))),
+            ),
+            ["column 'm' has a number a token"],
+        ),
+        (
+            dict(data=dict(train=dict(path="x"), columns=dict(reference_logps=dict(kind="logps", model="a")))),
+            ["data.columns.reference_logps: the name is taken"],
+        ),
+        (
+            dict(
+                objective=dict(name="alol"),
+                data=dict(train=dict(path="x", response_columns=dict(advantage="a")), columns=dict(advantage=ADVANTAGE)),
+            ),
+            ["data.columns.advantage: the name is taken"],
+        ),
+        (dict(data=dict(train=dict(path="x"), columns=dict(margin=MARGIN))), ["data.columns.margin is read by nothing here"]),
+        (
+            dict(objective=dict(name="modpo"), data=dict(train=dict(path="x"), columns=dict(margin=dict(MARGIN, beta=0.0)))),
+            ["data.columns.margin.beta=0.0 makes every reward 0"],
+        ),
+        (
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(ADVANTAGE, rewards=())))),
+            ["data.columns.advantage.rewards=() sums nothing"],
+        ),
+        (
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(ADVANTAGE, rewards=("foo",))))),
+            ["rewards=('foo',) sums nothing, or what is not there", "advantage, reward"],
+        ),
+        (
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x", response_columns=dict(advantage="a")), eval=dict(path="y"))),
+            ["data.eval.response_columns has no 'advantage'"],
+        ),
+        (dict(data=dict(train=dict(path="x"), sampling_column="reward")), ["data.sampling_column='reward' has no effect"]),
+        (dict(data=dict(train=dict(path="x", score_range=(5, 5)))), ["data.train: score_range=(5, 5)"]),
+        (dict(data=dict(train=dict(path="x", format="pairs"))), ["data.train.format='pairs' is not one of", "paired"]),
+        (dict(objective=dict(name="modpo", weights=(1.0, float("nan")))), ["objective.weights=(1.0, nan) is no finite number"]),
+        (dict(objective=dict(name="dpo", beta=float("inf"))), ["objective.beta=inf is no finite number"]),
+        (dict(objective=dict(name="simpo"), reference=dict(rule="soft", every_steps=2)), ["'simpo' reads no reference"]),
+        (dict(objective=dict(name="sft"), reference=dict(rule="precomputed")), ["'sft' reads no reference"]),
+        (
+            dict(train=dict(total_steps=9, keep_best=1), reference=dict(rule="soft", every_steps=2), data=dict(HELD_OUT)),
+            ["train.best_metric='loss' starts anew", "use 'initial/loss'"],
+        ),
+        (
+            dict(
+                train=dict(total_steps=9, keep_best=1, best_metric="-a/rewards/margins"),
+                reference=dict(rule="hard", every_steps=2),
+                data=dict(train=dict(path="x"), eval=dict(a=dict(path="y"), b=dict(path="z"))),
+            ),
+            ["use '-a/initial/rewards/margins'"],
+        ),
+        (
+            dict(train=dict(total_steps=9, keep_best=1), data=dict(train=dict(path="x"), eval=dict(a=dict(path="y"), b=dict(path="z")))),
+            ["train.best_metric='loss' is of no held-out set; begin it with one of a, b"],
+        ),
+        (
+            dict(train=dict(total_steps=9, keep_best=1, best_metric="initial/loss"), data=dict(HELD_OUT)),
+            ["train.best_metric='initial/loss': there is no other first reference"],
+        ),
+        (dict(data=dict(train=dict(path="x"), sampling="priority")), ["data.sampling goes by the column 'advantage', which neither"]),
+        (dict(objective=dict(name="ift"), reference=dict(rule="frozen"), forward=dict(mixing=2.0)), ["forward.mixing=2.0"]),
+        (dict(objective=dict(name="ift"), forward=dict(mixing=0.0, mixing_noise=0.5)), ["forward.mixing_noise=0.5 has no effect"]),
+        (
+            dict(forward=dict(name="two_pass"), reference=dict(rule="precomputed")),
+            ["reference.rule='precomputed'", "forward.name='two_pass'"],
+        ),
+        (dict(model=dict(checkpoint="a", value_head=1.0)), ["model.value_head=1.0: objective 'dpo' does not read it"]),
+        (dict(objective=dict(name="value"), model=dict(checkpoint="a", value_head=0.0)), ["model.value_head=0.0"]),
+        (dict(objective=dict(name="value"), model=dict(checkpoint="a", value_head=1.0)), ["set model.train='value_head'"]),
+        (
+            dict(objective=dict(name="value", rewards=()), model=dict(checkpoint="a", value_head=1.0, train="value_head")),
+            ["objective 'value' got rewards=()"],
+        ),
+        (dict(model=dict(checkpoint="a", preset="tiny")), ["just one of model.checkpoint"]),
+        (dict(model=dict(preset="tiny")), ["model.tokenizer is missing"]),
+        (dict(model=dict(checkpoint="a", dtype="float16")), ["model.dtype='float16'", "'bfloat16'"]),
+        (dict(mesh=dict(fsdp=-1, data=-1)), ["only one axis may be -1"]),
+        (dict(reference=dict(rule="none")), ["reference.rule='none'", "needs a reference"]),
+        (dict(reference=dict(rule="frosen")), ["reference.rule='frosen'", "frozen"]),
+        (dict(optimizer=dict(learning_rate=1e-4, name="sgd")), ["optimizer.name='sgd'", "adamw"]),
+        (dict(data=dict(train="x.jsonl")), ["data.train='x.jsonl'"]),
+        (dict(data=dict(train=dict(path="x", hf="y"))), ["data.train names ['path', 'hf']"]),
+        (dict(data=dict(train=dict(path="x", fromat="hh"))), ["data.train.fromat", "did you mean format?"]),
+        (dict(data=dict(train=dict(path="x"), eval=dict(path="y"), eval_fraction=0.1)), ["data.eval and data.eval_fraction"]),
+        (dict(data=dict(train=dict(path="x"), row_tokens=64, max_prompt_tokens=64)), ["data.max_prompt_tokens=64", "data.row_tokens=64"]),
+        (dict(train=dict(total_steps=1, keep_best=1)), ["keep_best=1 needs an evaluation"]),
+        (dict(wrong=1), ["wrong: unknown key"]),
+    ],
+)
+def test_a_mistake_is_reported_with_its_value_and_the_way_out(sections, words):
+    with pytest.raises(ConfigError) as error:
+        resolve(good(**sections))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_all_mistakes_are_reported_at_once():
+    with pytest.raises(ConfigError) as error:
+        resolve(good(batch=dict(rows="many"), objective=dict(name="dpo", betta=1), train=dict(total_steps=1, keep=3), typo=1))
+    assert "4 problems" in str(error.value)
+    assert all(word in str(error.value) for word in ("batch.rows='many'", "objective.betta", "train.keep", "typo"))
+
+
+def test_overrides_reach_keys_that_the_file_does_not_name():
+    cfg = good()
+    files.override(cfg, ["--config.mesh.fsdp=4", "--config.data.pack=False", "--config.optimizer.learning_rate=1e-6"])
+    resolved = resolve(cfg)
+    assert (resolved.mesh.fsdp, resolved.data.pack, resolved.optimizer.learning_rate) == (4, False, 1e-6)
+
+
+@pytest.mark.parametrize(("written", "expected"), [("none", "none"), ("None", None), ("true", True), ("False", False)])
+def test_none_on_the_command_line_is_a_name_and_None_is_no_value(written, expected):
+    cfg = ConfigDict()
+    files.override(cfg, [f"--config.reference.rule={written}"])
+    assert cfg.reference.rule == expected
+
+
+def test_a_duration_on_the_command_line_replaces_the_one_of_the_file():
+    cfg = good(train=dict(total_epochs=3))
+    files.override(cfg, ["--config.train.total_steps=7"])
+    assert resolve(cfg).train.total_steps == 7
+
+
+def test_stages_are_whole_configurations_and_refer_to_earlier_ones():
+    stages = resolve_stages(ConfigDict(dict(stages=("a", "b"), a=good(), b=good(model=dict(checkpoint="stage:a")))))
+    assert list(stages) == ["a", "b"]
+    with pytest.raises(ConfigError, match="does not name an earlier stage"):
+        resolve_stages(ConfigDict(dict(stages=("a", "b"), a=good(model=dict(checkpoint="stage:b")), b=good())))
+    with pytest.raises(ConfigError, match="'c' is named but not given"):
+        resolve_stages(ConfigDict(dict(stages=("a", "c"), a=good())))
+
+
+def test_a_missing_config_file_names_its_neighbours(tmp_path):
+    (tmp_path / "other.py").write_text("")
+    with pytest.raises(ConfigError, match="other.py"):
+        files.load_file(str(tmp_path / "mine.py"))
+    with pytest.raises(ConfigError, match="defines no get_config"):
+        files.load_file(str(tmp_path / "other.py"))
+
+
+def test_a_config_file_takes_an_argument(tmp_path):
+    (tmp_path / "c.py").write_text("from ml_collections import ConfigDict\ndef get_config(x='a'):\n    return ConfigDict(dict(x=x))\n")
+    assert files.load_file(f"{tmp_path / 'c.py'}:b").x == "b"
+
+
+def test_only_settings_that_change_nothing_may_change_when_a_run_is_continued():
+    before = resolve(good()).to_dict()
+    check_same_run(before, resolve(good(mesh=dict(data=2), train=dict(total_steps=10, log_every_steps=1))).to_dict(), "run")
+    with pytest.raises(ValueError, match=r"objective.beta: 0.1 -> 0.2.*new --workdir"):
+        check_same_run(before, resolve(good(objective=dict(name="dpo", beta=0.2))).to_dict(), "run")
+    with pytest.raises(ValueError, match="total_steps: 10 -> 20"):
+        check_same_run(before, resolve(good(train=dict(total_steps=20))).to_dict(), "run")
+
+
+def test_every_objective_says_what_it_requires():
+    for name in objectives.names():
+        function, module = objectives.named(name)
+        assert function.__name__ == name and all(key in objectives.READS or key.startswith("columns.") for key in module.REQUIRES)
+        assert all(default is not REQUIRED for default in hparams_of(function).values())
+
+
+@pytest.mark.parametrize("entry", ["train", "prepare", "inspect", "export"])
+def test_help_is_fast_and_imports_neither_jax_nor_torch(entry):
+    code = f"import sys; from jaxalign import {entry}\ntry:\n    {entry}.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('jax', 'torch', 'tensorflow', 'transformers', 'datasets') if m in sys.modules])"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 10  # a tenth of that on a quiet machine; jax alone takes longer than that on a busy one
+    assert "usage:" in done.stdout and done.stdout.strip().endswith("[]")
+
+
+def test_an_option_of_an_experiment_has_its_type():
+    with pytest.raises(ConfigError, match="experiment.steps='abc' is str, not int"):
+        resolve(ConfigDict(dict(experiment=dict(name="bandit", steps="abc"))))
+
+
+def test_reading_a_configuration_starts_no_devices():
+    code = (
+        "from jax._src import xla_bridge; from jaxalign.config.command_line import from_command_line; "
+        "from_command_line(['--config', 'configs/every_method.py:tr_dpo_soft'], 'test'); "
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)

@@ -1,0 +1,124 @@
+"""What a config file may be, and what is said of one that is not; the name of a run; overrides."""
+
+import importlib.util
+from pathlib import Path
+
+from ml_collections import ConfigDict
+import pytest
+
+from jaxalign import objectives
+from jaxalign.config import files
+from jaxalign.config.command_line import from_command_line
+from jaxalign.config.resolve import ConfigError
+from jaxalign.config.stages import resolve_stages
+
+WHOLE = (
+    "def get_config(objective='dpo'):\n"
+    "    return dict(model=dict(checkpoint='package:stories260k'), data=dict(train=dict(path='x')), batch=dict(rows=8),\n"
+    "                objective=dict(name=objective), optimizer=dict(learning_rate=1e-4), train=dict(total_steps=1))\n"
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a config file and returns its path as text."""
+
+    def make(text):
+        (tmp_path / "mine.py").write_text(text)
+        return str(tmp_path / "mine.py")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("text", "argument", "words"),
+    [
+        ("def get_config(): return {}", ":foo", "get_config: too many positional arguments; give .*mine.py without :foo"),
+        ("def get_config(size): return {}", "", "get_config: missing a required argument: 'size'; give .*mine.py:ARGUMENT"),
+        ("def get_config(): return 3", "", "mine.py: get_config.. returns int; it must return an ml_collections.ConfigDict"),
+        ("def get_config(): raise ValueError('no such size')", "", "mine.py: ValueError: no such size"),
+        ("open('/nowhere/at/all')", "", "mine.py: FileNotFoundError"),
+    ],
+)
+def test_a_file_that_gives_no_config_is_refused_with_the_way_out(write, text, argument, words):
+    with pytest.raises(ConfigError, match=words):
+        files.load_file(write(text) + argument)
+
+
+@pytest.mark.parametrize("text", ["def get_config(): return 1 + {}", "1 / 0", "def get_config(:"])
+def test_an_error_in_a_file_is_let_through_and_names_the_file(write, text):
+    with pytest.raises((TypeError, ZeroDivisionError, SyntaxError)) as error:
+        files.load_file(write(text))
+    assert "mine.py" in error.value.__notes__[0]
+
+
+def test_a_plain_dict_is_a_config(write):
+    loaded = files.load_file(write("def get_config(): return dict(a=dict(b=1))"))
+    assert isinstance(loaded.a, ConfigDict) and loaded.a.b == 1
+
+
+@pytest.mark.parametrize(("argument", "name"), [("", "mine"), (":cdpo", "mine_cdpo")])
+def test_variants_of_a_config_are_runs_of_different_names(write, argument, name):
+    run = from_command_line(["--config", write(WHOLE) + argument], "")
+    assert run.name == name and run.stages[""].objective.name == (argument[1:] or "dpo")
+
+
+def test_an_override_without_its_value_is_refused(write):
+    with pytest.raises(ConfigError, match="--config.seed has no value; write --config.seed=VALUE"):
+        from_command_line(["--config", write(WHOLE), "--config.seed"], "")
+
+
+def variants():
+    """FILE.py:ARGUMENT for every argument that a shipped config names in VARIANTS."""
+    for path in sorted((Path(__file__).parents[2] / "configs").glob("*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield from (f"{path}:{argument}" for argument in vars(module).get("VARIANTS", ()))
+
+
+@pytest.mark.parametrize("reference", variants(), ids=lambda reference: reference.rpartition("/")[2])
+def test_every_variant_of_a_shipped_config_passes_the_check(reference):
+    assert resolve_stages(files.load_file(reference))
+
+
+def test_every_objective_has_a_config_that_runs_on_a_laptop():
+    stages = resolve_stages(files.load_file(str(Path(__file__).parents[2] / "configs" / "every_method.py") + ":all"))
+    without = set(objectives.names()) - {cfg.objective.name for cfg in stages.values()}
+    assert without == set(), "add a line for each to METHODS of configs/every_method.py"
+
+
+SEEDED = {  # config -> arguments that it takes, and some that it does not
+    "alol_stories": (("1",), ("x", "1,2", "-1")),
+    "every_method": (("kto,1", "all,1"), ("kto,x", "kto,1,2")),
+    "hh_stories_tr": (("hh,1", "dialogue,1"), ("hh", "foo,0", "hh,x")),
+    "modpo_stories": (("1",), ("x",)),
+    "ultrafeedback_stories": (("1",), ("x",)),
+}
+
+
+@pytest.mark.parametrize("reference", [f"configs/{name}.py:{each}" for name, (taken, _) in SEEDED.items() for each in taken])
+def test_every_stage_of_a_shipped_config_has_the_seed_that_is_asked_for(reference, monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("JAXALIGN_DATA", str(tmp_path))
+    stages = resolve_stages(files.load_file(reference)).values()
+    assert {cfg.seed for cfg in stages if "experiment" not in cfg} == {1}
+
+
+@pytest.mark.parametrize(("name", "argument"), [(name, each) for name, (_, refused) in SEEDED.items() for each in refused])
+def test_an_argument_that_names_no_seed_is_refused_with_an_example(name, argument, monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("JAXALIGN_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"{argument}'.* for example "):
+        files.load_file(f"configs/{name}.py:{argument}")
+
+
+def test_every_config_that_takes_a_seed_is_tried():
+    texts = {path.stem: path.read_text() for path in (Path(__file__).parents[2] / "configs").glob("*.py")}
+    assert SEEDED.keys() == {name for name, text in texts.items() if "int(seed" in text}
+
+
+@pytest.mark.parametrize("path", sorted({reference.partition(":")[0] for reference in variants()}), ids=lambda path: Path(path).stem)
+def test_an_unknown_variant_is_refused(path):
+    with pytest.raises(ConfigError, match="nonsense"):
+        files.load_file(f"{path}:nonsense")

@@ -1,0 +1,94 @@
+"""Tokenizers load from their files alone and give the published ids."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxalign.data.text import tokenizer
+
+
+@pytest.mark.parametrize(
+    ("files", "golden"),
+    [
+        ("gpt2", "gpt-2"),
+        ("gpt2/encoder.json", "gpt-2"),
+        ("gpt_neox_20b", "mpt"),
+        ("llama2", "llama-spm"),
+        ("llama2/tokenizer.model", "llama-spm"),
+        ("llama2/tokenizer.model", "phi-3"),
+        ("qwen", "qwen2"),
+        ("qwen", "deepseek-r1-qwen"),
+    ],
+)
+def test_47_hard_strings_get_their_published_ids(shared, files, golden):
+    folder = shared / "tokenizers"
+    texts = (folder / "goldens" / f"{golden}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    ids = [[int(word) for word in line.split()] for line in (folder / "goldens" / f"{golden}.out").read_text().split("\n")]
+    loaded = tokenizer.load(folder / files)
+    assert len(texts) == len(ids) == 47
+    assert [loaded.encode(text) for text in texts] == ids
+
+
+def test_special_tokens_and_the_chat_template_come_from_the_settings(make_tokenizer):
+    loaded = tokenizer.load(make_tokenizer(chat_template="{{ messages }}"))
+    assert (loaded.bos, loaded.bos_id, loaded.eos, loaded.eos_id, loaded.writes_bos) == ("<s>", 256, "</s>", 257, True)
+    assert loaded.chat_template == "{{ messages }}"
+    assert loaded.encode("a</s>") == [97, 257] and loaded.decode([97, 257]) == "a</s>"
+
+
+def test_a_tokenizer_that_is_told_to_add_no_bos_adds_none(make_tokenizer):
+    folder = make_tokenizer()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": False}))
+    assert not tokenizer.load(folder).writes_bos
+
+
+def test_a_chat_template_file_wins_over_the_settings(make_tokenizer):
+    folder = make_tokenizer(chat_template="old")
+    (folder / "chat_template.jinja").write_text("new")
+    assert tokenizer.load(folder).chat_template == "new"
+
+
+def test_the_content_hash_follows_vocabulary_special_tokens_and_template(make_tokenizer):
+    hashes = {
+        tokenizer.load(make_tokenizer(name=name, **options)).content
+        for name, options in (("a", {}), ("b", {"extra": ()}), ("c", {"chat_template": "x"}), ("d", {"eos": None}))
+    }
+    assert len(hashes) == 4
+    assert tokenizer.load(make_tokenizer(name="e")).content in hashes
+
+
+def test_a_continuation_gets_no_space_from_sentencepiece(shared):
+    loaded = tokenizer.load(shared / "weights" / "stories260K" / "hf")
+    assert loaded.adds_space
+    assert loaded.decode(loaded.encode("Once") + loaded.encode_next(" upon a time")) == "Once upon a time"
+    assert loaded.encode("Once") + loaded.encode_next(" upon") == loaded.encode("Once upon")
+    assert loaded.decode(loaded.encode("Once") + loaded.encode_next("\n\nupon")) == "Once\n\nupon"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("nowhere", "no tokenizer at 'nowhere'"),
+        ("nobody/nothing-here", "neither a local folder nor to be had"),
+        (None, "holds no tokenizer file"),
+    ],
+)
+def test_a_tokenizer_that_is_not_there_is_refused_with_the_way_out(tmp_path, path, words):
+    with pytest.raises(FileNotFoundError, match=words):
+        tokenizer.load(path or tmp_path)
+
+
+def test_a_special_token_that_the_vocabulary_lacks_is_refused(make_tokenizer):
+    folder = make_tokenizer()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    with pytest.raises(ValueError, match="'<end>', which is not in the vocabulary"):
+        tokenizer.load(folder)
+
+
+def test_the_data_code_imports_neither_torch_nor_transformers_nor_jax():
+    heavy = ("torch", "tensorflow", "transformers", "datasets", "jax")
+    code = f"import sys, jaxalign.prepare; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

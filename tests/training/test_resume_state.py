@@ -1,0 +1,47 @@
+"""A run that is continued is the run that was not stopped, bit for bit, whatever its state holds beside the parameters."""
+
+import json
+from pathlib import Path
+import shutil
+
+import pytest
+
+from jaxalign import train
+
+OPTIMIZED = True
+TINY = str(Path(__file__).parents[1] / "tiny.py")
+SETTINGS = ("train.total_steps=6", "train.save_every_steps=3", "train.eval_every_steps=3", "train.log_every_steps=1")
+CASES = {
+    "a reference that moved softly": ("dpo", "reference.rule=soft", "reference.alpha=0.6", "reference.every_steps=2"),
+    "a table of log-probs in the middle of its window": ("ipo", "reference.rule=hard_table", "reference.every_steps=4"),
+    "a running mean of rewards": ("una", "objective.offset=ema", "data.train.feedback=label", "data.eval.feedback=label"),
+    "groups drawn by a column": ("dpo", "data.sampling=priority", "data.sampling_column=reward"),
+    "a value head on a frozen decoder": ("value", "model.value_head=1.0", "model.train=value_head"),
+    "noise in the embeddings": ("ift", "forward.mixing_noise=0.5", "data.train.responses=chosen", "data.eval.responses=chosen"),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared")
+
+
+def start(workdir, cache, objective, *settings):
+    arguments = ["--config", f"{TINY}:{objective}", "--workdir", str(workdir), f"--config.data.prepared_dir={cache}"]
+    assert train.main([*arguments, *(f"--config.{setting}" for setting in (*SETTINGS, *settings))]) == 0
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def seen(lines):
+    """Everything but times, of the steps after the third."""
+    kept = [{key: value for key, value in line.items() if "speed/" not in key and key != "time"} for line in lines]
+    return [line for line in kept if line["step"] >= 3]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_continued_run_equals_one_that_was_not_stopped(tmp_path, cache, case):
+    whole = start(tmp_path, cache, *CASES[case])
+    shutil.rmtree(tmp_path / "checkpoints" / "6")  # as if it had been killed before its last save
+    again = start(tmp_path, cache, *CASES[case])
+    assert seen(again) == seen(whole)
+    assert len(seen(whole)) >= 4 and len({json.dumps(line) for line in seen(whole)}) == len(seen(whole))
