@@ -19,10 +19,10 @@ class Groups:
 
     An empty response piece stands where a group has fewer than K responses. The arrays may be memory maps.
 
-    With `donors` every group has one response more, number K: the first tokens of another group's response, never valid, see
-    `data.rows.mismatch`. `columns` are numbers for objectives: float32[n, K], one a response (a donor's is 0), or float32[total], one a token
-    beside `tokens`, of which those of responses count. A token's number depends on what stands before it, so donors need their own:
-    "NAME@mismatched", float32[sum of the donors' tokens], in the order of the groups.
+    With `donors` every group has one more response, number K: the first tokens of another group's response, never valid, see `mismatch`.
+    `columns` are numbers for objectives: float32[n, K], one per response (0 for a donor), or float32[total], one per token beside `tokens`,
+    of which those of responses count. A token's number depends on what stands before it, so donors need their own: "NAME@mismatched",
+    float32[sum of the donors' tokens], in the order of the groups.
 
     Raises:
       ValueError: a column of another shape, or a column of tokens without the one of the donors.
