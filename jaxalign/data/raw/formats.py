@@ -8,11 +8,14 @@ import dataclasses
 import re
 
 from jaxalign.data.raw import scores
+from jaxalign.data.raw.context import refuse_media, system_of, tools_of, with_system
 from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.messages import Message
+from jaxalign.data.raw.records import Record
 from jaxalign.data.raw.scores import Scoring
 from jaxalign.data.raw.turns import common_prompt, messages_of, side_of, text_of
 
-Messages = tuple[dict[str, str], ...]
+Messages = tuple[Message, ...]
 PAIRS = ("paired", "hh")
 # What a source's `feedback` may be, and of which formats.
 FEEDBACK = {"pair": (*PAIRS, "scored", "ranked"), "label": (*PAIRS, "binary"), "score": (*PAIRS, "scored")}
@@ -28,20 +31,21 @@ class Example:
     rewards: tuple[float, ...]  # 1 or 0, or a score in [0, 1]; by rank where only an order is known
     paired: bool  # response 0 is preferred to response 1
     columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # name -> a number of every response
+    tools: tuple[dict, ...] = ()  # JSON schemas of what may be called
 
 
-def paired(row: Mapping, *, scoring: Scoring) -> Example:
+def paired(row: Record, *, scoring: Scoring) -> Example:
     """From `prompt`, `chosen`, `rejected`, as text or messages; without `prompt` it is what the two conversations share.
 
     The rewards are 1 and 0, or, where the source says how to read scores, `score_chosen` and `score_rejected`; so also of hh.
     """
-    chosen, rejected = (side_of(row, name) for name in ("chosen", "rejected"))
+    chosen, rejected = (side_of(row, name, row.fields) for name in ("chosen", "rejected"))
     prompt = row.get("prompt")
     if isinstance(chosen, str) and isinstance(rejected, str) and prompt is not None:
-        prompt = prompt if isinstance(prompt, str) else messages_of(prompt, "prompt")
+        prompt = prompt if isinstance(prompt, str) else messages_of(prompt, "prompt", row.fields)
     else:
-        chosen, rejected = (_conversation(side, name) for side, name in ((chosen, "chosen"), (rejected, "rejected")))
-        given = None if prompt is None or isinstance(prompt, str) else messages_of(prompt, "prompt")
+        chosen, rejected = (_conversation(side) for side in (chosen, rejected))
+        given = None if prompt is None or isinstance(prompt, str) else messages_of(prompt, "prompt", row.fields)
         if given is None and isinstance(prompt, str) and chosen[0]["role"] == "assistant":
             given = ({"role": "user", "content": prompt},)
         if given is None:
@@ -52,7 +56,7 @@ def paired(row: Mapping, *, scoring: Scoring) -> Example:
     return Example(prompt, (chosen, rejected), (1.0, 0.0), True)
 
 
-def hh(row: Mapping, *, scoring: Scoring) -> Example:
+def hh(row: Record, *, scoring: Scoring) -> Example:
     r"""From the text of Anthropic-HH: whole dialogues `chosen` and `rejected` with turns "\n\nHuman: ...\n\nAssistant: ...".
 
     Dialogues that part before the last assistant turn are dropped (rule "part_early"): their last turns answer different
@@ -63,7 +67,7 @@ def hh(row: Mapping, *, scoring: Scoring) -> Example:
     return Example(prompt, responses, (1.0, 0.0), True)
 
 
-def binary(row: Mapping, *, scoring: Scoring) -> Example:
+def binary(row: Record, *, scoring: Scoring) -> Example:
     """From `prompt`, `completion` (or `messages` whose last turn is judged) and `label`, a bool, 0 / 1, or "yes" / "no"."""
     prompt, response = _prompt_and_completion(row)
     label = row.get("label")
@@ -74,13 +78,13 @@ def binary(row: Mapping, *, scoring: Scoring) -> Example:
     return Example(prompt, (response,), (float(label),), False)
 
 
-def scored(row: Mapping, *, scoring: Scoring) -> Example:
+def scored(row: Record, *, scoring: Scoring) -> Example:
     """From `prompt` and `completion`, `score`, or `completions`, `scores`, read as `scores.Scoring` says."""
     prompt, responses = _several(row)
     return Example(prompt, responses, scoring.rewards(row, count=len(responses), sides=False), False)
 
 
-def ranked(row: Mapping, *, scoring: Scoring) -> Example:
+def ranked(row: Record, *, scoring: Scoring) -> Example:
     """From `prompt` and `responses`, best first; the rewards fall evenly from 1 to 0."""
     prompt, responses = _several(row)
     if len(responses) < 2:
@@ -88,9 +92,9 @@ def ranked(row: Mapping, *, scoring: Scoring) -> Example:
     return Example(prompt, responses, tuple(1 - k / (len(responses) - 1) for k in range(len(responses))), True)
 
 
-def messages(row: Mapping, *, scoring: Scoring) -> Example:
+def messages(row: Record, *, scoring: Scoring) -> Example:
     """A conversation `messages` for supervised fine-tuning: the response begins at its first assistant turn."""
-    turns = messages_of(row.get("messages"), "messages")
+    turns = messages_of(row.get("messages"), "messages", row.fields)
     first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))
     while turns and turns[-1]["role"] != "assistant":
         turns = turns[:-1]  # a question without an answer at the end has nothing to train
@@ -99,13 +103,13 @@ def messages(row: Mapping, *, scoring: Scoring) -> Example:
     return Example(turns[:first], (turns[first:],), (1.0,), False)
 
 
-def completion(row: Mapping, *, scoring: Scoring) -> Example:
+def completion(row: Record, *, scoring: Scoring) -> Example:
     """`prompt` and `completion` for supervised fine-tuning."""
     prompt, response = _prompt_and_completion(row)
     return Example(prompt, (response,), (1.0,), False)
 
 
-def text(row: Mapping, *, scoring: Scoring) -> Example:
+def text(row: Record, *, scoring: Scoring) -> Example:
     """`text` for plain language modelling: every token is trained."""
     return Example(None, (text_of(row, "text"),), (1.0,), False)
 
@@ -167,7 +171,9 @@ def to_example(
       RowError: the row breaks a rule of its format.
     """
     scoring = scoring or Scoring()
-    example = FORMATS[name](row, scoring=scoring)
+    row = row if isinstance(row, Record) else Record(row)
+    refuse_media(row)
+    example = _in_context(FORMATS[name](row, scoring=scoring), row)
     pair, count = name in PAIRS, len(example.responses)
     if pair and (scoring.declared or feedback == "score"):
         example = dataclasses.replace(example, rewards=scoring.rewards(row, count=2, sides=True))
@@ -204,13 +210,20 @@ def _best_and_worst(example):
 def _only(example, which, *, paired):
     columns = {name: tuple(values[k] for k in which) for name, values in example.columns.items()}
     responses, rewards = (tuple(values[k] for k in which) for values in (example.responses, example.rewards))
-    return Example(example.prompt, responses, rewards, paired, columns)
+    return dataclasses.replace(example, responses=responses, rewards=rewards, paired=paired, columns=columns)
+
+
+def _in_context(example, row):
+    system, tools = system_of(row), tools_of(row)
+    if system is None or example.prompt is None:
+        return dataclasses.replace(example, tools=tools)
+    responses = tuple(_conversation(response) for response in example.responses)
+    return dataclasses.replace(example, prompt=with_system(example.prompt, system), responses=responses, tools=tools)
 
 
 def _check(example):
     for k, response in enumerate(example.responses):
-        last = response if isinstance(response, str) else response[-1]["content"] if response else ""
-        if not last.strip():
+        if _is_empty(response):
             raise RowError("empty_response", f"response {k} is empty; give it a text, or leave the row out.")
         if not isinstance(response, str) and (response[0]["role"], response[-1]["role"]) != ("assistant", "assistant"):
             raise RowError("roles", f"response {k} begins with {response[0]['role']} and ends with {response[-1]['role']}, not assistant.")
@@ -222,8 +235,14 @@ def _check(example):
         raise RowError("same_response", "chosen and rejected are equal, so there is nothing to prefer; leave the row out.")
 
 
-def _conversation(side, name):
-    return ({"role": "assistant", "content": side},) if isinstance(side, str) else messages_of(side, name)
+def _is_empty(response):
+    if isinstance(response, str):
+        return not response.strip()
+    return not response or not (response[-1]["content"].strip() or response[-1].get("tool_calls"))
+
+
+def _conversation(side):
+    return ({"role": "assistant", "content": side},) if isinstance(side, str) else side
 
 
 def _hh_turns(dialogue, name):
@@ -232,12 +251,12 @@ def _hh_turns(dialogue, name):
         raise RowError("roles", f"{name} does not begin with '\\n\\nHuman:' but with {dialogue[:30]!r}; is the format hh?")
     roles = {"Human": "user", "Assistant": "assistant"}
     turns = [{"role": roles[role], "content": content.strip()} for role, content in zip(parts[1::2], parts[2::2], strict=True)]
-    return messages_of(turns, name)
+    return messages_of(turns, name, set())
 
 
 def _prompt_and_completion(row):
     if row.get("messages") is not None:
-        turns = messages_of(row["messages"], "messages")
+        turns = messages_of(row["messages"], "messages", row.fields)
         return turns[:-1], turns[-1:]
     prompt, responses = _several(row)
     if len(responses) != 1:
@@ -251,11 +270,11 @@ def _several(row):
         raise RowError("missing_column", "the row has no completion; set columns={'completion': ...} to the column that holds it.")
     value = row[name]
     several = name.endswith("s") and isinstance(value, Sequence) and not isinstance(value, str)
-    responses = tuple(side_of({name: one}, name) for one in (value if several else [value]))
+    responses = tuple(side_of({name: one}, name, row.fields) for one in (value if several else [value]))
     if row.get("prompt") is None:
         raise RowError("missing_column", "the row has no prompt; set columns={'prompt': ...} to the column that holds it.")
-    prompt = side_of(row, "prompt")
+    prompt = side_of(row, "prompt", row.fields)
     if isinstance(prompt, str) and all(isinstance(response, str) for response in responses):
         return prompt, responses
     prompt = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
-    return prompt, tuple(_conversation(response, name) for response in responses)
+    return prompt, tuple(_conversation(response) for response in responses)

@@ -1,12 +1,11 @@
-"""Conversations as tuples of {"role", "content"}: reading the usual spellings, and the prompt that two conversations share."""
+"""Conversations as tuples of messages: text columns, lists of messages, and the prompt that two conversations share."""
 
 from collections.abc import Mapping, Sequence
 import re
 
 from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.messages import Message, read_message
 
-ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "developer": "system"}
-KNOWN = ("system", "user", "assistant", "tool")
 TAG = re.compile(r"<\|(\w+)\|>")
 
 
@@ -24,15 +23,16 @@ def text_of(row: Mapping, name: str) -> str:
     return value
 
 
-def side_of(row: Mapping, name: str) -> str | tuple[dict[str, str], ...]:
-    """A column that is text or a conversation (a list of messages, or one message)."""
-    if isinstance(row.get(name), (list, tuple, Mapping)):
-        return messages_of(row[name], name)
+def side_of(row: Mapping, name: str, unread: set[str]) -> str | tuple[Message, ...]:
+    """A column that is text or a conversation (a list of messages, or one message). `unread`: as in `messages_of`."""
+    value = row.get(name)
+    if isinstance(value, (list, tuple, Mapping)):
+        return messages_of(value, name, unread)
     return text_of(row, name)
 
 
-def messages_of(value, name: str) -> tuple[dict[str, str], ...]:
-    """A conversation with roles system, user, assistant, tool; reads {"role", "content"} and {"from", "value"} messages.
+def messages_of(value, name: str, unread: set[str]) -> tuple[Message, ...]:
+    """A conversation, its messages in the fields of `messages`; names of fields that nothing reads are added to `unread`.
 
     Text that begins with its role, "<|prompter|>..." or "<|assistant|>...", is a message too, as in the dialogues of PRO and A-LoL, whose
     prompts end in a "<|assistant|>" without text: it is left out.
@@ -44,7 +44,7 @@ def messages_of(value, name: str) -> tuple[dict[str, str], ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise RowError("wrong_type", f"{name} is {str(value)[:40]!r}; it must be a list of messages.")
     value = value[:-1] if len(value) > 1 and value[-1] == "<|assistant|>" else value
-    turns = tuple(_message(message, name) for message in value)
+    turns = tuple(_message(message, name, unread) for message in value)
     for i, turn in enumerate(turns):
         before = turns[i - 1]["role"] if i else None
         if turn["role"] == "system" and i:
@@ -54,22 +54,16 @@ def messages_of(value, name: str) -> tuple[dict[str, str], ...]:
     return turns
 
 
-def _message(message, name):
+def _message(message, name, unread):
     tag = TAG.match(message) if isinstance(message, str) else None
     if tag:
         message = {"role": tag[1], "content": message[tag.end() :]}
     if not isinstance(message, Mapping):
         raise RowError("wrong_type", f"{name} holds {str(message)[:40]!r}, which is not a message with role and content.")
-    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-    role = ROLES.get(role, role)
-    if role not in KNOWN:
-        raise RowError("roles", f"{name} has the role {role!r}; known are {', '.join(KNOWN)}.")
-    if not isinstance(content, str):
-        raise RowError("wrong_type", f"{name} has a {role} turn whose content is {type(content).__name__}, not text.")
-    return {"role": role, "content": content}
+    return read_message(message, name, unread)
 
 
-def common_prompt(first: Sequence[dict], second: Sequence[dict]) -> tuple[tuple, tuple[tuple, tuple]]:
+def common_prompt(first: Sequence[Message], second: Sequence[Message]) -> tuple[tuple, tuple[tuple, tuple]]:
     """What two conversations share, which must be all but the last turn of each: (prompt, (last turn of first, of second)).
 
     Raises:

@@ -1,0 +1,147 @@
+"""One message of a conversation, in the spellings of public sets, to the few fields that a template reads.
+
+A message is a dict with "role" (system, user, assistant or tool), "content" (text; "" beside tool calls alone) and, where the data set
+has them, "tool_calls" (a list of {"type": "function", "function": {"name", "arguments"}}, arguments as a dict; "id" is kept),
+"reasoning_content" (text), "name", "tool_call_id" (text) and "weight" (0: not trained, 1: trained).
+
+Spellings: OpenAI (role, content, tool_calls, function_call), ShareGPT and LLaMA-Factory (from, value; function_call, observation), the
+content parts and tool calls of transformers' chat templates, `weight` of OpenAI and `train` of axolotl.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+
+from jaxalign.data.raw.counts import RowError
+
+Message = dict[str, object]
+KNOWN = ("system", "user", "assistant", "tool")
+ROLES = {
+    **{role: role for role in KNOWN},
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "bot", "model", "ai", "chatgpt"), "assistant"),
+    **dict.fromkeys(("function", "observation", "function_response", "tool_response", "ipython"), "tool"),
+    "developer": "system",
+}
+CALLS = ("function_call", "tool_call")  # roles of an assistant turn whose content is the JSON of a call
+SPELLINGS = {
+    "role": ("role", "from"),
+    "content": ("content", "value"),
+    "reasoning_content": ("reasoning_content", "reasoning", "thinking"),
+    "weight": ("weight", "train"),
+    "calls": ("tool_calls", "function_call"),
+    "name": ("name",),
+    "tool_call_id": ("tool_call_id",),
+}
+READ = {spelling for spellings in SPELLINGS.values() for spelling in spellings}
+# Fields that change what the model is asked: never left out.
+REFUSED = ("tools", "functions", "images", "image", "audio", "audios", "video", "videos")
+EMPTY = (None, "", [], {}, ())
+
+
+def read_message(message: Mapping, name: str, unread: set[str]) -> Message:
+    """The message in the fields of this module; names of fields that nothing reads are added to `unread`, as NAME[].FIELD.
+
+    Raises:
+      RowError: the role is unknown, the content is no text, a field has another type, or one is refused by name.
+    """
+    given = {field: _one_of(message, spellings, name) for field, spellings in SPELLINGS.items()}
+    role, content, calls = given["role"], given["content"], given["calls"]
+    if isinstance(role, str) and role.lower() in CALLS:
+        role, content, calls = "assistant", "", content
+    role = ROLES.get(role.lower(), role) if isinstance(role, str) else role
+    if not isinstance(role, str) or role not in KNOWN:
+        raise RowError("roles", f"{name} has the role {str(role)[:40]!r}; known roles are {', '.join(ROLES)}.")
+    read = {"role": role, "content": _content(content, f"a turn of role {role} in {name}", empty=calls not in EMPTY)}
+    if calls not in EMPTY:
+        read["tool_calls"] = _calls(calls, name)
+    for field in ("reasoning_content", "name", "tool_call_id"):
+        if given[field] not in EMPTY:
+            read[field] = _text(given[field], f"{name}[].{field}")
+    if given["weight"] is not None:
+        read["weight"] = _weight(given["weight"], name)
+    for field in ("tool_calls", "reasoning_content"):
+        if field in read and role != "assistant":
+            raise RowError(field, f"{name} has {field} in a {role} turn; only assistant turns have them.")
+    _rest(message, name, unread)
+    return read
+
+
+def _one_of(message, spellings, name):
+    # the value of a field that has several spellings: they may not contradict each other
+    values = [(spelling, message[spelling]) for spelling in spellings if message.get(spelling) is not None]
+    for spelling, value in values[1:]:
+        if value != values[0][1] and value not in EMPTY:
+            raise RowError("message_fields", f"{name} has a message with two different fields {values[0][0]} and {spelling}; keep one.")
+    return values[0][1] if values else None
+
+
+def _content(content, where, *, empty):
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        return "".join(_part(part, where) for part in content)
+    if content is None and empty:
+        return ""
+    if not isinstance(content, str):
+        kind = "missing" if content is None else f"{type(content).__name__} {str(content)[:40]!r}"
+        raise RowError("wrong_type", f"the content of {where} is {kind}; it must be text.")
+    return content
+
+
+def _part(part, where):
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise RowError("content_part", f"the content of {where} has a part of type {str(kind)[:40]!r}; only parts of type 'text' are trained.")
+    return part["text"]
+
+
+def _calls(calls, name):
+    calls = _parsed(calls, f"tool_calls of {name}")
+    calls = [calls] if isinstance(calls, Mapping) else calls
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        raise RowError("tool_calls", f"tool_calls of {name} is {type(calls).__name__} {str(calls)[:40]!r}; it must be a list of calls.")
+    return [_call(call, name) for call in calls]
+
+
+def _call(call, name):
+    function = call.get("function") if isinstance(call, Mapping) and call.get("function") is not None else call
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise RowError("tool_calls", f"a tool call of {name} is {str(call)[:60]!r}; it must have the name of a function, and its arguments.")
+    arguments = function.get("arguments", function.get("parameters"))
+    arguments = {} if arguments in EMPTY else _parsed(arguments, f"arguments of the tool call {function['name']!r}")
+    extra = function.keys() - {"name", "arguments", "parameters", "type", "id"}
+    if not isinstance(arguments, Mapping) or any(function[field] not in EMPTY for field in extra):
+        raise RowError("tool_calls", f"the tool call {function['name']!r} of {name} is {str(function)[:80]!r}; it must be a name and a dict.")
+    identity = {"id": call["id"]} if call.get("id") is not None else {}
+    return {"type": "function", **identity, "function": {"name": function["name"], "arguments": dict(arguments)}}
+
+
+def _parsed(value, what):
+    # a dict or list that a data set may hold as JSON text
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RowError("tool_calls", f"{what} is the text {value[:60]!r}, which is not valid JSON: {str(error)[:60]}.") from error
+
+
+def _text(value, what):
+    if not isinstance(value, str):
+        raise RowError("wrong_type", f"{what} is {type(value).__name__} {str(value)[:40]!r}; it must be text.")
+    return value
+
+
+def _weight(value, name):
+    if value not in (0, 1):
+        raise RowError("weight", f"{name} has a message of weight {str(value)[:40]}; it must be 1 (trained) or 0 (not trained).")
+    return int(value)
+
+
+def _rest(message, name, unread):
+    for field in message.keys() - READ:
+        if message[field] in EMPTY:
+            continue
+        if field in REFUSED:
+            raise RowError(field, f"{name} has a message with {field}, which a template would not see; take them out, or leave the row out.")
+        unread.add(f"{name}[].{field}")
