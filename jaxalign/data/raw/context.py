@@ -1,4 +1,4 @@
-"""What a row holds beside prompt and responses and the model must see: a system text and tools; media, which cannot be trained, refuse the row.
+"""What the model must see beside prompt and responses: a system text and tools. Media, which it cannot see, refuse the row.
 
 The column names are those of public sets: `system` (orca_dpo_pairs, LLaMA-Factory), `system_prompt`, `tools` (transformers, xLAM; often
 JSON text), `images`.
@@ -40,7 +40,7 @@ def with_system(prompt: str | tuple[Message, ...], system: str) -> tuple[Message
     turns = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
     if turns and turns[0]["role"] == "system":
         if turns[0]["content"].strip() != system.strip():
-            raise RowError("system", "the conversation begins with another system text than the column system holds; leave one of them out.")
+            raise RowError("system", "the conversation begins with another system text than the column system; leave one of them out.")
         return turns
     return ({"role": "system", "content": system}, *turns)
 

@@ -91,7 +91,7 @@ def _part(part, where):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind != "text" or not isinstance(part.get("text"), str):
-        raise RowError("content_part", f"the content of {where} has a part of type {str(kind)[:40]!r}; only parts of type 'text' are trained.")
+        raise RowError("content_part", f"the content of {where} has a part of type {str(kind)[:40]!r}; only type 'text' is trained.")
     return part["text"]
 
 
@@ -106,12 +106,12 @@ def _calls(calls, name):
 def _call(call, name):
     function = call.get("function") if isinstance(call, Mapping) and call.get("function") is not None else call
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise RowError("tool_calls", f"a tool call of {name} is {str(call)[:60]!r}; it must have the name of a function, and its arguments.")
+        raise RowError("tool_calls", f"a tool call of {name} is {str(call)[:60]!r}; it must be the name and the arguments of a function.")
     arguments = function.get("arguments", function.get("parameters"))
     arguments = {} if arguments in EMPTY else _parsed(arguments, f"arguments of the tool call {function['name']!r}")
     extra = function.keys() - {"name", "arguments", "parameters", "type", "id"}
     if not isinstance(arguments, Mapping) or any(function[field] not in EMPTY for field in extra):
-        raise RowError("tool_calls", f"the tool call {function['name']!r} of {name} is {str(function)[:80]!r}; it must be a name and a dict.")
+        raise RowError("tool_calls", f"a tool call of {name} is {str(function)[:60]!r}; it must be a name and a dict of arguments.")
     identity = {"id": call["id"]} if call.get("id") is not None else {}
     return {"type": "function", **identity, "function": {"name": function["name"], "arguments": dict(arguments)}}
 
@@ -143,5 +143,5 @@ def _rest(message, name, unread):
         if message[field] in EMPTY:
             continue
         if field in REFUSED:
-            raise RowError(field, f"{name} has a message with {field}, which a template would not see; take them out, or leave the row out.")
+            raise RowError(field, f"{name} has a message with {field}, which no template would see; leave the row out.")
         unread.add(f"{name}[].{field}")

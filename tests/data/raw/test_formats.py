@@ -123,7 +123,7 @@ def test_columns_that_fit_nothing_are_refused_with_the_formats(row, words):
         ({"messages": [assistant("a")]}, "messages", "roles", "no user turn followed by"),
         ({"messages": [user("a"), {"role": "critic", "content": "b"}]}, "messages", "roles", "role 'critic'; known roles are"),
         ({"messages": [user("a"), {"role": "system", "content": "b"}]}, "messages", "roles", "system turn at place 1"),
-        ({"messages": [user("a"), {"role": "assistant", "content": None}]}, "messages", "wrong_type", "content of a turn of role assistant in messages is missing"),
+        ({"messages": [user("a"), {"role": "assistant", "content": None}]}, "messages", "wrong_type", "in messages is missing"),
         ({"messages": "hello"}, "messages", "wrong_type", "must be a list of messages"),
         ({"prompt": "p", "completion": "c", "label": "maybe"}, "binary", "wrong_type", "label is 'maybe'"),
         ({"prompt": "p", "completion": "c", "score": 7}, "scored", "score_range", r"score 7 is outside \[0.0, 1.0\]; set score_range"),
