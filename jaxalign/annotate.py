@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxalign import prepare, types
 from jaxalign.config import build
-from jaxalign.config.command_line import from_command_line
+from jaxalign.config.command_line import from_command_line, run, start_devices, workdir_of
 from jaxalign.config.sets import check_fits
 from jaxalign.config.stages import place_stages
 from jaxalign.data import progress
@@ -60,23 +60,22 @@ def with_columns(
 
 def main(argv: list[str] | None = None) -> int:
     """Writes the columns of every stage of a configuration and says where."""
-    try:
-        run = from_command_line(argv, __doc__.splitlines()[0], FLAGS)
-        workdir = Path(run.options.workdir or Path("runs") / run.name)
-        for cfg in run.stages.values():
-            if "experiment" in cfg:
-                continue
-            place_stages(cfg, workdir)
-            with jax.set_mesh(build.mesh(cfg)):
-                found = prepare.prepare_from_config(cfg)
-                sets = [store.read(folder) for folder, _ in found["train"]]
-                sets, held_out = with_columns(cfg, sets, {name: store.read(folder) for name, folder in found["eval"].items()})
-                for prepared in (*sets, *held_out.values()):
-                    _report(prepared)
-    except (ValueError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run(_annotate, argv)
+
+
+def _annotate(argv):
+    asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="annotate")
+    start_devices(asked)
+    for cfg in asked.stages.values():
+        if "experiment" in cfg:
+            continue
+        place_stages(cfg, workdir_of(asked))
+        with jax.set_mesh(build.mesh(cfg)):
+            found = prepare.prepare_from_config(cfg)
+            sets = [store.read(folder) for folder, _ in found["train"]]
+            sets, held_out = with_columns(cfg, sets, {name: store.read(folder) for name, folder in found["eval"].items()})
+            for prepared in (*sets, *held_out.values()):
+                _report(prepared)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,21 @@ The runs differ in their seed, and their stages are what is compared:
     python -m jaxalign.compare --runs runs/a_0 runs/a_1 runs/a_2 --metrics ranking/log_ratios kl --out runs/a
 """
 
-import argparse
 from collections.abc import Callable, Sequence
-import os
 from pathlib import Path
 import sys
 
+from jaxalign.config import command_line
 from jaxalign.reports import log
+
+FLAGS = (
+    ("--runs", {"nargs": "+", "required": True, "help": "folders of runs with stages, usually one a seed"}),
+    ("--stages", {"nargs": "+", "help": "which stages, in this order; all if not given"}),
+    ("--metrics", {"nargs": "+", "required": True, "help": "held-out metrics; of several sets SET/METRIC, or METRIC for the mean"}),
+    ("--out", {"required": True, "help": "folder to write to"}),
+    ("--x", {"help": "a metric: draw --y, another one, against it, a trajectory a stage"}),
+    ("--y", {"help": "the metric that is drawn against --x"}),
+)
 
 Lines = list[dict]  # the held-out lines of one stage of one run, in order of steps
 INITIAL = "initial/"  # what stands before a metric against the first reference, where the reference moves
@@ -19,34 +27,24 @@ INITIAL = "initial/"  # what stands before a metric against the first reference,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes table.md, curves.png and, with --x and --y, trajectories.png; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jaxalign.compare", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", nargs="+", required=True, help="folders of runs with stages, usually one a seed")
-    parser.add_argument("--stages", nargs="+", help="which stages, in this order; all if not given")
-    parser.add_argument("--metrics", nargs="+", required=True, help="held-out metrics; of several sets SET/METRIC, or METRIC for the mean")
-    parser.add_argument("--out", required=True, help="folder to write to")
-    parser.add_argument("--x", help="a metric: draw --y, another one, against it, a trajectory a stage")
-    parser.add_argument("--y")
-    given = parser.parse_args(arguments)
-    try:
-        if (given.x is None) != (given.y is None):
-            raise ValueError("--x and --y go together; give both or neither.")
-        stages = read([Path(run) for run in given.runs], given.stages)
-        for metric in [*given.metrics, *filter(None, (given.x, given.y))]:
-            _check(stages, metric)
-        out = Path(given.out)
-        out.mkdir(parents=True, exist_ok=True)
-        text = table(stages, given.metrics)
-        (out / "table.md").write_text(text, encoding="utf-8")
-        _draw(out / "curves.png", [_curves(stages, metric) for metric in given.metrics])
-        if given.x:
-            _draw(out / "trajectories.png", [_trajectories(stages, given.x, given.y)])
-    except (ValueError, OSError) as error:
-        if os.environ.get("JAXALIGN_TRACEBACK"):
-            raise
-        print(f"{type(error).__name__}: {error}\n(JAXALIGN_TRACEBACK=1 shows where.)", file=sys.stderr)
-        return 1
+    return command_line.run(_compare, arguments)
+
+
+def _compare(arguments):
+    given = command_line.parse(arguments, __doc__.splitlines()[0], FLAGS, command="compare")
+    if (given.x is None) != (given.y is None):
+        raise ValueError("--x and --y go together; give both or neither.")
+    stages = read([Path(folder) for folder in given.runs], given.stages)
+    for metric in [*given.metrics, *filter(None, (given.x, given.y))]:
+        _check(stages, metric)
+    out = Path(given.out)
+    out.mkdir(parents=True, exist_ok=True)
+    text = table(stages, given.metrics)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    _draw(out / "curves.png", [_curves(stages, metric) for metric in given.metrics])
+    if given.x:
+        _draw(out / "trajectories.png", [_trajectories(stages, given.x, given.y)])
     print(text)
-    return 0
 
 
 def read(runs: Sequence[Path], stages: Sequence[str] | None = None) -> dict[str, list[Lines]]:

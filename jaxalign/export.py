@@ -1,31 +1,25 @@
 """`python -m jaxalign.export`: writes the parameters of a training run as a Hugging Face checkpoint folder."""
 
-import argparse
 from collections.abc import Sequence
-import os
 from pathlib import Path
 import sys
 
+from jaxalign.config.command_line import parse, run
+
+FLAGS = (
+    ("--workdir", {"required": True, "help": "the training run's --workdir"}),
+    ("--out", {"required": True, "help": "folder to write; must not exist"}),
+    ("--step", {"type": int, "help": "checkpoint to export; the latest if not given"}),
+    ("--dtype", {"choices": ("float32", "bfloat16"), "default": "float32", "help": "type of the written weights"}),
+)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Restores a run's parameters and writes them to a folder that transformers loads; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jaxalign.export", description=__doc__)
-    parser.add_argument("--workdir", required=True, help="the training run's --workdir")
-    parser.add_argument("--out", required=True, help="folder to write; must not exist")
-    parser.add_argument("--step", type=int, help="checkpoint to export; the latest if not given")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the written weights")
-    given = parser.parse_args(arguments)
-    try:
-        _export(given)
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("JAXALIGN_TRACEBACK"):
-            raise
-        print(f"{type(error).__name__}: {error}\n(JAXALIGN_TRACEBACK=1 shows where.)", file=sys.stderr)
-        return 1
-    return 0
+    return run(_export, arguments)
 
 
-def _export(given):
+def _export(arguments):
+    given = parse(arguments, __doc__.splitlines()[0], FLAGS, command="export")
     _check_stage(Path(given.workdir))
 
     import logging

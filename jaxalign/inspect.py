@@ -6,7 +6,6 @@
 Trained tokens are green on a terminal and stand in [[ ]] elsewhere.
 """
 
-import argparse
 from collections.abc import Sequence
 import logging
 from pathlib import Path
@@ -14,12 +13,12 @@ import sys
 
 import numpy as np
 
+from jaxalign.config.command_line import from_command_line, run
 from jaxalign.data.rows import pack, store
 from jaxalign.data.rows.store import Prepared
 from jaxalign.data.summary import report
 from jaxalign.data.text import tokenizer
 from jaxalign.data.text.tokenizer import Tokenizer
-from jaxalign.prepare import prepare_stages
 
 FLAGS = (
     ("--rows", {"type": int, "default": 5, "help": "examples to show decoded (5)"}),
@@ -31,16 +30,18 @@ BAR_WIDTH = 50
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the inspection of every prepared set of a configuration, or of one folder; returns the exit code."""
+    return run(_inspect, argv)
+
+
+def _inspect(argv):
+    from jaxalign.prepare import prepare_stages
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        sets, rows = _sets(argv)
-        for folder, tokenizer_path in sets:
-            show(folder, rows=rows, tokenizer_path=tokenizer_path)
-    except (ValueError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="inspect", instead="--prepared")
+    if asked.options.prepared:
+        show(asked.options.prepared, rows=asked.options.rows)
+    for folder, tokenizer_path in prepare_stages(asked.stages, tell=lambda lines: None):
+        show(folder, rows=asked.options.rows, tokenizer_path=tokenizer_path)
 
 
 def show(folder: str | Path, *, rows: int, tokenizer_path: str | None = None) -> None:
@@ -161,22 +162,6 @@ def _print_group(console, prepared, group, loaded):
             if k == 0 or i:  # the prompt is the same for all
                 text.append(part, style="green" if trained else "dim")
         console.print(text)
-
-
-def _sets(argv):
-    # ([(folder, path of the tokenizer or None)], number of rows to show)
-    parser = argparse.ArgumentParser(add_help=False)
-    for name, options in FLAGS:
-        parser.add_argument(name, **options)
-    options, rest = parser.parse_known_args(argv)
-    if options.prepared and not {"-h", "--help"} & set(rest):
-        if rest:
-            raise ValueError(f"unknown arguments {rest}; with --prepared only --rows can be given.")
-        return [(Path(options.prepared), None)], options.rows
-    from jaxalign.config.command_line import from_command_line
-
-    run = from_command_line(argv, __doc__.splitlines()[0], FLAGS)
-    return prepare_stages(run.stages, tell=lambda lines: None), run.options.rows
 
 
 if __name__ == "__main__":

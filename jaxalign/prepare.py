@@ -11,8 +11,7 @@ import logging
 from pathlib import Path
 import sys
 
-from ml_collections import ConfigDict
-
+from jaxalign.config.command_line import from_command_line, run
 from jaxalign.config.schema import named_sets
 from jaxalign.data.prepared import prepare
 from jaxalign.data.summary import report
@@ -82,19 +81,18 @@ def prepare_stages(stages: Mapping, *, tell: Callable[[list[str]], None]) -> lis
 
 def main(argv: list[str] | None = None) -> int:
     """Prepares the data of every stage of a configuration and reports on it."""
-    from jaxalign.config.command_line import from_command_line
+    return run(_prepare, argv)
 
+
+def _prepare(argv):
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        run = from_command_line(argv, __doc__.splitlines()[0])
-        prepare_stages(run.stages, tell=lambda lines: print("\n".join(lines)))
-    except (ValueError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    asked = from_command_line(argv, __doc__.splitlines()[0], command="prepare")
+    prepare_stages(asked.stages, tell=lambda lines: print("\n".join(lines)))
 
 
 def _plain(source):
+    from ml_collections import ConfigDict
+
     return source.to_dict() if isinstance(source, ConfigDict) else dict(source)
 
 

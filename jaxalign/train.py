@@ -6,14 +6,11 @@ metrics of step s say is what the checkpoint holds. Starting again with the same
 """
 
 import dataclasses
-import errno
 import logging
-import os
 from pathlib import Path
 import sys
 
-from jaxalign.config.command_line import from_command_line, start_devices
-from jaxalign.config.stages import exported_stages, place_stages
+from jaxalign.config.command_line import from_command_line, run, start_devices, workdir_of
 
 FLAGS = (
     ("--workdir", {"help": "folder of the run (default: runs/NAME); an existing one is continued"}),
@@ -22,40 +19,35 @@ FLAGS = (
     ("--process", {"type": int, "help": "number of this process, from 0, with --coordinator HOST:PORT"}),
     ("--stopped-exit-code", {"type": int, "default": 0, "help": "exit code after a request to stop, for schedulers that then start again"}),
 )
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Trains every stage of the configuration in turn; returns the exit code."""
-    try:
-        run = from_command_line(argv, __doc__.splitlines()[0], FLAGS)
-        start_devices(run)
-        from jaxalign.training.stop import StopRequest
-
-        with StopRequest() as stop:
-            return _run_stages(run, stop)
-    except (ValueError, FileNotFoundError, RuntimeError, FloatingPointError) as error:
-        if os.environ.get("JAXALIGN_TRACEBACK"):
-            raise
-        print(f"\n{type(error).__name__}: {error}\n(JAXALIGN_TRACEBACK=1 shows where.)", file=sys.stderr)
-        return 1
-    except OSError as error:
-        full = "Free some space and start again with the same command; checkpoints are kept." if error.errno in DISK_FULL else ""
-        print(f"\n{type(error).__name__}: {error}. {full or 'Check the path and who may write there.'}", file=sys.stderr)
-        return 1
+    return run(_train, argv)
 
 
-def _run_stages(run, stop) -> int:
-    workdir = Path(run.options.workdir or Path("runs") / run.name)
-    exported = exported_stages(run.stages)
-    for stage, cfg in run.stages.items():
+def _train(argv):
+    asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="train")
+    start_devices(asked)
+    from jaxalign.training.stop import StopRequest
+
+    with StopRequest() as stop:
+        return _run_stages(asked, stop)
+
+
+def _run_stages(asked, stop) -> int:
+    from jaxalign.config.stages import exported_stages, place_stages
+
+    workdir = workdir_of(asked)
+    exported = exported_stages(asked.stages)
+    for stage, cfg in asked.stages.items():
         if "experiment" in cfg:
             _run_experiment(cfg.experiment, workdir / stage)
             continue
         place_stages(cfg, workdir)
         cfg.train.export = cfg.train.export or stage in exported
-        if stop.requested() or not train(cfg, workdir / stage, name=stage or run.name, stop=stop):
-            return run.options.stopped_exit_code
+        if stop.requested() or not train(cfg, workdir / stage, name=stage or asked.name, stop=stop):
+            return asked.options.stopped_exit_code
     return 0
 
 

@@ -9,7 +9,8 @@ import pytest
 import toys
 
 from jaxalign import annotate, prepare, train
-from jaxalign.config import build, files
+from jaxalign.config import build, command_line
+from jaxalign.config.resolve import ConfigError
 from jaxalign.data.rows import columns, loader, store
 
 OPTIMIZED = True
@@ -25,7 +26,7 @@ def cache(tmp_path_factory):
 
 def resolved(cache, *overrides, objective="dpo"):
     arguments = ["--config", f"{TINY}:{objective}", f"--config.data.prepared_dir={cache}", "--config.data.eval=None", *overrides]
-    return files.from_command_line(arguments, "test").stages[""]
+    return command_line.from_command_line(arguments, "test").stages[""]
 
 
 def run(workdir, cache, *overrides, objective="dpo"):
@@ -177,12 +178,12 @@ def test_an_advantage_without_its_reward_column_or_head_is_refused(tmp_path, cac
     ],
 )
 def test_a_wrong_column_is_reported_before_anything_is_loaded(cache, column, words):
-    with pytest.raises(files.ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words):
         resolved(cache, f"--config.data.columns={{'x': {column!r}}}")
 
 
 def test_columns_that_are_none_are_reported(cache):
-    with pytest.raises(files.ConfigError, match="data.columns=3 is int, not dict"):
+    with pytest.raises(ConfigError, match="data.columns=3 is int, not dict"):
         resolved(cache, "--config.data.columns=3")
 
 

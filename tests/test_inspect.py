@@ -64,11 +64,9 @@ def test_lengths_that_are_all_the_same_make_one_bar():
     assert len(inspect.histogram("tokens", np.full(7, 5))) == 2
 
 
-@pytest.mark.parametrize("arguments", [["--prepared", "nowhere"], ["--prepared", "nowhere", "--config.data.pack=False"]])
-def test_what_cannot_be_inspected_is_refused_in_one_line(arguments, capsys):
-    assert inspect.main(arguments) == 1
-    error = capsys.readouterr().err
-    assert "nowhere is not a prepared set" in error or "unknown arguments" in error
+def test_what_is_no_prepared_set_is_refused_in_one_line(capsys):
+    assert inspect.main(["--prepared", "nowhere"]) == 1
+    assert "nowhere is not a prepared set" in capsys.readouterr().err
 
 
 def test_a_tokenizer_that_has_changed_since_is_refused(folder, capsys):

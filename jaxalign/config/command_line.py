@@ -1,64 +1,160 @@
-"""What every command shares: `--config FILE`, overrides, its own flags."""
+"""What every command shares: flags, `--config FILE` with its overrides, the devices, and the one way to print an error.
+
+A command is a module with a function `main(argv) -> exit code` that hands its body to `run`. Nothing heavy is imported before it is needed,
+so that `--help` answers at once.
+"""
 
 import argparse
+from collections.abc import Callable, Sequence
+import difflib
+import errno
+import glob
+import importlib.util
 import os
 from pathlib import Path
 import re
-from typing import NamedTuple
+import sys
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+TRACEBACK = "JAXALIGN_TRACEBACK"  # environment variable: any value shows the traceback of an error
+INTERRUPTED = 130  # exit code of a process that Ctrl-C ended, by the convention of shells
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+EXPECTED = (ValueError, OSError, RuntimeError, FloatingPointError, ImportError, MemoryError)  # what bad input and a bad machine raise
+GOOGLE_PCI_VENDOR = "0x1ae0"
 
-from jaxalign.config.files import load_file, override
-from jaxalign.config.resolve import ConfigError
-from jaxalign.config.stages import resolve_stages
+Flags = Sequence[tuple[str, dict[str, Any]]]  # (name, options of argparse)
 
 
 class Run(NamedTuple):
     """What the command line asked for."""
 
     name: str  # of the config file, without .py; with "_ARGUMENT" where it was given one
-    stages: dict[str, ConfigDict]  # stage name -> resolved configuration; one stage called "" where the config has none
-    options: argparse.Namespace  # the other flags of the entry point
+    stages: dict[str, Any]  # stage name -> resolved ConfigDict; one stage called "" where the config has none
+    options: argparse.Namespace  # the other flags of the command
 
 
-def from_command_line(argv: list[str] | None, description: str, flags=()) -> Run:
-    """Parses `--config FILE --config.a.b=value ...` and the entry point's own flags.
+def run(body: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """The exit code of a command: what its body returns (None: 0), or 1 after printing the error that it raised, as one sentence."""
+    _leave_missing_tpu_alone()
+    try:
+        return body(argv) or 0
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"\n{sentence(error)}\n({TRACEBACK}=1 shows where.)", file=sys.stderr)
+        return 1
+
+
+def sentence(error: Exception) -> str:
+    """What a person reads of an error: its kind, its message, and the way out where the message cannot contain it."""
+    kind = type(error).__name__ if isinstance(error, EXPECTED) else f"{type(error).__name__} inside jaxalign, which is a fault of its own"
+    way_out = ""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        way_out = ". Free some space and start again with the same command; checkpoints are kept."
+    elif isinstance(error, OSError) and error.errno is not None:
+        way_out = ". Check the path and its permissions."
+    return f"{kind}: {error}{way_out}"
+
+
+def parse(argv: Sequence[str] | None, description: str, flags: Flags, *, command: str) -> argparse.Namespace:
+    """The flags of a command that takes no configuration."""
+    parser = _parser(description, command)
+    _add(parser, flags)
+    return parser.parse_args(argv)
+
+
+def from_command_line(argv: Sequence[str] | None, description: str, flags: Flags = (), *, command: str = "", instead: str = "") -> Run:
+    """Parses `--config FILE --config.a.b=value ...` and the command's own flags.
 
     Args:
       argv: arguments without the program's name; None reads sys.argv.
       description: first line of --help.
-      flags: (name, dict of argparse options) of the entry point.
+      flags: (name, dict of argparse options) of the command.
+      command: its name, for the usage line.
+      instead: a flag that may stand in the place of --config; the stages are then empty.
 
     Raises:
       ConfigError: everything that is wrong with the configuration.
     """
-    parser = argparse.ArgumentParser(description=description, epilog="Any key of the config: --config.optimizer.learning_rate=1e-6")
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="Python file with get_config()")
-    for name, options in flags:
-        parser.add_argument(name, **options)
+    parser = _parser(description, command, epilog="Any key of the config: --config.optimizer.learning_rate=1e-6")
+    parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="Python file with get_config()")
+    _add(parser, flags)
     options, rest = parser.parse_known_args(argv)
-    unknown = [argument for argument in rest if not argument.startswith("--config.")]
-    if unknown:
-        parser.error(f"unknown arguments {unknown}; overrides are written --config.KEY=VALUE")
+    overrides = [argument for argument in rest if argument.startswith("--config.")]
+    if unknown := [argument for argument in rest if argument not in overrides]:
+        parser.error(f"unknown arguments {unknown}{_meant(unknown[0], parser)}; overrides are written --config.KEY=VALUE")
+    if instead and getattr(options, instead.strip("-")):
+        if options.config or overrides:
+            parser.error(f"{instead} stands in the place of --config; give one of them")
+        return Run("", {}, options)
+    if not options.config:
+        parser.error(f"--config FILE.py is missing{f'; or give {instead}' if instead else ''}")
+    from jaxalign.config.files import load_file, override
+    from jaxalign.config.stages import resolve_stages
+
     config = load_file(options.config)
-    override(config, rest)
+    override(config, overrides)
     path, _, argument = options.config.partition(":")
     name = Path(path).stem + (f"_{re.sub(r'[^A-Za-z0-9.=_-]+', '-', argument)}" if argument else "")
     return Run(name, resolve_stages(config), options)
 
 
-def start_devices(run: Run) -> None:
-    """Settings that jax must get before it initialises its devices: how many a CPU is split into, and the other processes."""
+def workdir_of(asked: Run) -> Path:
+    """The folder of a run: that of --workdir, or runs/NAME."""
+    return Path(asked.options.workdir or Path("runs") / asked.name)
+
+
+def start_devices(asked: Run) -> None:
+    """Settings that jax must get before it initialises its devices: how many a CPU is split into, and the other processes.
+
+    Raises:
+      ConfigError: the flags for several processes are incomplete.
+    """
     import jax
 
-    options = run.options
-    if (options.processes, options.process) != (None, None) and options.coordinator in (None, "auto"):
+    from jaxalign.config.resolve import ConfigError
+
+    coordinator, processes, process = (getattr(asked.options, name, None) for name in ("coordinator", "processes", "process"))
+    if (processes, process) != (None, None) and coordinator in (None, "auto"):
         raise ConfigError("--processes and --process go with --coordinator HOST:PORT of the first process; give all three.")
-    split = max((cfg.mesh.cpu_devices or 1 for cfg in run.stages.values() if "experiment" not in cfg), default=1)
+    split = max((cfg.mesh.cpu_devices or 1 for cfg in asked.stages.values() if "experiment" not in cfg), default=1)
     if split > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", split)
-    if options.coordinator == "auto":
+    if coordinator == "auto":
         jax.distributed.initialize()
-    elif options.coordinator is not None:
+    elif coordinator is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(options.coordinator, num_processes=options.processes, process_id=options.process)
+        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+
+
+def _parser(description, command, **options):
+    return argparse.ArgumentParser(prog=f"python -m jaxalign.{command}" if command else None, description=description, **options)
+
+
+def _add(parser, flags):
+    for name, options in flags:
+        parser.add_argument(name, **options)
+
+
+def _meant(argument, parser):
+    known = [name for action in parser._actions for name in action.option_strings]
+    close = difflib.get_close_matches(argument.partition("=")[0], known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _leave_missing_tpu_alone():
+    """Keeps jax from starting libtpu on a machine without a TPU, which takes seconds and prints lines of warnings.
+
+    jax looks for the chips in the same place; where another accelerator's plugin is installed, the choice is left to it.
+    """
+    if "JAX_PLATFORMS" in os.environ or "JAX_FORCE_TPU_INIT" in os.environ or importlib.util.find_spec("libtpu") is None:
+        return
+    from importlib import metadata  # slow to import
+
+    vendors = {Path(file).read_text().strip() for file in glob.glob("/sys/bus/pci/devices/*/vendor")}
+    plugins = metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("jax_plugins")
+    if GOOGLE_PCI_VENDOR not in vendors and not plugins:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is imported

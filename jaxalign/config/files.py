@@ -10,39 +10,48 @@ import ast
 import importlib.util
 import inspect
 from pathlib import Path
+import traceback
 
 from ml_collections import ConfigDict
 
 from jaxalign.config.resolve import ConfigError
 from jaxalign.config.schema import DURATIONS, units
+from jaxalign.paths import nearby
 
 
 def load_file(reference: str) -> ConfigDict:
     """The ConfigDict that FILE.py's get_config() returns; "FILE.py:TEXT" calls get_config("TEXT").
 
     Raises:
-      ConfigError: no such file, no get_config in it, one that takes no argument or returns no config, or a ValueError, OSError or
-        RuntimeError in the file. Any other error of the file is let through with a note that names it.
+      ConfigError: there is no such file, it is no Python, it defines no get_config, get_config does not take the argument or returns no
+        config, or any error inside the file; with the file and, where there is one, the line.
     """
     path, _, argument = reference.partition(":")
     if not Path(path).is_file():
-        near = sorted(str(p) for p in Path(path).parent.glob("*.py")) if Path(path).parent.is_dir() else []
-        there = f"configs there: {', '.join(near)}." if near else "give the path of a config file."
-        raise ConfigError(f"--config {path}: no such file; {there}")
+        raise ConfigError(f"--config {path}: no such file; {nearby(Path(path))}")
+    if Path(path).suffix != ".py":
+        raise ConfigError(f"--config {path}: a config is a Python file; its name must end in .py.")
     try:
         config = _run_file(path, [argument] if argument else [])
+        if isinstance(config, dict | ConfigDict):
+            return ConfigDict(config.to_dict() if isinstance(config, ConfigDict) else config).unlock()
     except ConfigError:
         raise
-    except (ValueError, OSError, RuntimeError) as error:  # which the entry points print without a traceback
-        raise ConfigError(f"--config {path}: {type(error).__name__}: {error}") from error
-    except Exception as error:
-        error.add_note(f"(in --config {path})")
-        raise
-    if isinstance(config, dict):
-        config = ConfigDict(config)
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"--config {path}: get_config() returns {type(config).__name__}; it must return an ml_collections.ConfigDict.")
-    return config.unlock()
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"--config {path}{_line(error, path)}: {type(error).__name__}: {_message(error)}") from error
+    raise ConfigError(f"--config {path}: get_config() returns {type(config).__name__}; it must return an ml_collections.ConfigDict.")
+
+
+def _line(error, path):
+    """", line N": the last line of the file that an error passed through; "" where it passed through none."""
+    if isinstance(error, SyntaxError) and error.filename == path and error.lineno:
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _message(error):
+    return error.msg if isinstance(error, SyntaxError) else str(error) or "no message"
 
 
 def _run_file(path, arguments):

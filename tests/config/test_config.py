@@ -3,7 +3,6 @@
 from pathlib import Path
 import subprocess
 import sys
-import time
 
 from ml_collections import ConfigDict
 import pytest
@@ -240,16 +239,6 @@ def test_every_objective_says_what_it_requires():
         function, module = objectives.named(name)
         assert function.__name__ == name and all(key in objectives.READS or key.startswith("columns.") for key in module.REQUIRES)
         assert all(default is not REQUIRED for default in hparams_of(function).values())
-
-
-@pytest.mark.parametrize("entry", ["train", "prepare", "inspect", "export"])
-def test_help_is_fast_and_imports_neither_jax_nor_torch(entry):
-    code = f"import sys; from jaxalign import {entry}\ntry:\n    {entry}.main(['--help'])\nexcept SystemExit: pass\n"
-    code += "print([m for m in ('jax', 'torch', 'tensorflow', 'transformers', 'datasets') if m in sys.modules])"
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 10  # a tenth of that on a quiet machine; jax alone takes longer than that on a busy one
-    assert "usage:" in done.stdout and done.stdout.strip().endswith("[]")
 
 
 def test_an_option_of_an_experiment_has_its_type():

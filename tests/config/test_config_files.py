@@ -37,7 +37,16 @@ def write(tmp_path):
         ("def get_config(size): return {}", "", "get_config: missing a required argument: 'size'; give .*mine.py:ARGUMENT"),
         ("def get_config(): return 3", "", "mine.py: get_config.. returns int; it must return an ml_collections.ConfigDict"),
         ("def get_config(): raise ValueError('no such size')", "", "mine.py: ValueError: no such size"),
-        ("open('/nowhere/at/all')", "", "mine.py: FileNotFoundError"),
+        ("open('/nowhere/at/all')", "", "mine.py, line 1: FileNotFoundError"),
+        ("def get_config(): return 1 + {}", "", "mine.py, line 1: TypeError: unsupported operand"),
+        ("x = 1\n1 / 0", "", "mine.py, line 2: ZeroDivisionError"),
+        ("def get_config():\n    return {}['model']", "", "mine.py, line 2: KeyError: 'model'"),
+        ("def get_config():\n    return dict(a=1", "", "mine.py, line 2: SyntaxError: '\\(' was never closed"),
+        ("def get_config(:", "", "mine.py, line 1: SyntaxError"),
+        ("import nothing_like_this", "", "mine.py, line 1: ModuleNotFoundError"),
+        ("import sys\nsys.exit(3)", "", "mine.py, line 2: SystemExit: 3"),
+        ("def get_config(): return {1: 2}", "", "mine.py"),
+        ("def get_config(): return (" + "(" * 500, "", "mine.py.*"),
     ],
 )
 def test_a_file_that_gives_no_config_is_refused_with_the_way_out(write, text, argument, words):
@@ -45,11 +54,23 @@ def test_a_file_that_gives_no_config_is_refused_with_the_way_out(write, text, ar
         files.load_file(write(text) + argument)
 
 
-@pytest.mark.parametrize("text", ["def get_config(): return 1 + {}", "1 / 0", "def get_config(:"])
-def test_an_error_in_a_file_is_let_through_and_names_the_file(write, text):
-    with pytest.raises((TypeError, ZeroDivisionError, SyntaxError)) as error:
-        files.load_file(write(text))
-    assert "mine.py" in error.value.__notes__[0]
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00bad", b"PK\x03\x04\x00\x00", b"\x00" * 10])
+def test_a_file_that_is_no_text_is_refused(tmp_path, content):
+    (tmp_path / "mine.py").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"--config .*mine.py"):
+        files.load_file(str(tmp_path / "mine.py"))
+
+
+def test_a_config_of_another_kind_of_file_is_refused(tmp_path):
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"mine.json: a config is a Python file"):
+        files.load_file(str(tmp_path / "mine.json"))
+
+
+def test_a_misspelt_file_is_met_with_its_neighbours(write):
+    path = write(WHOLE)
+    with pytest.raises(ConfigError, match=r"no such file; in .* there are mine.py"):
+        files.load_file(path.replace("mine", "nine"))
 
 
 def test_a_plain_dict_is_a_config(write):

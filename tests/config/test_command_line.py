@@ -1,0 +1,107 @@
+"""What all commands share: help at once, one sentence for every error, exit codes, flags."""
+
+import errno
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxalign import export, inspect, prepare, train
+from jaxalign.config import command_line
+from jaxalign.config.resolve import ConfigError
+
+COMMANDS = sorted(
+    path.stem for path in (Path(train.__file__).parent).glob("*.py") if "command_line" in path.read_text(encoding="utf-8") and path.stem != "annotate"
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_fast_and_imports_neither_jax_nor_torch(command):
+    code = f"import sys; from jaxalign import {command}\ntry:\n    {command}.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('jax', 'torch', 'tensorflow', 'transformers', 'datasets') if m in sys.modules])"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 10  # a tenth of that on a quiet machine; jax alone takes longer than that on a busy one
+    assert f"usage: python -m jaxalign.{command}" in done.stdout and done.stdout.strip().endswith("[]")
+
+
+def raises(error):
+    def body(argv):
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConfigError("no such key"), "ConfigError: no such key"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b'. Free some space and start again with the same command"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b'. Check the path and its permissions"),
+        (FileNotFoundError("there is no data at 'x'"), "FileNotFoundError: there is no data at 'x'\n"),
+        (FloatingPointError("loss is nan"), "FloatingPointError: loss is nan"),
+        (KeyError("inner"), "KeyError inside jaxalign, which is a fault of its own: 'inner'"),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, Exception) else "",
+)
+def test_an_error_is_one_sentence_and_exit_code_1(capsys, error, words):
+    assert command_line.run(raises(error)) == 1
+    message = capsys.readouterr().err
+    assert words in message and "JAXALIGN_TRACEBACK=1" in message and "Traceback" not in message
+
+
+def test_the_traceback_is_there_for_who_asks(monkeypatch):
+    monkeypatch.setenv("JAXALIGN_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="inner"):
+        command_line.run(raises(ValueError("inner")))
+
+
+def test_exit_codes_are_those_of_the_body_and_of_ctrl_c():
+    assert command_line.run(lambda argv: None) == 0
+    assert command_line.run(lambda argv: 75) == 75
+    assert command_line.run(raises(KeyboardInterrupt())) == 130
+
+
+@pytest.mark.parametrize("command", [train, prepare, inspect])
+def test_a_broken_config_file_is_one_sentence(tmp_path, capsys, command):
+    (tmp_path / "mine.py").write_text("def get_config():\n    return dict(model=\n")
+    assert command.main(["--config", str(tmp_path / "mine.py")]) == 1
+    message = capsys.readouterr().err
+    assert "mine.py, line 2: SyntaxError" in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "words"),
+    [
+        (train, ["--config", "x.py", "--worcdir=a"], "did you mean --workdir?"),
+        (train, ["--workdir", "a"], "--config FILE.py is missing"),
+        (inspect, [], "--config FILE.py is missing; or give --prepared"),
+        (inspect, ["--config", "x.py", "--prepared", "a"], "--prepared stands in the place of --config"),
+        (export, ["--workdir", "a"], "--out"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_flags_that_are_wrong_or_missing_are_named(capsys, command, arguments, words):
+    with pytest.raises(SystemExit) as end:
+        command.main(arguments)
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_machine_without_a_tpu_does_not_start_libtpu(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: name if name == "libtpu" else None)
+    monkeypatch.setattr(command_line.glob, "glob", lambda pattern: [])
+    command_line.run(lambda argv: None)
+    assert command_line.os.environ.pop("JAX_PLATFORMS") == "cpu"
+
+
+@pytest.mark.parametrize(("package", "vendors"), [("jax_plugins", []), ("libtpu", ["0x1ae0"])])
+def test_an_accelerator_is_left_to_jax(monkeypatch, tmp_path, package, vendors):
+    (tmp_path / "vendor").write_text("".join(vendors) + "\n")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: name if name in ("libtpu", package) else None)
+    monkeypatch.setattr(command_line.glob, "glob", lambda pattern: [str(tmp_path / "vendor")])
+    command_line.run(lambda argv: None)
+    assert "JAX_PLATFORMS" not in command_line.os.environ
