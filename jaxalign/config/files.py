@@ -34,12 +34,22 @@ def load_file(reference: str) -> ConfigDict:
     try:
         config = _run_file(path, [argument] if argument else [])
         if isinstance(config, dict | ConfigDict):
-            return ConfigDict(config.to_dict() if isinstance(config, ConfigDict) else config).unlock()
+            plain = config.to_dict() if isinstance(config, ConfigDict) else config
+            _check_keys(plain, f"--config {path}")
+            return ConfigDict(plain).unlock()
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
         raise ConfigError(f"--config {path}{_line(error, path)}: {type(error).__name__}: {_message(error)}") from error
     raise ConfigError(f"--config {path}: get_config() returns {type(config).__name__}; it must return an ml_collections.ConfigDict.")
+
+
+def _check_keys(section, where):
+    for key, value in section.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}: the key {key!r} is {type(key).__name__}; a key is text.")
+        if isinstance(value, dict):
+            _check_keys(value, f"{where}{'.' if ': ' in where else ': '}{key}")
 
 
 def _line(error, path):

@@ -12,9 +12,8 @@ from jaxalign import export, inspect, prepare, train
 from jaxalign.config import command_line
 from jaxalign.config.resolve import ConfigError
 
-COMMANDS = sorted(
-    path.stem for path in (Path(train.__file__).parent).glob("*.py") if "command_line" in path.read_text(encoding="utf-8") and path.stem != "annotate"
-)
+FILES = Path(train.__file__).parent.glob("*.py")
+COMMANDS = sorted(path.stem for path in FILES if "command_line" in path.read_text(encoding="utf-8") and path.stem != "annotate")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

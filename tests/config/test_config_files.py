@@ -36,7 +36,7 @@ def write(tmp_path):
         ("def get_config(): return {}", ":foo", "get_config: too many positional arguments; give .*mine.py without :foo"),
         ("def get_config(size): return {}", "", "get_config: missing a required argument: 'size'; give .*mine.py:ARGUMENT"),
         ("def get_config(): return 3", "", "mine.py: get_config.. returns int; it must return an ml_collections.ConfigDict"),
-        ("def get_config(): raise ValueError('no such size')", "", "mine.py: ValueError: no such size"),
+        ("def get_config(): raise ValueError('no such size')", "", "mine.py, line 1: ValueError: no such size"),
         ("open('/nowhere/at/all')", "", "mine.py, line 1: FileNotFoundError"),
         ("def get_config(): return 1 + {}", "", "mine.py, line 1: TypeError: unsupported operand"),
         ("x = 1\n1 / 0", "", "mine.py, line 2: ZeroDivisionError"),
@@ -45,7 +45,7 @@ def write(tmp_path):
         ("def get_config(:", "", "mine.py, line 1: SyntaxError"),
         ("import nothing_like_this", "", "mine.py, line 1: ModuleNotFoundError"),
         ("import sys\nsys.exit(3)", "", "mine.py, line 2: SystemExit: 3"),
-        ("def get_config(): return {1: 2}", "", "mine.py"),
+        ("def get_config(): return dict(data={1: 2})", "", "mine.py: data: the key 1 is int; a key is text"),
         ("def get_config(): return (" + "(" * 500, "", "mine.py.*"),
     ],
 )
