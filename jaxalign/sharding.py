@@ -1,4 +1,4 @@
-"""Which mesh axis every logical axis of an array lies on: one table, read by `mesh_axes`.
+"""The mesh axes that every logical axis of an array is split over: one table, read by `mesh_axes`.
 
 All meshes are Explicit (sharding is part of an array's type). A weight's shape and its logical axes are declared side by side in
 `models`; "embed" lies on fsdp in storage and is gathered at the point of use (ZeRO-3), the other axes stay split (tensor parallelism).
@@ -26,7 +26,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None) -> Mesh:
-    """An Explicit mesh of data x fsdp x tensor devices; one of the three may be -1: whatever is left.
+    """An Explicit mesh of data x fsdp x tensor devices; one of the three may be -1: all that are left.
 
     Raises:
       ValueError: a size is 0, or the sizes do not multiply to the number of devices.
@@ -35,7 +35,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence |
     sizes = [data, fsdp, tensor]
     for axis, size in zip(MESH_AXES, sizes, strict=True):
         if size < 1 and size != -1:
-            raise ValueError(f"mesh {axis}={size} is no number of devices; use 1 or more, or -1 for what is left.")
+            raise ValueError(f"mesh {axis}={size} is not a number of devices; use 1 or more, or -1 for all that are left.")
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = len(devices) // -int(np.prod(sizes))
     if min(sizes) < 1 or np.prod(sizes) != len(devices):
@@ -49,7 +49,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence |
 
 
 def no_devices():
-    """A context to trace functions in that need a mesh, before there are devices: its axes are Auto, so arrays need no layout."""
+    """A context to trace functions that need a mesh before there are devices: its axes are Auto, so arrays need no layout."""
     return jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3))
 
 
@@ -78,7 +78,7 @@ def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec
 
 
 def mesh_axes(axis: str | None) -> tuple[str, ...]:
-    """The axes of the mesh in scope that a logical axis is split over, without those of a single device.
+    """The axes of the mesh in scope that a logical axis is split over, without those of size 1.
 
     jax 0.12 drops the latter from the types of dimensions of size 1, though not of others: a batch of one row would have two types.
 
@@ -116,7 +116,7 @@ def split_axis(x: jax.Array, parts: int, rows: int) -> jax.Array:
     Every row brings its x.shape[0] // rows consecutive entries. `parts` must divide `rows`.
     """
     groups, rest = x.shape[0] // rows, (None,) * (x.ndim - 1)
-    # The partitions are said, not inferred: a dimension of size 1 would lose its axis.
+    # The output shardings are explicit: inference would drop the mesh axis of a dimension of size 1.
     by_row = x.reshape(rows // parts, parts, groups, *x.shape[1:], out_sharding=spec("rows", None, None, *rest))
     pieces = jax.numpy.moveaxis(by_row, 1, 0)
     return pieces.reshape(parts, rows // parts * groups, *x.shape[1:], out_sharding=spec(None, "rows", *rest))

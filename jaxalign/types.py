@@ -1,6 +1,6 @@
-"""The types every part shares: one batch, one model output, one loss term, one train state.
+"""The types that every part shares: one batch, one model output, one loss term, one train state.
 
-Letters in shapes: R rows, T tokens a row, G groups (prompts) a row, K responses a group, N = R * G groups a batch,
+Letters in shapes: R rows, T tokens per row, G groups (prompts) per row, K responses per group, N = R * G groups per batch,
 D width, V vocabulary. Tokens live in rows, judgements live in responses; `sum_responses` and `at_tokens` are the two maps
 between them. R (and with it N) is sharded over the mesh axes ("data", "fsdp").
 """
@@ -24,7 +24,7 @@ class Batch:
 
     tokens: Array  # int32[R, T]; 0 where segments == 0
     positions: Array  # int32[R, T]; position inside its own prompt + response (rotary and learned positions)
-    segments: Array  # int32[R, T]; which run of tokens it belongs to, >= 1; 0 = padding
+    segments: Array  # int32[R, T]; the run of tokens that it belongs to, >= 1; 0 = padding
     prefixes: Array  # int32[R, T]; the prompt segment that it also sees; 0 = none
     slots: Array  # int32[R, T]; response g * K + k of its row in which the token is scored; -1 = not scored
     reward: Array  # float32[N, K]; explicit feedback: 1 or 0, or a score in [0, 1]
@@ -35,20 +35,20 @@ class Batch:
 
 @struct.dataclass
 class Outputs:
-    """One model's view of one batch. What nobody reads, XLA prunes."""
+    """One model's view of one batch. XLA prunes what nobody reads."""
 
     logps: Array  # float32[R, T]; log p(tokens[t] | what it sees before t), 0 where slots < 0
-    hidden: Array | None = None  # [R, T, D]; after the final norm; None where log-probs come from a column
+    hidden: Array | None = None  # [R, T, D] after the final norm; None where log-probs come from a column
     unembed: Array | None = None  # [V, D]
     prompt_values: Array | None = None  # float32[N, K]; the value head's reward expected for each response's prompt; None without a head
-    greedy: Array | None = None  # int32[R, T]; the token likeliest on the gold text, 0 where slots < 0; None where nobody looked
-    vocab_size: int = struct.field(pytree_node=False, default=0)  # real rows of unembed; further ones are padding
+    greedy: Array | None = None  # int32[R, T]; the likeliest token given the gold text, 0 where slots < 0; None where it was not computed
+    vocab_size: int = struct.field(pytree_node=False, default=0)  # rows of unembed that are tokens; further rows are padding
     softcap: float | None = struct.field(pytree_node=False, default=None)  # of the logits
 
 
 @struct.dataclass
 class Terms:
-    """What an objective returns. It never reduces over the batch: the step computes sum(loss * weight) / sum(weight), once."""
+    """What an objective returns. It never reduces over the batch: the step computes sum(loss * weight) / sum(weight) once."""
 
     loss: Array  # float32 [N], [N, K] or [R, T]
     weight: Array  # float32, the shape of loss; must not depend on parameters
@@ -57,23 +57,23 @@ class Terms:
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes, and so everything that a checkpoint holds."""
+    """Everything that a step changes, and so everything that a checkpoint contains."""
 
     step: Array  # int32[]; optimizer steps done
     trainable: Any  # float32 parameters, a nested dict
     reference: Any  # same tree as trainable, a reference.Table of log-probs, or None
     opt_state: Any
-    rng: Array  # uint32[2]; jax.random.wrap_key_data makes a key of it
+    rng: Array  # uint32[2]; jax.random.wrap_key_data turns it into a key
     frozen: Any = None  # parameters that are not trained: the other top-level keys of the model's tree; None: all are trained
     initial: Any = None  # the reference as it was before the first step, where the rule moves it and it is kept to measure against
-    statistics: Any = struct.field(default_factory=dict)  # name -> float32[]; what the objective knows of the batches so far
+    statistics: Any = struct.field(default_factory=dict)  # name -> float32[]; what the objective carries from the batches so far
 
 
 def column(batch: Batch, name: str) -> Array:
     """A precomputed column of responses, float32[N, K].
 
     Raises:
-      ValueError: the batch has no such column (names those it has and the way to one), or it has a number a token.
+      ValueError: the batch has no such column (the message lists its columns and the way to get one), or the column has a number per token.
     """
     if name not in batch.columns:
         raise ValueError(
@@ -81,7 +81,7 @@ def column(batch: Batch, name: str) -> Array:
             "(python -m jaxalign.annotate writes it), or name the data set's own numbers in response_columns of the source."
         )
     if batch.columns[name].shape != batch.valid.shape:
-        raise ValueError(f"column {name!r} has a number a token, and the objective reads one a response; use another kind of column.")
+        raise ValueError(f"column {name!r} has one number per token, but the objective reads one per response; use another kind of column.")
     return batch.columns[name]
 
 
@@ -120,7 +120,7 @@ def _in_response(batch: Batch) -> Array:
 
 
 def _by_response(x: Array, batch: Batch) -> Array:
-    """[R, G * K] -> [N, K]. The partition is said: inferred, one row a device would lose an axis."""
+    """[R, G * K] -> [N, K]. The output sharding is explicit: with one row per device, inference would drop a mesh axis."""
     groups, responses = batch.valid.shape
     by_row = x.reshape(len(x), groups // len(x), responses)
     return by_row.reshape(groups, responses, out_sharding=jax.typeof(batch.valid).sharding)
