@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 
 FILES = {"helpful": "hh_rlhf_scored/helpful_base.{}.jsonl.gz", "harmless": "hh_rlhf_scored/harmless_base.{}.jsonl.gz"}
 COLUMNS = {"prompt": "prefix.0", "completions": "suffix", "scores": "reward"}
-DRAWN = dict(columns=dict(advantage=dict(kind="advantage", model="stage:value")), sampling="priority")
+DRAWN = dict(computed=dict(advantage=dict(kind="advantage", model="stage:value")), sampling="priority")
 METHODS = {  # stage -> (objective, how its data differ)
     "nll": ("nll", {}),
     "wbc": ("wbc", {}),
@@ -61,7 +61,7 @@ def rows(name: str, part: str, feedback: str | None) -> dict:
     if "JAXALIGN_DATA" not in os.environ:
         raise ValueError("set JAXALIGN_DATA to the folder that holds hh_rlhf_scored/; configs/alol_stories.py says which files.")
     path = str(Path(os.environ["JAXALIGN_DATA"]) / FILES[name].format(part))
-    return dict(path=path, format="scored", columns=COLUMNS, score_transform="sigmoid", feedback=feedback)
+    return dict(path=path, format="scored", rename=COLUMNS, score_transform="sigmoid", feedback=feedback)
 
 
 def stage(method: str, seed: int, *, model: dict, rate: float, steps: int, feedback: str | None = None, **data) -> ConfigDict:
@@ -96,7 +96,7 @@ def get_config(seed: str = "0") -> ConfigDict:
     if not seed.isdecimal():
         raise ValueError(f"seed {seed!r} is not 0, 1, 2, ...; write SEED, for example configs/alol_stories.py:0.")
     number, reference = int(seed), dict(checkpoint="stage:sft")
-    head = dict(reference, value_head=1.0, train="value_head")
+    head = dict(reference, value_head=1.0, trainable="value_head")
     stages = {
         "sft": stage("sft", number, model=dict(checkpoint="package:stories260k"), rate=3e-3, steps=400),
         "value": stage("value", number, model=head, rate=1e-3, steps=200),

@@ -41,7 +41,7 @@ def stage(judgement: str, objective: dict, **data) -> ConfigDict:
                 pack=False,
                 **data,
             ),
-            batch=dict(rows=96, microbatches=4),
+            batch=dict(rows=96, gradient_accumulation_steps=4),
             objective=objective,
             optimizer=dict(learning_rate=1e-6, weight_decay=0.05, warmup_steps=0),
             train=dict(total_epochs=3, eval_every_percent=25, keep_best=1, export=True),
@@ -57,5 +57,5 @@ def get_config(weights: str = VARIANTS[0]) -> ConfigDict:
         if not 0 < weight < 1:
             raise ValueError(f"weight {weight} of the better pairs is not between 0 and 1; 0 is the stage safer, 1 is DPO.")
         objective = dict(name="modpo", beta=BETA, weights=(weight, round(1 - weight, 6)), margins=("margin",))
-        stages[f"modpo_{round(100 * weight)}"] = stage("better", objective, columns=dict(margin=margin))
+        stages[f"modpo_{round(100 * weight)}"] = stage("better", objective, computed=dict(margin=margin))
     return ConfigDict(dict(stages=tuple(stages), **stages))

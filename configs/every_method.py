@@ -27,10 +27,10 @@ MISMATCHED = dict(source=ONE_BY_ONE, data=dict(row_tokens=384))  # beside them o
 CHOSEN = dict(responses="chosen")
 ADVANTAGE = dict(
     source=SCORES,
-    data=dict(columns=dict(advantage=dict(kind="advantage", model="stage:value")), sampling="priority"),
+    data=dict(computed=dict(advantage=dict(kind="advantage", model="stage:value")), sampling="priority"),
 )
 REWARD = dict(source=SCORES, data=dict(sampling="priority", sampling_column="reward"))
-MARGIN = dict(source=dict(response_columns=dict(margin="score")), objective=dict(weights=(0.9, 0.1)))  # better first, then the margin
+MARGIN = dict(source=dict(keep_columns=dict(margin="score")), objective=dict(weights=(0.9, 0.1)))  # better first, then the margin
 SOFT = dict(rule="soft", alpha=0.6, every_percent=6.25)
 HARD = dict(rule="hard", every_percent=12.5)
 
@@ -52,7 +52,7 @@ METHODS: dict[str, dict] = {
     ),
     "value": dict(
         source=SCORES,
-        model=dict(value_head=1.0, train="value_head"),
+        model=dict(value_head=1.0, trainable="value_head"),
         optimizer=dict(learning_rate=1e-3),
         train=dict(total_epochs=2),
     ),

@@ -43,14 +43,14 @@ METHODS: dict[str, dict] = {
 VARIANTS = tuple(METHODS)
 ADVANTAGE = dict(kind="advantage", model="stage:value")
 PROMPT = dict(prompt="prefix.0")
-CHOSEN = dict(format="scored", columns=dict(PROMPT, completion="suffix.0", score="reward.0"), score_transform="sigmoid")
+CHOSEN = dict(format="scored", rename=dict(PROMPT, completion="suffix.0", score="reward.0"), score_transform="sigmoid")
 FEEDBACK = {
-    "pro": dict(format="scored", columns=dict(PROMPT, completions="suffix", scores="reward"), score_transform="sigmoid"),
-    "dpo": dict(format="paired", columns=dict(PROMPT, chosen="suffix.0", rejected="suffix.1")),
+    "pro": dict(format="scored", rename=dict(PROMPT, completions="suffix", scores="reward"), score_transform="sigmoid"),
+    "dpo": dict(format="paired", rename=dict(PROMPT, chosen="suffix.0", rejected="suffix.1")),
 }
 
 
-def stage(file: str, source: dict, *, columns: dict, sampling: dict, row_tokens: int, **sections) -> ConfigDict:
+def stage(file: str, source: dict, *, computed: dict, sampling: dict, row_tokens: int, **sections) -> ConfigDict:
     """What both stages share; a row holds one prompt, so that a batch counts what the published one counts."""
     data = dict(
         train=dict(source, path=f"data/{file}.train.jsonl"),
@@ -61,7 +61,7 @@ def stage(file: str, source: dict, *, columns: dict, sampling: dict, row_tokens:
         max_response_tokens=128,
         response_truncation="keep_start",
         pack=False,
-        columns=columns,
+        computed=computed,
         **sampling,
     )
     return ConfigDict(dict(data=data, batch=dict(rows=16), **sections))
@@ -75,12 +75,12 @@ def get_config(method: str = "alol_seq") -> ConfigDict:
     policy = stage(
         "hh_scored",
         FEEDBACK.get(method, CHOSEN),
-        columns=dict(advantage=ADVANTAGE) if advantages else {},
+        computed=dict(advantage=ADVANTAGE) if advantages else {},
         sampling=dict(sampling="priority", sampling_column="advantage" if advantages else "reward") if advantages or rewards else {},
         row_tokens=1024 if method in FEEDBACK else 772,
         model=dict(checkpoint=MODEL),
         objective=dict(name=method, **METHODS[method]),
-        optimizer=dict(learning_rate=2e-6, eps=1e-6, schedule="constant", warmup_steps=0, clip_norm=0.3),
+        optimizer=dict(learning_rate=2e-6, eps=1e-6, schedule="constant", warmup_steps=0, max_grad_norm=0.3),
         train=dict(total_epochs=1, eval_every_percent=10, export=True),
     )
     if not advantages:
@@ -88,10 +88,10 @@ def get_config(method: str = "alol_seq") -> ConfigDict:
     value = stage(
         "hh_values",
         dict(format="scored", score_transform="sigmoid"),
-        columns={},
+        computed={},
         sampling={},
         row_tokens=772,
-        model=dict(checkpoint=MODEL, value_head=1.0, train="value_head"),
+        model=dict(checkpoint=MODEL, value_head=1.0, trainable="value_head"),
         objective=dict(name="value"),
         optimizer=dict(learning_rate=1e-5, schedule="constant", warmup_steps=0),
         train=dict(total_epochs=10),

@@ -20,8 +20,8 @@ Traps:    how often the soft reference moves is nowhere said; 64 steps is ours, 
 
 from ml_collections import ConfigDict
 
-RATES = dict(name="rmsprop", learning_rate=5e-7, schedule="constant", warmup_steps=150, clip_norm=10.0)
-TR_RATES = dict(learning_rate=1e-6, warmup_steps=100, clip_norm=2.0)  # AdamW and the cosine: the authors' tutorial
+RATES = dict(name="rmsprop", learning_rate=5e-7, schedule="constant", warmup_steps=150, max_grad_norm=10.0)
+TR_RATES = dict(learning_rate=1e-6, warmup_steps=100, max_grad_norm=2.0)  # AdamW and the cosine: the authors' tutorial
 OBJECTIVES = {
     "dpo": dict(name="dpo", beta=0.1),
     "cdpo": dict(name="cdpo", beta=0.1, label_smoothing=0.1),

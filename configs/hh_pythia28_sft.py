@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
             batch=dict(rows=24),
             objective=dict(name="sft"),
             # lr 5e-7, RMSprop, 150 steps of warm-up, clip 10: the reference implementation's defaults, for SFT and DPO alike
-            optimizer=dict(name="rmsprop", learning_rate=5e-7, schedule="constant", warmup_steps=150, clip_norm=10.0),
+            optimizer=dict(name="rmsprop", learning_rate=5e-7, schedule="constant", warmup_steps=150, max_grad_norm=10.0),
             train=dict(total_epochs=1, export=True),
         )
     )

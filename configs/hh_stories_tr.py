@@ -36,7 +36,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 SOURCES = {
-    "helpful": dict(path="hh_rlhf/helpful_base.{}.jsonl.gz", columns=dict(chosen="text.0", rejected="text.1")),
+    "helpful": dict(path="hh_rlhf/helpful_base.{}.jsonl.gz", rename=dict(chosen="text.0", rejected="text.1")),
     "harmless": dict(path="hh_rlhf/harmless_base.{}.jsonl.gz"),
 }
 SOFT = dict(rule="soft", alpha=0.6, every_percent=5)

@@ -4,7 +4,7 @@ Paper:    MODPO, arXiv 2310.03708, the fronts of its safety experiment: Alpaca-7
 Model:    stories260K: 0.26M parameters, trained on children's stories; it travels in the package.
 Data:     Anthropic HH (MIT): 1,653 helpful and 1,602 harmless pairs, 221 and 241 held out, cut to 48 tokens of prompt and 64 an answer.
           Not in the package: JAXALIGN_DATA names a folder with hh_rlhf/{helpful_base,harmless_base}.{train,test}.jsonl.gz, dialogues
-          "chosen" and "rejected" as in Anthropic/hh-rlhf on the hub (leave out `columns` below), or a list "text" of the two.
+          "chosen" and "rejected" as in Anthropic/hh-rlhf on the hub (leave out `rename` below), or a list "text" of the two.
 Command:  JAXALIGN_DATA=FOLDER python -m jaxalign.train --config configs/modpo_stories.py:0 --workdir runs/modpo_0
 Hardware: 1 CPU core, shared, no network; 8 CPU minutes a seed, compiling included.
 Measured: 2026-11-20, 180 steps of 8 rows a policy, beta 0.1, learning rate 3e-4 for all (the middle of 1e-4, 3e-4 and 1e-3, tried with DPO
@@ -35,7 +35,7 @@ from ml_collections import ConfigDict
 BETA = 0.1
 WEIGHTS = (75, 50, 25)  # percent, of helpfulness
 PAIRS = {  # the hub's own files have columns chosen and rejected instead of the list text
-    "helpful": dict(path="hh_rlhf/helpful_base.{}.jsonl.gz", columns=dict(chosen="text.0", rejected="text.1")),
+    "helpful": dict(path="hh_rlhf/helpful_base.{}.jsonl.gz", rename=dict(chosen="text.0", rejected="text.1")),
     "harmless": dict(path="hh_rlhf/harmless_base.{}.jsonl.gz"),
 }
 
@@ -63,7 +63,7 @@ def stage(method: str, sources: tuple, seed: int, *, responses: str = "all", mod
                 max_response_tokens=64,
                 response_truncation="keep_start",
                 processes=1,
-                columns=sections.get("columns", {}),
+                computed=sections.get("computed", {}),
             ),
             batch=dict(rows=8),
             objective=dict(name=method, **sections.get("options", {})),
@@ -87,7 +87,7 @@ def get_config(seed: str = "0") -> ConfigDict:
     for percent in WEIGHTS:
         share = percent / 100
         options = dict(beta=BETA, weights=(share, 1 - share))
-        stages[f"modpo_{percent}"] = stage("modpo", (rows("helpful", "train"),), number, options=options, columns=dict(margin=reward))
+        stages[f"modpo_{percent}"] = stage("modpo", (rows("helpful", "train"),), number, options=options, computed=dict(margin=reward))
         mixture = rows("helpful", "train", weight=share), rows("harmless", "train", weight=1 - share)
         stages[f"dpo_lw_{percent}"] = stage("dpo", mixture, number, options=dict(beta=BETA))
     ends = ["harmless"], ["helpful"]

@@ -57,7 +57,7 @@ def get_config(method: str = "dpo", checkpoint: str = "meta-llama/Meta-Llama-3-8
                 row_tokens=2048,
                 max_prompt_tokens=1024,
             ),
-            batch=dict(rows=64, microbatches=4),
+            batch=dict(rows=64, gradient_accumulation_steps=4),
             objective=dict(name=method, **objective),
             optimizer=dict(learning_rate=rate, warmup_percent=10),
             train=dict(total_epochs=1, export=True),

@@ -49,8 +49,8 @@ def get_config(variant: str = "ift") -> ConfigDict:
                 response_truncation="keep_start",
                 pack=False,
             ),
-            batch=dict(rows=512, microbatches=16),
-            optimizer=dict(name="rmsprop", decay=0.99, learning_rate=5e-7, warmup_percent=10, clip_norm=10.0),
+            batch=dict(rows=512, gradient_accumulation_steps=16),
+            optimizer=dict(name="rmsprop", decay=0.99, learning_rate=5e-7, warmup_percent=10, max_grad_norm=10.0),
             train=dict(total_epochs=3, export=True),
             **VARIANTS[variant],
         )

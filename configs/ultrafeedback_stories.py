@@ -34,7 +34,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 TRAIN, TEST = "ultrafeedback_mini/uf_train.train.jsonl.gz", "ultrafeedback_mini/uf_eval.test.jsonl.gz"
-SCORES = dict(score_range=(1, 10), columns={"score_chosen": "metadata.score_chosen", "score_rejected": "metadata.score_rejected"})
+SCORES = dict(score_range=(1, 10), rename={"score_chosen": "metadata.score_chosen", "score_rejected": "metadata.score_rejected"})
 # What a method is told of the same two answers.
 METHODS = {
     "una_score": dict(feedback="score", objective=dict(name="una", loss="mse", beta=0.03)),

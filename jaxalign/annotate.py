@@ -2,7 +2,7 @@
 
     python -m jaxalign.annotate --config configs/NAME.py
 
-`train` does the same by itself when a column of data.columns is not there. A column's name on disk is a hash of the weights, the rows and
+`train` does the same by itself when a column of data.computed is not there. A column's name on disk is a hash of the weights, the rows and
 the code that made it; when it is opened, a few rows are computed again and compared. Several processes compute one set together.
 """
 
@@ -31,13 +31,13 @@ from jaxalign.lm_head import chunks, logps
 from jaxalign.models import model as models
 from jaxalign.training import checkpoint, forward, reference
 
-FLAGS = (("--workdir", {"help": "folder of the run whose stages data.columns names (default: runs/NAME)"}),)
+FLAGS = (("--workdir", {"help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),)
 
 
 def with_columns(
     cfg, sets: list[store.Prepared], held_out: dict[str, store.Prepared], *, quiet: bool = False
 ) -> tuple[list[store.Prepared], dict[str, store.Prepared]]:
-    """Both with the columns of cfg.data.columns, computed where they are not on disk. Needs a mesh in scope.
+    """Both with the columns of cfg.data.computed, computed where they are not on disk. Needs a mesh in scope.
 
     Rule "precomputed" adds "reference_logps" of the model that the run starts from; "hard_table", which has a table for the training rows,
     adds it to the held-out ones.
@@ -46,7 +46,7 @@ def with_columns(
       ValueError: a model is not there, or what is on disk does not agree with it.
     """
     start = {"kind": "logps", "model": None}
-    specs = sorted(cfg.data.columns.items(), key=lambda item: item[1]["kind"] == "advantage")  # which may sum other columns
+    specs = sorted(cfg.data.computed.items(), key=lambda item: item[1]["kind"] == "advantage")  # which may sum other columns
     if cfg.reference.rule == "precomputed":
         specs.append((reference.COLUMN, start))
     every = [*sets, *held_out.values()]
@@ -131,7 +131,7 @@ def _compute(cfg, prepared, name, spec, scorers, *, quiet) -> dict[str, np.ndarr
         missing = [name for name in spec["rewards"] if name not in known]
         if missing:
             raise ValueError(
-                f"data.columns.{name}: rewards={missing} are no columns of {prepared.folder.parent.name}; there are {tuple(known)}."
+                f"data.computed.{name}: rewards={missing} are no columns of {prepared.folder.parent.name}; there are {tuple(known)}."
             )
         values = _responses(cfg, prepared, scorers[0], quiet=quiet)
         return {name: sum(known[name].astype(np.float64) for name in spec["rewards"]) - values}
@@ -199,12 +199,12 @@ def _scorer(cfg, source, spec) -> _Scorer:
     if spec["kind"] == "advantage":
         model, params, run = checkpoint.restore_params(source)
         if models.VALUE_HEAD not in params:
-            raise ValueError(f"data.columns: model={source!r} is a run without a value head; name one of objective 'value'.")
+            raise ValueError(f"data.computed: model={source!r} is a run without a value head; name one of objective 'value'.")
         tolerance = 0.02 * run["value_head"]  # values lie between 0 and this
         learned = tuple(run["config"]["objective"].get("rewards", spec["rewards"]))
         if set(learned) != set(spec["rewards"]):
             raise ValueError(
-                f"data.columns: rewards={spec['rewards']} of an advantage, and the value head of {source} learned {learned}; "
+                f"data.computed: rewards={spec['rewards']} of an advantage, and the value head of {source} learned {learned}; "
                 "an advantage is a reward less what that very reward is on average: sum the same on both sides."
             )
     elif source is None:

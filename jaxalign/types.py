@@ -77,8 +77,8 @@ def column(batch: Batch, name: str) -> Array:
     """
     if name not in batch.columns:
         raise ValueError(
-            f"the objective reads column {name!r} but the batch has {tuple(sorted(batch.columns))}. Describe it in data.columns "
-            "(python -m jaxalign.annotate writes it), or name the data set's own numbers in response_columns of the source."
+            f"the objective reads column {name!r} but the batch has {tuple(sorted(batch.columns))}. Describe it in data.computed "
+            "(python -m jaxalign.annotate writes it), or name the data set's own numbers in keep_columns of the source."
         )
     if batch.columns[name].shape != batch.valid.shape:
         raise ValueError(f"column {name!r} has one number per token, but the objective reads one per response; use another kind of column.")

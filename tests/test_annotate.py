@@ -71,7 +71,7 @@ def test_a_table_of_log_probs_needs_a_column_for_held_out_rows_only(cache):
 
 def scored(cfg, name, spec):
     with jax.set_mesh(build.mesh(cfg)):
-        cfg.data.columns = {name: {"kind": None, "model": None, "reference": None, "beta": 0.1, "rewards": ("reward",), **spec}}
+        cfg.data.computed = {name: {"kind": None, "model": None, "reference": None, "beta": 0.1, "rewards": ("reward",), **spec}}
         (prepared,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)
     return prepared
 
@@ -169,29 +169,29 @@ def test_an_advantage_without_its_reward_column_or_head_is_refused(tmp_path, cac
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        ({"kind": "logps"}, "data.columns.x.model is missing"),
-        ({"kind": "implicit_reward", "model": "a"}, "data.columns.x.reference is missing"),
-        ({"kind": "guess", "model": "a"}, "data.columns.x.kind='guess' is not one of"),
-        ("a", "data.columns.x='a' is not a column"),
-        ({"kind": "logps", "model": "a", "beta": 0.2}, "data.columns.x.beta=0.2 has no effect on kind='logps'"),
-        ({"kind": "advantage", "model": "a", "reference": "b"}, "data.columns.x.reference='b' has no effect on kind='advantage'"),
+        ({"kind": "logps"}, "data.computed.x.model is missing"),
+        ({"kind": "implicit_reward", "model": "a"}, "data.computed.x.reference is missing"),
+        ({"kind": "guess", "model": "a"}, "data.computed.x.kind='guess' is not one of"),
+        ("a", "data.computed.x='a' is not a column"),
+        ({"kind": "logps", "model": "a", "beta": 0.2}, "data.computed.x.beta=0.2 has no effect on kind='logps'"),
+        ({"kind": "advantage", "model": "a", "reference": "b"}, "data.computed.x.reference='b' has no effect on kind='advantage'"),
     ],
 )
 def test_a_wrong_column_is_reported_before_anything_is_loaded(cache, column, words):
     with pytest.raises(ConfigError, match=words):
-        resolved(cache, f"--config.data.columns={{'x': {column!r}}}")
+        resolved(cache, f"--config.data.computed={{'x': {column!r}}}")
 
 
 def test_columns_that_are_none_are_reported(cache):
-    with pytest.raises(ConfigError, match="data.columns=3 is int, not dict"):
-        resolved(cache, "--config.data.columns=3")
+    with pytest.raises(ConfigError, match="data.computed=3 is int, not dict"):
+        resolved(cache, "--config.data.computed=3")
 
 
 def test_an_advantage_may_sum_a_column_whose_name_comes_later_and_is_made_again_with_it(tmp_path, cache):
     model = shipped(tmp_path)
     style = {"kind": "implicit_reward", "model": model, "reference": "package:stories260k", "beta": 1e-6}
-    summed = (f"--config.data.columns={{'style': {style!r}}}", "--config.objective.rewards=('reward','style')")
-    value = ("--config.model.value_head=1.0", "--config.model.train=value_head", "--config.train.export=True")
+    summed = (f"--config.data.computed={{'style': {style!r}}}", "--config.objective.rewards=('reward','style')")
+    value = ("--config.model.value_head=1.0", "--config.model.trainable=value_head", "--config.train.export=True")
     run(tmp_path / "value", cache, *value, *summed, objective="value")
     assert (tmp_path / "value" / "export" / "config.json").exists()  # of the decoder, which was not trained
     cfg = resolved(cache)
@@ -202,7 +202,7 @@ def test_an_advantage_may_sum_a_column_whose_name_comes_later_and_is_made_again_
     for beta in (0.1, 0.3):
         style = {**given, "kind": "implicit_reward", "model": model, "reference": "package:stories260k", "beta": beta}
         advantage = {**given, "kind": "advantage", "model": str(tmp_path / "value"), "rewards": ("reward", "style")}
-        cfg.data.columns = {"advantage": advantage, "style": style}
+        cfg.data.computed = {"advantage": advantage, "style": style}
         with jax.set_mesh(build.mesh(cfg)):
             (prepared,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)
             (again,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)  # from the disk

@@ -104,7 +104,7 @@ def test_the_loss_has_its_known_value_where_policy_and_reference_are_equal(name)
 def test_a_missing_column_is_refused_with_the_way_to_one(name, column):
     policy, reference, batch = seen()
     others = {key: value for key, value in batch.columns.items() if key != column}
-    with pytest.raises(ValueError, match=rf"reads column '{column}' but the batch has \(.*data.columns.*response_columns"):
+    with pytest.raises(ValueError, match=rf"reads column '{column}' but the batch has \(.*data.computed.*keep_columns"):
         terms_of(name, policy, reference, batch.replace(columns=others))
 
 

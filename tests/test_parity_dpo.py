@@ -91,9 +91,9 @@ def our_run(mesh, microbatches):
     config = hf.load_config(FOLDER)
     model = models.build(config)
     with jax.set_mesh(toys.mesh(mesh)):
-        schedule = optim.make_schedule("linear", learning_rate=PEAK, warmup_steps=WARMUP, total_steps=STEPS, final_fraction=0.0)
+        schedule = optim.make_schedule("linear", learning_rate=PEAK, warmup_steps=WARMUP, total_steps=STEPS, min_lr_ratio=0.0)
         optimizer = optim.make_optimizer(
-            optim.adamw, schedule, clip_norm=CLIP, weight_decay=DECAY, axes=model.axes, b1=B1, b2=B2, eps=EPS
+            optim.adamw, schedule, max_grad_norm=CLIP, weight_decay=DECAY, axes=model.axes, b1=B1, b2=B2, eps=EPS
         )
         train_step = step.make_train_step(
             toys.next_token(config), objectives.bind("dpo", beta=BETA), reference.frozen, optimizer, schedule, microbatches=microbatches

@@ -34,17 +34,17 @@ def margins():
     stages = dict(
         sft=stage("sft", "package:stories260k"),
         other=stage("dpo"),
-        modpo=stage("modpo", data=dict(columns=dict(margin=implicit)), objective=dict(weights=(0.5, 0.5))),
+        modpo=stage("modpo", data=dict(computed=dict(margin=implicit)), objective=dict(weights=(0.5, 0.5))),
     )
     return ConfigDict(dict(stages=tuple(stages), **stages))
 
 
 def advantages():
     advantage = dict(kind="advantage", model="stage:value")
-    drawn = dict(columns=dict(advantage=advantage), sampling="priority")
+    drawn = dict(computed=dict(advantage=advantage), sampling="priority")
     stages = dict(
         sft=stage("sft", "package:stories260k"),
-        value=stage("value", model=dict(value_head=1.0, train="value_head")),
+        value=stage("value", model=dict(value_head=1.0, trainable="value_head")),
         alol=stage("alol", data=drawn),
     )
     return ConfigDict(dict(stages=tuple(stages), **stages))

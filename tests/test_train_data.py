@@ -52,9 +52,9 @@ def test_kto_gets_responses_of_other_prompts_from_the_configuration_alone(start,
 def test_groups_are_drawn_by_a_number_of_the_data_set_and_an_epoch_shrinks_with_them(start, tmp_path, capsys):
     rows = [{"prompt": f"Question {i}?", "completion": f"Answer {i}.", "gain": i - 35.5} for i in range(60)]
     drawn = "sampling='priority', max_groups_per_row=1"
-    assert start("run", "alol_ref_free", rows, drawn, response_columns={"advantage": "gain"}) == 0
+    assert start("run", "alol_ref_free", rows, drawn, keep_columns={"advantage": "gain"}) == 0
     assert len(log.read_metrics(tmp_path / "run", "train")) == 3  # 24 of the 60 rows in batches of 8
-    assert start("bad", "alol_ref_free", rows, f"{drawn}, sampling_column='luck'", response_columns={"advantage": "gain"}) == 1
+    assert start("bad", "alol_ref_free", rows, f"{drawn}, sampling_column='luck'", keep_columns={"advantage": "gain"}) == 1
     assert "goes by the column 'luck'" in capsys.readouterr().err
 
 

@@ -43,7 +43,7 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
       ValueError: it does not cover the devices, or the batch does not split over it.
     """
     made = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    parts, rows, shards = cfg.batch.microbatches, cfg.batch.rows, made.shape["data"] * made.shape["fsdp"]
+    parts, rows, shards = cfg.batch.gradient_accumulation_steps, cfg.batch.rows, made.shape["data"] * made.shape["fsdp"]
     if rows % (parts * shards):
         raise ValueError(
             f"batch.rows={rows} in {parts} microbatch(es) does not split over data={made.shape['data']} x fsdp={made.shape['fsdp']} = "
@@ -107,20 +107,20 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
     look = partial(kind, built, **whole, **seed, **options(cfg, "forward"))
     objective = objectives.bind(cfg.objective.name, **options(cfg, "objective"))
     moves = {"every_steps": lengths.every} if cfg.reference.rule in reference.MOVING else {}
-    trained = None if cfg.model.train == "all" else (cfg.model.train,)
+    trained = None if cfg.model.trainable == "all" else (cfg.model.trainable,)
     rule = partial(reference.RULES[cfg.reference.rule], **options(cfg, "reference"), **moves)
     schedule = optim.make_schedule(
         cfg.optimizer.schedule,
         learning_rate=cfg.optimizer.learning_rate,
         warmup_steps=lengths.warmup,
         total_steps=lengths.total,
-        final_fraction=cfg.optimizer.final_fraction,
+        min_lr_ratio=cfg.optimizer.min_lr_ratio,
     )
     axes = decaying_axes(cfg, built)
     optimizer = optim.make_optimizer(
         optim.RULES[cfg.optimizer.name],
         schedule,
-        clip_norm=cfg.optimizer.clip_norm,
+        max_grad_norm=cfg.optimizer.max_grad_norm,
         weight_decay=cfg.optimizer.weight_decay,
         axes=axes if trained is None else {key: axes[key] for key in trained},
         **options(cfg, "optimizer"),
@@ -144,7 +144,7 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
     )
     return Functions(
         init_state,
-        step.make_train_step(look, objective, rule, optimizer, schedule, microbatches=cfg.batch.microbatches),
+        step.make_train_step(look, objective, rule, optimizer, schedule, microbatches=cfg.batch.gradient_accumulation_steps),
         step.make_eval_step(look, objective, kl),
         step.make_refresh(look),
     )

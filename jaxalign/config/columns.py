@@ -17,14 +17,14 @@ def sources(data: dict) -> list[tuple[str, dict]]:
 
 def given(data: dict) -> set[str]:
     """Names of the data sets' own columns."""
-    return {name for _, source in sources(data) for name in source["response_columns"] or ()}
+    return {name for _, source in sources(data) for name in source["keep_columns"] or ()}
 
 
 def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the columns that batches will have: ([N, K] ones, [R, T] ones)."""
     data = resolved["data"]
-    named = {name for where, source in sources(data) if where.startswith("data.train") for name in source["response_columns"] or ()}
-    kinds = {name: column["kind"] for name, column in data["columns"].items()}
+    named = {name for where, source in sources(data) if where.startswith("data.train") for name in source["keep_columns"] or ()}
+    kinds = {name: column["kind"] for name, column in data["computed"].items()}
     by_token = {name for name, kind in kinds.items() if kind == "logps"}
     by_token |= {"reference_logps"} if resolved["reference"]["rule"] in ("precomputed", "hard_table") else set()
     extra = {"mismatched"} if "mismatched" in reads else set()
@@ -35,18 +35,18 @@ def check(resolved: dict) -> Iterator[str]:
     """Objects to names, sums and options of columns that cannot be."""
     data = resolved["data"]
     for name in given(data) & set(RESERVED):
-        yield f"response_columns names a column {name!r}, which the run makes itself; choose another name."
-    for name, column in data["columns"].items():
+        yield f"keep_columns names a column {name!r}, which the run makes itself; choose another name."
+    for name, column in data["computed"].items():
         if not name.isidentifier() or name in RESERVED or name in given(data):
-            yield f"data.columns.{name}: the name is taken, or not of letters, digits and _ only; choose another."
+            yield f"data.computed.{name}: the name is taken, or not of letters, digits and _ only; choose another."
         if column["kind"] == "implicit_reward" and not 0 < column["beta"] < math.inf:
-            yield f"data.columns.{name}.beta={column['beta']} makes every reward 0 or infinite; give that of the model's training."
-        there = {"reward"} | given(data) | data["columns"].keys()
+            yield f"data.computed.{name}.beta={column['beta']} makes every reward 0 or infinite; give that of the model's training."
+        there = {"reward"} | given(data) | data["computed"].keys()
         if not column["rewards"] or not there >= set(column["rewards"]):
-            yield f"data.columns.{name}.rewards={column['rewards']} sums nothing, or what is not there; use {', '.join(sorted(there))}."
+            yield f"data.computed.{name}.rewards={column['rewards']} sums nothing, or what is not there; use {', '.join(sorted(there))}."
     drawn_by = data["sampling_column"]
-    if data["sampling"] != "shuffle" and drawn_by != "reward" and drawn_by not in given(data) | data["columns"].keys():
-        yield f"data.sampling goes by the column {drawn_by!r}, which neither response_columns nor data.columns has; name it there."
+    if data["sampling"] != "shuffle" and drawn_by != "reward" and drawn_by not in given(data) | data["computed"].keys():
+        yield f"data.sampling goes by the column {drawn_by!r}, which neither keep_columns nor data.computed has; name it there."
 
 
 def unread(resolved: dict, reads: tuple[str, ...]) -> Iterator[str]:
@@ -54,9 +54,9 @@ def unread(resolved: dict, reads: tuple[str, ...]) -> Iterator[str]:
     name = resolved["objective"]["name"]
     read = {key.removeprefix("columns.") for key in reads}
     for where, source in sources(resolved["data"]):
-        for column in read & given(resolved["data"]) - set(source["response_columns"] or ()):
-            yield f"{where}.response_columns has no {column!r}, which objective {name!r} reads and another source has; name it there too."
-    summed = {reward for column in resolved["data"]["columns"].values() for reward in column["rewards"]}
+        for column in read & given(resolved["data"]) - set(source["keep_columns"] or ()):
+            yield f"{where}.keep_columns has no {column!r}, which objective {name!r} reads and another source has; name it there too."
+    summed = {reward for column in resolved["data"]["computed"].values() for reward in column["rewards"]}
     drawn_by = {resolved["data"]["sampling_column"]} if resolved["data"]["sampling"] != "shuffle" else set()
-    for column in resolved["data"]["columns"].keys() - summed - drawn_by - read:
-        yield f"data.columns.{column} is read by nothing here: not by objective {name!r}, sampling or another column; leave it out."
+    for column in resolved["data"]["computed"].keys() - summed - drawn_by - read:
+        yield f"data.computed.{column} is read by nothing here: not by objective {name!r}, sampling or another column; leave it out."

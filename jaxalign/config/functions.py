@@ -5,7 +5,7 @@ Options of objectives, forwards, optimizers and reference rules are the keyword 
 
 import math
 
-from jaxalign.config.schema import DURATIONS, SCHEMA, units
+from jaxalign.config.schema import DURATIONS, OTHER_NAMES, SCHEMA, units
 from jaxalign.hparams import REQUIRED, hparams_of
 
 # Arguments that the run gives a function by itself, from other sections.
@@ -46,7 +46,9 @@ def fill_functions(resolved: dict, given: dict) -> list[str]:
 def _fill(resolved, given, section, name, accepted):
     fixed = {k for k in SCHEMA[section] if k != "*"} | {f"{d}_{u}" for d in DURATIONS.get(section, {}) for u in units(d)}
     for option in given:
-        if option not in accepted and option not in fixed:
+        if option not in accepted and option not in fixed and (other := OTHER_NAMES.get(f"{section}.{option}")):
+            yield f"{section}.{option} is called {other} here."
+        elif option not in accepted and option not in fixed:
             yield f"{section}.{option}: {name!r} has no such option; it takes {', '.join(accepted) or 'none'}."
     for option, default in accepted.items():
         value = resolved.setdefault(option, default)

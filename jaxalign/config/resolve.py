@@ -8,7 +8,7 @@ import difflib
 from ml_collections import ConfigDict
 
 from jaxalign.config import functions, rules
-from jaxalign.config.schema import COLUMN, DURATIONS, OPTIONS_OF_KIND, SCHEMA, SOURCE, Field, named_sets, units
+from jaxalign.config.schema import COLUMN, DURATIONS, OPTIONS_OF_KIND, OTHER_NAMES, SCHEMA, SOURCE, Field, named_sets, units
 from jaxalign.hparams import REQUIRED, hparams_of
 
 
@@ -72,9 +72,7 @@ def _section(given, schema, prefix, problems):
     for key, value in given.items():
         if key not in schema and key not in durations and not open_ended:
             accepted = sorted([k for k in schema if k != "*"] + [f"{name}_[{'|'.join(units(name))}]" for name in set(durations.values())])
-            close = difflib.get_close_matches(key, accepted, n=1)
-            meant = f" (did you mean {close[0]}?)" if close else ""
-            problems.append(f"{prefix}{key}: unknown key{meant}; accepted here: {', '.join(accepted)}.")
+            problems.append(_unknown(key, prefix, accepted, "SOURCE." if schema is SOURCE else prefix))
         elif key in durations or (open_ended and key not in schema):
             resolved[key] = value
     for key, field in schema.items():
@@ -90,6 +88,14 @@ def _section(given, schema, prefix, problems):
             resolved[key] = _value(given, key, field, prefix, problems)
     _check_durations(resolved, prefix, durations, problems)
     return resolved
+
+
+def _unknown(key, prefix, accepted, table_prefix):
+    if other := OTHER_NAMES.get(f"{table_prefix}{key}"):
+        return f"{prefix}{key} is called {prefix}{other.removeprefix(table_prefix)} here."
+    close = difflib.get_close_matches(key, accepted, n=1)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    return f"{prefix}{key}: unknown key{meant}; accepted here: {', '.join(accepted)}."
 
 
 def _value(given, key, field: Field, prefix, problems):
@@ -153,9 +159,9 @@ def _source(source, name, problems):
 
 
 def _check_columns(resolved, problems):
-    columns = resolved.get("data", {}).get("columns")
+    columns = resolved.get("data", {}).get("computed")
     for name, given in columns.items() if isinstance(columns, dict) else ():
-        where = f"data.columns.{name}"
+        where = f"data.computed.{name}"
         if not isinstance(given, dict):
             problems.append(f"{where}={given!r} is not a column; write {name}=dict(kind=..., model=...).")
             continue

@@ -6,8 +6,8 @@ from jaxalign.config.schema import units
 
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
 FREE_TO_CHANGE = (
-    "mesh", "batch.microbatches", "model.attention", "model.remat", "model.checkpoint",
-    "data.columns", "data.processes", "data.prepared_dir",
+    "mesh", "batch.gradient_accumulation_steps", "model.attention", "model.remat", "model.checkpoint",
+    "data.computed", "data.processes", "data.prepared_dir",
     *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "wandb")),
     *(f"train.{name}_{unit}" for name in ("log_every", "eval_every", "save_every") for unit in units(name)),
 )  # fmt: skip

@@ -26,9 +26,9 @@ def check(resolved: dict, *, quiet: bool) -> list[str]:
 
 
 def _batch_rule(resolved):
-    rows, parts = resolved["batch"]["rows"], resolved["batch"]["microbatches"]
+    rows, parts = resolved["batch"]["rows"], resolved["batch"]["gradient_accumulation_steps"]
     if rows % parts:
-        yield f"batch.rows={rows} does not split into batch.microbatches={parts}; choose a divisor of batch.rows."
+        yield f"batch.rows={rows} does not split into batch.gradient_accumulation_steps={parts}; choose a divisor of batch.rows."
 
 
 def _model_rule(resolved):
@@ -161,17 +161,17 @@ def _objective_rule(resolved):
         yield f"reference.rule={rule!r}: objective {name!r} reads no reference; leave the key out, or use 'frozen' to measure against."
     if model["value_head"] is not None and "value_head" not in reads:
         yield f"model.value_head={model['value_head']}: objective {name!r} does not read it; leave the key out."
-    if "value_head_alone" in reads and model["train"] != "value_head":
-        yield f"model.train={model['train']!r}: objective {name!r} teaches the value head alone; set model.train='value_head'."
-    if model["train"] == "value_head" and model["value_head"] is None:
-        yield "model.train='value_head' but the model has none; set model.value_head to the largest reward."
+    if "value_head_alone" in reads and model["trainable"] != "value_head":
+        yield f"model.trainable={model['trainable']!r}: objective {name!r} teaches the value head alone; set model.trainable='value_head'."
+    if model["trainable"] == "value_head" and model["value_head"] is None:
+        yield "model.trainable='value_head' but the model has none; set model.value_head to the largest reward."
     if "value_head" in reads and model["value_head"] is None:
         yield f"objective {name!r} reads the value head but the model has none; set model.value_head to the largest reward."
         return
     if "scores_of_prompts" in reads and model["value_head"] != 1:
         yield f"model.value_head={model['value_head']}: objective {name!r} reads values in (0, 1) here; set model.value_head=1.0."
-    if model["train"] == "value_head" and "value_head" not in reads:
-        yield f"model.train='value_head' but objective {name!r} does not read the value head; leave the key out."
+    if model["trainable"] == "value_head" and "value_head" not in reads:
+        yield f"model.trainable='value_head' but objective {name!r} does not read the value head; leave the key out."
     yield from columns.unread(resolved, reads)
     try:
         trace.check(resolved)

@@ -32,15 +32,51 @@ def named_sets(source: dict[str, Any]) -> dict[str, dict]:
     return source if several else {"": source}
 
 
+# Names that keys had, or have elsewhere -> names here; SOURCE stands for every source of data.train and data.eval.
+OTHER_NAMES = {
+    "batch.microbatches": "batch.gradient_accumulation_steps",
+    "batch.batch_size": "batch.rows",
+    "batch.size": "batch.rows",
+    "data.columns": "data.computed",
+    "data.max_length": "data.row_tokens",
+    "data.max_seq_length": "data.row_tokens",
+    "data.max_prompt_length": "data.max_prompt_tokens",
+    "data.max_completion_length": "data.max_response_tokens",
+    "data.packing": "data.pack",
+    "data.chat_template": "data.template",
+    "data.num_proc": "data.processes",
+    "model.name_or_path": "model.checkpoint",
+    "model.path": "model.checkpoint",
+    "model.train": "model.trainable",
+    "optimizer.clip_norm": "optimizer.max_grad_norm",
+    "optimizer.final_fraction": "optimizer.min_lr_ratio",
+    "optimizer.lr": "optimizer.learning_rate",
+    "optimizer.lr_scheduler_type": "optimizer.schedule",
+    "optimizer.warmup_ratio": "optimizer.warmup_percent",
+    "train.max_steps": "train.total_steps",
+    "train.steps": "train.total_steps",
+    "train.num_train_epochs": "train.total_epochs",
+    "train.epochs": "train.total_epochs",
+    "train.eval_steps": "train.eval_every_steps",
+    "train.save_steps": "train.save_every_steps",
+    "train.logging_steps": "train.log_every_steps",
+    "train.save_total_limit": "train.keep_last",
+    "SOURCE.columns": "SOURCE.rename",
+    "SOURCE.response_columns": "SOURCE.keep_columns",
+    "SOURCE.name": "SOURCE.config",
+    "SOURCE.file": "SOURCE.path",
+}
+
 # One source of rows; data.train may be a tuple of them (a mixture by weight).
 SOURCE = {
     "path": Field((str, NONE), None, "a .json, .jsonl or .parquet file (.gz too), a folder saved by datasets, or package:FILE"),
     "hf": Field((str, NONE), None, "a dataset name for datasets.load_dataset"),
     "tfds": Field((str, NONE), None, "a TFDS name, prepared as array_record"),
+    "data_dir": Field((str, NONE), None, "the folder of TFDS data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets"),
     "config": Field((str, NONE), None, "the dataset's configuration name"),
     "split": Field((str, NONE), None, "a split, also a slice of it like train[:90%]"),
     "format": Field((str, NONE), None, "paired, hh, binary, scored, ranked, messages, completion or text; None detects it"),
-    "columns": Field((dict, NONE), None, "our column name -> the dataset's"),
+    "rename": Field((dict, NONE), None, "our column name -> the dataset's; TEXT.0 and metadata.score reach into a column"),
     "limit": Field((int, NONE), None, "use only the first rows", least=1),
     "weight": Field((float,), 1.0, "share in a mixture", least=0),
     "responses": Field((str,), "all", "which responses of a row to keep", ("all", "chosen")),
@@ -48,9 +84,9 @@ SOURCE = {
     "score_range": Field((tuple, NONE), None, "(worst, best) of the scores, mapped to [0, 1]"),
     "score_weights": Field((dict, NONE), None, "attribute -> weight: the score is their weighted mean"),
     "score_transform": Field((str,), "linear", "how a score becomes a reward; sigmoid takes logits", ("linear", "sigmoid")),
-    "response_columns": Field((dict, NONE), None, "our name -> the dataset's numbers of responses, kept as columns for the objective"),
+    "keep_columns": Field((dict, NONE), None, "our name -> the dataset's numbers of responses, kept as columns for the objective"),
 }
-# One computed column of data.columns; `python -m jaxalign.annotate`, or the run itself, writes it beside the prepared rows.
+# One computed column of data.computed; `python -m jaxalign.annotate`, or the run itself, writes it beside the prepared rows.
 COLUMN = {
     "kind": Field((str,), REQUIRED, "what the column holds", ("logps", "implicit_reward", "advantage")),
     "model": Field((str,), REQUIRED, "a Hugging Face folder, package:NAME or stage:NAME; of an advantage: a run of objective value"),
@@ -70,7 +106,7 @@ SCHEMA: dict[str, Any] = {
         "remat": Field((str,), "full", "what the backward pass computes again", ("none", "dots", "full")),
         "attention": Field((str,), "xla", "attention implementation", ("xla",)),
         "value_head": Field((float, NONE), None, "add a value head that predicts rewards from 0 to this; None: no head", least=0),
-        "train": Field((str,), "all", "what is trained: all parameters, or the value head alone", ("all", "value_head")),
+        "trainable": Field((str,), "all", "what is trained: all parameters, or the value head alone", ("all", "value_head")),
     },
     "data": {
         "train": Field((dict, tuple), REQUIRED, "dict(path=...), dict(hf=...), dict(tfds=...), or a tuple of them with weights"),
@@ -83,7 +119,7 @@ SCHEMA: dict[str, Any] = {
         "response_truncation": Field((str,), "drop", "what happens to a longer response", ("keep_start", "drop")),
         "template": Field((str,), "auto", "auto (the tokenizer's), plain, a built-in name, or a .jinja file"),
         "train_turns": Field((str,), "last", "which assistant turns are trained", ("last", "all")),
-        "columns": Field((dict,), {}, "column name -> dict(kind=..., ...): numbers that a model gives the data, see COLUMN"),
+        "computed": Field((dict,), {}, "column name -> dict(kind=..., ...): numbers that a model gives the data, see COLUMN"),
         "sampling": Field((str,), "shuffle", "which groups are drawn, see data/rows/sampling.py", ("shuffle", "positive", "priority")),
         "sampling_column": Field((str,), "advantage", "what positive and priority go by: a column, or reward"),
         "pack": Field((bool,), True, "several groups a row"),
@@ -94,8 +130,8 @@ SCHEMA: dict[str, Any] = {
         "prepared_dir": Field((str, NONE), None, "where prepared rows are kept; None: $JAXALIGN_CACHE or ~/.cache/jaxalign"),
     },
     "batch": {
-        "rows": Field((int,), REQUIRED, "rows a step over all devices (R)", least=1),
-        "microbatches": Field((int,), 1, "parts that a step's rows are split into to save memory", least=1),
+        "rows": Field((int,), REQUIRED, "packed rows per step on all devices (R); a row holds as many prompts as fit", least=1),
+        "gradient_accumulation_steps": Field((int,), 1, "parts that the rows of a step are split into to save memory", least=1),
     },
     "objective": {"name": Field((str,), REQUIRED, "a file of jaxalign/objectives"), "*": True},
     "forward": {"name": Field((str, NONE), None, "a function of jaxalign/training/forward.py; None: the objective's"), "*": True},
@@ -108,9 +144,9 @@ SCHEMA: dict[str, Any] = {
         "name": Field((str,), "adamw", "a rule of jaxalign/training/optim.py"),
         "learning_rate": Field((float,), REQUIRED, "peak learning rate", least=0),
         "schedule": Field((str,), "cosine", "after the warm-up", ("constant", "linear", "cosine")),
-        "final_fraction": Field((float,), 0.0, "of the peak, at the end", least=0),
+        "min_lr_ratio": Field((float,), 0.0, "learning rate at the end, as a share of the peak", least=0),
         "weight_decay": Field((float,), 0.0, "decoupled, on matrices only", least=0),
-        "clip_norm": Field((float,), 1.0, "largest global gradient norm; 0: off", least=0),
+        "max_grad_norm": Field((float,), 1.0, "largest global norm of the gradient, which is clipped to it; 0: no clipping", least=0),
         "*": True,
     },
     "mesh": {

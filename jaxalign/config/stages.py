@@ -14,7 +14,7 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
     """Replaces every "stage:NAME" of a stage's configuration by what that stage leaves in the run's folder: its export, or its folder."""
     if (cfg.model.checkpoint or "").startswith(STAGE):
         cfg.model.checkpoint = str(workdir / cfg.model.checkpoint.removeprefix(STAGE) / "export")
-    for column in cfg.data.columns.values():
+    for column in cfg.data.computed.values():
         for key in ("model", "reference"):
             if (column[key] or "").startswith(STAGE):
                 left = workdir / column[key].removeprefix(STAGE)
@@ -24,7 +24,7 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
 def exported_stages(stages: dict[str, ConfigDict]) -> set[str]:
     """Names of the stages whose export a later stage reads."""
     sources = [cfg.model.checkpoint for cfg in stages.values() if "model" in cfg]
-    columns = [column for cfg in stages.values() if "data" in cfg for column in cfg.data.columns.values() if column.kind != "advantage"]
+    columns = [column for cfg in stages.values() if "data" in cfg for column in cfg.data.computed.values() if column.kind != "advantage"]
     sources += [column[key] for column in columns for key in ("model", "reference")]
     return {source.removeprefix(STAGE) for source in sources if (source or "").startswith(STAGE)}
 
@@ -60,7 +60,7 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
 def _earlier_stages(name, cfg, earlier):
     """Problems of the stages that a stage names."""
     named = {"model.checkpoint": cfg.model.checkpoint}
-    named |= {f"data.columns.{column}.{key}": spec[key] for column, spec in cfg.data.columns.items() for key in ("model", "reference")}
+    named |= {f"data.computed.{column}.{key}": spec[key] for column, spec in cfg.data.computed.items() for key in ("model", "reference")}
     for key, source in named.items():
         if (source or "").startswith(STAGE) and source.removeprefix(STAGE) not in earlier:
             where, there = f"{name}.{key}" if name else key, ", ".join(earlier) or "none"

@@ -49,7 +49,7 @@ def prepare(
     """The folder of the prepared rows of one source (see `data.raw.sources`), made if it is not there; open it with `data.rows.store.read`.
 
     Args:
-      source: may also hold "format", "responses", "feedback", "response_columns" (see `data.raw.formats.to_example`), "score_range",
+      source: may also hold "format", "responses", "feedback", "keep_columns" (see `data.raw.formats.to_example`), "score_range",
         "score_weights" and "score_transform" (see `data.raw.scores`); its "weight" is for the loader.
       tokenizer: folder, file, hub name or package:NAME.
       template: "auto", "plain", a built-in name or a .jinja file.
@@ -114,7 +114,7 @@ def _meta(source, rows, recipe, how):
     renderer = recipe.renderer()
     depends = {
         **{key: value for key, value in dataclasses.asdict(recipe).items() if key not in ("tokenizer", "template")},
-        **{key: source[key] for key in ("split", "limit", "columns") if key in source},
+        **{key: source[key] for key in ("split", "limit", "rename") if key in source},
         "renderer": renderer.identity(),
         "source": rows.identity,
         "rows": len(rows),
@@ -123,7 +123,7 @@ def _meta(source, rows, recipe, how):
     return {
         "name": rows.name,
         "source": source,
-        "response_columns": dict(recipe.response_columns),
+        "keep_columns": dict(recipe.keep_columns),
         "format": recipe.format,
         "format_because": how,
         "tokenizer": renderer.tokenizer.content,
@@ -194,7 +194,7 @@ def _judgements(source):
         "responses": source.get("responses", "all"),
         "scoring": Scoring(span, _items(source, "score_weights"), source.get("score_transform", "linear")),
         "feedback": source.get("feedback"),
-        "response_columns": _items(source, "response_columns"),
+        "keep_columns": _items(source, "keep_columns"),
     }
 
 

@@ -256,7 +256,7 @@ def restore_params(workdir: str | Path, step: int | None = None):
         abstract = jax.tree.map(
             lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
         )
-        trained = run["config"]["model"].get("train", "all")
+        trained = run["config"]["model"]["trainable"]
         parts = {"trainable": abstract}
         if trained != "all":
             parts = {"trainable": {trained: abstract.pop(trained)}, "frozen": abstract}

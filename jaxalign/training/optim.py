@@ -30,16 +30,16 @@ def adafactor(*, decay: float = 0.8, clipping_threshold: float = 1.0, min_dim_si
 RULES = {"adamw": adamw, "rmsprop": rmsprop, "adafactor": adafactor}
 
 
-def make_schedule(shape: str, *, learning_rate: float, warmup_steps: int, total_steps: int, final_fraction: float) -> optax.Schedule:
-    """Learning rate by step: linear over warmup_steps, then "constant", "linear" or "cosine" to final_fraction of the peak.
+def make_schedule(shape: str, *, learning_rate: float, warmup_steps: int, total_steps: int, min_lr_ratio: float) -> optax.Schedule:
+    """Learning rate by step: linear over warmup_steps, then "constant", "linear" or "cosine" to min_lr_ratio of the peak.
 
     The warm-up reaches the peak with its last step; its first step has 1 / warmup_steps of it, so no step trains nothing.
     """
-    rest, final = max(total_steps - warmup_steps, 1), learning_rate * final_fraction
+    rest, final = max(total_steps - warmup_steps, 1), learning_rate * min_lr_ratio
     after = {
         "constant": optax.constant_schedule(learning_rate),
         "linear": optax.linear_schedule(learning_rate, final, rest),
-        "cosine": optax.cosine_decay_schedule(learning_rate, rest, alpha=final_fraction),
+        "cosine": optax.cosine_decay_schedule(learning_rate, rest, alpha=min_lr_ratio),
     }[shape]
     if not warmup_steps:
         return after
@@ -48,13 +48,19 @@ def make_schedule(shape: str, *, learning_rate: float, warmup_steps: int, total_
 
 
 def make_optimizer(
-    rule: Callable[..., optax.GradientTransformation], schedule: optax.Schedule, *, clip_norm: float, weight_decay: float, axes, **hparams
+    rule: Callable[..., optax.GradientTransformation],
+    schedule: optax.Schedule,
+    *,
+    max_grad_norm: float,
+    weight_decay: float,
+    axes,
+    **hparams,
 ) -> optax.GradientTransformation:
     """Clip by global norm -> rule -> weight decay -> learning rate.
 
     Args:
       rule: one of RULES; hparams go to it.
-      clip_norm: largest global norm of the gradient; 0 turns clipping off.
+      max_grad_norm: largest global norm of the gradient; 0 turns clipping off.
       weight_decay: times the learning rate, on matrices only: norms and biases do not decay.
       axes: logical axes of every parameter (model.axes); "layers" does not count as a dimension of a matrix.
     """
@@ -64,7 +70,7 @@ def make_optimizer(
 
     matrices = jax.tree_util.tree_map_with_path(is_matrix, axes, is_leaf=lambda a: isinstance(a, tuple))
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
         rule(**hparams),
         optax.add_decayed_weights(weight_decay, mask=matrices) if weight_decay else optax.identity(),
         optax.scale_by_learning_rate(schedule),

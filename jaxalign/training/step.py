@@ -186,8 +186,8 @@ def split_batch(batch: Batch, parts: int) -> Batch:
     devices = axes["data"] * axes["fsdp"]
     if rows % (parts * devices):
         raise ValueError(
-            f"batch.rows={rows} does not split into batch.microbatches={parts} of rows over data={axes['data']} x fsdp={axes['fsdp']} "
-            f"= {devices} devices; choose a multiple of {parts * devices}."
+            f"batch.rows={rows} does not split into batch.gradient_accumulation_steps={parts} parts over data={axes['data']} x "
+            f"fsdp={axes['fsdp']} = {devices} devices; choose a multiple of {parts * devices}."
         )
     return jax.tree.map(lambda x: sharding.split_axis(x, parts, rows), batch)
 

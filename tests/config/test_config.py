@@ -11,6 +11,7 @@ from jaxalign import objectives
 from jaxalign.config import files
 from jaxalign.config.resolve import ConfigError, resolve
 from jaxalign.config.resume import check_same_run
+from jaxalign.config.schema import DURATIONS, OTHER_NAMES, SCHEMA, SOURCE, units
 from jaxalign.config.stages import resolve_stages
 from jaxalign.hparams import REQUIRED, hparams_of
 
@@ -59,7 +60,7 @@ def test_an_objective_without_a_reference_gets_none():
         (dict(objective=dict(name="dpo", bta=0.1)), ["objective.bta", "it takes beta"]),
         (dict(objective=dict(name="dpo", beta="big")), ["objective.beta='big'", "not float"]),
         (dict(objective=dict(name="cdpo", label_smoothing=0.6)), ["label_smoothing=0.6", "0 <= eps < 0.5"]),
-        (dict(batch=dict(rows=8, microbatches=3)), ["batch.rows=8", "batch.microbatches=3"]),
+        (dict(batch=dict(rows=8, gradient_accumulation_steps=3)), ["batch.rows=8", "batch.gradient_accumulation_steps=3"]),
         (dict(batch=dict(rows=True)), ["batch.rows=True"]),
         (dict(batch=dict(rows=0)), ["batch.rows=0", "less than 1"]),
         (dict(batch={}), ["batch.rows is missing"]),
@@ -74,43 +75,43 @@ def test_an_objective_without_a_reference_gets_none():
         (dict(reference=dict(rule="soft", alpha=1.5, every_steps=2)), ["reference.alpha=1.5 is not in [0, 1]"]),
         (dict(objective=dict(name="modpo", weights=(1.0, -1.0))), ["weights=(1.0, -1.0)", "at least 0"]),
         (
-            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(kind="logps", model="a")))),
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), computed=dict(advantage=dict(kind="logps", model="a")))),
             ["column 'advantage' has a number a token"],
         ),
         (
             dict(
                 objective=dict(name="modpo", margins=("m",)),
-                data=dict(train=dict(path="x"), columns=dict(m=dict(kind="logps", model="a"))),
+                data=dict(train=dict(path="x"), computed=dict(m=dict(kind="logps", model="a"))),
             ),
             ["column 'm' has a number a token"],
         ),
         (
-            dict(data=dict(train=dict(path="x"), columns=dict(reference_logps=dict(kind="logps", model="a")))),
-            ["data.columns.reference_logps: the name is taken"],
+            dict(data=dict(train=dict(path="x"), computed=dict(reference_logps=dict(kind="logps", model="a")))),
+            ["data.computed.reference_logps: the name is taken"],
         ),
         (
             dict(
                 objective=dict(name="alol"),
-                data=dict(train=dict(path="x", response_columns=dict(advantage="a")), columns=dict(advantage=ADVANTAGE)),
+                data=dict(train=dict(path="x", keep_columns=dict(advantage="a")), computed=dict(advantage=ADVANTAGE)),
             ),
-            ["data.columns.advantage: the name is taken"],
+            ["data.computed.advantage: the name is taken"],
         ),
-        (dict(data=dict(train=dict(path="x"), columns=dict(margin=MARGIN))), ["data.columns.margin is read by nothing here"]),
+        (dict(data=dict(train=dict(path="x"), computed=dict(margin=MARGIN))), ["data.computed.margin is read by nothing here"]),
         (
-            dict(objective=dict(name="modpo"), data=dict(train=dict(path="x"), columns=dict(margin=dict(MARGIN, beta=0.0)))),
-            ["data.columns.margin.beta=0.0 makes every reward 0"],
-        ),
-        (
-            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(ADVANTAGE, rewards=())))),
-            ["data.columns.advantage.rewards=() sums nothing"],
+            dict(objective=dict(name="modpo"), data=dict(train=dict(path="x"), computed=dict(margin=dict(MARGIN, beta=0.0)))),
+            ["data.computed.margin.beta=0.0 makes every reward 0"],
         ),
         (
-            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), columns=dict(advantage=dict(ADVANTAGE, rewards=("foo",))))),
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), computed=dict(advantage=dict(ADVANTAGE, rewards=())))),
+            ["data.computed.advantage.rewards=() sums nothing"],
+        ),
+        (
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), computed=dict(advantage=dict(ADVANTAGE, rewards=("foo",))))),
             ["rewards=('foo',) sums nothing, or what is not there", "advantage, reward"],
         ),
         (
-            dict(objective=dict(name="alol"), data=dict(train=dict(path="x", response_columns=dict(advantage="a")), eval=dict(path="y"))),
-            ["data.eval.response_columns has no 'advantage'"],
+            dict(objective=dict(name="alol"), data=dict(train=dict(path="x", keep_columns=dict(advantage="a")), eval=dict(path="y"))),
+            ["data.eval.keep_columns has no 'advantage'"],
         ),
         (dict(data=dict(train=dict(path="x"), sampling_column="reward")), ["data.sampling_column='reward' has no effect"]),
         (dict(data=dict(train=dict(path="x", score_range=(5, 5)))), ["data.train: score_range=(5, 5)"]),
@@ -148,9 +149,9 @@ def test_an_objective_without_a_reference_gets_none():
         ),
         (dict(model=dict(checkpoint="a", value_head=1.0)), ["model.value_head=1.0: objective 'dpo' does not read it"]),
         (dict(objective=dict(name="value"), model=dict(checkpoint="a", value_head=0.0)), ["model.value_head=0.0"]),
-        (dict(objective=dict(name="value"), model=dict(checkpoint="a", value_head=1.0)), ["set model.train='value_head'"]),
+        (dict(objective=dict(name="value"), model=dict(checkpoint="a", value_head=1.0)), ["set model.trainable='value_head'"]),
         (
-            dict(objective=dict(name="value", rewards=()), model=dict(checkpoint="a", value_head=1.0, train="value_head")),
+            dict(objective=dict(name="value", rewards=()), model=dict(checkpoint="a", value_head=1.0, trainable="value_head")),
             ["objective 'value' got rewards=()"],
         ),
         (dict(model=dict(checkpoint="a", preset="tiny")), ["just one of model.checkpoint"]),
@@ -174,6 +175,32 @@ def test_a_mistake_is_reported_with_its_value_and_the_way_out(sections, words):
         resolve(good(**sections))
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (dict(batch=dict(rows=8, microbatches=2)), "batch.microbatches is called batch.gradient_accumulation_steps here."),
+        (dict(optimizer=dict(learning_rate=1e-4, clip_norm=2.0)), "optimizer.clip_norm is called optimizer.max_grad_norm here."),
+        (dict(optimizer=dict(learning_rate=1e-4, final_fraction=0.1)), "optimizer.final_fraction is called optimizer.min_lr_ratio here."),
+        (dict(model=dict(checkpoint="a", train="all")), "model.train is called model.trainable here."),
+        (dict(data=dict(train=dict(path="x"), columns={})), "data.columns is called data.computed here."),
+        (dict(data=dict(train=dict(path="x", columns={}))), "data.train.columns is called data.train.rename here."),
+        (dict(data=dict(train=(dict(path="x", response_columns={}),))), "data.train[0].response_columns is called data.train[0].keep"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_former_name_is_met_with_the_present_one(sections, words):
+    with pytest.raises(ConfigError) as error:
+        resolve(good(**sections))
+    assert words in str(error.value) and "1 problem:" in str(error.value)
+
+
+def test_every_other_name_leads_to_a_key_and_is_none_itself():
+    known = {f"{section}.{key}" for section, keys in SCHEMA.items() if isinstance(keys, dict) for key in keys}
+    known |= {f"{section}.{name}_{unit}" for section, names in DURATIONS.items() for name in names for unit in units(name)}
+    known |= {f"SOURCE.{key}" for key in SOURCE}
+    assert set(OTHER_NAMES.values()) <= known and not OTHER_NAMES.keys() & known
 
 
 def test_all_mistakes_are_reported_at_once():

@@ -51,7 +51,7 @@ def test_responses_labelled_bad_are_not_imitated():
 
 
 def value(largest, rewards=("reward",), **data):
-    head = dict(value_head=largest, train="value_head")
+    head = dict(value_head=largest, trainable="value_head")
     return configured("value", model=head, objective=dict(rewards=rewards), data=data)
 
 
@@ -66,7 +66,7 @@ def test_computed_columns_are_summed_too():
     column = dict(kind="implicit_reward", model="a", reference="b")
     one = prepared(columns={"style": np.full((8, 2), -1.5, np.float32)})
     with pytest.raises(ValueError, match=r"reward \+ style, go from -1\.\d+ to"):
-        check(value(2.0, ("reward", "style"), columns=dict(style=column)), one)
+        check(value(2.0, ("reward", "style"), computed=dict(style=column)), one)
 
 
 def test_class_weights_are_measured_on_what_is_drawn():

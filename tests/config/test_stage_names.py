@@ -21,7 +21,7 @@ def staged(**beside):
 def with_column():
     cfg = plain()
     cfg.objective.name = "alol"
-    cfg.data.columns = dict(advantage=dict(kind="advantage", model="stage:value"))
+    cfg.data.computed = dict(advantage=dict(kind="advantage", model="stage:value"))
     return cfg
 
 
@@ -29,7 +29,7 @@ def with_column():
     ("cfg", "words"),
     [
         (plain(checkpoint="stage:sft"), r"\nmodel.checkpoint='stage:sft' does not name an earlier stage; earlier ones: none\."),
-        (with_column(), "\ndata.columns.advantage.model='stage:value' does not name an earlier stage; earlier ones: none"),
+        (with_column(), "\ndata.computed.advantage.model='stage:value' does not name an earlier stage; earlier ones: none"),
         (ConfigDict(dict(stages=("a", "b"), a=plain(), b=plain(checkpoint="stage:c"))), "b.model.checkpoint='stage:c' .* earlier ones: a"),
         (staged(objective=dict(beta=0.3)), r"objective: unknown key beside stages=.*did you mean sft.objective, dpo.objective\?"),
         (staged(kto=plain()), r"kto: unknown key beside stages=\('sft', 'dpo'\).*it is no stage of these"),

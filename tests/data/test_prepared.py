@@ -84,7 +84,7 @@ def _nothing(folder):
         (_nothing, {"side": "train", "eval_fraction": 0.5}, {}),
         (_nothing, {}, {"responses": "chosen"}),
         (_nothing, {}, {"limit": 10}),
-        (_nothing, {}, {"columns": {"chosen": "rejected", "rejected": "chosen"}}),
+        (_nothing, {}, {"rename": {"chosen": "rejected", "rejected": "chosen"}}),
     ],
 )
 def test_another_folder_whenever_anything_relevant_differs(folder, edit, options, source):

@@ -199,7 +199,7 @@ def test_hyper_parameters_out_of_range_are_refused(name, hparams, message):
 @pytest.mark.parametrize("name", [*ALOL, "alol_kl"])
 def test_a_batch_without_advantages_is_refused(name):
     side = Outputs(jnp.zeros((1, 2)), hidden=jnp.zeros((1, 2, 3)))
-    with pytest.raises(ValueError, match=r"reads column 'advantage' but the batch has \(\).*data.columns"):
+    with pytest.raises(ValueError, match=r"reads column 'advantage' but the batch has \(\).*data.computed"):
         toys.objective(name)[0](side, side, responses(np.ones((1, 1, 2))))
 
 

@@ -58,8 +58,8 @@ def abstract_batch(rows: int) -> Batch:
 def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     model = models.build(CONFIG)
-    schedule = optim.make_schedule("cosine", learning_rate=1e-6, warmup_steps=10, total_steps=100, final_fraction=0.1)
-    optimizer = optim.make_optimizer(optim.adamw, schedule, clip_norm=1.0, weight_decay=0.1, axes=model.axes)
+    schedule = optim.make_schedule("cosine", learning_rate=1e-6, warmup_steps=10, total_steps=100, min_lr_ratio=0.1)
+    optimizer = optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.1, axes=model.axes)
     look = functools.partial(forward.next_token, model, dtype=jnp.bfloat16, remat="full", attention="xla")
     train_step = step.make_train_step(look, objectives.bind("dpo"), reference.frozen, optimizer, schedule)
     with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices)):

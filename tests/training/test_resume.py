@@ -116,7 +116,7 @@ def test_resuming_on_another_mesh_gives_the_same_run(uninterrupted, tmp_path, ca
     state, _, _ = uninterrupted
     assert die("step", 7, tmp_path, cache).returncode == -9
     shape = [f"--config.mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), mesh, strict=True)]
-    assert train.main(arguments(tmp_path, cache, *shape, f"--config.batch.microbatches={microbatches}")) == 0
+    assert train.main(arguments(tmp_path, cache, *shape, f"--config.batch.gradient_accumulation_steps={microbatches}")) == 0
     again, step = final_state(tmp_path)
     assert step == 10
     for (path, ours), theirs in zip(jax.tree.leaves_with_path(again.trainable), jax.tree.leaves(state.trainable), strict=True):

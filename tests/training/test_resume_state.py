@@ -16,7 +16,7 @@ CASES = {
     "a table of log-probs in the middle of its window": ("ipo", "reference.rule=hard_table", "reference.every_steps=4"),
     "a running mean of rewards": ("una", "objective.offset=ema", "data.train.feedback=label", "data.eval.feedback=label"),
     "groups drawn by a column": ("dpo", "data.sampling=priority", "data.sampling_column=reward"),
-    "a value head on a frozen decoder": ("value", "model.value_head=1.0", "model.train=value_head"),
+    "a value head on a frozen decoder": ("value", "model.value_head=1.0", "model.trainable=value_head"),
     "noise in the embeddings": ("ift", "forward.mixing_noise=0.5", "data.train.responses=chosen", "data.eval.responses=chosen"),
 }
 

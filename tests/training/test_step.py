@@ -59,7 +59,7 @@ def test_two_steps_compile_once(mesh):
 
 
 def test_the_step_counts_and_the_schedule_reads_the_count(on_one_device):
-    schedule = optim.make_schedule("linear", learning_rate=1.0, warmup_steps=2, total_steps=4, final_fraction=0.0)
+    schedule = optim.make_schedule("linear", learning_rate=1.0, warmup_steps=2, total_steps=4, min_lr_ratio=0.0)
     train_step = step.make_train_step(toys.next_token(), objectives.bind("sft"), reference.none, toys.keep_gradient(), schedule)
     state, batch, rates = toys.make_state("sft"), toys.place(arrays()), []
     for _ in range(5):
@@ -141,7 +141,8 @@ def test_a_batch_of_padding_changes_nothing_and_has_no_loss(on_one_device):
     ("mesh", "parts", "message"), [((1, 1, 1), 3, "multiple of 3"), ((2, 1, 1), 4, "data=2 x fsdp=1 = 2 devices")], ids=["parts", "devices"]
 )
 def test_rows_that_do_not_split_are_refused(mesh, parts, message):
-    with jax.set_mesh(toys.mesh(mesh)), pytest.raises(ValueError, match=rf"batch.rows=4 .* batch.microbatches={parts}.*{message}"):
+    words = rf"batch.rows=4 .* batch.gradient_accumulation_steps={parts}.*{message}"
+    with jax.set_mesh(toys.mesh(mesh)), pytest.raises(ValueError, match=words):
         step.split_batch(toys.place(arrays()), parts)
 
 
@@ -157,7 +158,7 @@ def test_groups_stay_with_their_rows_in_a_microbatch(on_one_device):
 @pytest.mark.parametrize("rule", sorted(optim.RULES))
 def test_state_and_metrics_stay_float32_under_bfloat16_compute(on_one_device, rule):
     schedule = optax.constant_schedule(1e-2)
-    optimizer = optim.make_optimizer(optim.RULES[rule], schedule, clip_norm=1.0, weight_decay=0.1, axes=toys.model().axes)
+    optimizer = optim.make_optimizer(optim.RULES[rule], schedule, max_grad_norm=1.0, weight_decay=0.1, axes=toys.model().axes)
     train_step = toys.make_step("dpo", optimizer=optimizer, dtype=jnp.bfloat16, remat="full")
     state, batch = toys.make_state("dpo", optimizer=optimizer), toys.place(arrays())
     kinds = jax.tree.map(lambda x: x.dtype, state)

@@ -25,7 +25,7 @@ def system_of(row: Record) -> str | None:
     texts = {name: row.get(name) for name in SYSTEM if row.get(name) not in EMPTY}
     for name, text in texts.items():
         if not isinstance(text, str):
-            raise RowError("system", f"{name} is {type(text).__name__} {str(text)[:40]!r}; it must be text, or left out with columns.")
+            raise RowError("system", f"{name} is {type(text).__name__} {str(text)[:40]!r}; it must be text, or left out with rename.")
     if len(set(texts.values())) > 1:
         raise RowError("system", f"the columns {' and '.join(texts)} differ; leave one of them out.")
     return next((text for text in texts.values() if text.strip()), None)

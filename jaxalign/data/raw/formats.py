@@ -145,7 +145,7 @@ def detect(row: Mapping) -> tuple[str, str]:
     raise ValueError(
         f"the columns {', '.join(sorted(row))} fit none of the formats {', '.join(FORMATS)}"
         + (" (a pair needs chosen and rejected)" if "chosen" in row else "")
-        + "; set format, and columns={ours: theirs} to rename."
+        + "; set format, and rename={ours: theirs}."
     )
 
 
@@ -156,7 +156,7 @@ def to_example(
     scoring: Scoring | None = None,
     responses: str = "all",
     feedback: str | None = None,
-    response_columns: Mapping[str, str] | None = None,
+    keep_columns: Mapping[str, str] | None = None,
 ) -> Example:
     """The example of a raw row, checked.
 
@@ -165,7 +165,7 @@ def to_example(
       responses: "chosen" keeps only the best one, to fine-tune on.
       feedback: "pair": of scored or ranked responses the best and the worst; equal scores break the rule "tie", and the order of the list
         does not matter. "label": the two of a pair judged one by one, 1 and 0. "score": likewise, by their scores. None: as the format is.
-      response_columns: our name -> column of the row (of a pair, COLUMN_chosen and COLUMN_rejected): numbers kept in `columns`.
+      keep_columns: our name -> column of the row (of a pair, COLUMN_chosen and COLUMN_rejected): numbers kept in `columns`.
 
     Raises:
       RowError: the row breaks a rule of its format.
@@ -177,8 +177,8 @@ def to_example(
     pair, count = name in PAIRS, len(example.responses)
     if pair and (scoring.declared or feedback == "score"):
         example = dataclasses.replace(example, rewards=scoring.rewards(row, count=2, sides=True))
-    if response_columns:
-        kept = {ours: scores.numbers(row, theirs, count=count, sides=pair, kept=True) for ours, theirs in response_columns.items()}
+    if keep_columns:
+        kept = {ours: scores.numbers(row, theirs, count=count, sides=pair, kept=True) for ours, theirs in keep_columns.items()}
         example = dataclasses.replace(example, columns=kept)
     _check(example)
     if feedback == "pair" and not pair:
@@ -267,12 +267,12 @@ def _prompt_and_completion(row):
 def _several(row):
     name = next((n for n in ("completions", "responses", "completion", "response") if row.get(n) is not None), None)
     if name is None:
-        raise RowError("missing_column", "the row has no completion; set columns={'completion': ...} to the column that holds it.")
+        raise RowError("missing_column", "the row has no completion; set rename={'completion': ...} to the column that holds it.")
     value = row[name]
     several = name.endswith("s") and isinstance(value, Sequence) and not isinstance(value, str)
     responses = tuple(side_of({name: one}, name, row.fields) for one in (value if several else [value]))
     if row.get("prompt") is None:
-        raise RowError("missing_column", "the row has no prompt; set columns={'prompt': ...} to the column that holds it.")
+        raise RowError("missing_column", "the row has no prompt; set rename={'prompt': ...} to the column that holds it.")
     prompt = side_of(row, "prompt", row.fields)
     if isinstance(prompt, str) and all(isinstance(response, str) for response in responses):
         return prompt, responses

@@ -72,7 +72,7 @@ class Scoring:
 def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = False) -> tuple[float, ...]:
     """The numbers of column `name` for `count` responses: one number, or a list of them; `sides`: NAME_chosen and NAME_rejected.
 
-    `kept`: the name comes from response_columns, and True and False are 1 and 0.
+    `kept`: the name comes from keep_columns, and True and False are 1 and 0.
 
     Raises:
       RowError: rule "missing_score" where there is none, "wrong_type" where it is no finite number, or their count is another.
@@ -85,7 +85,7 @@ def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = Fa
     if any(value is None for value in values):
         wanted = f"{name}_chosen and {name}_rejected" if sides else name
         names = "COLUMN of COLUMN_chosen and COLUMN_rejected" if sides else "a column of the row"
-        way = f"response_columns names {names}" if kept else "name it with columns"
+        way = f"keep_columns names {names}" if kept else "name it with rename"
         raise RowError("missing_score", f"the row needs a number in {wanted} and has {', '.join(sorted(row))}; {way}.")
     if len(values) != count:
         raise RowError("wrong_type", f"{count} completions have {len(values)} {name}; each needs one.")

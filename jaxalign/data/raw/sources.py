@@ -1,7 +1,7 @@
 """Raw rows with random access: local json, jsonl and parquet files, saved `datasets` folders, hub names, and TFDS names.
 
 A source is a dict: {"path": ...} or {"hf": name, "config": ..., "split": ...} or {"tfds": name, "split": ...}, with optional "limit"
-and "columns" ({ours: theirs}; "text.0" and "metadata.score" reach into a column). "package:NAME" paths lie in jaxalign/assets.
+and "rename" ({ours: theirs}; "text.0" and "metadata.score" reach into a column). "package:NAME" paths lie in jaxalign/assets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,6 @@ import zlib
 
 from jaxalign.paths import nearby, resolve
 
-KEYS = (
-    "path", "hf", "tfds", "config", "split", "format", "weight", "limit", "columns", "score_range", "score_weights", "score_transform",
-    "responses", "feedback", "response_columns", "data_dir",
-)  # fmt: skip
 SUFFIXES = (".json", ".jsonl", ".parquet")
 SPLIT = re.compile(r"(?P<name>[\w.\-/]*)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
@@ -25,11 +21,11 @@ SPLIT = re.compile(r"(?P<name>[\w.\-/]*)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%
 class Rows:
     """Raw rows of a source: `len`, `[i]` (a dict), and `identity`, which differs whenever the rows differ."""
 
-    def __init__(self, items: Sequence, *, name: str, identity: str, columns: Mapping[str, str] | None = None, span: range | None = None):
+    def __init__(self, items: Sequence, *, name: str, identity: str, rename: Mapping[str, str] | None = None, span: range | None = None):
         self.name = name
         self.identity = identity
         self._items = items
-        self._columns = dict(columns or {})
+        self._rename = dict(rename or {})
         self._span = range(len(items)) if span is None else span
 
     def __len__(self) -> int:
@@ -39,7 +35,7 @@ class Rows:
         row = _plain(self._items[self._span[number]])
         if not isinstance(row, dict):
             raise ValueError(f"{self.name}: row {number} is {str(row)[:40]!r}; a row must be an object with named columns.")
-        return {**row, **{ours: _reach(row, theirs, self.name, number) for ours, theirs in self._columns.items()}}
+        return {**row, **{ours: _reach(row, theirs, self.name, number) for ours, theirs in self._rename.items()}}
 
 
 def read(source: Mapping) -> Rows:
@@ -48,9 +44,6 @@ def read(source: Mapping) -> Rows:
     Raises:
       FileNotFoundError, ValueError: with the file, the line where there is one, and the way out.
     """
-    unknown = sorted(set(source) - set(KEYS))
-    if unknown:
-        raise ValueError(f"a source has the unknown keys {unknown}; accepted are {', '.join(KEYS)}.")
     kinds = [kind for kind in ("path", "hf", "tfds") if source.get(kind)]
     if len(kinds) != 1:
         raise ValueError(f"a source needs exactly one of path, hf and tfds; this one has {kinds or 'none'}.")
@@ -65,7 +58,7 @@ def read(source: Mapping) -> Rows:
         span = span[: source["limit"]]
     if not span:
         raise ValueError(f"{name} has no rows" + (f" in split {split!r} (of {len(items)})" if len(items) else " (it is empty)") + ".")
-    return Rows(items, name=name, identity=identity, columns=source.get("columns"), span=span)
+    return Rows(items, name=name, identity=identity, rename=source.get("rename"), span=span)
 
 
 def _split_name(split):
@@ -246,5 +239,5 @@ def _reach(row, path, name, number):
         try:
             value = value[int(part)] if isinstance(value, list) else value[part]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(f"{name}: row {number} has no column {path!r}, only {', '.join(sorted(row))}; mend `columns`.") from error
+            raise ValueError(f"{name}: row {number} has no column {path!r}, only {', '.join(sorted(row))}; mend `rename`.") from error
     return value

@@ -175,7 +175,7 @@ def _check_columns(prepared, first):
         raise ValueError(
             f"{prepared.folder.parent.name} has the columns {tuple(sorted(has))} and {first.folder.parent.name} has "
             f"{tuple(sorted(wanted))}; a mixture needs the same in every set, of the same kind: a number a response or a token. Give every "
-            "source the same response_columns, and annotate all sets."
+            "source the same keep_columns, and annotate all sets."
         )
 
 

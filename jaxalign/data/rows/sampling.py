@@ -46,8 +46,8 @@ def weights(prepared: Prepared, column: str) -> np.ndarray:
     if values is None or values.ndim != 2:
         has = ("reward", *sorted(name for name, values in groups.columns.items() if values.ndim == 2))
         raise ValueError(
-            f"data.sampling goes by the column {column!r} and {name} has {has}, numbers of responses. Describe it in data.columns "
-            "(python -m jaxalign.annotate writes it), name the data set's own in response_columns of the source, or set "
+            f"data.sampling goes by the column {column!r} and {name} has {has}, numbers of responses. Describe it in data.computed "
+            "(python -m jaxalign.annotate writes it), name the data set's own in keep_columns of the source, or set "
             "data.sampling_column to one of these."
         )
     found = np.where(groups.valid, np.maximum(values, 0.0), 0.0).sum(1, dtype=np.float64)

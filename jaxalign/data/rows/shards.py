@@ -32,7 +32,7 @@ class Recipe:
     responses: str = "all"  # "chosen": keep the best response of a row only
     scoring: Scoring = Scoring()
     feedback: str | None = None  # what becomes of it, see `formats.to_example`
-    response_columns: tuple[tuple[str, str], ...] = ()  # (our name, the data set's) of numbers that are kept
+    keep_columns: tuple[tuple[str, str], ...] = ()  # (our name, the data set's) of numbers that are kept
     on_bad_row: str = "drop"
     side: str = "all"  # "train" or "eval": one side of a split by prompt; see `is_held_out`
     eval_fraction: float = 0.0
@@ -54,9 +54,9 @@ class Recipe:
             raise ValueError(f"feedback={self.feedback!r} {what}; leave it out to take the rows as they are.")
         if self.scoring.weights and self.format not in formats.FEEDBACK["score"]:
             raise ValueError(f"score_weights goes with format {', '.join(formats.FEEDBACK['score'])}, not with {self.format!r}.")
-        for name, _ in self.response_columns:
+        for name, _ in self.keep_columns:
             if not name.isidentifier() or name in RESERVED:
-                raise ValueError(f"response_columns names a column {name!r}; choose another name, of letters, digits and _ only.")
+                raise ValueError(f"keep_columns names a column {name!r}; choose another name, of letters, digits and _ only.")
 
     def renderer(self) -> render.Renderer:
         """The renderer of the recipe's tokenizer and template."""
@@ -90,7 +90,7 @@ def encode_rows(rows: list[dict], *, first: int, recipe: Recipe, renderer: rende
     """
     groups, counts = [], Counts()
     options = {key: getattr(recipe, key) for key in ("scoring", "responses", "feedback")}
-    options["response_columns"] = dict(recipe.response_columns)
+    options["keep_columns"] = dict(recipe.keep_columns)
     for number, raw in enumerate(rows, first):
         counts.read += 1
         try:
@@ -145,7 +145,7 @@ def _span(rows, number):
 
 def _write(folder, number, first, raw, recipe, renderer):
     groups, counts = encode_rows(raw, first=first, recipe=recipe, renderer=renderer)
-    store.write_shard(folder, number, groups, counts, [name for name, _ in recipe.response_columns])
+    store.write_shard(folder, number, groups, counts, [name for name, _ in recipe.keep_columns])
 
 
 @functools.lru_cache(maxsize=1)

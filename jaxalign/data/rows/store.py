@@ -1,7 +1,7 @@
 """Prepared sets on disk: tokenized groups as .npy columns in one folder, and row plans in folders below it.
 
     NAME-HASH/            meta.json tokens.npy scored.npy offsets.npy reward.npy paired.npy valid.npy source_rows.npy
-                          column-NAME.npy for every one of response_columns
+                          column-NAME.npy for every one of keep_columns
     NAME-HASH/rows-HASH/  meta.json plan.npy (donors.npy)
 
 The hashes cover everything that the content depends on, so a folder that exists is right: it appears by one rename, when complete.
@@ -93,7 +93,7 @@ def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None) ->
 def read_groups(folder: str | Path) -> pack.Groups:
     """The groups of a NAME-HASH folder with their columns, without a row plan."""
     folder = Path(folder)
-    columns = {name: _column(folder, f"column-{name}") for name in read_meta(folder).get("response_columns", ())}
+    columns = {name: _column(folder, f"column-{name}") for name in read_meta(folder).get("keep_columns", ())}
     return pack.Groups(**{name: _column(folder, name) for name in GROUPS}, columns=columns)
 
 
@@ -212,7 +212,7 @@ def merge_shards(partial: Path, final: Path, *, shards: int, meta: dict) -> None
     _write_column(folder / "paired.npy", (count,), np.bool_, stored("paired"))
     _write_column(folder / "valid.npy", (count, responses), np.bool_, present)
     _write_column(folder / "source_rows.npy", (count,), np.int64, stored("source_rows"))
-    for name in meta.get("response_columns", ()):
+    for name in meta.get("keep_columns", ()):
         name = f"column-{name}"
         _write_column(folder / f"{name}.npy", (count, responses), np.float32, map(spread, stored(name), present))
     _publish(folder, final, {**meta, "groups": count, "responses": responses, "tokens": total})

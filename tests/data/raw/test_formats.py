@@ -182,12 +182,12 @@ def test_real_scored_dialogues_become_lists_and_pairs(shared):
     from jaxalign.data.raw import sources
 
     file = {"path": str(shared / "hh_rlhf_scored" / "helpful_base.test.jsonl.gz")}
-    several = sources.read({**file, "columns": {"prompt": "prefix.0", "completions": "suffix", "scores": "reward"}})
+    several = sources.read({**file, "rename": {"prompt": "prefix.0", "completions": "suffix", "scores": "reward"}})
     example = formats.to_example(several[0], name=formats.detect(several[0])[0], scoring=scores.Scoring(transform="sigmoid"))
     assert not example.paired and len(example.responses) == 2 and all(0 < reward < 1 for reward in example.rewards)
     sides = {"prompt": "prefix.0", "chosen": "suffix.0", "rejected": "suffix.1", "score_chosen": "reward.0", "score_rejected": "reward.1"}
-    pairs = sources.read({**file, "columns": sides})
-    pair = formats.to_example(pairs[0], name="paired", response_columns={"gain": "score"})
+    pairs = sources.read({**file, "rename": sides})
+    pair = formats.to_example(pairs[0], name="paired", keep_columns={"gain": "score"})
     assert pair.paired and pair.columns["gain"] == tuple(several[0]["scores"])
     assert pair.prompt == example.prompt
 

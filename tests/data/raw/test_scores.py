@@ -20,7 +20,7 @@ DIALOGUE = "\n\nHuman: Hi\n\nAssistant: "
 HH = {"chosen": DIALOGUE + "c", "rejected": DIALOGUE + "r", "score_chosen": 7, "score_rejected": 4}
 LIST = {"prompt": "p", "completions": ["a", "b", "c"], "scores": [4, 10, 1]}
 TEN = Scoring((1, 10))
-KEEP = {"response_columns": {"m": "safety"}}
+KEEP = {"keep_columns": {"m": "safety"}}
 
 
 def convert(row, name, **options):
@@ -89,7 +89,7 @@ def test_one_set_of_pairs_gives_three_forms_of_feedback(row, name, feedback, sco
 def test_a_pair_of_a_scored_list_is_the_best_and_the_worst_whatever_the_order(order):
     completions, scores = ["a", "b", "c", "d"], [5, 10, 10, 2]
     row = {"prompt": "p", "completions": [completions[k] for k in order], "scores": [scores[k] for k in order]}
-    example = convert({**row, "helps": [k for k in order]}, "scored", feedback="pair", scoring=TEN, response_columns={"help": "helps"})
+    example = convert({**row, "helps": [k for k in order]}, "scored", feedback="pair", scoring=TEN, keep_columns={"help": "helps"})
     assert example.responses == ("c", "d") and example.paired and example.rewards == pytest.approx((1.0, 1 / 9))
     assert example.columns == {"help": (2.0, 3.0)}
 
@@ -101,14 +101,14 @@ def test_a_pair_of_a_scored_list_is_the_best_and_the_worst_whatever_the_order(or
         ({**LIST, "completions": ["a"], "scores": [1]}, "scored", {"feedback": "pair"}, "too_few", "feedback='pair' of 1 response"),
         ({**LIST, "completions": ["a"] * 3}, "scored", {"feedback": "pair", "scoring": TEN}, "same_response", "equal"),
         (PAIR, "paired", {"feedback": "score"}, "missing_score", "a number in score_chosen and score_rejected and has chosen"),
-        (PAIR, "paired", {"scoring": TEN}, "missing_score", "score_chosen and score_rejected.*; name it with columns"),
+        (PAIR, "paired", {"scoring": TEN}, "missing_score", "score_chosen and score_rejected.*; name it with rename"),
         (SCORED_PAIR, "paired", {"feedback": "score"}, "score_range", r"score 7 is outside \[0.0, 1.0\]; set score_range"),
         (LIST, "scored", {"scoring": HELPSTEER}, "missing_score", "needs a number in helpfulness"),
         (LIST, "scored", {"scoring": Scoring((1, 5))}, "score_range", r"score 10 is outside \[1, 5\]; check score_range"),
-        (LIST, "scored", {"scoring": TEN, **KEEP}, "missing_score", "needs a number in safety.*; response_columns names a column"),
+        (LIST, "scored", {"scoring": TEN, **KEEP}, "missing_score", "needs a number in safety.*; keep_columns names a column"),
         ({**LIST, "safety": [1, 2]}, "scored", {"scoring": TEN, **KEEP}, "wrong_type", "3 completions have 2 safety"),
         ({**LIST, "safety": [1, 2, math.nan]}, "scored", {"scoring": TEN, **KEEP}, "wrong_type", "safety nan is not"),
-        ({**PAIR, "safety_chosen": 1}, "paired", KEEP, "missing_score", "response_columns names COLUMN of COLUMN_chosen and"),
+        ({**PAIR, "safety_chosen": 1}, "paired", KEEP, "missing_score", "keep_columns names COLUMN of COLUMN_chosen and"),
         ({**PAIR, "safety_chosen": 1, "safety_rejected": "x"}, "paired", KEEP, "wrong_type", "'x' is not"),
     ],
 )
@@ -133,7 +133,7 @@ def test_numbers_of_the_data_set_are_kept_as_columns_of_the_groups(folder):
     lengths = {"len_chosen": 1, "len_rejected": 2}
     rows = [{**PAIR, "prompt": f"p{i}", "safety_chosen": i, "safety_rejected": i % 2 == 0, **lengths} for i in range(9)]
     rows[4]["safety_chosen"] = None
-    one = prepared(folder, rows, response_columns={"margin": "safety", "length": "len"})
+    one = prepared(folder, rows, keep_columns={"margin": "safety", "length": "len"})
     assert one.meta["counts"]["rules"]["missing_score"]["rows"] == 1
     kept = one.source_rows
     np.testing.assert_array_equal(one.groups.columns["margin"], np.stack([kept, kept % 2 == 0], 1).astype(np.float32))
@@ -145,9 +145,9 @@ def test_numbers_of_the_data_set_are_kept_as_columns_of_the_groups(folder):
 
 def test_lists_and_single_responses_keep_their_numbers(folder):
     rows = [{**LIST, "helps": [1, 2, 3]}, {"prompt": "p", "completions": ["a"], "scores": [1], "helps": [7]}]
-    one = prepared(folder, rows, score_range=(1, 10), response_columns={"help": "helps"})
+    one = prepared(folder, rows, score_range=(1, 10), keep_columns={"help": "helps"})
     np.testing.assert_array_equal(one.groups.columns["help"], [[1, 2, 3], [7, 0, 0]])
-    single = prepared(folder, [{"prompt": "p", "completion": "a", "label": True, "help": 3}], "b.jsonl", response_columns={"help": "help"})
+    single = prepared(folder, [{"prompt": "p", "completion": "a", "label": True, "help": 3}], "b.jsonl", keep_columns={"help": "help"})
     np.testing.assert_array_equal(single.groups.columns["help"], [[3]])
 
 
@@ -164,7 +164,7 @@ def test_ties_are_counted_and_attributes_alone_are_detected_as_scores(folder):
     "source",
     [{"feedback": "label"}, {"feedback": "score", "score_range": (1, 10)}, {"feedback": "score", "score_transform": "sigmoid"},
      {"score_range": (1, 10)}, {"score_range": (0, 10)}, {"score_weights": {"score": 2.0}, "score_range": (1, 10)},
-     {"response_columns": {"a": "score"}}, {"response_columns": {"b": "score"}}],
+     {"keep_columns": {"a": "score"}}, {"keep_columns": {"b": "score"}}],
 )  # fmt: skip
 def test_everything_said_about_scores_makes_another_folder(folder, source):
     plain, other = prepared(folder, [SCORED_PAIR]), prepared(folder, [SCORED_PAIR], **source)

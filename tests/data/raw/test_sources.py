@@ -107,10 +107,10 @@ def test_a_limit_keeps_the_first_rows_and_a_split_that_is_no_split_is_refused(wr
 
 def test_columns_rename_and_reach_into_lists_and_objects(write_jsonl):
     path = write_jsonl([{"text": ["a", "b"], "metadata": {"score": 3}}])
-    row = sources.read({"path": path, "columns": {"chosen": "text.0", "rejected": "text.1", "score": "metadata.score"}})[0]
+    row = sources.read({"path": path, "rename": {"chosen": "text.0", "rejected": "text.1", "score": "metadata.score"}})[0]
     assert (row["chosen"], row["rejected"], row["score"]) == ("a", "b", 3)
     with pytest.raises(ValueError, match="row 0 has no column 'title', only metadata, text"):
-        sources.read({"path": path, "columns": {"prompt": "title"}})[0]
+        sources.read({"path": path, "rename": {"prompt": "title"}})[0]
 
 
 def test_the_identity_follows_the_content(write_jsonl):
@@ -204,7 +204,6 @@ def test_bad_files_are_refused_with_the_place_and_the_way_out(tmp_path, make, wo
     [
         ({}, "exactly one of path, hf and tfds"),
         ({"path": "a.jsonl", "hf": "b"}, "exactly one of path, hf and tfds"),
-        ({"path": "a.jsonl", "colums": {}}, r"unknown keys \['colums'\].*columns"),
         ({"hf": "nobody/nothing-here"}, "'nobody/nothing-here' could not be had from the Hugging Face hub.*save_to_disk"),
     ],
 )

@@ -152,7 +152,7 @@ def test_a_batch_on_devices_is_split_by_rows_and_holds_the_same_numbers(shape):
         (
             lambda: loader.batches([(prepared().with_columns({"margin": np.zeros((60, 2), np.float32)}), 1.0), (prepared(name="b"), 1.0)],
                                    rows=8, seed=0, steps=1),
-            r"b has the columns \(\) and set has \('margin',\).*every source the same response_columns",
+            r"b has the columns \(\) and set has \('margin',\).*every source the same keep_columns",
         ),
         (
             lambda: loader.batches([(prepared(), 1.0), (mismatched(name="b"), 1.0)], rows=8, seed=0, steps=1),

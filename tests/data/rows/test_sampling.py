@@ -150,7 +150,7 @@ def test_an_epoch_is_as_short_as_what_is_kept():
 @pytest.mark.parametrize(
     ("advantage", "kind", "rows", "words"),
     [
-        (np.ones((8, 1)), Sampling("priority", "gain"), 1, r"'gain' and set has \('reward', 'advantage'\).*data.columns.*response_columns"),
+        (np.ones((8, 1)), Sampling("priority", "gain"), 1, r"'gain' and set has \('reward', 'advantage'\).*data.computed.*keep_columns"),
         (-np.ones((8, 1)), PRIORITY, 1, "no group of set has a response with 'advantage' above 0"),
         (np.full((8, 1), np.inf), POSITIVE, 1, "column 'advantage' of set is not finite in group 0"),
         ([[1.0]] * 2 + [[-1.0]] * 60, POSITIVE, 4, "set has 2 groups with 'advantage' above 0 in 1 rows, fewer than one batch of 4"),
