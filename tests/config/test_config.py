@@ -76,14 +76,14 @@ def test_an_objective_without_a_reference_gets_none():
         (dict(objective=dict(name="modpo", weights=(1.0, -1.0))), ["weights=(1.0, -1.0)", "at least 0"]),
         (
             dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), computed=dict(advantage=dict(kind="logps", model="a")))),
-            ["column 'advantage' has a number a token"],
+            ["column 'advantage' has one number per token"],
         ),
         (
             dict(
                 objective=dict(name="modpo", margins=("m",)),
                 data=dict(train=dict(path="x"), computed=dict(m=dict(kind="logps", model="a"))),
             ),
-            ["column 'm' has a number a token"],
+            ["column 'm' has one number per token"],
         ),
         (
             dict(data=dict(train=dict(path="x"), computed=dict(reference_logps=dict(kind="logps", model="a")))),
