@@ -5,9 +5,9 @@ Model:    stories260K (A. Karpathy, MIT), 0.26M parameters. Data: the quickstart
 Command:  python -m jaxalign.train --config configs/every_method.py:METHOD      (or METHOD,SEED; or all, or all,SEED)
 Variants: METHODS below: every file of jaxalign/objectives, the forms of feedback and offsets of UNA, and moving references (tr_*).
 Hardware: 1 CPU core, no network.
-Compare:  held-out "ranking/log_ratios", the share of pairs whose better answer gained more than the worse one against the start, and
+Compare:  held-out "accuracy", the share of pairs whose better answer gained more than the worse one against the start, and
           "ranking/logps", of pairs whose better answer is likelier a token; the same rows and the same rule for every method. With a moving
-          reference read "initial/ranking/log_ratios". Two standard errors on 214 pairs are 6.8 %; chance is 50 %. `sft` and `ift` read
+          reference read "initial/accuracy". Two standard errors on 214 pairs are 6.8 %; chance is 50 %. `sft` and `ift` read
           otherwise: the start of the first is the model before any training, and the second ranks by its second pass, whose input is mixed.
 Settings: one epoch at one learning rate for all, 1e-4, twice that of the quickstart's DPO for a third of its length; exceptions stand
           beside the method. Hyper-parameters are the objectives' defaults (of UNA on thumbs the paper's beta 0.01), how often a reference

@@ -11,7 +11,7 @@ Data:     Anthropic HH (MIT), helpful-base and harmless-base, cut from the offic
           which travel in the package and need no JAXALIGN_DATA.
 Command:  for seed in 0 1 2; do python -m jaxalign.train --config configs/hh_stories_tr.py:hh,$seed --workdir runs/hh_$seed; done
           python -m jaxalign.compare --runs runs/hh_0 runs/hh_1 runs/hh_2 --stages dpo tr_dpo_soft tr_dpo_hard ipo tr_ipo_hard kto
-          tr_kto_hard --metrics initial/ranking/log_ratios initial/kl --x initial/kl --y initial/ranking/log_ratios --out runs/hh
+          tr_kto_hard --metrics initial/accuracy initial/kl --x initial/kl --y initial/accuracy --out runs/hh
 Hardware: 1 CPU core, 14 minutes a seed of hh, 6 of dialogue, at 4,500 to 11,000 tokens/s.
 Measured: 2026-11-21, hh, three seeds: mean (least to greatest). SFT: held-out loss, mean of both sets, 3.109 -> 2.137, 2.141, 2.141 nats
           a token. Share of held-out pairs that the log-ratios against the start rank right, mean of both sets, and KL to the start in

@@ -96,7 +96,7 @@ def get_config(seed: str = "0") -> ConfigDict:
         "DPO, mixed losses": [*ends[1], *(f"dpo_lw_{percent}" for percent in WEIGHTS), *ends[0]],
     }
     kl = tuple(f"{name}/kl" for name in PAIRS)
-    for front, metric, corner in (("front", "ranking/log_ratios", (0.4, 0.4)), ("front_margins", "rewards/margins", (-0.3, -0.3))):
+    for front, metric, corner in (("front", "accuracy", (0.4, 0.4)), ("front_margins", "rewards/margins", (-0.3, -0.3))):
         axes = dict(x=f"helpful/{metric}", y=f"harmless/{metric}", corner=corner, kl=kl)
         stages[front] = ConfigDict(dict(experiment=dict(name="front", methods=methods, **axes)))
     return ConfigDict(dict(stages=tuple(stages), **stages))

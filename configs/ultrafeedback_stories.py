@@ -13,7 +13,7 @@ Data:     a sample of UltraFeedback (MIT) with GPT-4 scores 1 to 10: 776 prompts
           drops). In training 93 pairs of equal scores keep the order of the file for thumbs and pairs.
 Command:  for seed in 0 1 2; do python -m jaxalign.train --config configs/ultrafeedback_stories.py:$seed --workdir runs/uf_$seed; done
           python -m jaxalign.compare --runs runs/uf_0 runs/uf_1 runs/uf_2 --stages una_score una_score_fast una_binary kto dpo --out runs/uf
-          --metrics ranking/log_ratios ranking/logps kl
+          --metrics accuracy ranking/logps kl
 Hardware: 1 CPU core, 6 minutes a seed, at 5,000 to 8,000 tokens/s.
 Measured: 2026-11-20 and again 2026-11-21 with the same numbers, three seeds: mean (least to greatest). SFT: held-out loss 5.084 -> 2.819,
           2.807, 2.800 nats a token, flat since half the run. Share of held-out pairs that the log-ratios rank as the scores do, and KL to

@@ -2,7 +2,7 @@
 
 The runs differ in their seed, and their stages are what is compared:
 
-    python -m jaxalign.compare --runs runs/a_0 runs/a_1 runs/a_2 --metrics ranking/log_ratios kl --out runs/a
+    python -m jaxalign.compare --runs runs/a_0 runs/a_1 runs/a_2 --metrics accuracy kl --out runs/a
 """
 
 from collections.abc import Callable, Sequence

@@ -173,9 +173,10 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
         stopping, held_out_metrics = step < total and stop.requested(step), None
         if run.held_out and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
             _flush(run, pending, meter)
-            held_out_metrics = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows)
+            estimates = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows)
+            held_out_metrics = {name: estimate.value for name, estimate in estimates.items()}
             run.saved.check_metrics(held_out_metrics)
-            run.log.metrics("eval", step, held_out_metrics)
+            run.log.held_out(step, estimates)
             meter.restart()
         if step > start and (stopping or step == total or _is_due(step, every.save_every, total)):
             _flush(run, pending, meter)
@@ -230,7 +231,7 @@ def _flush(run: Loop, pending: list, meter) -> None:
                 "the rows of that step with jaxalign.inspect, and start again in a new --workdir."
             )
         run.log.metrics("train", step, values | (speed if last else {}))
-    shown = ("loss", "rewards/accuracies", "speed/tokens_per_s")
+    shown = ("loss", "accuracy", "speed/tokens_per_s")
     run.log.progress(pending[-1][0] + 1, {name: (values | speed)[name] for name in shown if name in values | speed})
     pending.clear()
 

@@ -82,7 +82,7 @@ def torch_run():
         optimizer.step()
         margins = chosen - rejected
         history.append({"loss": loss, "grad_norm": norm, "rewards/margins": margins.mean(), "rewards/chosen": chosen.mean()})
-        history[-1]["rewards/accuracies"] = (margins > 0).float().mean()
+        history[-1]["rewards/accuracies"] = ((margins > 0).float() + (margins >= 0).float()).mean() / 2
     return [{name: value.item() for name, value in metrics.items()} for metrics in history]
 
 

@@ -63,7 +63,8 @@ def test_dpo_starts_from_an_export_at_ln_2_and_kl_0(finished, tmp_path, cache):
     assert start(workdir, cache, f"--config.model.checkpoint={finished / 'export'}", "--config.train.total_steps=2") == 0
     before = log.read_metrics(workdir, "eval")[0]
     assert before["loss"] == pytest.approx(0.693147, abs=1e-6)
-    assert before["rewards/margins"] == 0 and before["rewards/accuracies"] == 0 and before["kl"] == pytest.approx(0, abs=1e-6)
+    assert before["rewards/margins"] == 0 and before["kl"] == pytest.approx(0, abs=1e-6)
+    assert before["accuracy"] == before["rewards/accuracies"] == 0.5  # every pair is a tie
     assert before["logps/chosen"] < -10 and before["lengths/chosen"] > 1
 
 
@@ -112,11 +113,12 @@ def test_stages_hand_their_model_on(tmp_path, cache):
 
 def test_the_best_checkpoint_survives_beside_the_last_also_over_a_restart(tmp_path, cache, monkeypatch):
     from jaxalign.evaluators import held_out
+    from jaxalign.reports.estimates import Estimate
     from jaxalign.training.checkpoint import Checkpoints
 
     losses = {0: 5.0, 2: 1.0, 4: 3.0, 6: 2.0}  # step 2 is best
     steps = iter(losses)
-    monkeypatch.setattr(held_out, "evaluate", lambda *_, **__: {"loss": losses[next(steps)]})
+    monkeypatch.setattr(held_out, "evaluate", lambda *_, **__: {"loss": Estimate(losses[next(steps)], 0.1, 20)})
     settings = ["--config.train.keep_last=1", "--config.train.keep_best=1", "--config.train.total_steps=6"]
     settings += ["--config.train.eval_every_steps=2", "--config.train.save_every_steps=1"]
     save = Checkpoints.save

@@ -32,7 +32,7 @@ class Functions:
 
     init_state: Any  # params -> TrainState
     train_step: Any  # (state, batch) -> (state, metrics)
-    eval_step: Any  # (state, batch) -> {name: (sum, weight)}
+    eval_step: Any  # (state, batch) -> {name: (sums, weights)} by prompt
     refresh: Any  # (table, state, batch, entry) -> table, for reference rule "hard_table"
 
 

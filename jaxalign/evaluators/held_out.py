@@ -5,24 +5,34 @@ import numpy as np
 
 from jaxalign.data.rows import loader
 from jaxalign.data.rows.store import Prepared
+from jaxalign.reports.estimates import Estimate, estimate
+
+ByPrompt = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> sums of value * weight, and of weight, of every prompt: float64[n] twice
 
 
-def evaluate(eval_step, state, sets: dict[str, Prepared], *, rows: int) -> dict[str, float]:
-    """Held-out metrics by name: one pass over every prepared set, summed in float64 over all of it before the division.
+def evaluate(eval_step, state, sets: dict[str, Prepared], *, rows: int) -> dict[str, Estimate]:
+    """Held-out metrics by name, each with its standard error and the number of prompts it is measured on.
 
     Metrics of a set with a name stand under NAME/.
     """
+    return estimates({name: measure(eval_step, state, prepared, rows=rows) for name, prepared in sets.items()})
+
+
+def estimates(sets: dict[str, ByPrompt]) -> dict[str, Estimate]:
+    """The metrics of every set, estimated over its prompts; those of a set with a name stand under NAME/."""
     return {
-        f"{name}/{metric}" if name else metric: value
-        for name, prepared in sets.items()
-        for metric, value in _evaluate_one(eval_step, state, prepared, rows=rows).items()
+        f"{name}/{metric}" if name else metric: estimate(*parts)
+        for name, by_prompt in sets.items()
+        for metric, parts in by_prompt.items()
     }
 
 
-def _evaluate_one(eval_step, state, prepared, *, rows):
+def measure(eval_step, state, prepared: Prepared, *, rows: int) -> ByPrompt:
+    """The metrics of every prompt: one pass over a prepared set, in batches of `rows` rows, the last one filled up with weight 0.
+
+    Prompts stand in the order of the set's rows, whatever the number of hosts and devices.
+    """
     hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    totals: dict[str, np.ndarray] = {}
-    for arrays in loader.iterate(loader.eval_batches(prepared, rows=rows, **hosts)):
-        for name, pair in jax.device_get(eval_step(state, loader.to_device(arrays))).items():
-            totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
-    return {name: float(total / weight) if weight else float("nan") for name, (total, weight) in totals.items()}
+    batches = loader.iterate(loader.eval_batches(prepared, rows=rows, **hosts))
+    parts = [jax.device_get(eval_step(state, loader.to_device(arrays))) for arrays in batches]
+    return {name: tuple(np.concatenate([part[name][i] for part in parts]).astype(np.float64) for i in (0, 1)) for name in parts[0]}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxalign.objectives.families.pairs import pair_terms, pairs
+from jaxalign.objectives.families.pairs import pair_terms, pairs, ranked_right
 from jaxalign.types import Batch, Outputs, Terms, column
 
 REQUIRES = ("paired", "reference")
@@ -68,7 +68,7 @@ def margin_terms(
     z = implied[:, 0] - implied[:, 1]
     difference = others[:, 0] - others[:, 1]
     metrics = {
-        "implied/accuracies": z > 0,
+        "implied/accuracies": ranked_right(z),
         "implied/margins": z,
         "implied/chosen": implied[:, 0],
         "implied/rejected": implied[:, 1],

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign.objectives.families import likelihood
+from jaxalign.objectives.families.pairs import ranked_right
 from jaxalign.types import Array, Batch, Outputs, Terms, response_lengths
 
 REQUIRES = ("ranked",)
@@ -56,6 +57,6 @@ def _ranking(score: Array, reward: Array, valid: Array) -> Array:
 
 
 def _share_in_order(score: Array, reward: Array, valid: Array) -> tuple[Array, Array]:
-    """Whether the better response has the higher score, and weight 1 for pairs of unequal reward: float32[N, K, K] twice."""
+    """Whether the better response has the higher score (a tie: 1/2), and weight 1 for pairs of unequal reward: float32[N, K, K] twice."""
     worse = (reward[:, :, None] > reward[:, None, :]) & valid[:, :, None] & valid[:, None, :]
-    return (score[:, :, None] > score[:, None, :]).astype(jnp.float32), worse.astype(jnp.float32)
+    return ranked_right(score[:, :, None] - score[:, None, :]), worse.astype(jnp.float32)

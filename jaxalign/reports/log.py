@@ -1,6 +1,7 @@
 """What a run writes while it goes: metrics.jsonl and TensorBoard always, Weights & Biases when asked, and a progress bar.
 
-metrics.jsonl has one line a step: {"step": s, "split": "train" | "eval", ...}. Everything in it but the keys under "speed/" is a
+metrics.jsonl has one line per step: {"step": s, "split": "train" | "eval", NAME: value, ...}. Lines of held-out metrics also have their
+standard errors, "se": {NAME: error}, and the number of prompts behind each, "n": {NAME: count}. Everything but the keys under "speed/" is a
 function of the configuration, so a run that was interrupted and resumed writes the same lines.
 """
 
@@ -13,7 +14,10 @@ import sys
 import rich.console
 import rich.progress
 
+from jaxalign.reports.estimates import Estimate
+
 METRICS = "metrics.jsonl"
+ERRORS = ("se", "n")  # keys of a held-out line beside its values
 
 
 class RunLog:
@@ -32,13 +36,10 @@ class RunLog:
     def __init__(self, workdir: Path, *, start_step: int, total_steps: int, wandb: bool, name: str, config: dict, quiet: bool):
         self.console = rich.console.Console(stderr=True, quiet=quiet, soft_wrap=not sys.stderr.isatty())
         self._file = self._board = self._wandb = None
-        self._total = total_steps
+        self._workdir, self._start_step, self._total = workdir, start_step, total_steps
         if not quiet:
-            import tensorboardX
-
             _drop_lines(workdir / METRICS, start_step)
             self._file = open(workdir / METRICS, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
-            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step)
             if wandb:
                 import wandb as weights_and_biases
 
@@ -60,16 +61,32 @@ class RunLog:
         self._task = self._progress.add_task(name or "train", total=total_steps, completed=start_step, text="compiling")
 
     def metrics(self, split: str, step: int, values: dict[str, float]) -> None:
-        """Writes one line. NaN (a metric that nobody had in this batch) becomes null."""
+        """Writes one line. A value that is not finite, such as the NaN of a metric that nothing in this batch has, becomes null."""
+        self._write(split, step, values, {})
+
+    def held_out(self, step: int, estimates: dict[str, Estimate]) -> None:
+        """Writes one line of held-out metrics with their standard errors and counts."""
+        extra = {"se": _finite({name: one.se for name, one in estimates.items()}), "n": {name: estimates[name].n for name in sorted(estimates)}}
+        self._write("eval", step, {name: one.value for name, one in estimates.items()}, extra)
+
+    def _write(self, split, step, values, extra):
         if self._file is None:
             return
-        clean = {name: (value if math.isfinite(value) else None) for name, value in sorted(values.items())}
-        self._file.write(json.dumps({"step": step, "split": split, **clean}) + "\n")
+        clean = _finite(values)
+        self._file.write(json.dumps({"step": step, "split": split, **clean, **extra}) + "\n")
         for name, value in clean.items():
             if value is not None:
-                self._board.add_scalar(f"{split}/{name}", value, step)
+                self._tensorboard().add_scalar(f"{split}/{name}", value, step)
         if self._wandb:
             self._wandb.log({f"{split}/{name}": value for name, value in clean.items()}, step=step)
+
+    def _tensorboard(self):
+        """The writer of TensorBoard files, made at the first value: a run that is opened and has nothing to write leaves no empty file."""
+        if self._board is None:
+            import tensorboardX
+
+            self._board = tensorboardX.SummaryWriter(str(self._workdir / "tensorboard"), purge_step=self._start_step)
+        return self._board
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Moves the bar; where the output is no terminal, prints a line instead."""
@@ -87,6 +104,7 @@ class RunLog:
         """Everything written so far is on disk."""
         if self._file is not None:
             self._file.flush()
+        if self._board is not None:
             self._board.flush()
 
     def close(self) -> None:
@@ -94,15 +112,38 @@ class RunLog:
         self._progress.stop()
         if self._file is not None:
             self._file.close()
+        if self._board is not None:
             self._board.close()
         if self._wandb:
             self._wandb.finish()
 
 
 def read_metrics(workdir: str | Path, split: str) -> list[dict]:
-    """The lines of one split, in order of steps."""
+    """The lines of one split, in order of steps: {"step", "split", NAME: value}; None where a value was not finite."""
+    return [{key: value for key, value in line.items() if key not in ERRORS} for line in _lines(workdir, split)]
+
+
+def read_estimates(workdir: str | Path) -> list[tuple[int, dict[str, Estimate]]]:
+    """[(step, metric -> estimate)] of the held-out lines, in order of steps."""
+    return [(line["step"], _estimates(line)) for line in _lines(workdir, "eval")]
+
+
+def _estimates(line):
+    errors, counts = (line.get(key, {}) for key in ERRORS)
+    values = {name: value for name, value in line.items() if name not in ("step", "split", *ERRORS)}
+    return {
+        name: Estimate(*(math.nan if x is None else x for x in (value, errors.get(name))), counts.get(name, 0))
+        for name, value in values.items()
+    }
+
+
+def _lines(workdir, split):
     with open(Path(workdir) / METRICS, encoding="utf-8") as file:
         return [line for line in map(json.loads, file) if line["split"] == split]
+
+
+def _finite(values):
+    return {name: (value if math.isfinite(value) else None) for name, value in sorted(values.items())}
 
 
 def _short(value: float) -> str:

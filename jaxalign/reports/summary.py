@@ -7,7 +7,7 @@ from jaxalign.reports import log
 # (title, axis label, [(split, metric, label)]) a panel; panels without data are left out.
 PANELS = (
     ("Loss", "loss", [("train", "loss", "training"), ("eval", "loss", "held out")]),
-    ("Reward accuracy", "share of pairs", [("train", "rewards/accuracies", "training"), ("eval", "rewards/accuracies", "held out")]),
+    ("Accuracy", "share of pairs", [("train", "accuracy", "training"), ("eval", "accuracy", "held out")]),
     ("Reward margin", "beta * margin", [("train", "rewards/margins", "training"), ("eval", "rewards/margins", "held out")]),
     ("Log-probability (held out)", "nats a response", [("eval", "logps/chosen", "chosen"), ("eval", "logps/rejected", "rejected")]),
 )
@@ -15,13 +15,12 @@ SMOOTHING = 0.05  # of the run: width of the mean shown over the raw training cu
 
 TABLE = (
     ("loss", "loss"),
-    ("rewards/accuracies", "reward accuracy"),
+    ("accuracy", "accuracy: better response gained more than the worse"),
     ("rewards/margins", "reward margin"),
     ("logps/chosen", "log-prob of chosen, nats"),
     ("logps/rejected", "log-prob of rejected, nats"),
     ("logps/accuracies", "likelier side is the chosen one"),
     ("logps/responses", "log-prob of a response, nats"),
-    ("ranking/log_ratios", "better response gained more than the worse"),
     ("ranking/logps", "better response is likelier a token"),
     ("kl", "KL to the reference, nats a token"),
 )

@@ -1,7 +1,9 @@
-"""Metrics that do not depend on the objective, so that methods can be compared on the same held-out rows."""
+"""Metrics that do not depend on the objective, so that methods can be compared on the same rows."""
 
+import jax
 import jax.numpy as jnp
 
+from jaxalign.objectives.families.pairs import ranked_right
 from jaxalign.types import Array, Batch, Outputs, response_lengths, sum_responses
 
 
@@ -9,13 +11,14 @@ def rankings(policy: Outputs, reference: Outputs | None, batch: Batch) -> dict[s
     """Does the policy rank the responses of a prompt as their rewards do? name -> (values, weights), both float32[N, K, K].
 
     One value for every two valid responses of a prompt with different rewards: 1 where the one with the higher reward is above the other, 0
-    where it is below, 1/2 where they are equal, as all log-ratios are before the first step. "ranking/log_ratios": by log pi - log pi_ref
-    of the whole response, the implicit reward; only with a reference. "ranking/logps": by the mean log-prob a token.
+    where it is below, 1/2 where they are equal, as all log-ratios are before the first step. "accuracy", the headline: by log pi - log pi_ref
+    of the whole response, the implicit reward; without a reference by log pi. "ranking/logps": by the mean log-prob per token. Empty where
+    prompts have one response. No gradient goes through them.
     """
-    logps = sum_responses(policy.logps, batch)
+    if batch.valid.shape[1] < 2:
+        return {}
+    logps = sum_responses(jax.lax.stop_gradient(policy.logps), batch)
+    constant = jnp.zeros_like(logps) if reference is None else sum_responses(jax.lax.stop_gradient(reference.logps), batch)
+    by = {"accuracy": logps - constant, "ranking/logps": logps / jnp.maximum(response_lengths(batch), 1.0)}
     better = batch.valid[:, :, None] & batch.valid[:, None] & (batch.reward[:, :, None] > batch.reward[:, None])
-    by = {"ranking/logps": logps / jnp.maximum(response_lengths(batch), 1.0)}
-    if reference is not None:
-        by["ranking/log_ratios"] = logps - sum_responses(reference.logps, batch)
-    above = {name: (1 + jnp.sign(x[:, :, None] - x[:, None])) / 2 for name, x in by.items()}
-    return {name: (values.astype(jnp.float32), better.astype(jnp.float32)) for name, values in above.items()}
+    return {name: (ranked_right(x[:, :, None] - x[:, None]), better.astype(jnp.float32)) for name, x in by.items()}

@@ -15,7 +15,7 @@ from jaxalign import sharding
 from jaxalign.objectives import Objective
 from jaxalign.training import reference as references
 from jaxalign.training.metrics import rankings
-from jaxalign.types import Batch, Outputs, TrainState
+from jaxalign.types import Batch, Outputs, TrainState, sum_responses
 
 Forward = Callable[..., Outputs]  # (params, batch, step) -> Outputs
 
@@ -68,8 +68,8 @@ def make_train_step(
 ):
     """(state, batch) -> (state, metrics), jitted, with the state donated.
 
-    Metrics are float32 scalars over the whole batch: everything that the objective reports, loss, grad_norm (before clipping),
-    learning_rate; a metric that no response of the batch has is NaN, a loss that none has is 0.
+    Metrics are float32 scalars over the whole batch: everything that the objective reports, `metrics.rankings`, loss, grad_norm (before
+    clipping), learning_rate; a metric that no response of the batch has is NaN, a loss that none has is 0.
 
     Args:
       forward: of policy and reference alike.
@@ -84,7 +84,7 @@ def make_train_step(
             known = statistics
             if known is None:
                 known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
-            sums = _reduced(objective.terms(policy, constant, batch, known))
+            sums = {name: _weighted_sum(*pair) for name, pair in _measured(objective, policy, constant, batch, known).items()}
             return sums["loss"][0], (sums, known)
 
         return jax.grad(loss_sum, has_aux=True)(state.trainable)
@@ -120,7 +120,10 @@ def make_train_step(
 
 
 def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs, Outputs, Batch], jax.Array]):
-    """(state, batch) -> dict of (sum, weight), jitted: the objective's loss and metrics, `metrics.rankings`, and "kl" to the reference.
+    """(state, batch) -> {name: (sums, weights)}, jitted: the loss, the metrics of the train step, and "kl" to the reference, by prompt.
+
+    Sums of value * weight and of weight over each of the N prompts are float32[N] twice, whole on every device: `held_out.evaluate` adds
+    them up and computes standard errors, for which a prompt is one observation, however many responses and tokens it has.
 
     Where the state keeps the initial reference too, the same against it follows under "initial/": a moving reference makes loss and rewards
     jump at every move, so only those can be compared over time. Statistics are those of the batch given; running ones go on from those
@@ -135,11 +138,10 @@ def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs
         def against(reference, state):
             policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, batch, state.step)
             known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
-            sums = _reduced(objective.terms(policy, constant, batch, known))
-            sums |= {name: _weighted_sum(*pair) for name, pair in rankings(policy, constant, batch).items()}
+            measured = _measured(objective, policy, constant, batch, known)
             if constant is not None and constant.hidden is not None:
-                sums["kl"] = _weighted_sum(kl(policy, constant, batch), batch.slots >= 0)
-            return sums
+                measured["kl"] = kl(policy, constant, batch), batch.slots >= 0
+            return {name: _by_prompt(name, *pair, batch) for name, pair in measured.items()}
 
         reference = None if isinstance(state.reference, references.Table) else state.reference
         if state.initial is None:
@@ -217,12 +219,27 @@ def _means(sums):
     return {name: value / jnp.where(weight > 0, weight, 1.0) for name, (value, weight) in sums.items()}
 
 
-def _reduced(terms):
-    """name -> (sum of value * weight, sum of weight), float32 scalars; "loss" is among them."""
-    return {name: _weighted_sum(*pair) for name, pair in {"loss": (terms.loss, terms.weight), **terms.metrics}.items()}
+def _measured(objective, policy, constant, batch, statistics):
+    """name -> (values, weights) of what a step reports; "loss" is among them."""
+    terms = objective.terms(policy, constant, batch, statistics)
+    return {"loss": (terms.loss, terms.weight), **terms.metrics, **rankings(policy, constant, batch)}
+
+
+def _weighted(value, weight):
+    # where, not only a product: a filler's value may be anything, and 0 * inf is nan
+    weight = jax.lax.stop_gradient(weight.astype(jnp.float32))
+    return jnp.where(weight > 0, value, 0.0) * weight, weight
 
 
 def _weighted_sum(value, weight):
-    # where, not only a product: a filler's value may be anything, and 0 * inf is nan
-    weight = jax.lax.stop_gradient(weight.astype(jnp.float32))
-    return jnp.sum(jnp.where(weight > 0, value, 0.0) * weight), jnp.sum(weight)
+    return tuple(jnp.sum(x) for x in _weighted(value, weight))
+
+
+def _by_prompt(name, value, weight, batch):
+    """(sums of value * weight, sums of weight) over everything that belongs to each prompt: float32[N] twice, on every device."""
+    parts = _weighted(value, weight)
+    if parts[0].shape == batch.tokens.shape:  # of tokens, of which those that are scored have weight
+        parts = [sum_responses(x, batch) for x in parts]
+    if parts[0].shape[0] != batch.valid.shape[0]:
+        raise ValueError(f"metric {name!r} has the shape {parts[0].shape}; give [N, ...] for {batch.valid.shape[0]} prompts, or [R, T].")
+    return tuple(sharding.shard(x.sum(tuple(range(1, x.ndim))), None) for x in parts)

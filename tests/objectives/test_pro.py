@@ -91,6 +91,12 @@ def test_the_accuracy_counts_pairs_of_unequal_reward():
     assert weight.sum() == 2 and np.average(value, weights=weight) == 0.5
 
 
+def test_a_tie_is_half_right():
+    terms, _ = of_sums([[-2.0, -4.0]], [[1, 2]], [[1.0, 0.0]])  # -2 per token on both sides
+    value, weight = terms.metrics["rewards/accuracies"]
+    assert weight.sum() == 1 and np.average(value, weights=weight) == 0.5
+
+
 @pytest.mark.parametrize("logit", [800.0, -800.0])
 def test_loss_and_gradient_are_finite_at_a_huge_logit(logit):
     terms, gradient = of_sums([[logit, 0.0]], [[1, 1]], [[1.0, 0.0]])

@@ -37,12 +37,13 @@ def share(pair):
 )
 def test_two_of_three_orders_right_are_two_thirds_and_a_tie_is_half_of_one(sums, by_log_ratios):
     found = metrics.rankings(outputs(*sums), outputs(0, 0, 0), batch())
-    np.testing.assert_allclose(share(found["ranking/log_ratios"]), by_log_ratios, rtol=1e-6)
+    np.testing.assert_allclose(share(found["accuracy"]), by_log_ratios, rtol=1e-6)
 
 
 def test_log_probs_are_compared_a_token_and_need_no_reference():
     found = metrics.rankings(outputs(-1.0, -4.0, -4.5), None, batch())  # a token: -1, -2, -1.5
-    assert set(found) == {"ranking/logps"} and share(found["ranking/logps"]) == 1.0
+    assert share(found["ranking/logps"]) == 1.0
+    np.testing.assert_allclose(share(found["accuracy"]), 2 / 3, rtol=1e-6)  # of whole responses: -4 is above -4.5
 
 
 def test_invalid_responses_and_equal_rewards_do_not_count():

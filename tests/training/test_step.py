@@ -79,10 +79,10 @@ def test_a_frozen_reference_keeps_every_bit_and_the_policy_moves(on_one_device):
 
 
 @pytest.mark.parametrize("name", ["dpo", "cdpo", "rdpo"])
-def test_the_first_loss_is_ln_2_with_no_accuracy_and_no_margin(on_one_device, name):
+def test_the_first_loss_is_ln_2_with_an_accuracy_of_a_half_and_no_margin(on_one_device, name):
     _, metrics = toys.make_step(name)(toys.make_state(name, same=True), toys.place(arrays()))
     np.testing.assert_allclose(metrics["loss"], math.log(2), rtol=1e-6)
-    assert metrics["rewards/accuracies"] == 0 and metrics["rewards/margins"] == 0
+    assert metrics["rewards/accuracies"] == metrics["accuracy"] == 0.5 and metrics["rewards/margins"] == 0
     assert metrics["grad_norm"] > 1e-3
 
 
@@ -171,6 +171,11 @@ def test_state_and_metrics_stay_float32_under_bfloat16_compute(on_one_device, ru
     np.testing.assert_allclose(metrics["loss"], exact["loss"], rtol=0.1)
 
 
+def mean(sums_and_weights):
+    sums, weights = sums_and_weights
+    return sums.sum() / weights.sum()
+
+
 def test_the_evaluation_step_agrees_with_the_train_step(on_one_device):
     def kl(policy, constant, batch):
         return jnp.where(batch.slots >= 0, 3.0, 0.0)
@@ -179,11 +184,28 @@ def test_the_evaluation_step_agrees_with_the_train_step(on_one_device):
     state, batch = toys.make_state("dpo"), toys.place(arrays())
     sums = eval_step(state, batch)
     _, metrics = dpo_step()(state, batch)
-    only_held_out = {"kl", "ranking/log_ratios", "ranking/logps"}
-    assert set(metrics) - {"grad_norm", "learning_rate"} == set(sums) - only_held_out
-    for name in set(sums) - only_held_out:
-        np.testing.assert_allclose(sums[name][0] / sums[name][1], metrics[name], rtol=1e-6, atol=1e-6, err_msg=name)
-    np.testing.assert_allclose(sums["kl"], [3.0 * (arrays()["slots"] >= 0).sum(), (arrays()["slots"] >= 0).sum()])
+    assert set(metrics) - {"grad_norm", "learning_rate"} == set(sums) - {"kl"}
+    for name in set(sums) - {"kl"}:
+        assert sums[name][0].shape == sums[name][1].shape == batch.paired.shape
+        np.testing.assert_allclose(mean(sums[name]), metrics[name], rtol=1e-6, atol=1e-6, err_msg=name)
+    tokens_of_prompts = np.array([(arrays()["slots"][n // 2] // 3 == n % 2).sum() for n in range(8)])  # two prompts of three responses a row
+    np.testing.assert_allclose(sums["kl"], [3.0 * tokens_of_prompts, tokens_of_prompts])
+
+
+def test_the_evaluation_step_gives_every_device_all_prompts():
+    with jax.set_mesh(toys.mesh((2, 2, 1))):
+        eval_step = step.make_eval_step(toys.next_token(), objectives.bind("dpo"), lambda *_: jnp.zeros((4, ROW_TOKENS)))
+        sums = eval_step(toys.make_state("dpo"), toys.place(arrays()))
+    assert all(x.is_fully_replicated for pair in sums.values() for x in pair)
+
+
+def test_a_metric_that_belongs_to_no_prompt_is_refused(on_one_device):
+    def scalar(policy, constant, batch):
+        return Terms(batch.reward, batch.valid.astype(jnp.float32), {"odd": (jnp.ones(3), jnp.ones(3))})
+
+    eval_step = step.make_eval_step(toys.next_token(), objectives.plain(scalar), lambda *_: jnp.zeros((4, ROW_TOKENS)))
+    with pytest.raises(ValueError, match=r"metric 'odd' has the shape \(3,\); give \[N, ...\] for 8 prompts"):
+        eval_step(toys.make_state("dpo"), toys.place(arrays()))
 
 
 def test_against_the_first_reference_running_statistics_begin_with_the_batch(on_one_device):
@@ -197,7 +219,7 @@ def test_against_the_first_reference_running_statistics_begin_with_the_batch(on_
     alone = eval_step(state, batch)
     for name in ("loss", "offset", "rewards/chosen"):
         np.testing.assert_allclose(both[f"initial/{name}"], alone[name], rtol=1e-6, err_msg=name)
-    assert abs(both["offset"][0] / both["offset"][1] - alone["offset"][0] / alone["offset"][1]) > 1
+    assert abs(mean(both["offset"]) - mean(alone["offset"])) > 1
 
 
 def largest_array(objective, remat):

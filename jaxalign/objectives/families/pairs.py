@@ -49,12 +49,20 @@ def pairs(policy: Outputs, reference: Outputs | None, batch: Batch) -> Pairs:
     return Pairs(logps, logps - constant, response_lengths(batch)[:, :2], weight)
 
 
+def ranked_right(margin: Array) -> Array:
+    """Whether a margin is right, as float32 of its shape: 1 above 0, 0 below, 1/2 at 0, where neither side is ahead; NaN stays NaN.
+
+    Every accuracy of this package counts so: it starts at 1/2, chance, where policy and reference are the same.
+    """
+    return ((1 + jnp.sign(margin)) / 2).astype(jnp.float32)
+
+
 def pair_terms(loss: Array, pairs: Pairs, *, beta: float, metrics: dict[str, Array] | None = None) -> Terms:
     """Terms of a loss float32[N] over pairs, with the metrics of preference training.
 
     Rewards are beta * rho: of the summed log-probs, unless the objective hands in `pairs.per_token()`. Without a reference rho is the
-    log-probability itself. An equal pair counts as wrong (strict inequality), so reward accuracy is 0, not 1/2, where policy and reference
-    are the same. logps/accuracies asks which side the policy itself finds likelier.
+    log-probability itself. rewards/accuracies is the share of pairs with a margin above 0, logps/accuracies the share whose chosen side the
+    policy itself finds likelier; a tie counts half (`ranked_right`).
 
     Args:
       metrics: further ones of the objective, float32[N].
@@ -66,13 +74,13 @@ def pair_terms(loss: Array, pairs: Pairs, *, beta: float, metrics: dict[str, Arr
         raise ValueError(f"objective.beta={beta} is not above 0; it is the strength of the pull to the reference, often 0.01 to 0.5.")
     rewards = beta * pairs.log_ratios
     values = {
-        "rewards/accuracies": (pairs.margin > 0).astype(jnp.float32),
+        "rewards/accuracies": ranked_right(pairs.margin),
         "rewards/margins": beta * pairs.margin,
         "rewards/chosen": rewards[:, 0],
         "rewards/rejected": rewards[:, 1],
         "logps/chosen": pairs.logps[:, 0],
         "logps/rejected": pairs.logps[:, 1],
-        "logps/accuracies": (pairs.logps[:, 0] > pairs.logps[:, 1]).astype(jnp.float32),
+        "logps/accuracies": ranked_right(pairs.logps[:, 0] - pairs.logps[:, 1]),
         "lengths/chosen": pairs.lengths[:, 0],
         "lengths/rejected": pairs.lengths[:, 1],
     } | (metrics or {})
