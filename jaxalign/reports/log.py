@@ -66,7 +66,8 @@ class RunLog:
 
     def held_out(self, step: int, estimates: dict[str, Estimate]) -> None:
         """Writes one line of held-out metrics with their standard errors and counts."""
-        extra = {"se": _finite({name: one.se for name, one in estimates.items()}), "n": {name: estimates[name].n for name in sorted(estimates)}}
+        errors = _finite({name: one.se for name, one in estimates.items()})
+        extra = dict(zip(ERRORS, (errors, {name: estimates[name].n for name in errors}), strict=True))
         self._write("eval", step, {name: one.value for name, one in estimates.items()}, extra)
 
     def _write(self, split, step, values, extra):
