@@ -11,9 +11,9 @@ def rankings(policy: Outputs, reference: Outputs | None, batch: Batch) -> dict[s
     """Does the policy rank the responses of a prompt as their rewards do? name -> (values, weights), both float32[N, K, K].
 
     One value for every two valid responses of a prompt with different rewards: 1 where the one with the higher reward is above the other, 0
-    where it is below, 1/2 where they are equal, as all log-ratios are before the first step. "accuracy", the headline: by log pi - log pi_ref
-    of the whole response, the implicit reward; without a reference by log pi. "ranking/logps": by the mean log-prob per token. Empty where
-    prompts have one response. No gradient goes through them.
+    where it is below, 1/2 where they are equal, as all log-ratios are before the first step. "accuracy", the headline, compares
+    log pi - log pi_ref of whole responses, the implicit reward, or log pi where there is no reference; "ranking/logps" compares the mean
+    log-prob per token. Empty where prompts have one response. No gradient goes through them.
     """
     if batch.valid.shape[1] < 2:
         return {}

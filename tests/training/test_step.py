@@ -188,7 +188,7 @@ def test_the_evaluation_step_agrees_with_the_train_step(on_one_device):
     for name in set(sums) - {"kl"}:
         assert sums[name][0].shape == sums[name][1].shape == batch.paired.shape
         np.testing.assert_allclose(mean(sums[name]), metrics[name], rtol=1e-6, atol=1e-6, err_msg=name)
-    tokens_of_prompts = np.array([(arrays()["slots"][n // 2] // 3 == n % 2).sum() for n in range(8)])  # two prompts of three responses a row
+    tokens_of_prompts = np.array([(arrays()["slots"][n // 2] // 3 == n % 2).sum() for n in range(8)])  # three slots each
     np.testing.assert_allclose(sums["kl"], [3.0 * tokens_of_prompts, tokens_of_prompts])
 
 
