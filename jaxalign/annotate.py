@@ -29,7 +29,7 @@ from jaxalign.hf import hub
 from jaxalign.hf import load as hf_load
 from jaxalign.lm_head import chunks, logps
 from jaxalign.models import model as models
-from jaxalign.training import checkpoint, forward, reference
+from jaxalign.training import forward, manifest, reference, runs
 
 FLAGS = (("--workdir", {"help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),)
 
@@ -197,7 +197,7 @@ def _sum_responses(values, groups):
 def _scorer(cfg, source, spec) -> _Scorer:
     tolerance = 0.1
     if spec["kind"] == "advantage":
-        model, params, run = checkpoint.restore_params(source)
+        model, params, run = runs.restore_params(source)
         if models.VALUE_HEAD not in params:
             raise ValueError(f"data.computed: model={source!r} is a run without a value head; name one of objective 'value'.")
         tolerance = 0.02 * run["value_head"]  # values lie between 0 and this
@@ -228,7 +228,7 @@ def _identity(cfg, source, kind):
     if source is None and cfg.model.checkpoint is None:
         return store.content_hash({"config": str(build.model(cfg).config), "seed": cfg.seed})
     if kind == "advantage":
-        return _hash_files(sorted(checkpoint.newest(source).rglob("*")))
+        return manifest.identity(runs.checkpoints(source) / str(runs.chosen(source, None)))
     folder = Path(hub.checkpoint_folder(source or cfg.model.checkpoint))
     return _hash_files(sorted([*folder.glob("*.safetensors"), folder / "config.json"]))
 

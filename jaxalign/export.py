@@ -28,11 +28,11 @@ def _export(arguments):
 
     from jaxalign import sharding
     from jaxalign.hf.save import save
-    from jaxalign.training import checkpoint
+    from jaxalign.training import runs
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
-        model, params, run = checkpoint.restore_params(given.workdir, step=given.step)
+        model, params, run = runs.restore_params(given.workdir, step=given.step)
         save(given.out, model, params, tokenizer_from=run["tokenizer"], dtype=given.dtype)
     print(f"wrote {given.out} ({model.config.family}, {given.dtype})")
 

@@ -128,7 +128,7 @@ def _begin(cfg, model, functions, saved, prepared: list[str], workdir: Path):
     from jaxalign.config import build
     from jaxalign.config.resume import check_same_data, check_same_run
 
-    start = saved.latest or 0
+    start = saved.begin() or 0
     if not start:
         return functions.init_state(build.params(cfg, model)), 0, False
     before = saved.read_run(start)
@@ -241,7 +241,7 @@ def _save(run: Loop, state, step: int, held_out_metrics) -> None:
     from jaxalign.training import checkpoint
 
     tokenizer = build.tokenizer_folder(run.cfg)
-    record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, prepared=run.prepared, metrics=held_out_metrics)
+    record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, prepared=run.prepared)
     run.log.flush()  # the lines of what is saved are on disk before it is
     run.saved.save(state, step=step, run=record, metrics=held_out_metrics)
 

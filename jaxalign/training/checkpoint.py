@@ -1,33 +1,35 @@
-"""Checkpoints: train state, data position, config and metrics in one atomic orbax save, asynchronously.
+"""Checkpoints: train state, data position, config and metrics of a step, saved atomically and asynchronously.
 
 WORKDIR/checkpoints/STEP holds the items `trainable` (the parameters that are trained), `frozen` (those that are not, if any), `rest`
-(reference, optimizer, RNG, step) and `run` (config, model config, data position). A save that did not finish leaves a temporary folder
-that no start ever reads.
+(reference, optimizer, RNG, step) and `run` (config, model config, data position, metrics), and a manifest of their hashes. A save that did
+not finish leaves a folder of another name, which no start reads. `runs` reads what is written here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import dataclasses
 import fcntl
 import json
+import math
 from pathlib import Path
+import shutil
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from jaxalign import sharding
 from jaxalign.models import model as models
-from jaxalign.models.config import ModelConfig, RopeScaling
-from jaxalign.models.heads import ValueHeadConfig
+from jaxalign.training import manifest, runs
 from jaxalign.training.reference import Table
+from jaxalign.training.runs import CheckpointError
 from jaxalign.types import TrainState
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read; says which one is the last good one and what to do."""
+UNFINISHED = ".orbax-checkpoint-tmp"  # part of the name of a save under way
+REMOVED = ".removed-"  # what the name of a checkpoint that is being deleted begins with
 
 
 class Checkpoints:
@@ -36,41 +38,50 @@ class Checkpoints:
     Args:
       workdir: folder of the run.
       keep_last: newest checkpoints to keep.
-      keep_best: best ones to keep beside them, by `metric`.
+      keep_best: best ones to keep beside them, by `metric`. A metric that is missing or not finite is never best.
       metric: name of a held-out metric, less is better; "-NAME" if more is better.
     """
 
     def __init__(self, workdir: str | Path, *, keep_last: int = 2, keep_best: int = 0, metric: str = "loss"):
-        self.folder = Path(workdir).absolute() / "checkpoints"
-        name, sign = metric.removeprefix("-"), (1.0 if metric.startswith("-") else -1.0)
-
-        def goodness(metrics: dict[str, float]) -> float:
-            return sign * metrics[name]
-
-        self._metric = name if keep_best else None
-        policies = [checkpoint_managers.LatestN(keep_last)]
-        if keep_best:
-            policies.append(checkpoint_managers.BestN(get_metric_fn=goodness, n=keep_best, keep_checkpoints_without_metrics=False))
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                # orbax's own schedule is off: the loop decides
-                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-                cleanup_tmp_directories=True,
-                # without it orbax does not write the metrics, and a resumed run could not tell which old checkpoint is best
-                best_fn=goodness if keep_best else None,
-            ),
-        )
+        self.workdir = Path(workdir).absolute()
+        self.folder = runs.checkpoints(workdir)
+        self._keep_last, self._keep_best = keep_last, keep_best
+        self._metric, self._sign = metric.removeprefix("-"), (-1.0 if metric.startswith("-") else 1.0)
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._under_way: Future | None = None
+        if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in [*self.folder.glob(f"*{UNFINISHED}*"), *self.folder.glob(f"{REMOVED}*")]:
+                shutil.rmtree(path, ignore_errors=True)
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint; None if there is none."""
-        return self._manager.latest_step()
+        """Step of the newest finished checkpoint; None if there is none."""
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints."""
-        return sorted(self._manager.all_steps())
+        """Steps of all finished checkpoints, in order."""
+        return runs.steps(self.workdir)
+
+    def begin(self, *, tell: Callable[[str], None] = runs.to_stderr) -> int | None:
+        """The step to continue from: the newest good one; None where there is none yet.
+
+        Newer checkpoints, which are damaged, are moved to WORKDIR/damaged, so that these steps can be saved again.
+
+        Raises:
+          CheckpointError: all checkpoints are damaged.
+        """
+        start = runs.newest_good(self.workdir, tell=tell)
+        if jax.process_index() == 0 and start is not None:
+            for step in (step for step in self.steps() if step > start):
+                aside = _unused(self.workdir / "damaged" / str(step))
+                aside.parent.mkdir(exist_ok=True)
+                (self.folder / str(step)).rename(aside)
+                tell(f"the checkpoint of step {step} was moved to {aside}; the run continues from step {start}.")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("jaxalign.checkpoint.begin")
+        return start
 
     def save(self, state: TrainState, *, step: int, run: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Starts a save and returns; the arrays are copied first, so the state may be donated. A save under way is waited for.
@@ -82,13 +93,14 @@ class Checkpoints:
         Raises:
           CheckpointError: this save could not start or the one before did not finish.
         """
+        self.wait()
         parts = {name: ocp.args.StandardSave(part) for name, part in _parts(state).items()}
-        items = ocp.args.Composite(**parts, run=ocp.args.JsonSave(run))
+        items = ocp.args.Composite(**parts, run=ocp.args.JsonSave({**run, "metrics": metrics}))
         try:
-            self._manager.wait_until_finished()
-            self._manager.save(step, args=items, metrics=metrics, force=True)
+            self._writer.save(self.folder / str(step), args=items)
         except Exception as error:  # orbax hands on whatever the file system raised
             raise self._failed(error) from error
+        self._under_way = self._thread.submit(self._finish, step)
 
     def wait(self) -> None:
         """Returns when the save under way is on disk.
@@ -96,14 +108,16 @@ class Checkpoints:
         Raises:
           CheckpointError: it could not be written.
         """
+        under_way, self._under_way = self._under_way, None
         try:
-            self._manager.wait_until_finished()
+            if under_way is not None:
+                under_way.result()
         except Exception as error:
             raise self._failed(error) from error
 
     def check_metrics(self, metrics: dict[str, float]) -> None:
         """Raises ValueError where the metric that decides what is best is not among these held-out metrics."""
-        if self._metric is not None and self._metric not in metrics:
+        if self._keep_best and self._metric not in metrics:
             raise ValueError(f"train.best_metric={self._metric!r} is no held-out metric here; there are {', '.join(sorted(metrics))}.")
 
     def read_run(self, step: int) -> dict[str, Any]:
@@ -112,10 +126,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it cannot be read.
         """
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-        except Exception as error:
-            raise self._unreadable(step, error) from error
+        return runs.record(self.workdir, step)
 
     def restore(self, abstract: TrainState, step: int) -> TrainState:
         """The state of a checkpoint, laid out as `abstract` says: on any mesh, whatever mesh it was saved from.
@@ -123,11 +134,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it cannot be read.
         """
-        items = ocp.args.Composite(**{name: ocp.args.StandardRestore(part) for name, part in _parts(abstract).items()})
-        try:
-            restored = self._manager.restore(step, args=items)
-        except Exception as error:
-            raise self._unreadable(step, error) from error
+        restored = runs.read(self.workdir, step, _parts(abstract))
         rest = {"reference": None, **restored["rest"]}
         if isinstance(abstract.reference, Table):
             rest["reference"] = Table(**rest["reference"])
@@ -136,23 +143,49 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the save under way and lets go of the folder."""
         self.wait()
-        self._manager.close()
+        self._thread.shutdown()
+        self._writer.close()
 
-    def _unreadable(self, step, error):
-        older = [other for other in self.steps() if other < step]
-        then = f"continue from step {older[-1]}" if older else "start anew, there is no older one"
-        return CheckpointError(
-            f"the checkpoint {self.folder / str(step)} cannot be read ({str(error).strip().splitlines()[0][:200]}); "
-            f"delete that folder to {then}."
-        )
+    def _finish(self, step):
+        """Waits for the files of a save, seals them with their manifest, and then only removes what need not be kept."""
+        self._writer.wait_until_finished()
+        if jax.process_index() == 0:
+            manifest.write(self.folder / str(step))
+            for other in sorted(set(self.steps()) - self._kept()):
+                removed = self.folder / f"{REMOVED}{other}"
+                (self.folder / str(other)).rename(removed)  # a folder that is half deleted is no checkpoint
+                shutil.rmtree(removed)
+
+    def _kept(self) -> set[int]:
+        """The steps to keep: the newest, the best, and those whose record cannot be read, so that nobody can judge them."""
+        there = self.steps()
+        kept, losses = set(there[-self._keep_last :]), {}
+        for step in there if self._keep_best else ():
+            try:
+                value = (self.read_run(step)["metrics"] or {}).get(self._metric)
+            except CheckpointError:
+                kept.add(step)
+                continue
+            if isinstance(value, int | float) and math.isfinite(value):
+                losses[step] = self._sign * value
+        best = sorted(losses, key=lambda step: (-losses[step], step))  # of equal ones the newer
+        return kept | set(best[-self._keep_best :] if self._keep_best else ())
 
     def _failed(self, error):
-        kept = _steps(self.folder)
+        kept = self.steps()
         last = f"the last good checkpoint is step {kept[-1]}" if kept else "there is no earlier checkpoint"
         return CheckpointError(
             f"a checkpoint could not be written to {self.folder}: {error}; {last}. "
             "Free some space (or choose another --workdir) and start again with the same command: the run continues from there."
         )
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that does not exist."""
+    number, free = 2, path
+    while free.exists():
+        number, free = number + 1, path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -182,20 +215,17 @@ def only_run(workdir: str | Path) -> Iterator[None]:
         yield
 
 
-def run_record(
-    config: dict, model: models.Model, tokenizer: str, *, step: int, prepared: list[str], metrics: dict[str, float] | None
-) -> dict[str, Any]:
+def run_record(config: dict, model: models.Model, tokenizer: str, *, step: int, prepared: list[str]) -> dict[str, Any]:
     """What a checkpoint says of its run.
 
     The data position is (seed, step) in the prepared sets, whose names are hashes of their content: a batch is a pure function of these.
     """
     record = {
         "config": config,
-        "model": dataclasses.asdict(model.config),
+        "model": runs.model_record(model.config),
         "value_head": config["model"]["value_head"],
         "tokenizer": str(Path(tokenizer).absolute()),
         "data": {"seed": config["seed"], "step": step, "prepared": prepared},
-        "metrics": metrics,
     }
     return json.loads(json.dumps(record))
 
@@ -209,62 +239,3 @@ def abstract_like(shapes):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, partition))
 
     return jax.tree.map(place, shapes)
-
-
-def newest(workdir: str | Path) -> Path:
-    """The folder of a run's newest complete checkpoint.
-
-    Raises:
-      CheckpointError: there is none.
-    """
-    folder = Path(workdir).absolute() / "checkpoints"
-    steps = _steps(folder)
-    if not steps:
-        raise CheckpointError(f"{folder} holds no checkpoint; give the --workdir of a run that has saved one.")
-    return folder / str(steps[-1])
-
-
-def _steps(folder):
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-
-
-def restore_params(workdir: str | Path, step: int | None = None):
-    """(model, params, what `run_record` said) of a run, on the mesh in scope; the newest checkpoint where no step is given.
-
-    Raises:
-      CheckpointError: the folder holds no checkpoint, or not that one, or it cannot be read.
-    """
-    folder = Path(workdir).absolute() / "checkpoints"
-    steps = _steps(folder)
-    if not steps:
-        raise CheckpointError(f"there is no run in {workdir}; give the --workdir of one that has saved a checkpoint.")
-    if step is not None and step not in steps:
-        raise CheckpointError(f"{folder} holds checkpoints of steps {steps}, not {step}; give a step it has.")
-    at = steps[-1] if step is None else step
-
-    def read(manager, **items):
-        try:
-            return manager.restore(at, args=ocp.args.Composite(**items))
-        except Exception as error:  # whatever orbax makes of a damaged file
-            first = str(error).strip().splitlines()[0][:200]
-            raise CheckpointError(f"the checkpoint {folder / str(at)} cannot be read ({first}); give another --step of {steps}.") from error
-
-    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-        run = read(manager, run=ocp.args.JsonRestore())["run"]
-        largest = run.get("value_head")
-        model = models.build(_model_config(run["model"]), None if largest is None else ValueHeadConfig(max_value=largest))
-        abstract = jax.tree.map(
-            lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
-        )
-        trained = run["config"]["model"]["trainable"]
-        parts = {"trainable": abstract}
-        if trained != "all":
-            parts = {"trainable": {trained: abstract.pop(trained)}, "frozen": abstract}
-        found = read(manager, **{name: ocp.args.StandardRestore(part) for name, part in parts.items()})
-        params = {key: leaf for name in parts for key, leaf in found[name].items()}
-    return model, params, run
-
-
-def _model_config(record: dict[str, Any]) -> ModelConfig:
-    nested = {"rope_scaling": RopeScaling(**record["rope_scaling"]), "windows": tuple(record["windows"])}
-    return ModelConfig(**{**record, **nested})

@@ -10,7 +10,7 @@ import jaxalign
 from jaxalign import export, sharding
 from jaxalign.hf.load import load, load_config
 from jaxalign.models import model as models
-from jaxalign.training import checkpoint
+from jaxalign.training import runs
 
 FOLDER = Path(jaxalign.__file__).parent / "assets" / "stories260k"
 
@@ -23,7 +23,7 @@ def test_export_writes_the_restored_step_with_its_tokenizer(tmp_path, monkeypatc
         model = models.build(load_config(FOLDER))
         return model, load(FOLDER, model), {"tokenizer": str(FOLDER)}
 
-    monkeypatch.setattr(checkpoint, "restore_params", restore_params)
+    monkeypatch.setattr(runs, "restore_params", restore_params)
     export.main(["--workdir", "run", "--out", str(tmp_path / "out"), "--step", "30", "--dtype", "bfloat16"])
     assert asked == {"workdir": "run", "step": 30}
     assert "wrote" in capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_export_refuses_an_unknown_dtype(capsys):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (checkpoint.CheckpointError("no checkpoint here"), "CheckpointError: no checkpoint here"),
+        (runs.CheckpointError("no checkpoint here"), "CheckpointError: no checkpoint here"),
         (ValueError("wrong shape"), "ValueError: wrong shape"),
         (FileNotFoundError("no tokenizer"), "FileNotFoundError: no tokenizer"),
     ],
@@ -52,7 +52,7 @@ def test_export_says_what_is_wrong_without_a_traceback(tmp_path, monkeypatch, ca
     def restore_params(workdir, step=None):
         raise error
 
-    monkeypatch.setattr(checkpoint, "restore_params", restore_params)
+    monkeypatch.setattr(runs, "restore_params", restore_params)
     assert export.main(["--workdir", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith(words)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxalign import train
-from jaxalign.config import build, files
+from jaxalign.config import build, files, stages
 from jaxalign.training import checkpoint
 
 HERE = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def die(moment, step, workdir, cache, *overrides):
 
 def final_state(workdir, mesh=(1, 8, 1)):
     """The train state of the last checkpoint, on a mesh, and its step."""
-    cfg = files.resolve_stages(files.load_file(CONFIG))[""]
+    cfg = stages.resolve_stages(files.load_file(CONFIG))[""]
     cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor = mesh
     with jax.set_mesh(build.mesh(cfg)):
         model = build.model(cfg)

@@ -1,0 +1,175 @@
+"""A checkpoint that was damaged on disk is named and passed over: the run goes on from the newest good one, bit for bit."""
+
+import json
+from pathlib import Path
+import random
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxalign import sharding, train
+from jaxalign.training import manifest, runs
+from jaxalign.training.checkpoint import Checkpoints
+
+OPTIMIZED = True
+TINY = str(Path(__file__).parents[1] / "tiny.py") + ":sft"
+SETTINGS = ("train.total_steps=4", "train.save_every_steps=2", "train.eval_every_steps=2", "train.log_every_steps=1")
+FEW, MANY = range(3), range(3, 63)
+
+
+def start(workdir, cache):
+    arguments = ["--config", TINY, "--workdir", str(workdir), f"--config.data.prepared_dir={cache}"]
+    return train.main([*arguments, *(f"--config.{setting}" for setting in SETTINGS)])
+
+
+def lines(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    parsed = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "speed/" not in key} for line in parsed]
+
+
+def params(workdir, step=None):
+    with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
+        return jax.device_get(runs.restore_params(workdir, step)[1])
+
+
+def assert_same(ours, theirs):
+    for (path, left), right in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(left, right, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, cache):
+    """A run with checkpoints of steps 2 and 4, what it wrote, and its last parameters."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert start(workdir, cache) == 0
+    return workdir, lines(workdir), params(workdir)
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def any_file(workdir, draw):
+    files = sorted(path for path in (workdir / "checkpoints" / "4").rglob("*") if path.is_file())
+    return draw.choice([file for file in files if file.stat().st_size])
+
+
+def flip(workdir, seed):
+    draw = random.Random(f"flip {seed}")
+    file = any_file(workdir, draw)
+    content = bytearray(file.read_bytes())
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    file.write_bytes(content)
+    return file
+
+
+def cut(workdir, seed):
+    draw = random.Random(f"cut {seed}")
+    file = any_file(workdir, draw)
+    file.write_bytes(file.read_bytes()[: draw.randrange(file.stat().st_size)])
+    return file
+
+
+def empty(workdir, _):
+    file = any_file(workdir, random.Random("empty"))
+    file.write_bytes(b"")
+    return file
+
+
+def remove(workdir, _):
+    file = any_file(workdir, random.Random("remove"))
+    file.unlink()
+    return file
+
+
+def add(workdir, _):
+    file = workdir / "checkpoints" / "4" / "trainable" / "d" / "0123"
+    file.write_bytes(b"1")
+    return file
+
+
+def half_a_manifest(workdir, _):
+    file = workdir / "checkpoints" / "4" / manifest.NAME
+    file.rename(file.with_name(f"{manifest.NAME}.partial"))
+    return file
+
+
+DAMAGES = [(damage, 0) for damage in (empty, remove, add, half_a_manifest)] + [(damage, seed) for damage in (flip, cut) for seed in FEW]
+
+
+@pytest.mark.parametrize(("damage", "seed"), DAMAGES, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_a_damaged_checkpoint_is_named_and_the_newest_good_one_is_taken(trained, copied, damage, seed):
+    file, told = damage(copied, seed), []
+    saved = Checkpoints(copied)
+    assert saved.begin(tell=told.append) == 2
+    assert "the checkpoint of step 4" in told[0] and file.name in told[0] and "passed over" in told[0]
+    assert saved.steps() == [2] and (copied / "damaged" / "4").is_dir() and str(copied / "damaged" / "4") in told[1]
+    assert_same(params(copied), params(trained[0], 2))
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_if_it_had_not_been(trained, copied, cache, capsys, damage=flip, seed=99):
+    file = damage(copied, seed)
+    assert start(copied, cache) == 0
+    message = capsys.readouterr().err
+    assert file.name in message and "continues at step 2" in message
+    assert lines(copied) == trained[1]
+    assert_same(params(copied), trained[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", MANY)
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_any_damage_is_named_and_the_run_ends_as_if_it_had_not_been(trained, copied, cache, capsys, damage, seed):
+    test_a_run_whose_newest_checkpoint_is_damaged_ends_as_if_it_had_not_been(trained, copied, cache, capsys, damage, seed)
+
+
+def test_the_parameters_of_a_damaged_step_are_refused_and_those_of_another_are_not(trained, copied):
+    flip(copied, 0)
+    with pytest.raises(runs.CheckpointError, match=r"step 4 is damaged.*choose another step: \[2\]"):
+        params(copied, 4)
+    assert_same(params(copied), params(trained[0], 2))
+    assert runs.steps(copied) == [2, 4]  # reading moves nothing
+
+
+def test_where_all_checkpoints_are_damaged_the_run_does_not_start_over_by_itself(copied, cache, capsys):
+    for step in (2, 4):
+        (copied / "checkpoints" / str(step) / "run" / "metadata").write_text("{}")
+    assert start(copied, cache) == 1
+    message = capsys.readouterr().err
+    assert "every checkpoint in" in message and "step 4 is damaged" in message and "step 2 is damaged" in message
+    assert "delete" not in message and runs.steps(copied) == [2, 4]
+
+
+def test_checkpoints_without_a_manifest_are_read_with_a_note(trained, copied, capsys):
+    for step in (2, 4):
+        (copied / "checkpoints" / str(step) / manifest.NAME).unlink()
+    assert_same(params(copied), trained[2])
+    assert "step 4 has no manifest.json (an earlier version wrote it): it cannot be checked" in capsys.readouterr().err
+
+
+def test_two_damages_of_one_step_are_both_set_aside(trained, copied):
+    for _ in range(2):
+        shutil.copytree(trained[0] / "checkpoints" / "4", copied / "checkpoints" / "4", dirs_exist_ok=True)
+        flip(copied, 1)
+        assert Checkpoints(copied).begin() == 2
+    assert sorted(path.name for path in (copied / "damaged").iterdir()) == ["4", "4-2"]
+
+
+def test_a_manifest_names_sizes_and_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"12")
+    manifest.write(tmp_path)
+    assert manifest.damage(tmp_path) == ""
+    (tmp_path / "a").write_bytes(b"123")
+    assert manifest.damage(tmp_path) == "a has 3 bytes instead of 2"
+    (tmp_path / "a").write_bytes(b"13")
+    assert manifest.damage(tmp_path) == "a has other bytes than were written"
