@@ -1,13 +1,15 @@
-"""config.json of Hugging Face transformers <-> ModelConfig, both directions, for every supported family.
+"""config.json of Hugging Face transformers -> ModelConfig, for every supported family; `config_json` is the other direction.
 
-What the decoder cannot reproduce (mixtures of experts, other rotary types, bidirectional attention, quantised weights) is refused with its
-name and value; keys that do not change the function computed (dropout, cache, token ids) are passed over.
+A key that is absent means what the family's config class of transformers says. What the decoder cannot reproduce (mixtures of experts,
+other rotary types, bidirectional attention, quantised weights) is refused with its name and value; keys that do not change the function
+computed (dropout, cache, token ids) are passed over, and any other key that nobody reads is named.
 """
 
-import dataclasses
 from typing import Any
 
-from jaxalign.models.config import ModelConfig, RopeScaling
+from jaxalign.hf import notes, rotary
+from jaxalign.hf.values import Values
+from jaxalign.models.config import ModelConfig
 
 ARCHITECTURES = {  # config.json model_type -> (family, class that transformers loads it with)
     "llama": ("llama", "LlamaForCausalLM"),
@@ -25,7 +27,7 @@ MODEL_TYPES = {family: model_type for model_type, (family, _) in ARCHITECTURES.i
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu"} | dict.fromkeys(
     ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu_tanh"
 )
-ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
+LAYERS, POSITIONS = 1024, 2**31  # the largest that are believed; published models have at most 126 layers
 
 # Our fields and their keys, where the two hold the same value.
 SIZES = {
@@ -39,6 +41,12 @@ SIZES = {
 GPT2_SIZES = {"vocab_size": "vocab_size", "width": "n_embd", "layers": "n_layer", "heads": "n_head", "max_positions": "n_positions"}
 SHARED = {"tied": "tie_word_embeddings", "init_std": "initializer_range"}  # may be absent
 
+# What an absent key means, where families differ (transformers' configuration_*.py).
+KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma": 16, "gemma2": 4, "gemma3": 4}  # llama: as many as heads
+HEAD_DIM = {"qwen3": 128, "gemma": 256, "gemma2": 256, "gemma3": 256}  # others: width / heads
+WINDOW = 4096
+SOFTCAPS = {"gemma2": (50.0, 30.0), "gemma3": (None, None)}  # attention, logits
+
 # Keys whose only supported values are these (absent counts as supported).
 REQUIRED = {
     "quantization_config": (None,),
@@ -48,54 +56,53 @@ REQUIRED = {
     "add_cross_attention": (False,),
     "is_encoder_decoder": (False,),
 }
+# Keys that leave the function of a decoder as it is: how it was saved, trained or is sampled from.
+HARMLESS = frozenset(
+    "architectures model_type torch_dtype dtype transformers_version _name_or_path name_or_path use_cache return_dict cache_implementation "
+    "bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id id2label label2id problem_type "
+    "attention_dropout hidden_dropout classifier_dropout resid_pdrop embd_pdrop attn_pdrop dropout gradient_checkpointing "
+    "output_attentions output_hidden_states chunk_size_feed_forward is_decoder pretraining_tp reorder_and_upcast_attn "
+    "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout task_specific_params "
+    "_sliding_window_pattern _attn_implementation attn_implementation n_ctx finetuning_task tokenizer_class".split()
+)
+SAMPLING = frozenset(
+    "temperature top_k top_p typical_p do_sample num_beams num_return_sequences max_length min_length repetition_penalty "
+    "length_penalty early_stopping no_repeat_ngram_size".split()
+)
 
 
 def from_json(values: dict[str, Any]) -> ModelConfig:
-    """The ModelConfig of a parsed config.json, in the key style of transformers 4 or 5.
+    """The ModelConfig of a parsed config.json, in the key style of transformers 4 or 5. Keys that are not read are named once.
 
     Raises:
-      ValueError: an unsupported model type or setting, or a missing key, each with its name.
+      ValueError: an unsupported model type or setting, a missing key, or a value of the wrong type or size, each with its name.
     """
+    if not isinstance(values, dict):
+        raise ValueError(f"config.json holds a {type(values).__name__}, not a section of keys; download or copy it again.")
     model_type = values.get("model_type")
     if model_type == "gemma3" and "text_config" in values:
         raise ValueError(
             "config.json is of model_type 'gemma3' with a vision tower; only text is supported. "
             "Save the language model alone (Gemma3ForCausalLM, model_type 'gemma3_text') and load that folder."
         )
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise ValueError(f"config.json has model_type {model_type!r}; supported are {sorted(ARCHITECTURES)} (dense text decoders).")
+    read, family = Values(values), ARCHITECTURES[model_type][0]
     for key, accepted in REQUIRED.items():
-        if key in values and values[key] not in accepted:
+        if key in values and read.raw(key) not in accepted:
             raise ValueError(f"config.json sets {key} to {values[key]!r}; for a {model_type} only {accepted[0]!r} is supported.")
-    family = ARCHITECTURES[model_type][0]
-    try:
-        fields = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}.get(family, _llama_like)(family, values)
-        sizes = {field: values[key] for field, key in _sizes(family).items()}
-        shared = {field: values[key] for field, key in SHARED.items() if key in values}
-        return ModelConfig(**{**fields, **sizes, **shared, "family": family})
-    except KeyError as missing:
-        raise ValueError(f"config.json of a {model_type} has no key {missing}; it is needed to build the model.") from missing
+    bounds = {"layers": LAYERS, "max_positions": POSITIONS}
+    sizes = {field: read.size(key, **({"most": bounds[field]} if field in bounds else {})) for field, key in sizes_of(family).items()}
+    fields = {"gpt2": _gpt2, "gpt_neox": _gpt_neox}.get(family, _llama_like)(family, read, sizes)
+    shared = {"tied": read.flag(SHARED["tied"], fields.get("tied", False)), "init_std": read.number(SHARED["init_std"], 0.02)}
+    config = ModelConfig(**{**fields, **sizes, **shared, "family": family})
+    if unread := read.unread(HARMLESS | SAMPLING):
+        notes.say_once(f"config.json of a {model_type}: {len(unread)} keys mean nothing to this model: {', '.join(sorted(unread))}.")
+    return config
 
 
-def to_json(config: ModelConfig) -> dict[str, Any]:
-    """The config.json of this model, in keys that transformers 4 and 5 read.
-
-    Raises:
-      ValueError: the family's config.json cannot express a setting of this config, which is named.
-    """
-    writer = {"gpt2": _gpt2_json, "gpt_neox": _gpt_neox_json}.get(config.family, _llama_like_json)
-    model_type = MODEL_TYPES[config.family]
-    values = {"architectures": [ARCHITECTURES[model_type][1]], "model_type": model_type}
-    values |= {key: getattr(config, field) for field, key in (_sizes(config.family) | SHARED).items()} | writer(config)
-    back = from_json(values)
-    lost = [f.name for f in dataclasses.fields(config) if getattr(back, f.name) != getattr(config, f.name)]
-    if lost:
-        told = ", ".join(f"{name} = {getattr(config, name)!r}" for name in lost)
-        raise ValueError(f"a {model_type} config.json cannot express {told}; choose a family that has it, or change the model config.")
-    return values
-
-
-def _sizes(family: str) -> dict[str, str]:
+def sizes_of(family: str) -> dict[str, str]:
+    """Our fields -> the family's keys."""
     return GPT2_SIZES if family == "gpt2" else SIZES
 
 
@@ -105,168 +112,100 @@ def _activation(name: str) -> str:
     return ACTIVATIONS[name]
 
 
-def _rope(values: dict[str, Any], default_theta: float, theta_key: str = "rope_theta") -> tuple[float, RopeScaling, float | None]:
-    """Base, scaling and rotated fraction (None: not said) from `rope_parameters` (5) or `rope_theta` and `rope_scaling` (4)."""
-    given = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
-    theta = float(given.get("rope_theta", values.get(theta_key, default_theta)))
-    kind = given.get("rope_type", given.get("type", "default"))
-    fraction = given.get("partial_rotary_factor")
-    if kind == "default":
-        return theta, RopeScaling(), fraction
-    if kind == "linear":
-        return theta, RopeScaling("linear", float(given["factor"])), fraction
-    if kind == "llama3":
-        low, high = float(given["low_freq_factor"]), float(given["high_freq_factor"])
-        original = int(given.get("original_max_position_embeddings", values["max_position_embeddings"]))
-        return theta, RopeScaling("llama3", float(given["factor"]), low, high, original), fraction
-    raise ValueError(
-        f"config.json asks for rotary scaling of type {kind!r}; supported are 'default', 'linear' and 'llama3'. "
-        "Within the pretrained context, removing rope_scaling from config.json gives the unscaled model."
-    )
+def _llama_activation(family: str, values: Values) -> str:
+    if not family.startswith("gemma"):
+        return _activation(values.text("hidden_act", "silu"))
+    used, other = ("hidden_act", "hidden_activation") if family == "gemma" else ("hidden_activation", "hidden_act")
+    legacy = {"gelu": "gelu_pytorch_tanh"} if family == "gemma" else {}  # as in Gemma 1's released configs
+    written = {key: values.text(key) for key in (used, other) if values.raw(key, None) is not None}
+    names = {used: "gelu_tanh"} | {key: _activation(legacy.get(name, name)) for key, name in written.items()}
+    if len(set(names.values())) > 1:
+        raise ValueError(f"config.json names the activations {written}; {used} counts for this family ({names[used]}): remove the other.")
+    return names[used]
 
 
-def _scaling_json(scaling: RopeScaling) -> dict[str, Any] | None:
-    if scaling.kind == "none":
-        return None
-    if scaling.kind == "linear":
-        return {"rope_type": "linear", "factor": scaling.factor}
-    return {
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_frequency,
-        "high_freq_factor": scaling.high_frequency,
-        "original_max_position_embeddings": scaling.original_positions,
-    }
-
-
-def _windows(family: str, values: dict[str, Any]) -> tuple[int, ...]:
-    layers, window = values["num_hidden_layers"], values.get("sliding_window")
-    if family in ("llama", "gemma") or not window:
+def _windows(family: str, values: Values, layers: int) -> tuple[int, ...]:
+    if family in ("llama", "gemma"):
         return (0,) * layers
-    if family in ("qwen2", "qwen3") and not values.get("use_sliding_window", False):
-        return (0,) * layers
-    kinds = values.get("layer_types")
-    if kinds is None:
-        pattern = values.get("sliding_window_pattern", 6)
-        sliding = {
-            "mistral": lambda i: True,
-            "gemma2": lambda i: i % 2 == 0,
-            "gemma3": lambda i: (i + 1) % pattern != 0,
-        }.get(family, lambda i: i >= values.get("max_window_layers", 28))
-        return tuple(window if sliding(i) else 0 for i in range(layers))
-    unknown = set(kinds) - {"sliding_attention", "full_attention"}
-    if unknown:
-        raise ValueError(f"config.json lists layer_types {sorted(unknown)}; supported are 'sliding_attention' and 'full_attention'.")
-    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+    window = values.size("sliding_window", WINDOW, null=True)
+    kinds, first = values.raw("layer_types", None), values.size("max_window_layers", 28, least=0, most=LAYERS)
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != layers:
+            raise values.wrong("layer_types", f"a list of {layers} kinds, one per layer")
+        if unknown := {str(kind) for kind in kinds} - {"sliding_attention", "full_attention"}:
+            raise ValueError(f"config.json lists layer_types {sorted(unknown)}; supported are 'sliding_attention' and 'full_attention'.")
+    if family in ("qwen2", "qwen3"):
+        if not values.flag("use_sliding_window", False) or window is None:
+            return (0,) * layers
+        slides = [i >= first for i in range(layers)]
+    elif family == "mistral":
+        if kinds is not None and len({window is not None, *(kind == "sliding_attention" for kind in kinds)}) > 1:
+            raise values.wrong("layer_types", f"absent: a mistral has sliding_window {window} in every layer")
+        return (window or 0,) * layers
+    else:
+        pattern = 2 if family == "gemma2" else values.size("sliding_window_pattern", 6, most=LAYERS)
+        slides = [(i + 1) % pattern != 0 for i in range(layers)]
+    slides = slides if kinds is None else [kind == "sliding_attention" for kind in kinds]
+    if window is None and any(slides):
+        raise values.wrong("sliding_window", "a number: this model has sliding layers")
+    return tuple(window if slide else 0 for slide in slides)
 
 
-def _local_rope(values: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Gemma 3: the values with the rotary parameters of its full layers only, and the base of its sliding layers."""
-    nested = values.get("rope_parameters") or {}
-    if "full_attention" not in nested:
-        return values, float(values.get("rope_local_base_freq", 10000.0))
-    if nested["sliding_attention"].get("rope_type", "default") != "default":
-        raise ValueError("config.json scales the rotary positions of sliding layers; only full_attention layers may be scaled.")
-    return {**values, "rope_parameters": nested["full_attention"]}, float(nested["sliding_attention"].get("rope_theta", 10000.0))
-
-
-def _llama_like(family: str, values: dict[str, Any]) -> dict[str, Any]:
+def _llama_like(family: str, values: Values, sizes: dict[str, int]) -> dict[str, Any]:
     gemma, late_gemma = family.startswith("gemma"), family in ("gemma2", "gemma3")
-    heads, width = values["num_attention_heads"], values["hidden_size"]
-    attention_bias = family == "qwen2" or values.get("attention_bias", False)
-    activation = _activation(values.get("hidden_activation") or values.get("hidden_act") or ("gelu_pytorch_tanh" if gemma else "silu"))
-    values, local_theta = _local_rope(values) if family == "gemma3" else (values, None)
-    theta, scaling, fraction = _rope(values, 1e6 if family == "gemma3" else 10000.0)
-    if fraction not in (None, 1.0):
-        raise ValueError(f"config.json rotates a fraction {fraction} of each head; for a {family} only the whole head is supported.")
+    bias = family == "qwen2" or (family != "mistral" and values.flag("attention_bias", False))
+    turned, local_theta = rotary.read_local(values) if family == "gemma3" else (rotary.read(values), None)
+    if turned.fraction != 1.0:
+        raise ValueError(f"config.json rotates a fraction {turned.fraction} of each head; for a {family} only the whole head is supported.")
     fields = dict(
-        kv_heads=values.get("num_key_value_heads") or heads,
-        head_dim=values.get("head_dim") or (256 if gemma else 128 if family == "qwen3" else width // heads),
-        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        kv_heads=values.size("num_key_value_heads", KV_HEADS.get(family), null=True) or sizes["heads"],
+        head_dim=values.size("head_dim", HEAD_DIM.get(family), null=family not in HEAD_DIM) or _even_share(values, family, sizes),
+        norm_eps=values.number("rms_norm_eps", 1e-6),
         norm_offset=gemma,
         post_norms=late_gemma,
-        # Gemma's "gelu" is a legacy name of the tanh form, as in its released configs.
-        activation="gelu_tanh" if gemma and activation == "gelu" else activation,
-        qkv_bias=attention_bias,
-        output_bias=attention_bias and family != "qwen2",
-        mlp_bias=family == "llama" and values.get("mlp_bias", False),
-        rope_theta=theta,
-        rope_scaling=scaling,
+        activation=_llama_activation(family, values),
+        qkv_bias=bias,
+        output_bias=bias and family != "qwen2",
+        mlp_bias=family == "llama" and values.flag("mlp_bias", False),
+        rope_theta=turned.theta,
+        rope_scaling=turned.scaling,
         local_rope_theta=local_theta,
         qk_norm=family in ("qwen3", "gemma3"),
-        windows=_windows(family, values),
-        embed_scale=width**0.5 if gemma else 1.0,
+        windows=_windows(family, values, sizes["layers"]),
+        embed_scale=sizes["width"] ** 0.5 if gemma else 1.0,
         tied=gemma,
     )
     if late_gemma:
-        caps = (50.0, 30.0) if family == "gemma2" else (None, None)
-        fields["attention_softcap"] = float(values.get("attn_logit_softcapping", caps[0]) or 0)
-        fields["logit_softcap"] = float(values.get("final_logit_softcapping", caps[1]) or 0)
-        fields["query_scale"] = values.get("query_pre_attn_scalar", 256) ** -0.5
+        attention, logits = SOFTCAPS[family]
+        fields["attention_softcap"] = values.number("attn_logit_softcapping", attention, null=True) or 0.0
+        fields["logit_softcap"] = values.number("final_logit_softcapping", logits, null=True) or 0.0
+        fields["query_scale"] = values.number("query_pre_attn_scalar", 256) ** -0.5
     return fields
 
 
-def _llama_like_json(config: ModelConfig) -> dict[str, Any]:
-    family, activation = config.family, ACTIVATION_NAMES[config.activation]
-    values = {
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "rms_norm_eps": config.norm_eps,
-        "hidden_activation" if family.startswith("gemma") else "hidden_act": activation,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": _scaling_json(config.rope_scaling),
-    }
-    if family == "gemma":
-        values["hidden_act"] = activation
-    if family not in ("qwen2", "mistral"):
-        values["attention_bias"] = config.qkv_bias
-    if family == "llama":
-        values["mlp_bias"] = config.mlp_bias
-    if family not in ("llama", "gemma"):
-        values["sliding_window"] = max(config.windows) or None
-    if family not in ("llama", "gemma", "mistral"):
-        values["layer_types"] = ["sliding_attention" if window else "full_attention" for window in config.windows]
-    if family in ("qwen2", "qwen3"):
-        values["use_sliding_window"] = max(config.windows) > 0
-        values["max_window_layers"] = next((i for i, window in enumerate(config.windows) if window), config.layers)
-    if family in ("gemma2", "gemma3"):
-        scalar = config.attention_scale**-2
-        values["query_pre_attn_scalar"] = round(scalar) if abs(scalar - round(scalar)) < 1e-6 * scalar else scalar
-        values["attn_logit_softcapping"] = config.attention_softcap or None
-        values["final_logit_softcapping"] = config.logit_softcap or None
-    if family == "gemma3":
-        values["rope_local_base_freq"] = config.local_rope_theta
-    return values
+def _even_share(values: Values, family: str, sizes: dict[str, int]) -> int:
+    if sizes["width"] % sizes["heads"]:
+        keys = sizes_of(family)
+        raise values.wrong(keys["width"], f"a multiple of {keys['heads']} ({sizes['heads']})")
+    return sizes["width"] // sizes["heads"]
 
 
-def _gpt_neox(family: str, values: dict[str, Any]) -> dict[str, Any]:
-    theta, scaling, fraction = _rope(values, 10000.0, "rotary_emb_base")
-    bias = values.get("attention_bias", True)
-    return _classic(values, "layer_norm_eps", "hidden_act", "gelu") | dict(
+def _gpt_neox(family: str, values: Values, sizes: dict[str, int]) -> dict[str, Any]:
+    turned = rotary.read(values, rotary.Keys("rotary_emb_base", 10000.0, "rotary_pct", 0.25))
+    bias = values.flag("attention_bias", True)
+    return _classic(family, values, sizes, "layer_norm_eps", "hidden_act", "gelu") | dict(
         qkv_bias=bias,
         output_bias=bias,
-        rotary_fraction=values.get("rotary_pct", 0.25) if fraction is None else fraction,
-        rope_theta=theta,
-        rope_scaling=scaling,
-        parallel_residual=values.get("use_parallel_residual", True),
+        rotary_fraction=turned.fraction,
+        rope_theta=turned.theta,
+        rope_scaling=turned.scaling,
+        parallel_residual=values.flag("use_parallel_residual", True),
     )
 
 
-def _gpt_neox_json(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "layer_norm_eps": config.norm_eps,
-        "hidden_act": ACTIVATION_NAMES[config.activation],
-        "attention_bias": config.qkv_bias,
-        "rotary_pct": config.rotary_fraction,
-        "rotary_emb_base": config.rope_theta,
-        "rope_scaling": _scaling_json(config.rope_scaling),
-        "use_parallel_residual": config.parallel_residual,
-    }
-
-
-def _gpt2(family: str, values: dict[str, Any]) -> dict[str, Any]:
-    return _classic(values, "layer_norm_epsilon", "activation_function", "gelu_new") | dict(
-        mlp_width=values.get("n_inner") or 4 * values["n_embd"],
+def _gpt2(family: str, values: Values, sizes: dict[str, int]) -> dict[str, Any]:
+    return _classic(family, values, sizes, "layer_norm_epsilon", "activation_function", "gelu_new") | dict(
+        mlp_width=values.size("n_inner", None, null=True) or 4 * sizes["width"],
         qkv_bias=True,
         output_bias=True,
         rotary_fraction=0.0,
@@ -275,25 +214,14 @@ def _gpt2(family: str, values: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _gpt2_json(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "n_inner": config.mlp_width,
-        "layer_norm_epsilon": config.norm_eps,
-        # GPT-2's own name for the tanh form: transformers computes it in another order, so the other name changes last bits
-        "activation_function": "gelu_new" if config.activation == "gelu_tanh" else ACTIVATION_NAMES[config.activation],
-    }
-
-
-def _classic(values: dict[str, Any], eps_key: str, activation_key: str, activation: str) -> dict[str, Any]:
+def _classic(family: str, values: Values, sizes: dict[str, int], eps_key: str, activation_key: str, activation: str) -> dict[str, Any]:
     """What GPT-NeoX and GPT-2 share: LayerNorm, a plain MLP with biases, as many key heads as heads."""
-    sizes = GPT2_SIZES if "n_embd" in values else SIZES
-    heads = values[sizes["heads"]]
     return dict(
-        kv_heads=heads,
-        head_dim=values[sizes["width"]] // heads,
+        kv_heads=sizes["heads"],
+        head_dim=_even_share(values, family, sizes),
         norm="layer",
-        norm_eps=float(values.get(eps_key, 1e-5)),
-        activation=_activation(values.get(activation_key, activation)),
+        norm_eps=values.number(eps_key, 1e-5),
+        activation=_activation(values.text(activation_key, activation)),
         gated=False,
         mlp_bias=True,
     )

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxalign import sharding
 from jaxalign.hf import config as hf_config
-from jaxalign.hf import names
+from jaxalign.hf import names, notes
 from jaxalign.hf.tensors import Stored, scan
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
@@ -28,7 +28,15 @@ def load_config(folder: str | Path) -> ModelConfig:
     file = _folder(folder) / "config.json"
     if not file.is_file():
         raise ValueError(f"{folder} has no config.json; give a folder that transformers' save_pretrained or a model download wrote.")
-    return hf_config.from_json(_json(file))
+    try:
+        return hf_config.from_json(read_json(file))
+    except ValueError as error:
+        raise ValueError(f"{error} (in {folder})") from error
+
+
+def check(folder: str | Path, model: models.Model) -> None:
+    """Raises ValueError where `load` would, as far as names, shapes and sizes of files can show it: no tensor is read."""
+    _check(folder, _stored(_folder(folder), model.config), names.tensors(model), model.config)
 
 
 def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
@@ -37,13 +45,20 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
     Everything that can be wrong about names and shapes is reported before the first tensor is read.
 
     Raises:
-      ValueError: no folder, a missing or broken file, tensors that are missing, left over, or of another shape than the config says.
+      ValueError: no folder, a missing or broken file, tensors that are missing, left over, not finite, or of another shape than the
+        config says; a head of its own where the config ties it to the embedding.
     """
     stored, wanted = _stored(_folder(folder), model.config), names.tensors(model)
     _check(folder, stored, wanted, model.config)
+    _check_tied(folder, stored, wanted, model.config)
     params = _allocate(model)
     for tensor in wanted:
         array = stored[tensor.name].read().astype(np.float32)
+        if bad := array.size - int(np.isfinite(array).sum()):
+            raise ValueError(
+                f"tensor {tensor.name} in {stored[tensor.name].file} holds {bad:,} numbers that are not finite: these weights are damaged, "
+                "or their training diverged. Choose another checkpoint."
+            )
         for (path, _), piece in zip(tensor.leaves, names.to_leaves(tensor, array, model.config), strict=True):
             parent, axes = _at(params, path[:-1]), _at(model.axes, path)
             if tensor.layer is None:
@@ -54,42 +69,65 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
     return params
 
 
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      ValueError: it is not valid JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON ({error}); download or copy it again.") from error
+
+
 def _folder(folder: str | Path) -> Path:
     if not Path(folder).is_dir():
         raise ValueError(f"{folder} is not a folder; give the path of a downloaded checkpoint (hf download NAME --local-dir FOLDER).")
     return Path(folder)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); download or copy it again.") from error
-
-
 def _stored(folder: Path, config: ModelConfig) -> dict[str, Stored]:
     """Every weight in the folder by the name it has in a causal language model's checkpoint."""
-    if (folder / INDEX).is_file():
-        weight_map = _json(folder / INDEX)["weight_map"]
-        files = sorted(set(weight_map.values()))
-        missing = [file for file in files if not (folder / file).is_file()]
-        if missing:
-            raise ValueError(f"{folder / INDEX} names {len(missing)} files that are not there: {_some(missing)}; copy them too.")
-        found = {name: stored for file in files for name, stored in scan(folder / file).items()}
-        absent = sorted(set(weight_map) - set(found))
-        if absent:
-            raise ValueError(f"{folder / INDEX} promises {_some(absent)}, but no file holds them; download or copy the shards again.")
-    elif (folder / SINGLE).is_file():
-        found = scan(folder / SINGLE)
-    else:
-        other = sorted(file.name for file in folder.glob("*.bin"))
-        way_out = f"it has {_some(other)}: convert with transformers' save_pretrained" if other else "copy the weights there"
-        raise ValueError(f"{folder} has neither {SINGLE} nor {INDEX}; {way_out}.")
+    single = (folder / SINGLE).is_file()  # which transformers prefers where an index is there too
+    files = [SINGLE] if single else _indexed(folder)
+    used = {*files} if single else {*files, INDEX}
+    if others := sorted({file.name for file in [*folder.glob("*.safetensors"), *folder.glob(INDEX)]} - used):
+        notes.say_once(f"{folder}: the weights are read from {notes.some(files)}; not read: {notes.some(others)}.")
+    found = {}
+    for file in files:
+        for name, stored in scan(folder / file).items():
+            if name in found:
+                raise ValueError(f"{folder} holds tensor {name} twice, in {found[name].file.name} and in {file}; remove the wrong file.")
+            found[name] = stored
+    if not single and (absent := sorted(set(read_json(folder / INDEX)["weight_map"]) - set(found))):
+        raise ValueError(f"{folder / INDEX} promises {notes.some(absent)}, but no file holds them; download or copy the shards again.")
     prefix = names.prefix(config)
     if not any(name.startswith(prefix) for name in found):  # saved from the base model, as gpt2's own release
         heads = ("lm_head.", "embed_out.")
         found = {name if name.startswith(heads) else prefix + name: stored for name, stored in found.items()}
     return found
+
+
+def _indexed(folder: Path) -> list[str]:
+    """The names of the files that the folder's index names, which lie in the folder."""
+    index = folder / INDEX
+    if not index.is_file():
+        other = sorted(file.name for file in [*folder.glob("*.bin"), *folder.glob("adapter_config.json")])
+        way_out = f"it has {notes.some(other)}: convert with transformers' save_pretrained" if other else "copy the weights there"
+        raise ValueError(f"{folder} has neither {SINGLE} nor {INDEX}; {way_out}.")
+    parsed = read_json(index)
+    weights = parsed.get("weight_map") if isinstance(parsed, dict) else None
+    if not isinstance(weights, dict) or not weights or not all(isinstance(file, str) and file for file in weights.values()):
+        raise ValueError(f"{index} has no weight_map from tensors to files; download or copy it again.")
+    files = sorted(set(weights.values()))
+    outside = [file for file in files if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts or "\\" in file]
+    if outside:
+        raise ValueError(f"{index} names files outside its folder: {notes.some(outside)}; its files must lie beside it.")
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise ValueError(f"{index} names {len(missing)} files that are not there: {notes.some(missing)}; copy them too.")
+    return files
 
 
 def _check(folder: str | Path, stored: dict[str, Stored], wanted: list[names.Tensor], config: ModelConfig) -> None:
@@ -99,11 +137,11 @@ def _check(folder: str | Path, stored: dict[str, Stored], wanted: list[names.Ten
     if missing:
         tie = any(name in ("lm_head.weight", "embed_out.weight") for name in missing)
         hint = "; if the head is the embedding, set tie_word_embeddings to true in config.json" if tie else ""
-        problems.append(f"{len(missing)} tensors of the {config.family} in config.json are missing: {_some(missing)}{hint}.")
-    ignored = ("lm_head.weight", "embed_out.weight") if config.tied else ()
+        problems.append(f"{len(missing)} tensors of the {config.family} in config.json are missing: {notes.some(missing)}{hint}.")
+    ignored = (names.head(config),) if config.tied else ()
     extra = [name for name in stored if name not in expected and name not in ignored and not names.BUFFERS.search(name)]
     if extra:
-        problems.append(f"{len(extra)} tensors have no place in that model: {_some(sorted(extra))}; is config.json of this checkpoint?")
+        problems.append(f"{len(extra)} tensors have no place in that model: {notes.some(sorted(extra))}; is this their config.json?")
     for name, shape in expected.items():
         if name in stored and stored[name].shape != shape:
             problems.append(f"tensor {name} has shape {stored[name].shape}, config.json says {shape}; correct config.json.")
@@ -112,8 +150,18 @@ def _check(folder: str | Path, stored: dict[str, Stored], wanted: list[names.Ten
         raise ValueError(f"the checkpoint in {folder} does not fit its config: " + " ".join(shown))
 
 
-def _some(found: list[str]) -> str:
-    return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+def _check_tied(folder: str | Path, stored: dict[str, Stored], wanted: list[names.Tensor], config: ModelConfig) -> None:
+    """A head in the file of a tied model must be the embedding: it would be left out otherwise."""
+    head = names.head(config)
+    if not config.tied or head not in stored:
+        return
+    (embedding,) = (tensor.name for tensor in wanted if tensor.leaves[0][0] == ("embed", "tokens"))
+    one, other = stored[head].read(), stored[embedding].read()
+    if one.shape != other.shape or not np.array_equal(one, other):
+        raise ValueError(
+            f"config.json in {folder} sets tie_word_embeddings to true, but the file holds a {head} that is not {embedding}. "
+            f"Set tie_word_embeddings to false to use it, or remove {head} from the file."
+        )
 
 
 def _allocate(model: models.Model) -> dict[str, Any]:

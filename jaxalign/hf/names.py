@@ -34,6 +34,11 @@ def prefix(config: ModelConfig) -> str:
     return {"gpt_neox": "gpt_neox.", "gpt2": "transformer."}.get(config.family, "model.")
 
 
+def head(config: ModelConfig) -> str:
+    """The name of the output head in the family's checkpoints."""
+    return "embed_out.weight" if config.family == "gpt_neox" else "lm_head.weight"
+
+
 def tensors(model: Model) -> list[Tensor]:
     """Every tensor of a checkpoint of this model, layer by layer.
 

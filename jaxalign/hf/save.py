@@ -12,9 +12,8 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.hf import config as hf_config
-from jaxalign.hf import names
-from jaxalign.hf.load import INDEX, SINGLE
+from jaxalign.hf import config_json, names
+from jaxalign.hf.load import INDEX, SINGLE, read_json
 from jaxalign.hf.tensors import NAMES, write
 from jaxalign.models.model import Model
 
@@ -58,7 +57,7 @@ def save(
         raise ValueError(f"{folder} exists; choose another folder or remove it.")
     if tokenizer_from is not None and not Path(tokenizer_from).is_dir():
         raise ValueError(f"tokenizer folder {tokenizer_from} is not a folder; give the folder that holds tokenizer.json.")
-    values = {**hf_config.to_json(model.config), "torch_dtype": dtype, **_token_ids(tokenizer_from)}
+    values = {**config_json.to_json(model.config), "torch_dtype": dtype, **_token_ids(tokenizer_from)}
     wanted = {tensor.name: tensor for tensor in names.tensors(model)}
     files = _split(wanted, model, dtype, max_shard_bytes)
     tensor = functools.partial(_tensor, wanted, model, params, dtype)
@@ -134,5 +133,5 @@ def _token_ids(source: str | Path | None) -> dict[str, Any]:
     file = Path(source) / "config.json" if source is not None else None
     if file is None or not file.is_file():
         return {}
-    values = json.loads(file.read_text())
+    values = read_json(file)
     return {key: values[key] for key in TOKEN_IDS if key in values}

@@ -66,4 +66,4 @@ def test_export_names_the_stages_of_a_run_that_has_some(tmp_path, capsys):
 
 def test_export_of_a_folder_that_is_not_there_is_refused_in_one_line(tmp_path, capsys):
     assert export.main(["--workdir", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 1
-    assert f"there is no run in {tmp_path / 'nowhere'}; give the --workdir of one" in capsys.readouterr().err
+    assert f"there is no run in {tmp_path / 'nowhere'}; give the folder of a run" in capsys.readouterr().err

@@ -12,7 +12,8 @@ import pytest
 from jaxalign.hf import load as hf_load
 from jaxalign.hf import save as hf_save
 from jaxalign.hf import tensors
-from jaxalign.hf.config import from_json, to_json
+from jaxalign.hf.config import from_json
+from jaxalign.hf.config_json import to_json
 from jaxalign.hf.load import load, load_config
 from jaxalign.hf.save import save
 from jaxalign.models import model as models
@@ -157,9 +158,10 @@ def test_an_unknown_dtype_is_refused(folder):
         load(folder, MODEL)
 
 
-def test_known_buffers_and_the_head_of_a_tied_model_are_passed_over(params, folder):
+def test_known_buffers_and_a_head_that_is_the_embedding_are_passed_over(params, folder):
     tied = models.build(ModelConfig(family="llama", **TINY, tied=True))
-    _rewrite(folder, lambda found: found.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(2, np.float32)}))
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(2, np.float32)}
+    _rewrite(folder, lambda found: found.update(buffer, **{"lm_head.weight": found["model.embed_tokens.weight"]}))
     with jax.set_mesh(checkpoints.one_device()):
         loaded = load(folder, tied)
     np.testing.assert_array_equal(loaded["embed"]["tokens"], params["embed"]["tokens"])

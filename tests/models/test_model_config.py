@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxalign.hf import names
-from jaxalign.hf.config import from_json, to_json
+from jaxalign.hf.config import from_json
+from jaxalign.hf.config_json import to_json
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig, RopeScaling
 from jaxalign.models.presets import PRESETS, preset
