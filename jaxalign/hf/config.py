@@ -106,21 +106,24 @@ def sizes_of(family: str) -> dict[str, str]:
     return GPT2_SIZES if family == "gpt2" else SIZES
 
 
-def _activation(name: str) -> str:
+def _activation(values: Values, key: str, default: str, legacy: dict[str, str] | None = None) -> str:
+    name = values.text(key, default)
+    name = (legacy or {}).get(name, name)
     if name not in ACTIVATIONS:
-        raise ValueError(f"config.json names the activation {name!r}; supported are {sorted(ACTIVATIONS)}.")
+        raise ValueError(f"config.json sets {key} to the activation {name!r}; supported are {sorted(ACTIVATIONS)}.")
     return ACTIVATIONS[name]
 
 
 def _llama_activation(family: str, values: Values) -> str:
     if not family.startswith("gemma"):
-        return _activation(values.text("hidden_act", "silu"))
+        return _activation(values, "hidden_act", "silu")
     used, other = ("hidden_act", "hidden_activation") if family == "gemma" else ("hidden_activation", "hidden_act")
-    legacy = {"gelu": "gelu_pytorch_tanh"} if family == "gemma" else {}  # as in Gemma 1's released configs
-    written = {key: values.text(key) for key in (used, other) if values.raw(key, None) is not None}
-    names = {used: "gelu_tanh"} | {key: _activation(legacy.get(name, name)) for key, name in written.items()}
+    tanh = "gelu_pytorch_tanh"
+    legacy = {"gelu": tanh} if family == "gemma" else {}  # as in Gemma 1's released configs
+    written = [key for key in (used, other) if values.raw(key, None) is not None]
+    names = {used: "gelu_tanh"} | {key: _activation(values, key, tanh, legacy) for key in written}
     if len(set(names.values())) > 1:
-        raise ValueError(f"config.json names the activations {written}; {used} counts for this family ({names[used]}): remove the other.")
+        raise ValueError(f"config.json names the activations {names}; {used} counts for this family: remove {other}, or correct it.")
     return names[used]
 
 
@@ -221,7 +224,7 @@ def _classic(family: str, values: Values, sizes: dict[str, int], eps_key: str, a
         head_dim=_even_share(values, family, sizes),
         norm="layer",
         norm_eps=values.number(eps_key, 1e-5),
-        activation=_activation(values.text(activation_key, activation)),
+        activation=_activation(values, activation_key, activation),
         gated=False,
         mlp_bias=True,
     )

@@ -115,7 +115,7 @@ def _scaling(values: Values, section: Values) -> RopeScaling:
         original = section.size("original_max_position_embeddings", values.size("max_position_embeddings"))
         return RopeScaling("llama3", section.number("factor"), low, high, original)
     raise ValueError(
-        f"config.json asks for rotary scaling of type {kind!r}; supported are 'default', 'linear' and 'llama3'. "
+        f"config.json asks in {section.where} for rotary scaling of type {kind!r}; supported are 'default', 'linear' and 'llama3'. "
         "Within the pretrained context, removing it from config.json gives the unscaled model."
     )
 

@@ -17,12 +17,13 @@ class Values:
     def __init__(self, values: dict[str, Any], where: str = ""):
         self._values, self._where, self._read, self._sections = values, where, set(), []
 
+    @property
+    def where(self) -> str:
+        """The key of the section; "" for the whole file."""
+        return self._where.rstrip(".")
+
     def __contains__(self, key: str) -> bool:
         return key in self._values
-
-    def given(self, key: str) -> bool:
-        """Whether the key is there and is not null."""
-        return self._values.get(key) is not None
 
     def raw(self, key: str, default: Any = MISSING) -> Any:
         """The value as it stands in the file.

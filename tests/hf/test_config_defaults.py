@@ -38,15 +38,20 @@ def theirs(values):
     return transformers.AutoConfig.for_model(**values).to_dict()
 
 
+def made_of(values):
+    """The ModelConfig of what transformers makes of the values; None where it cannot build the model, for which it has many errors."""
+    try:
+        return from_json(theirs(values))
+    except Exception:
+        return None
+
+
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_every_absent_key_means_what_transformers_says(model_type):
     whole = small(model_type)
     for key in whole.keys() - {"model_type"}:
         rest = {name: value for name, value in whole.items() if name != key}
-        try:
-            expected = from_json(theirs(rest))
-        except ValueError:  # neither can build it: the default does not go with these sizes
-            expected = None
+        expected = made_of(rest)
         try:
             ours = from_json(rest)
         except ValueError as error:
@@ -83,7 +88,7 @@ def test_gelu_is_exact_but_for_gemma_1(model_type, key, ours):
 
 
 def test_two_activations_that_differ_are_refused():
-    with pytest.raises(ValueError, match="hidden_activation counts for this family"):
+    with pytest.raises(ValueError, match="hidden_activation counts for this family: remove hidden_act"):
         from_json(small("gemma2", hidden_act="relu"))
     assert from_json(small("gemma2", hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh")).activation == "gelu_tanh"
 
@@ -176,11 +181,8 @@ def check_mutation(seed, capsys):
         assert any(name in str(error) for name in named) or "model config of family" in str(error), (key, str(error))
         return
     assert from_json(to_json(ours)) == ours
-    try:
-        expected = from_json(theirs(values))
-    except Exception:  # noqa: BLE001 (transformers refuses in many ways; where it does, we may read the family's default)
-        return
-    assert ours == expected, (key, values.get(key))
+    expected = made_of(values)
+    assert expected in (None, ours), (key, values.get(key))
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -188,7 +188,7 @@ def test_names_of_the_base_model_alone_are_accepted(params, folder):
         ({"hidden_act": "quick_gelu"}, "activation 'quick_gelu'; supported are"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention to True"),
-        ({"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 4, "layer_types": ["chunked"]}, "layer_types ['chunked']"),
+        ({"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 4, "layer_types": ["chunked"] * 2}, "['chunked']; "),
         ({"num_key_value_heads": 3}, "heads 4 must be a multiple of kv_heads 3"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:30],
