@@ -54,7 +54,7 @@ def test_export_says_what_is_wrong_without_a_traceback(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(runs, "restore_params", restore_params)
     assert export.main(["--workdir", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err.startswith(words)
+    assert capsys.readouterr().err.strip().startswith(words)
 
 
 def test_export_names_the_stages_of_a_run_that_has_some(tmp_path, capsys):
