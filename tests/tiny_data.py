@@ -8,7 +8,6 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from jaxalign.data.rows import pack
-from jaxalign.data.text.tokenizer_files import bytes_to_unicode
 
 # Goes on with a line break after its stop token.
 CHATML = (
@@ -41,10 +40,17 @@ def random_groups(n=60, *, responses=2, seed=0):
     return make_groups(generator.integers(1, 20, n), [generator.integers(1, 15, c).tolist() for c in counts])
 
 
+def byte_alphabet():
+    """The printable character that stands for each byte in a byte-level vocabulary: itself, or 256 and up in order."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in set(plain)]
+    return {**{byte: chr(byte) for byte in plain}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}
+
+
 def write_tokenizer(folder, *, bos="<s>", eos="</s>", writes_bos=True, chat_template=None, extra=("<|im_start|>", "<|im_end|>")):
     """A tokenizer folder: id b is byte b, the special tokens follow from 256 on."""
     folder.mkdir()
-    model = tokenizers.Tokenizer(models.BPE({character: byte for byte, character in bytes_to_unicode().items()}, []))
+    model = tokenizers.Tokenizer(models.BPE({character: byte for byte, character in byte_alphabet().items()}, []))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
     model.add_special_tokens([token for token in (bos, eos, *extra) if token])

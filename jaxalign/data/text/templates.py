@@ -1,27 +1,26 @@
-"""Chat templates: a conversation to text, as the model's own jinja file, a built-in one, or a file of the user says.
+"""Chat templates: render a conversation to text with the model's own template, a built-in one, or a user's .jinja file.
 
-The jinja setting is that of Hugging Face chat templates (sandbox, trim_blocks, lstrip_blocks, loop controls, raise_exception,
-strftime_now, tojson), so that a tokenizer's own template renders to the same text here.
+The variables, filters and functions are those of Hugging Face chat templates, so that a tokenizer's own template renders to the same
+text here. One thing differs on purpose: the date is fixed, because rows must not depend on the day on which they are made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import datetime
 import functools
-import json
 from pathlib import Path
+from typing import Any
 
 import jinja2
-import jinja2.ext
-import jinja2.sandbox
 
 from jaxalign.data.raw.counts import RowError
+from jaxalign.data.text import sandbox
 from jaxalign.paths import nearby, resolve
 
 BUILT_IN = tuple(sorted(file.stem for file in (Path(__file__).parent / "chat").glob("*.jinja")))
 DATE = "2024-07-26"  # the date that Llama 3's own template falls back to
+UNRENDERED = ("weight",)  # keys of a message that are for training, not for the template
 
-Message = dict[str, str]
+Message = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,82 +29,89 @@ class Template:
 
     name: str
     text: str
-    bos_token: str
-    eos_token: str
-    date: str  # YYYY-MM-DD; what strftime_now tells, so that the same rows render the same on every day
+    tool_text: str | None  # the template for conversations with tools, where they have one of their own
+    tokens: tuple[tuple[str, str], ...]  # (variable, text of the token): ("bos_token", "<s>"), ...
+    date: str  # YYYY-MM-DD, which strftime_now gives
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Sequence[Mapping] = (), thinking: bool | None = None
+    ) -> str:
         """The text of a conversation, special tokens included.
 
+        Args:
+          tools: schemas of the functions that the model may call.
+          thinking: the `enable_thinking` and `thinking` switches of reasoning models; None: not passed.
+
         Raises:
-          RowError: the template refuses the conversation (rule "template").
+          RowError: the template refuses the conversation, fails, or does not end (rule "template").
         """
+        text = self.tool_text if tools and self.tool_text is not None else self.text
+        switches = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
         try:
-            return _compile(self.text, self.date).render(
-                messages=list(messages),
+            return sandbox.render(
+                _compile(text, self.date),
+                messages=[_rendered(message) for message in messages],
+                tools=list(tools) or None,
+                documents=None,
                 add_generation_prompt=add_generation_prompt,
-                bos_token=self.bos_token,
-                eos_token=self.eos_token,
+                **dict(self.tokens),
+                **switches,
             )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise RowError("template", f"template {self.name!r} refuses the conversation: {error}") from error
+        except Exception as error:  # a template is a program that may raise anything
+            reason = str(error) or type(error).__name__
+            raise RowError("template", f"template {self.name!r} refuses the conversation: {reason}") from error
 
 
-def load(name: str, *, own: str | None, bos: str | None, eos: str | None, writes_bos: bool, date: str = DATE) -> Template:
-    """The template called `name`: "auto" is `own` (the tokenizer's), one of BUILT_IN, or the path of a .jinja file.
+def load(
+    name: str, *, own: Mapping[str, str], special: Mapping[str, str], writes_bos: bool, date: str = DATE
+) -> Template:
+    """The template called `name`: "auto" is the tokenizer's, one of BUILT_IN, or the path of a .jinja file.
 
     A built-in template begins with BOS where the tokenizer itself writes one; any other template owns its special tokens.
+
+    Args:
+      own: name -> chat template of the tokenizer: "default", and "tool_use" where conversations with tools have one of their own.
+      special: variable -> text of every special token of the tokenizer that has a name.
 
     Raises:
       ValueError: "auto" for a tokenizer that has no template, or a name that is none of the three, or text that is no jinja.
     """
     choices = f"use one of the built-in {', '.join(BUILT_IN)}, the path of a .jinja file, or 'plain'"
+    tool_text = None
     if name == "auto":
-        if own is None:
-            raise ValueError(f"template 'auto' is the tokenizer's chat template, but this tokenizer has none; {choices}.")
-        text = own
+        if "default" not in own:
+            what = f"names its templates {', '.join(sorted(own))}, none of them default" if own else "has none"
+            raise ValueError(
+                f"template 'auto' is the tokenizer's chat template, but this tokenizer {what}; {choices}. For a base model, "
+                "template='chatml' with data.add_tokens=('<|im_start|>', '<|im_end|>') adds the markers that it writes."
+            )
+        text, tool_text = own["default"], own.get("tool_use")
     elif name in BUILT_IN:
         text = (Path(__file__).parent / "chat" / f"{name}.jinja").read_text(encoding="utf-8").rstrip("\n")
-        bos = bos if writes_bos else None
+        special = special if writes_bos else {key: token for key, token in special.items() if key != "bos_token"}
     elif name.endswith((".jinja", ".jinja2", ".j2")):
         if not resolve(name).is_file():
             raise FileNotFoundError(f"there is no template file {name!r}; {nearby(resolve(name))}")
-        text = resolve(name).read_text(encoding="utf-8")
+        try:
+            text = resolve(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"template file {name!r} is not UTF-8 text ({error}); save it as UTF-8.") from error
     else:
         raise ValueError(f"there is no template {name!r}; {choices}, or 'auto'.")
-    try:
-        _compile(text, date)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"template {name!r} is not valid jinja: line {error.lineno}: {error.message}.") from error
-    return Template(name, text, bos or "", eos or "", date)
+    for source in (text, tool_text):
+        try:
+            _compile(source or "", date)
+        except (jinja2.TemplateSyntaxError, RecursionError) as error:
+            where = f"line {error.lineno}: {error.message}" if isinstance(error, jinja2.TemplateSyntaxError) else "it is nested too deep"
+            raise ValueError(f"template {name!r} is not valid jinja: {where}.") from error
+    return Template(name, text, tool_text, tuple(sorted(special.items())), date)
 
 
-class _Generation(jinja2.ext.Extension):
-    """Renders {% generation %} ... {% endgeneration %} as its body: spans are found by rendering prefixes instead."""
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+_compile = functools.lru_cache(maxsize=64)(sandbox.compiled)
 
 
-@functools.lru_cache(maxsize=64)
-def _compile(text: str, date: str) -> jinja2.Template:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
-    )
-    day = datetime.datetime.fromisoformat(date)
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = day.strftime
-    return environment.from_string(text)
-
-
-def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-    # jinja's own filter escapes <, > and & for HTML, which would change the text that the model reads.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message):
-    raise jinja2.TemplateError(message)
+def _rendered(message):
+    # As transformers: no key whose value is None, and a thought under both names that templates read.
+    shown = {key: value for key, value in message.items() if value is not None and key not in UNRENDERED}
+    thought = shown.get("reasoning_content")
+    return shown if thought is None else {"thinking": thought, **shown}

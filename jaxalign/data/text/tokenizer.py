@@ -1,22 +1,18 @@
-"""A tokenizer loaded from its files alone: text to ids and back, its special tokens, its chat template.
+"""A tokenizer: text to ids and back, its special tokens, its chat templates; and the folder that transformers reads it from."""
 
-Neither transformers nor torch is imported: `tokenizers` runs the model, the settings are read from the Hugging Face json files.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import json
-import logging
 from pathlib import Path
 
 import tokenizers
 
 from jaxalign.data.text import tokenizer_files
 
-LOG = logging.getLogger(__name__)
-HUB_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "vocab.json", "merges.txt", "*.tiktoken", "config.json")
 SENTINELS = ("\n", "0", "|")
+CONTEXT_TOKENS = 8  # of the text before, which a continuation is encoded after; merges do not reach further back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +20,32 @@ class Tokenizer:
     """Ids never hold a special token that the text did not name: whoever builds a sequence adds BOS and EOS."""
 
     model: tokenizers.Tokenizer
+    special: Mapping[str, str]  # name in a chat template ("bos_token") -> text of the token
+    extra: tuple[str, ...]  # special tokens that have no name
     bos: str | None  # the token's text
     eos: str | None
-    writes_bos: bool  # whether the tokenizer, left to itself, puts BOS first: what its model was trained with
-    chat_template: str | None
-    content: str  # hash of everything above
-    adds_space: bool  # whether it puts a space before a text (sentencepiece), which a continuation must not have
+    writes_bos: bool  # whether the tokenizer by itself puts BOS first: what its model was trained with
+    templates: Mapping[str, str]  # name -> chat template: "default", and "tool_use" where tools have one of their own
+
+    @functools.cached_property
+    def content(self) -> str:
+        """Hash of everything above: tokenizers that encode or render differently have different ones."""
+        settings = [sorted(self.special.items()), self.extra, self.bos, self.eos, self.writes_bos, sorted(self.templates.items())]
+        return hashlib.sha256((self.model.to_str() + json.dumps(settings)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
+    def chat_template(self) -> str | None:
+        """The chat template for conversations without tools; None where there is none."""
+        return self.templates.get("default")
+
+    @functools.cached_property
     def bos_id(self) -> int | None:
+        """Id of the BOS token."""
         return None if self.bos is None else self.model.token_to_id(self.bos)
 
-    @property
+    @functools.cached_property
     def eos_id(self) -> int | None:
+        """Id of the EOS token."""
         return None if self.eos is None else self.model.token_to_id(self.eos)
 
     @property
@@ -44,13 +53,23 @@ class Tokenizer:
         """Number of ids, added tokens included."""
         return self.model.get_vocab_size(with_added_tokens=True)
 
+    @functools.cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of the added tokens, which no ordinary text is split into."""
         return frozenset(self.model.get_added_tokens_decoder()) | ({self.bos_id, self.eos_id} - {None})
 
+    @functools.cached_property
+    def adds_space(self) -> bool:
+        """Whether it puts a space before a text (sentencepiece), which a continuation must not have."""
+        for sentinel in SENTINELS:
+            before, whole = self.encode(sentinel), self.encode(sentinel + "a")
+            if whole[: len(before)] == before:
+                return whole[len(before) :] != self.encode("a")
+        return False
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence; no BOS, no EOS."""
-        return self.model.encode(text, add_special_tokens=False).ids
+        return self.model.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def encode_next(self, text: str) -> list[int]:
         """Ids of a text that goes on where another ended: as `encode`, without the space that sentencepiece puts in front."""
@@ -62,81 +81,92 @@ class Tokenizer:
                 return whole[len(before) :]
         return self.encode(text)
 
+    def encode_after(self, before: str, ids: Sequence[int], text: str) -> list[int]:
+        """Ids of a text in its left context, the text `before` with its `ids`.
+
+        They are what the tokenizer gives for the two texts together, cut where `before` ends. Where a token would span that place
+        there is no such cut: the text is then encoded by itself, so that `ids` stay what a model is given at generation.
+        """
+        for context, known in self._contexts(before, ids):
+            whole = self.encode(context + text)
+            if whole[: len(known)] == known:
+                return whole[len(known) :]
+        return self.encode_next(text)
+
+    def _contexts(self, before, ids):
+        # The end of `before` as text and as ids, shortest first: from its last special token on, its last few tokens, all of it.
+        tail = list(ids[-CONTEXT_TOKENS:])
+        last = next((i for i in range(len(tail) - 1, -1, -1) if tail[i] in self.special_ids), None)
+        if last is not None:
+            start = before.rfind(self.model.id_to_token(tail[last]))
+            if start >= 0:
+                yield before[start:], tail[last:]
+        elif len(ids) > CONTEXT_TOKENS:
+            text = self.decode(tail)
+            if before.endswith(text):
+                head = SENTINELS[0] if self.adds_space else ""
+                yield head + text, (self.encode(head) if head else []) + tail
+        yield before, list(ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included."""
         return self.model.decode(list(ids), skip_special_tokens=False)
+
+    def with_added(self, tokens: Sequence[str]) -> "Tokenizer":
+        """This tokenizer with further special tokens, whose ids follow the vocabulary's; tokens that it has already change nothing."""
+        if not tokens:
+            return self
+        model = tokenizers.Tokenizer.from_str(self.model.to_str())
+        model.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in tokens])
+        extra = (*self.extra, *(token for token in tokens if token not in self.extra))
+        return dataclasses.replace(self, model=model, extra=extra)
 
 
 def load(path: str | Path) -> Tokenizer:
     """The tokenizer in a folder (a checkpoint will do), in one tokenizer file, or under a name on the Hugging Face hub.
 
-    Reads tokenizer.json, a sentencepiece BPE tokenizer.model, a GPT-2 vocabulary with merges, or a .tiktoken vocabulary.
+    Every format that transformers' AutoTokenizer reads is read, except those without a fast form; ids, special tokens and templates
+    are the library's. Where the settings name no BOS or EOS, config.json's ids do.
 
     Raises:
       FileNotFoundError: there is no such folder and no such hub name, or no tokenizer file in it.
+      ValueError: a file is damaged, or names a special token that the vocabulary lacks; the message names it.
     """
-    path = tokenizer_files.locate(path, hub_files=HUB_FILES)
-    file = tokenizer_files.find(path)
-    model, defaults = tokenizer_files.read_model(file)
+    path = tokenizer_files.locate(path)
+    files = tokenizer_files.read(path)
+    model = files.model
     model.no_truncation()
     model.no_padding()
-    settings = {**defaults, **_settings(file.parent, model)}
-    bos, eos = settings.get("bos"), settings.get("eos")
-    for token in (bos, eos):
-        if token is not None and model.token_to_id(token) is None:
-            raise ValueError(f"{file.parent} names the special token {token!r}, which is not in the vocabulary of {file.name}.")
-    writes_bos = settings.get("add_bos")
+    config = tokenizer_files.read_json((path if path.is_dir() else path.parent) / "config.json")
+    bos, eos = (files.special.get(f"{name}_token") or _configured(config, name, model) for name in ("bos", "eos"))
+    writes_bos = files.add_bos
     if writes_bos is None:
         writes_bos = bos is not None and model.encode("a").ids[:1] == [model.token_to_id(bos)]
-    template = settings.get("chat_template")
-    digest = hashlib.sha256(file.read_bytes())
-    digest.update(json.dumps([bos, eos, bool(writes_bos), template]).encode())
-    return Tokenizer(model, bos, eos, bool(writes_bos and bos), template, digest.hexdigest()[:16], _adds_space(model))
+    return Tokenizer(model, files.special, files.extra, bos, eos, bool(writes_bos and bos), files.templates)
 
 
-def _settings(folder, model):
-    # Later files win: config.json is the model's, tokenizer_config.json the tokenizer's own.
-    found = {}
-    config = _json(folder / "config.json")
-    for name in ("bos", "eos"):
-        number = config.get(f"{name}_token_id")
-        number = number[0] if isinstance(number, list) and number else number
-        if isinstance(number, int) and model.id_to_token(number) is not None:
-            found[name] = model.id_to_token(number)
-    for values in (_json(folder / "special_tokens_map.json"), _json(folder / "tokenizer_config.json")):
-        for name in ("bos", "eos"):
-            if f"{name}_token" in values:
-                token = values[f"{name}_token"]
-                found[name] = token["content"] if isinstance(token, dict) else token
-        if values.get("add_bos_token") is not None:
-            found["add_bos"] = values["add_bos_token"]
-        if values.get("chat_template"):
-            found["chat_template"] = _default_template(values["chat_template"])
-    for name in ("chat_template.jinja", "chat_template.json"):
-        file = folder / name
-        if file.is_file():
-            text = file.read_text(encoding="utf-8")
-            found["chat_template"] = text if name.endswith(".jinja") else _default_template(json.loads(text)["chat_template"])
-    return found
+def save(tokenizer: Tokenizer, folder: str | Path, *, templates: Mapping[str, str] | None = None, eos: str | None = None) -> None:
+    """Writes the tokenizer into a folder, so that transformers' AutoTokenizer encodes and renders as this one does.
+
+    Args:
+      templates: name -> chat template to write instead of the tokenizer's; "default" is the usual one.
+      eos: the token that ends a turn as it was trained, to be named as eos_token; None: the tokenizer's own.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.model.save(str(folder / "tokenizer.json"))
+    named = {**{f"{name}_token": token for name, token in (("bos", tokenizer.bos), ("eos", eos or tokenizer.eos)) if token}}
+    settings = {**tokenizer.special, **named, "tokenizer_class": tokenizer_files.GENERIC[0], "clean_up_tokenization_spaces": False}
+    settings |= {"extra_special_tokens": list(tokenizer.extra)} if tokenizer.extra else {}
+    settings["add_bos_token"] = tokenizer.writes_bos
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, text in (tokenizer.templates if templates is None else templates).items():
+        file = folder / ("chat_template.jinja" if name == "default" else f"chat_templates/{name}.jinja")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
 
 
-def _default_template(template):
-    if isinstance(template, str):
-        return template
-    named = {entry["name"]: entry["template"] for entry in template}
-    return named.get("default")
-
-
-def _json(file):
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _adds_space(model):
-    def ids(text):
-        return model.encode(text, add_special_tokens=False).ids
-
-    for sentinel in SENTINELS:
-        before, whole = ids(sentinel), ids(sentinel + "a")
-        if whole[: len(before)] == before:
-            return whole[len(before) :] != ids("a")
-    return False
+def _configured(config, name, model):
+    number = config.get(f"{name}_token_id")
+    number = number[0] if isinstance(number, list) and number else number
+    return model.id_to_token(number) if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**32 else None

@@ -1,27 +1,45 @@
-"""Finding a tokenizer's files and turning every vocabulary format into a `tokenizers.Tokenizer`."""
+"""A tokenizer's files to a `tokenizers.Tokenizer` and its settings, with the ids that transformers' AutoTokenizer gives.
 
-import base64
-from collections.abc import Sequence
+A tokenizer.json whose class adds nothing of its own is read here, without transformers: it takes a twentieth of a second instead of
+one, or ten where torch is installed. Every other format, and every class that rebuilds the tokenizer from its vocabulary, is read by
+AutoTokenizer itself.
+"""
+
+from collections.abc import Mapping
+import dataclasses
 import json
+import os
 from pathlib import Path
-import struct
+import tempfile
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from jaxalign.paths import nearby, resolve
 
-# Qwen 2's split pattern and special tokens, as its tokenizer_config.json publishes them.
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")
-BYTE = 6  # sentencepiece's ModelProto.SentencePiece.Type
-CONTROL = (2, 3, 4)  # unknown, control, user defined
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that take tokenizer.json as it is
+# Model types whose own class AutoTokenizer takes although tokenizer_config.json names a generic one.
+OWN_CLASS_ALWAYS = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "siglip2")
+# Model types without a class of their own: a tokenizer.json of theirs that names no class is generic.
+NO_OWN_CLASS = ("llama", "mistral", "mixtral", "olmo2", "olmo3", "phi3", "granite", "stablelm", "smollm3", "gpt_oss", "falcon")
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json", "chat_template.jinja")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json", "tekken.json", "spiece.model", "tiktoken.model")
+COMPANIONS = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
+LIBRARY_NAMES = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}  # GPT-2's own names -> those that transformers reads
+HUB_FILES = ("tokenizer*", "*.model", "chat_template*", "vocab.*", "merges.txt", *SETTINGS, *VOCABULARIES)
 
 
-def locate(path: str | Path, *, hub_files: Sequence[str]) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """What the files of a tokenizer hold."""
+
+    model: tokenizers.Tokenizer
+    special: dict[str, str]  # name as in a chat template, "bos_token", -> the token's text
+    extra: tuple[str, ...]  # further special tokens, which have no name
+    templates: dict[str, str]  # name -> chat template; "default" is the one for conversations without tools
+    add_bos: bool | None  # what the settings specify; None: nothing
+
+
+def locate(path: str | Path) -> Path:
     """The local file or folder of a tokenizer; a name of the form owner/name is fetched from (or found in the cache of) the hub."""
     local = resolve(str(path))
     if local.exists():
@@ -32,166 +50,188 @@ def locate(path: str | Path, *, hub_files: Sequence[str]) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(name, allow_patterns=list(hub_files)))
+            return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise FileNotFoundError(
-                f"tokenizer {name!r} is neither a local folder nor to be had from the Hugging Face hub ({type(error).__name__}: "
+                f"tokenizer {name!r} is neither a local folder nor available from the Hugging Face hub ({type(error).__name__}: "
                 f"{str(error).splitlines()[0]}). Check the name, log in for a gated model, or give a local folder."
             ) from error
     raise FileNotFoundError(f"there is no tokenizer at {name!r}; {nearby(local)}")
 
 
-def find(path: Path) -> Path:
-    """The vocabulary file of a folder, the most complete format first; a file is itself."""
+def read(path: Path) -> Files:
+    """The tokenizer in a folder, or the one of a single vocabulary file with the settings that lie beside it.
+
+    Raises:
+      FileNotFoundError: the folder holds no vocabulary.
+      ValueError: a file is damaged, or transformers cannot read it; the message names the file.
+    """
+    file = _vocabulary(path)
+    folder = file.parent
+    settings, config = read_json(folder / "tokenizer_config.json"), read_json(folder / "config.json")
+    if file.suffix == ".json" and file.name not in COMPANIONS and file.name != "tekken.json" and _is_generic(settings, config):
+        return _from_tokenizer_json(file, settings)
+    return _from_library(file, settings, config)
+
+
+def read_json(file: Path) -> dict:
+    """The object in a json file; {} where there is no file.
+
+    Raises:
+      ValueError: the file is no json, or holds no object; the message names it.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON: {error}. Mend it, or copy it again from the checkpoint.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds a {type(values).__name__}, not a JSON object; copy it again from the checkpoint.")
+    return values
+
+
+def _vocabulary(path):
     if path.is_file():
         return path
-    for name in FILES:
+    for name in VOCABULARIES:
         if (path / name).is_file():
             return path / name
-    for file in sorted(path.glob("*.tiktoken")):
-        return file
-    raise FileNotFoundError(f"{path} holds no tokenizer file ({', '.join(FILES)} or *.tiktoken); give the folder that does.")
+    for pattern in ("*.tiktoken", "tokenizer.model.*"):
+        for file in sorted(path.glob(pattern)):
+            return file
+    raise FileNotFoundError(f"{path} holds no tokenizer file ({', '.join(VOCABULARIES)}); give the folder that does.")
 
 
-def read_model(file: Path) -> tuple[tokenizers.Tokenizer, dict]:
-    """The tokenizer of a vocabulary file, and what the format says about "bos", "eos" and "add_bos" (json files say nothing)."""
+def _is_generic(settings, config):
+    name, kind = settings.get("tokenizer_class") or config.get("tokenizer_class"), config.get("model_type")
+    if settings.get("fix_mistral_regex"):
+        return False
+    return name in GENERIC and kind not in OWN_CLASS_ALWAYS or name is None and (kind is None or kind in NO_OWN_CLASS)
+
+
+def _from_tokenizer_json(file, settings):
+    try:
+        model = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"{file} is not a tokenizer.json that can be read: {error}. Copy it again from the checkpoint.") from error
+    try:
+        settings, listed = _listed_tokens(file.parent, settings)
+        special, extra = _special_tokens(settings)
+        known = {repr(token) for token in model.get_added_tokens_decoder().values()}
+        tokens = [token for _, token in sorted(listed.items()) if repr(token) not in known]
+        names = {token.content for token in model.get_added_tokens_decoder().values()} | {token.content for token in tokens}
+        by_text = {token.content: token for token in listed.values()}
+        for token in [*special.values(), *extra]:
+            if token.content not in names:
+                names.add(token.content)
+                tokens.append(by_text.get(token.content, token))
+        model.add_tokens(tokens)
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"the special tokens in {file.parent / 'tokenizer_config.json'} cannot be read: {error}.") from error
+    named = {name: token.content for name, token in special.items()}
+    return Files(model, named, tuple(token.content for token in extra), _templates(file.parent, settings), settings.get("add_bos_token"))
+
+
+def _listed_tokens(folder, settings):
+    # tokenizer_config.json lists the added tokens itself, or (older files) two files beside it do, which then win.
+    if "added_tokens_decoder" in settings:
+        return settings, {int(number): _token(token) for number, token in settings["added_tokens_decoder"].items()}
+    settings = {**settings, **read_json(folder / "special_tokens_map.json")}
+    special = {token.content for tokens in (_special_tokens(settings)[0].values(), _special_tokens(settings)[1]) for token in tokens}
+    numbers = read_json(folder / "added_tokens.json")
+    return settings, {
+        number: tokenizers.AddedToken(text, special=text in special, normalized=text not in special) for text, number in numbers.items()
+    }
+
+
+def _special_tokens(settings):
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
+    named = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, (str, dict))}
+    if isinstance(extra, Mapping):
+        named, extra = {**named, **extra}, ()
+    return {name: _token(token) for name, token in named.items()}, [_token(token) for token in extra]
+
+
+def _token(token):
+    if isinstance(token, str):
+        return tokenizers.AddedToken(token, special=True)
+    values = {key: value for key, value in token.items() if key != "__type"}
+    return tokenizers.AddedToken(**{"special": True, **values})
+
+
+def _templates(folder, settings):
+    # Files of their own replace what the settings hold; chat_template.json belongs to a processor and comes last.
+    files = {"default": folder / "chat_template.jinja"}
+    files |= {file.stem: file for file in sorted((folder / "chat_templates").glob("*.jinja"))}
+    own = {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
+    return own or _named(settings.get("chat_template"), folder) or _named(
+        read_json(folder / "chat_template.json").get("chat_template"), folder
+    )
+
+
+def _named(template, folder):
+    if not template:
+        return {}
+    if isinstance(template, str):
+        return {"default": template}
+    try:
+        return dict(template) if isinstance(template, Mapping) else {entry["name"]: entry["template"] for entry in template}
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"chat_template in {folder / 'tokenizer_config.json'} is neither a text nor a list of named templates.") from error
+
+
+def _from_library(file, settings, config):
     if file.suffix == ".tiktoken":
-        return _from_tiktoken(file)
-    if file.name in ("vocab.json", "encoder.json"):
-        merges = next((file.with_name(name) for name in ("merges.txt", "vocab.bpe") if file.with_name(name).is_file()), None)
-        if merges is None:
-            raise FileNotFoundError(f"{file} needs its merges.txt or vocab.bpe beside it; copy it there.")
-        return _from_gpt2(file, merges)
-    if file.suffix == ".json":
-        return tokenizers.Tokenizer.from_file(str(file)), {}
-    return _from_sentencepiece(file)
+        raise ValueError(f"{file} is a vocabulary without its split pattern and special tokens; convert it to tokenizer.json first.")
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = _auto_tokenizer(file, _linked(file, Path(folder), settings, config))
+    model = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    if not model.encode("Hello", add_special_tokens=False).ids:
+        raise ValueError(
+            f"{file} gives no tokens as {type(loaded).__name__}; mend tokenizer_class in tokenizer_config.json, or save it as tokenizer.json."
+        )
+    own = _named(loaded.chat_template, file.parent) or _templates(file.parent, {})
+    extra = tuple(str(token) for token in loaded.extra_special_tokens or ())
+    return Files(model, dict(loaded.special_tokens_map), extra, own, settings.get("add_bos_token"))
 
 
-def _byte_level(vocab, merges, split, special):
-    model = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    model.pre_tokenizer = split
-    model.decoder = decoders.ByteLevel()
-    model.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
-    return model
+def _linked(file, folder, settings, config):
+    # A folder with the one vocabulary under the name that transformers looks for, and the settings beside it.
+    beside = [*SETTINGS, *([COMPANIONS[file.name]] if file.name in COMPANIONS else [])]
+    for source in [file, *(file.with_name(name) for name in beside)]:
+        if source.is_file():
+            os.symlink(source.resolve(), folder / LIBRARY_NAMES.get(source.name, source.name))
+        elif source.name in COMPANIONS.values():
+            raise FileNotFoundError(f"{file} needs its {source.name} beside it; copy it there.")
+    if (file.parent / "chat_templates").is_dir():
+        os.symlink((file.parent / "chat_templates").resolve(), folder / "chat_templates")
+    named = settings.get("tokenizer_class") or config.get("tokenizer_class") or config.get("model_type")
+    if file.name in COMPANIONS and not named:
+        if file.name == "vocab.json":
+            raise ValueError(f"{file} does not specify how text is split; name the tokenizer_class in a tokenizer_config.json beside it.")
+        (folder / "tokenizer_config.json").unlink(missing_ok=True)
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "GPT2Tokenizer"}), encoding="utf-8")
+    return folder
 
 
-def _from_gpt2(vocab_file, merges_file):
-    vocab = json.loads(vocab_file.read_text(encoding="utf-8"))
-    lines = merges_file.read_text(encoding="utf-8").split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    end = "<|endoftext|>"
-    model = _byte_level(vocab, merges, pre_tokenizers.ByteLevel(add_prefix_space=False), [end] if end in vocab else [])
-    return model, {"bos": end, "eos": end, "add_bos": False} if end in vocab else {}
+def _auto_tokenizer(file, folder):
+    quiet = os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install torch, which is not needed
+    import transformers  # slow to import, needed for these formats only
 
-
-def _from_tiktoken(file):
-    alphabet = bytes_to_unicode()
-    ranks = {}
-    for line in file.read_bytes().splitlines():
-        if line:
-            token, rank = line.split()
-            ranks[base64.b64decode(token)] = int(rank)
-    merges = []
-    for token, rank in ranks.items():
-        if len(token) > 1:
-            left, right = _last_merge(ranks, token, rank)
-            merges.append((rank, left, right))
-    merges.sort()
-
-    def text(token):
-        return "".join(alphabet[byte] for byte in token)
-
-    split = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(QWEN_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    vocab = {text(token): rank for token, rank in ranks.items()}
-    model = _byte_level(vocab, [(text(left), text(right)) for _, left, right in merges], split, QWEN_SPECIAL)
-    model.normalizer = normalizers.NFC()
-    return model, {"eos": QWEN_SPECIAL[0]}
-
-
-def _last_merge(ranks, token, rank):
-    # Byte-pair encoding of the token by the merges older than itself leaves the two parts that its own merge joins.
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        pairs = [(ranks.get(parts[i] + parts[i + 1], rank), i) for i in range(len(parts) - 1)]
-        best, i = min(pairs)
-        if best >= rank:
-            break
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    if len(parts) != 2:
-        raise ValueError(f"the vocabulary has the token {token!r} (rank {rank}) that none of its merges makes; the file is damaged.")
-    return parts
-
-
-def bytes_to_unicode() -> dict[int, str]:
-    """The printable character that stands for each byte in a byte-level vocabulary: itself, or 256 and up in order."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in set(plain)]
-    return {**{byte: chr(byte) for byte in plain}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}
-
-
-def _from_sentencepiece(file):
-    pieces, is_bpe, dummy_prefix = _read_sentencepiece(file.read_bytes())
-    if not is_bpe:
-        raise ValueError(f"{file} is a unigram sentencepiece model; only BPE ones are read. Convert it to tokenizer.json first.")
-    vocab = {piece: number for number, (piece, _, _) in enumerate(pieces)}
-    score = {piece: value for piece, value, kind in pieces if kind == 1}
-    merges = []
-    for piece in score:
-        for cut in range(1, len(piece)):
-            if piece[:cut] in vocab and piece[cut:] in vocab:
-                merges.append((-score[piece], vocab[piece[:cut]], vocab[piece[cut:]], piece[:cut], piece[cut:]))
-    merges.sort()
-    unknown = next((piece for piece, _, kind in pieces if kind == 2), None)
-    byte_fallback = any(kind == BYTE for _, _, kind in pieces)
-    model = tokenizers.Tokenizer(
-        models.BPE(vocab, [merge[3:] for merge in merges], unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback)
-    )
-    space = [normalizers.Prepend("▁")] if dummy_prefix else []
-    model.normalizer = normalizers.Sequence([*space, normalizers.Replace(" ", "▁")])
-    strip = [decoders.Strip(" ", 1, 0)] if dummy_prefix else []
-    model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
-    special = [piece for piece, _, kind in pieces if kind in CONTROL]
-    model.add_special_tokens([tokenizers.AddedToken(piece, special=True, normalized=False) for piece in special])
-    found = {name: token for name, token in (("bos", "<s>"), ("eos", "</s>")) if token in special}
-    return model, {**found, "add_bos": "<s>" in special}
-
-
-def _read_sentencepiece(data):
-    # ModelProto: 1 = pieces (1 text, 2 score, 3 type), 2 = trainer settings (3 model type), 3 = normalizer settings (3 dummy prefix).
-    pieces, is_bpe, dummy_prefix = [], False, True
-    for number, value in _fields(data):
-        if number == 1:
-            piece = dict(_fields(value))
-            pieces.append((piece[1].decode(), struct.unpack("<f", piece.get(2, b"\0\0\0\0"))[0], piece.get(3, 1)))
-        elif number == 2:
-            is_bpe = dict(_fields(value)).get(3, 1) == 2
-        elif number == 3:
-            dummy_prefix = bool(dict(_fields(value)).get(3, 1))
-    return pieces, is_bpe, dummy_prefix
-
-
-def _fields(data):
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-        else:
-            size, at = _varint(data, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-            value, at = data[at : at + size], at + size
-        yield key >> 3, value
-
-
-def _varint(data, at):
-    value, shift = 0, 0
-    while True:
-        byte = data[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return value, at
+    if quiet == "1":
+        os.environ.pop("TRANSFORMERS_NO_ADVISORY_WARNINGS", None)
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        loaded = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # whatever a class of transformers raises on files that it cannot read
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"transformers cannot read the tokenizer {file}: {reason[0]} Mend its files, or save it as tokenizer.json.") from error
+    finally:
+        transformers.logging.set_verbosity(level)
+    if not loaded.is_fast:
+        raise ValueError(
+            f"{file} is read by {type(loaded).__name__}, which has no fast form; convert it to tokenizer.json with transformers first."
+        )
+    return loaded

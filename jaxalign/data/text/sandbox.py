@@ -1,0 +1,124 @@
+"""The jinja environment of chat templates: the setting of Hugging Face templates, in which no template runs or grows without bound.
+
+A template is a program that somebody else wrote. Loops and calls are counted, and texts are measured wherever a template joins or
+repeats them, so that the same template is refused on every machine, whatever its speed.
+"""
+
+import datetime
+import json
+import re
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.sandbox
+import jinja2.visitor
+
+MOST_STEPS = 2_000_000  # loop steps and calls of one rendering; a conversation of 1,000 turns takes about 20,000
+MOST_CHARACTERS = 50_000_000  # of one text that a template makes
+WIDTH = re.compile(r"\d{6,}")  # in a format such as %9999999d
+
+
+class Unbounded(jinja2.TemplateError):
+    """A template that does not end, or whose text does not."""
+
+
+def compiled(text: str, date: str) -> jinja2.Template:
+    """The template of a text. `strftime_now` gives `date` (YYYY-MM-DD) on every day, so that rows do not depend on the day.
+
+    Raises:
+      jinja2.TemplateSyntaxError: the text is no jinja.
+    """
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation])
+    environment.filters["tojson"] = _to_json
+    environment.filters["_steps"] = environment.steps
+    environment.filters["_joined"] = lambda parts: environment.concat(str(part) for part in parts)
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
+    return environment.from_string(text)
+
+
+def render(template: jinja2.Template, **variables) -> str:
+    """The text of a compiled template.
+
+    Raises:
+      Exception: whatever the template raises, an `Unbounded` where it exceeds a limit above.
+    """
+    template.environment.taken = 0
+    return template.render(**variables)
+
+
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    taken = 0  # steps of this rendering so far
+
+    def step(self):
+        self.taken += 1
+        if self.taken > MOST_STEPS:
+            raise Unbounded(f"it takes more than {MOST_STEPS:,} steps")
+
+    def steps(self, items):
+        for item in items:
+            self.step()
+            yield item
+
+    def _parse(self, source, name, filename):
+        return _Bounded().visit(super()._parse(source, name, filename))
+
+    def call(self, context, function, /, *args, **kwargs):
+        self.step()
+        return super().call(context, function, *args, **kwargs)
+
+    def call_binop(self, context, operator, left, right):
+        if operator == "+" and isinstance(left, (str, list, tuple)):
+            _check_size(len(left) + (len(right) if isinstance(right, (str, list, tuple)) else 0))
+        elif operator == "*":
+            sizes = [len(side) if isinstance(side, (str, list, tuple)) else abs(side) for side in (left, right)]
+            _check_size(sizes[0] * sizes[1] if any(isinstance(side, (str, list, tuple)) for side in (left, right)) else 0)
+        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _check_size(left.bit_length() * max(right, 0))
+        elif operator == "%" and isinstance(left, str):
+            _check_size(max((int(width) for width in WIDTH.findall(left)), default=0))
+        return super().call_binop(context, operator, left, right)
+
+    def concat(self, parts):
+        parts = list(parts)
+        _check_size(sum(map(len, parts)))
+        return "".join(parts)
+
+
+def _check_size(size):
+    if size > MOST_CHARACTERS:
+        raise Unbounded(f"it makes a text or number of {size:,} characters, more than {MOST_CHARACTERS:,}")
+
+
+class _Generation(jinja2.ext.Extension):
+    """Renders {% generation %} ... {% endgeneration %} as its body: what is trained is found by rendering prefixes instead."""
+
+    tags = {"generation"}
+
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Bounded(jinja2.visitor.NodeTransformer):
+    """Passes the items of every loop through `_steps`, and the parts of every "a ~ b" through `_joined`."""
+
+    def visit_For(self, node):
+        self.generic_visit(node)
+        node.iter = jinja2.nodes.Filter(node.iter, "_steps", [], [], None, None, lineno=node.lineno)
+        return node
+
+    def visit_Concat(self, node):
+        self.generic_visit(node)
+        return jinja2.nodes.Filter(jinja2.nodes.List(node.nodes, lineno=node.lineno), "_joined", [], [], None, None, lineno=node.lineno)
+
+
+def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    # jinja's own filter escapes <, > and & for HTML, which would change the text that the model reads.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message):
+    raise jinja2.TemplateError(message)
