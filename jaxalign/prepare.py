@@ -45,7 +45,7 @@ def prepare_from_config(cfg, *, tell: Callable[[list[str]], None] = to_stderr) -
             f"data.eval_fraction={data.eval_fraction} cuts one source, and data.train mixes {len(train)}; set data.eval instead."
         )
     same = ("template", "row_tokens", "max_prompt_tokens", "max_response_tokens", "prompt_truncation", "response_truncation")
-    options = {key: data[key] for key in (*same, "train_turns", "share_prompt", "on_bad_row", "processes")}
+    options = {key: data[key] for key in (*same, "train_turns", "reasoning", "add_tokens", "share_prompt", "on_bad_row", "processes")}
     options |= {"pack_rows": data.pack, "max_groups": data.max_groups_per_row, "out_root": data.prepared_dir}
     options["tokenizer"] = cfg.model.tokenizer or cfg.model.checkpoint
     options["mismatched"] = needs_mismatched(cfg)

@@ -118,6 +118,13 @@ SCHEMA: dict[str, Any] = {
         "prompt_truncation": Field((str,), "keep_end", "what happens to a longer prompt", ("keep_end", "keep_start", "drop")),
         "response_truncation": Field((str,), "drop", "what happens to a longer response", ("keep_start", "drop")),
         "template": Field((str,), "auto", "auto (the tokenizer's), plain, a built-in name, or a .jinja file"),
+        "add_tokens": Field((tuple, NONE), None, "special tokens that a base model's tokenizer gains, such as <|im_start|>"),
+        "reasoning": Field(
+            (str,),
+            "keep",
+            "thoughts before an answer: keep (as row and template have them), strip (none is trained), or train (before the last answer)",
+            ("keep", "strip", "train"),
+        ),
         "train_turns": Field((str,), "last", "which assistant turns are trained", ("last", "all")),
         "computed": Field((dict,), {}, "column name -> dict(kind=..., ...): numbers that a model gives the data, see COLUMN"),
         "sampling": Field((str,), "shuffle", "which groups are drawn, see data/rows/sampling.py", ("shuffle", "positive", "priority")),

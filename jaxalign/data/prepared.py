@@ -1,6 +1,6 @@
 """One source to a prepared set: tokenized, checked and packed rows on disk, under a hash of everything that they depend on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import os
@@ -16,7 +16,7 @@ from jaxalign.paths import resolve
 
 CODE = (
     *(f"raw/{name}" for name in ("counts", "formats", "scores", "sources", "turns")),
-    *(f"text/{name}" for name in ("render", "templates", "tokenizer", "tokenizer_files")),
+    *(f"text/{name}" for name in ("faithful", "render", "renderer", "sandbox", "templates", "thoughts", "tokenizer", "tokenizer_files")),
     *(f"rows/{name}" for name in ("encode", "shards")),
 )
 
@@ -35,7 +35,9 @@ def prepare(
     max_response_tokens: int | None = None,
     prompt_truncation: str = "keep_end",
     response_truncation: str = "drop",
+    add_tokens: Sequence[str] | None = None,
     train_turns: str = "last",
+    reasoning: str = "keep",
     pack_rows: bool = True,
     share_prompt: bool = True,
     max_groups: int | None = 16,
@@ -53,6 +55,8 @@ def prepare(
         "score_weights" and "score_transform" (see `data.raw.scores`); its "weight" is for the loader.
       tokenizer: folder, file, hub name or package:NAME.
       template: "auto", "plain", a built-in name or a .jinja file.
+      add_tokens: special tokens that the tokenizer gains, the markers of a template that a base model lacks.
+      reasoning: "keep", "strip" or "train": what becomes of thoughts before an answer, see `data.text.thoughts`.
       out_root: where prepared sets lie; None: $JAXALIGN_CACHE or ~/.cache/jaxalign.
       side: "train" or "eval": one side of a split that puts `eval_fraction` of the questions on the eval side.
       mismatched: every group also gets a response of another prompt, see `data.rows.mismatch`; rows have room for it.
@@ -70,7 +74,9 @@ def prepare(
         tokenizer=tokenizer,
         template=template,
         limits=Limits(row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched),
+        add_tokens=tuple(add_tokens or ()),
         train_turns=train_turns,
+        reasoning=reasoning,
         **_judgements(source),
         on_bad_row=on_bad_row,
         side=side,

@@ -183,6 +183,8 @@ def config(folder, **data):
         "response_truncation": "drop",
         "template": "plain",
         "train_turns": "last",
+        "reasoning": "keep",
+        "add_tokens": None,
         "pack": True,
         "share_prompt": True,
         "max_groups_per_row": 4,

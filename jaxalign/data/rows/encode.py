@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.formats import Example
-from jaxalign.data.text.render import Renderer, messages_from
+from jaxalign.data.text.renderer import Renderer, messages_from
 
 PROMPT_TRUNCATION = ("keep_end", "keep_start", "drop")
 RESPONSE_TRUNCATION = ("keep_start", "drop")
@@ -78,9 +78,7 @@ def encode(
     Raises:
       RowError: the example breaks a rule; the error's `rule` names it.
     """
-    prompt = _prompt(example, renderer)
-    parts = [renderer.response_ids(example.prompt, response, train_turns=train_turns) for response in example.responses]
-    _check_bos(prompt, parts, renderer)
+    prompt, parts = _encoded(example, renderer, train_turns, changed)
     most = limits.of_response(len(parts))
     parts = [_cut_response(ids, scored, most, limits, changed) for ids, scored in parts]
     prompt = _cut_prompt(prompt, example, renderer, limits.of_prompt(len(parts), sum(len(ids) for ids, _ in parts)), limits, changed)
@@ -99,27 +97,19 @@ def encode(
     )
 
 
-def _prompt(example, renderer):
+def _encoded(example, renderer, train_turns, changed):
+    # (ids of the prompt, (ids, scored) of every response)
     if example.prompt is None:
         # Plain language modelling: something must stand before the first token to predict it from.
-        tokenizer = renderer.tokenizer
-        return [tokenizer.bos_id if renderer.writes_bos else renderer.stop_id]
-    prompt = renderer.prompt_ids(example.prompt)
-    if not prompt:
+        first = renderer.tokenizer.bos_id if renderer.writes_bos else renderer.stop_id
+        return [first], [renderer.text_ids(response) for response in example.responses]
+    prompt = renderer.prompt(example.prompt, example.tools)
+    if not prompt.ids:
         raise RowError("empty_prompt", "the prompt has no tokens; give every row a prompt, or use format 'text'.")
-    return prompt
-
-
-def _check_bos(prompt, parts, renderer):
-    bos = renderer.tokenizer.bos_id
-    if bos is None:
-        return
-    if renderer.writes_bos and prompt[0] != bos:
-        raise RowError("bos", f"the prompt begins with token {prompt[0]}, not with BOS {bos}.")
-    if bos == renderer.stop_id or bos == renderer.tokenizer.eos_id:
-        return  # the same token also ends turns (GPT-2, Pythia), so it may stand inside
-    if any(token == bos for token in prompt[renderer.writes_bos :]) or any(bos in ids for ids, _ in parts):
-        raise RowError("bos", f"BOS {renderer.tokenizer.bos!r} stands inside the row: does a text contain it?")
+    responses = [renderer.response(prompt, response, train_turns=train_turns) for response in example.responses]
+    for rule, message in dict.fromkeys(note for part in (prompt, *responses) for note in part.notes):
+        changed(rule, message)
+    return prompt.ids, [(response.ids, response.scored) for response in responses]
 
 
 def _cut_prompt(prompt, example, renderer, most, limits, changed):
@@ -137,32 +127,33 @@ def _cut_prompt(prompt, example, renderer, most, limits, changed):
         head = prompt[:1] if renderer.writes_bos else []
         rule, prompt = "prompt_cut", head + prompt[len(prompt) - most + len(head) :] if keep_end else prompt[:most]
     else:
-        rule, prompt = _cut_conversation(messages_from(example.prompt, "user"), renderer, most, keep_end=keep_end)
+        rule, prompt = _cut_conversation(example, renderer, most, keep_end=keep_end)
         if prompt is None:
             raise RowError("prompt_too_long", f"{message}, which its template alone fills; raise it.")
     changed(rule, message)
     return prompt
 
 
-def _cut_conversation(messages, renderer, most, *, keep_end):
+def _cut_conversation(example, renderer, most, *, keep_end):
     # Whole old turns go first, then the text of the last turn: what the template writes around it is never cut.
+    messages, tools = messages_from(example.prompt, "user"), example.tools
     system = messages[:1] if messages[0]["role"] == "system" else []
     starts = [i for i, turn in enumerate(messages) if turn["role"] == "user"]
     for start in starts[1:] if keep_end else []:
         shorter = [*system, *messages[start:]]
-        ids = renderer.prompt_ids(shorter)
+        ids = renderer.prompt_ids(shorter, tools)
         if len(ids) <= most:
             return "prompt_turns_cut", ids
         messages = shorter if start == starts[-1] else messages
     *before, last = messages
-    content, ids = renderer.tokenizer.encode(last["content"]), renderer.prompt_ids(messages)
+    content, ids = renderer.tokenizer.encode(last["content"]), renderer.prompt_ids(messages, tools)
     while len(ids) > most:
         excess = len(ids) - most
         content = content[excess:] if keep_end else content[:-excess]
-        if not content:
-            return "prompt_cut", None
         text = renderer.tokenizer.decode(content).strip("\ufffd")  # a character of several byte tokens may be cut in two
-        ids = renderer.prompt_ids([*before, {**last, "content": text}])
+        if not text.strip():
+            return "prompt_cut", None
+        ids = renderer.prompt_ids([*before, {**last, "content": text}], tools)
     return "prompt_cut", ids
 
 
@@ -178,7 +169,8 @@ def _cut_response(ids, scored, most, limits, changed):
 
 def _check_response(k, ids, scored, renderer, *, cut):
     trained = [token for token, score in zip(ids, scored, strict=True) if score]
-    if not any(token != renderer.stop_id for token in trained):
+    stops = renderer.stops.of(is_last=True) + renderer.stops.of(is_last=False)
+    if not any(token not in stops for token in trained):
         raise RowError("empty_response", f"response {k} has no trained token but its stop token; give it a text, or leave the row out.")
-    if not cut and (ids[-1] != renderer.stop_id or not scored[-1]):
+    if not cut and (ids[-1] not in stops or not scored[-1]):
         raise RowError("stop_token", f"response {k} does not end in the stop token.")

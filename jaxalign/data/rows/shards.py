@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import dataclasses
-import functools
 import hashlib
 import multiprocessing
 import os
@@ -15,7 +14,8 @@ from jaxalign.data.raw.scores import Scoring
 from jaxalign.data.raw.sources import Rows
 from jaxalign.data.rows import encode, store
 from jaxalign.data.rows.columns import RESERVED
-from jaxalign.data.text import render, templates, tokenizer
+from jaxalign.data.text import render, templates, thoughts, tokenizer
+from jaxalign.data.text.renderer import Renderer
 
 SHARD_ROWS = 1024
 
@@ -28,7 +28,9 @@ class Recipe:
     tokenizer: str  # folder, file or hub name
     template: str
     limits: encode.Limits
+    add_tokens: tuple[str, ...] = ()  # special tokens that the tokenizer gains
     train_turns: str = "last"
+    reasoning: str = "keep"  # see `data.text.thoughts`
     responses: str = "all"  # "chosen": keep the best response of a row only
     scoring: Scoring = Scoring()
     feedback: str | None = None  # what becomes of it, see `formats.to_example`
@@ -42,6 +44,7 @@ class Recipe:
         for name, allowed in (
             ("format", tuple(formats.FORMATS)),
             ("train_turns", encode.TRAIN_TURNS),
+            ("reasoning", thoughts.REASONING),
             ("responses", ("all", "chosen")),
             ("on_bad_row", ("drop", "error")),
             ("side", ("all", "train", "eval")),
@@ -58,9 +61,10 @@ class Recipe:
             if not name.isidentifier() or name in RESERVED:
                 raise ValueError(f"keep_columns names a column {name!r}; choose another name, of letters, digits and _ only.")
 
-    def renderer(self) -> render.Renderer:
+    def renderer(self) -> Renderer:
         """The renderer of the recipe's tokenizer and template."""
-        return render.make(tokenizer.load(self.tokenizer), template=self.template, date=self.date)
+        loaded = tokenizer.load(self.tokenizer).with_added(self.add_tokens)
+        return render.make(loaded, template=self.template, date=self.date, reasoning=self.reasoning)
 
 
 def is_held_out(example: formats.Example, fraction: float) -> bool:
@@ -82,7 +86,7 @@ def _first_question(example):
     return next((text.strip() for role, text in zip(roles, texts, strict=True) if role == "Human"), prompt)
 
 
-def encode_rows(rows: list[dict], *, first: int, recipe: Recipe, renderer: render.Renderer) -> tuple[list[encode.Encoded], Counts]:
+def encode_rows(rows: list[dict], *, first: int, recipe: Recipe, renderer: Renderer) -> tuple[list[encode.Encoded], Counts]:
     """The groups of the raw rows that are kept, and the counts of all. `first` is the number of the first row.
 
     Raises:
@@ -148,24 +152,26 @@ def _write(folder, number, first, raw, recipe, renderer):
     store.write_shard(folder, number, groups, counts, [name for name, _ in recipe.keep_columns])
 
 
-@functools.lru_cache(maxsize=1)
-def _renderer(recipe):
-    return recipe.renderer()
-
-
-def _work(folder, number, first, raw, recipe):
+def _start(recipe, renderer):
+    # Runs once in a worker, which gets the renderer as it is: it need not import transformers for formats that only that reads.
+    global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _write(folder, number, first, raw, recipe, _renderer(recipe))
+    _worker = (recipe, renderer)
+
+
+def _work(folder, number, first, raw):
+    _write(folder, number, first, raw, *_worker)
     return number
 
 
 def _in_processes(work: Iterator, folder: Path, recipe: Recipe, processes: int) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+    start = {"initializer": _start, "initargs": (recipe, recipe.renderer())}
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, **start) as pool:
         running = set()
         try:
             for item in work:
-                running.add(pool.submit(_work, folder, *item, recipe))
+                running.add(pool.submit(_work, folder, *item))
                 if len(running) >= 2 * processes:  # keeps the workers busy and the raw rows out of memory
                     done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
                     yield from (future.result() for future in done)

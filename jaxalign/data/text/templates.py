@@ -62,9 +62,7 @@ class Template:
             raise RowError("template", f"template {self.name!r} refuses the conversation: {reason}") from error
 
 
-def load(
-    name: str, *, own: Mapping[str, str], special: Mapping[str, str], writes_bos: bool, date: str = DATE
-) -> Template:
+def load(name: str, *, own: Mapping[str, str], special: Mapping[str, str], writes_bos: bool, date: str = DATE) -> Template:
     """The template called `name`: "auto" is the tokenizer's, one of BUILT_IN, or the path of a .jinja file.
 
     A built-in template begins with BOS where the tokenizer itself writes one; any other template owns its special tokens.

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 from pathlib import Path
+import re
 
 import tokenizers
 
@@ -57,6 +58,12 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Ids of the added tokens, which no ordinary text is split into."""
         return frozenset(self.model.get_added_tokens_decoder()) | ({self.bos_id, self.eos_id} - {None})
+
+    @functools.cached_property
+    def special_pattern(self) -> re.Pattern:
+        """Matches the text of any added token, the longest first."""
+        texts = sorted((token.content for token in self.model.get_added_tokens_decoder().values()), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
     @functools.cached_property
     def adds_space(self) -> bool:
@@ -111,6 +118,12 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included."""
         return self.model.decode(list(ids), skip_special_tokens=False)
+
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text of ids that go on where the ids `before` end: as `decode`, with the space that sentencepiece leaves out in front."""
+        head = list(before[-2:])
+        start, whole = self.decode(head), self.decode([*head, *ids])
+        return whole[len(start) :] if whole.startswith(start) else self.decode(ids)
 
     def with_added(self, tokens: Sequence[str]) -> "Tokenizer":
         """This tokenizer with further special tokens, whose ids follow the vocabulary's; tokens that it has already change nothing."""

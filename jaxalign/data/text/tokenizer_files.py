@@ -165,8 +165,10 @@ def _templates(folder, settings):
     files = {"default": folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / "chat_templates").glob("*.jinja"))}
     own = {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
-    return own or _named(settings.get("chat_template"), folder) or _named(
-        read_json(folder / "chat_template.json").get("chat_template"), folder
+    return (
+        own
+        or _named(settings.get("chat_template"), folder)
+        or _named(read_json(folder / "chat_template.json").get("chat_template"), folder)
     )
 
 
@@ -189,7 +191,7 @@ def _from_library(file, settings, config):
     model = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     if not model.encode("Hello", add_special_tokens=False).ids:
         raise ValueError(
-            f"{file} gives no tokens as {type(loaded).__name__}; mend tokenizer_class in tokenizer_config.json, or save it as tokenizer.json."
+            f"{file} gives no tokens as {type(loaded).__name__}; mend tokenizer_class in its config, or save it as tokenizer.json."
         )
     own = _named(loaded.chat_template, file.parent) or _templates(file.parent, {})
     extra = tuple(str(token) for token in loaded.extra_special_tokens or ())
@@ -227,7 +229,9 @@ def _auto_tokenizer(file, folder):
         loaded = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # whatever a class of transformers raises on files that it cannot read
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"transformers cannot read the tokenizer {file}: {reason[0]} Mend its files, or save it as tokenizer.json.") from error
+        raise ValueError(
+            f"transformers cannot read the tokenizer {file}: {reason[0]} Mend its files, or save it as tokenizer.json."
+        ) from error
     finally:
         transformers.logging.set_verbosity(level)
     if not loaded.is_fast:

@@ -130,7 +130,7 @@ def test_bos_inside_a_row_is_refused_and_eos_inside_a_prompt_is_not(plain, promp
 def test_a_response_of_its_stop_token_alone_is_empty(make_tokenizer):
     trims = CHATML.replace("+ message['content'] +", "+ message['content'] | trim +")
     renderer = render.make(tokenizer.load(make_tokenizer(chat_template=trims)), template="auto")
-    with pytest.raises(RowError, match="no trained token but its stop token") as error:
+    with pytest.raises(RowError, match="an answer that is to be trained is empty") as error:
         run(renderer, pair(rejected=" "))
     assert error.value.rule == "empty_response"
 

@@ -126,7 +126,9 @@ def test_templates_of_the_wild_train_the_answers_with_their_stop_tokens_and_noth
 
 def test_a_template_that_asks_for_more_than_it_renders_is_refused_by_the_row(make_tokenizer):
     renderer = make(make_tokenizer, "auto", chat_template=CHATML.replace("assistant\n'", "assistant\n<think>'"))
-    with pytest.raises(RowError, match="asks for turn 1 with '<think>', but the conversation has 'Yo.*use another template") as error:
+    with pytest.raises(
+        RowError, match="asks for turn 1 with '<think>', but the conversation has 'Yo.*data.reasoning='train' or 'strip'"
+    ) as error:
         renderer.response_ids(PROMPT, ANSWER, train_turns="last")
     assert error.value.rule == "template_prefix"
 

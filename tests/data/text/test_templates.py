@@ -16,7 +16,8 @@ CONVERSATION = [
 
 
 def load(name, *, own=None, bos="<s>", eos="</s>", writes_bos=True):
-    return templates.load(name, own=own, bos=bos, eos=eos, writes_bos=writes_bos)
+    special = {"bos_token": bos, "eos_token": eos}
+    return templates.load(name, own={"default": own} if own else {}, special=special, writes_bos=writes_bos)
 
 
 def test_all_560_goldens_come_out_the_same(shared):

@@ -72,7 +72,7 @@ def test_a_continuation_gets_no_space_from_sentencepiece(shared):
     ("path", "words"),
     [
         ("nowhere", "no tokenizer at 'nowhere'"),
-        ("nobody/nothing-here", "neither a local folder nor to be had"),
+        ("nobody/nothing-here", "neither a local folder nor available"),
         (None, "holds no tokenizer file"),
     ],
 )
@@ -81,10 +81,36 @@ def test_a_tokenizer_that_is_not_there_is_refused_with_the_way_out(tmp_path, pat
         tokenizer.load(path or tmp_path)
 
 
-def test_a_special_token_that_the_vocabulary_lacks_is_refused(make_tokenizer):
+def test_a_special_token_that_the_vocabulary_lacks_is_added_as_transformers_adds_it(make_tokenizer):
     folder = make_tokenizer()
+    before = tokenizer.load(folder).vocab_size
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
-    with pytest.raises(ValueError, match="'<end>', which is not in the vocabulary"):
+    loaded = tokenizer.load(folder)
+    assert (loaded.eos_id, loaded.vocab_size) == (before, before + 1) and loaded.encode("a<end>") == [97, before]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("tokenizer.json", "{", "tokenizer.json is not a tokenizer.json that can be read"),
+        ("tokenizer.json", '{"model": 3}', "tokenizer.json is not a tokenizer.json that can be read"),
+        ("tokenizer_config.json", '{"eos_token": ', "tokenizer_config.json is not valid JSON"),
+        ("tokenizer_config.json", "[1]", "tokenizer_config.json holds a list, not a JSON object"),
+        (
+            "tokenizer_config.json",
+            '{"added_tokens_decoder": {"x": {"content": "a"}}}',
+            "special tokens in .*tokenizer_config.json cannot be read",
+        ),
+        ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "special tokens in .*tokenizer_config.json cannot be read"),
+        ("tokenizer_config.json", '{"chat_template": [3]}', "chat_template in .* is neither a text nor a list"),
+        ("special_tokens_map.json", "nonsense", "special_tokens_map.json is not valid JSON"),
+        ("added_tokens.json", '{"<x>": ', "added_tokens.json is not valid JSON"),
+    ],
+)
+def test_a_damaged_file_is_named(make_tokenizer, file, text, words):
+    folder = make_tokenizer()
+    (folder / file).write_text(text)
+    with pytest.raises(ValueError, match=words):
         tokenizer.load(folder)
 
 

@@ -1,0 +1,160 @@
+"""Checks that what is trained is what the row holds: its texts stand in the rendering, its markers are the template's, its ids decode back.
+
+A template may trim white space, write markers around a text and escape it as JSON; a tokenizer may normalize (NFC, lower case) and put a
+space after a marker. Anything beyond that refuses the row by name.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+
+from jaxalign.data.raw.counts import RowError
+from jaxalign.data.text.templates import Message
+from jaxalign.data.text.tokenizer import Tokenizer
+
+SHOWN = 60  # characters of a text in a message
+
+
+def shorten(text: str) -> str:
+    """A text for a message: quoted, its middle left out where it is long."""
+    half = SHOWN // 2
+    return repr(text if len(text) <= SHOWN else f"{text[:half]} ... {text[-half:]}")
+
+
+def find(text: str, whole: str, start: int = 0) -> int | None:
+    """Where a text ends in a rendering, from `start` on; 0 where only its white space differs, None where it is not there."""
+    stripped = text.strip()
+    at = whole.find(stripped, start)
+    if at >= 0:
+        return at + len(stripped)
+    for escaped in (json.dumps(stripped)[1:-1], json.dumps(stripped, ensure_ascii=False)[1:-1], repr(stripped)[1:-1]):
+        at = whole.find(escaped, start)
+        if at >= 0:
+            return at + len(escaped)
+    return 0 if "".join(stripped.split()) in "".join(whole.split()) else None
+
+
+def end_of_answer(turn: Message, rendered: str, *, template: str, thought: str | None) -> int:
+    """Where the row's own text ends in the rendering of an assistant turn, which must hold all of it.
+
+    Args:
+      rendered: what the template writes from where the turn begins.
+      thought: the reasoning that must stand before the answer; None: none.
+
+    Raises:
+      RowError: a text (rule "template_text"), the reasoning ("reasoning") or a tool call ("tool_calls") is not written.
+    """
+    end = 0
+    if thought is not None:
+        place = find(thought, rendered)
+        if place is None:
+            raise RowError(
+                "reasoning",
+                f"template {template!r} does not write the reasoning {shorten(thought)} of an answer, but {shorten(rendered)}; set "
+                "data.reasoning='train' to train it before the answer, or 'strip' to leave it out.",
+            )
+        end = place
+    if turn["content"].strip():
+        place = find(turn["content"], rendered, end)
+        if place is None:
+            why = "; data.reasoning='train' or 'strip' handles <think>" if "</think>" in turn["content"] else "; use another template"
+            raise RowError(
+                "template_text",
+                f"template {template!r} does not write the text of the answer {shorten(turn['content'])} as it is, but "
+                f"{shorten(rendered)}{why}.",
+            )
+        end = max(end, place)
+    for text in _texts_of_calls(turn.get("tool_calls", ())):
+        place = find(text, rendered)
+        if place is None:
+            raise RowError("tool_calls", f"template {template!r} does not write {shorten(text)} of a tool call; use a template with tools.")
+        end = max(end, place)
+    return end
+
+
+def check_context(messages: Sequence[Message], rendered: str, *, template: str) -> None:
+    """Refuses a conversation whose system, user or tool texts are not in its rendering (rule "template_text")."""
+    for message in messages:
+        if message["role"] != "assistant" and find(message["content"], rendered) is None:
+            raise RowError(
+                "template_text",
+                f"template {template!r} does not write the {message['role']} text {shorten(message['content'])}; use another template.",
+            )
+
+
+def check_markers(texts: Iterable[str], pattern: re.Pattern, *, bos: str | None, stops: Sequence[str]) -> None:
+    """Refuses a row in whose texts a marker is typed: the tokenizer would take it for the template's own.
+
+    Raises:
+      RowError: rule "bos", "stop_token" or, for another marker, "special_token".
+    """
+    for text in texts:
+        typed = pattern.search(text)
+        if typed is None:
+            continue
+        token, where = typed[0], shorten(text[max(0, typed.start() - 20) : typed.end() + 20])
+        if token in stops:
+            raise RowError("stop_token", f"a text holds the stop token {token!r}: {where}; take it out of the data.")
+        if token == bos:
+            raise RowError("bos", f"BOS {token!r} stands inside the row: a text contains it: {where}; take it out of the data.")
+        raise RowError(
+            "special_token",
+            f"a text holds the special token {token!r}, which the template itself writes: {where}. Is the text rendered already? Give "
+            "the plain text, or take the token out.",
+        )
+
+
+def texts_of(messages: Sequence[Message]) -> Iterable[str]:
+    """Every text of a conversation that a template may write."""
+    for message in messages:
+        yield message["content"]
+        for key in ("reasoning_content", "name"):
+            if key in message:
+                yield message[key]
+        if "tool_calls" in message:
+            yield from _texts_of_calls(message["tool_calls"])
+
+
+def check_tokens(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int], text: str) -> None:
+    """Refuses ids that do not decode back to the text they were made of (rule "lossy_tokens").
+
+    `before` are the ids to their left, in whose context they are decoded.
+    """
+    if not tokenizer.adds_space and tokenizer.decode(ids) == text:
+        return
+    decoded = tokenizer.decode_after(before, ids)
+    if decoded == text or _plain(tokenizer, decoded) == _plain(tokenizer, text):
+        return
+    place = next((i for i, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b), min(len(decoded), len(text)))
+    start = max(0, place - SHOWN // 2)
+    raise RowError(
+        "lossy_tokens",
+        f"the tokens of an answer decode to {shorten(decoded[start : place + SHOWN // 2])}, but its text is "
+        f"{shorten(text[start : place + SHOWN // 2])}: the tokenizer cannot write it; use another tokenizer, or leave such rows out.",
+    )
+
+
+def _plain(tokenizer, text):
+    # What the tokenizer's own normalization makes of a text, without the spaces that it puts beside special tokens.
+    normalizer = tokenizer.model.normalizer
+    pieces = tokenizer.special_pattern.split(text)
+    pieces = pieces if normalizer is None else [normalizer.normalize_str(piece).replace("▁", " ") for piece in pieces]
+    return [piece.strip(" \n") for piece in pieces]
+
+
+def _texts_of_calls(calls):
+    for call in calls:
+        yield call["function"]["name"]
+        yield from _strings(call["function"]["arguments"])
+
+
+def _strings(value):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
