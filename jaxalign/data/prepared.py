@@ -69,19 +69,10 @@ def prepare(
     source = {key: value for key, value in source.items() if value is not None}
     rows = sources.read(source)
     name, how = _format(source, rows)
-    recipe = shards.Recipe(
-        format=name,
-        tokenizer=tokenizer,
-        template=template,
-        limits=Limits(row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched),
-        add_tokens=tuple(add_tokens or ()),
-        train_turns=train_turns,
-        reasoning=reasoning,
-        **_judgements(source),
-        on_bad_row=on_bad_row,
-        side=side,
-        eval_fraction=eval_fraction,
-    )
+    text = {"tokenizer": tokenizer, "template": template, "add_tokens": tuple(add_tokens or ()), "reasoning": reasoning}
+    sides = {"on_bad_row": on_bad_row, "side": side, "eval_fraction": eval_fraction}
+    lengths = (row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched)
+    recipe = shards.Recipe(format=name, limits=Limits(*lengths), train_turns=train_turns, **text, **_judgements(source), **sides)
     meta = _meta(source, rows, recipe, how)
     groups = store.write_once(
         _root(out_root) / _name(rows, side, meta),

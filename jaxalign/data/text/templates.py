@@ -46,17 +46,17 @@ class Template:
           RowError: the template refuses the conversation, fails, or does not end (rule "template").
         """
         text = self.tool_text if tools and self.tool_text is not None else self.text
-        switches = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
+        variables = {**dict(self.tokens), "messages": [_rendered(message) for message in messages]}
+        variables |= {"add_generation_prompt": add_generation_prompt}
+        variables |= {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
         try:
-            return sandbox.render(
-                _compile(text, self.date),
-                messages=[_rendered(message) for message in messages],
-                tools=list(tools) or None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **dict(self.tokens),
-                **switches,
-            )
+            try:
+                return sandbox.render(_compile(text, self.date), tools=list(tools) or None, documents=None, **variables)
+            except TypeError:
+                if tools:
+                    raise
+                # A template for tools alone goes through them unasked. Left undefined they are empty to it.
+                return sandbox.render(_compile(text, self.date), **variables)
         except Exception as error:  # a template is a program that may raise anything
             reason = str(error) or type(error).__name__
             raise RowError("template", f"template {self.name!r} refuses the conversation: {reason}") from error
