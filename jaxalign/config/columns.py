@@ -34,8 +34,9 @@ def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tupl
 def check(resolved: dict) -> Iterator[str]:
     """Objects to names, sums and options of columns that cannot be."""
     data = resolved["data"]
-    for name in given(data) & set(RESERVED):
-        yield f"keep_columns names a column {name!r}, which the run makes itself; choose another name."
+    for name in sorted(given(data)):
+        if not name.isidentifier() or name in RESERVED:
+            yield f"keep_columns names a column {name!r}, which is taken or not of letters, digits and _ only; choose another name."
     for name, column in data["computed"].items():
         if not name.isidentifier() or name in RESERVED or name in given(data):
             yield f"data.computed.{name}: the name is taken, or not of letters, digits and _ only; choose another."

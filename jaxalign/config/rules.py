@@ -47,7 +47,7 @@ def _model_rule(resolved):
 
 
 def _data_rule(resolved):
-    from jaxalign.data.raw import formats, scores
+    from jaxalign.data.raw import scores
 
     data = resolved["data"]
     for key in ("max_prompt_tokens", "max_response_tokens"):
@@ -69,8 +69,6 @@ def _data_rule(resolved):
             scores.Scoring(source["score_range"], tuple((source["score_weights"] or {}).items()), source["score_transform"])
         except ValueError as error:
             yield f"{where}: {error}"
-        if source["format"] is not None and source["format"] not in formats.FORMATS:
-            yield f"{where}.format={source['format']!r} is not one of {', '.join(formats.FORMATS)}."
 
 
 def _mesh_rule(resolved):

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from jaxalign.data.raw.formats import FORMATS
 from jaxalign.hparams import REQUIRED
 
 NONE = type(None)
@@ -69,18 +70,26 @@ OTHER_NAMES = {
 
 # One source of rows; data.train may be a tuple of them (a mixture by weight).
 SOURCE = {
-    "path": Field((str, NONE), None, "a .json, .jsonl or .parquet file (.gz too), a folder saved by datasets, or package:FILE"),
-    "hf": Field((str, NONE), None, "a dataset name for datasets.load_dataset"),
+    "path": Field(
+        (str, tuple, NONE),
+        None,
+        "a .jsonl, .json, .csv, .tsv or .parquet file (.gz too), a glob, package:FILE, a folder saved by datasets, or a tuple of those",
+    ),
+    "hf": Field((str, NONE), None, "a dataset name for datasets.load_dataset; with limit only the first rows are downloaded"),
     "tfds": Field((str, NONE), None, "a TFDS name, prepared as array_record"),
     "data_dir": Field((str, NONE), None, "the folder of TFDS data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets"),
     "config": Field((str, NONE), None, "the dataset's configuration name"),
     "split": Field((str, NONE), None, "a split, also a slice of it like train[:90%]"),
-    "format": Field((str, NONE), None, "paired, hh, binary, scored, ranked, messages, completion or text; None detects it"),
-    "rename": Field((dict, NONE), None, "our column name -> the dataset's; TEXT.0 and metadata.score reach into a column"),
+    "format": Field((str, NONE), None, "what a row is; None detects it", (None, *FORMATS)),
+    "rename": Field(
+        (dict, NONE), None, "our column name -> the dataset's; TEXT.0 and metadata.score reach into a column; COLUMN -> None leaves it out"
+    ),
     "limit": Field((int, NONE), None, "use only the first rows", least=1),
     "weight": Field((float,), 1.0, "share in a mixture", least=0),
     "responses": Field((str,), "all", "which responses of a row to keep", ("all", "chosen")),
-    "feedback": Field((str, NONE), None, "what becomes of judgements; None: what they are", (None, "pair", "label", "score")),
+    "feedback": Field(
+        (str, NONE), None, "convert feedback to pairs, labels or scores; None keeps it as it is", (None, "pair", "label", "score")
+    ),
     "score_range": Field((tuple, NONE), None, "(worst, best) of the scores, mapped to [0, 1]"),
     "score_weights": Field((dict, NONE), None, "attribute -> weight: the score is their weighted mean"),
     "score_transform": Field((str,), "linear", "how a score becomes a reward; sigmoid takes logits", ("linear", "sigmoid")),

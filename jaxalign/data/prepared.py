@@ -8,19 +8,20 @@ from pathlib import Path
 import re
 
 from jaxalign.data import progress
-from jaxalign.data.raw import formats, sources
+from jaxalign.data.raw import detect, sources, survey
 from jaxalign.data.raw.scores import Scoring
 from jaxalign.data.rows import mismatch, pack, shards, store
 from jaxalign.data.rows.encode import Limits
 from jaxalign.paths import resolve
 
 CODE = (
-    *(f"raw/{name}" for name in ("counts", "formats", "scores", "sources", "turns")),
+    *sorted(f"raw/{file.stem}" for file in (Path(__file__).parent / "raw").glob("*.py")),
     *(f"text/{name}" for name in ("faithful", "render", "renderer", "sandbox", "templates", "thoughts", "tokenizer", "tokenizer_files")),
     *(f"rows/{name}" for name in ("encode", "shards")),
 )
 
 
+DETECTION_ROWS = 100  # that are looked at for the format of a set
 MISMATCH_SEED = 0  # of the shuffle that pairs groups with responses of other prompts: part of the data, like the order of a file
 
 
@@ -70,7 +71,7 @@ def prepare(
     rows = sources.read(source)
     name, how = _format(source, rows)
     text = {"tokenizer": tokenizer, "template": template, "add_tokens": tuple(add_tokens or ()), "reasoning": reasoning}
-    sides = {"on_bad_row": on_bad_row, "side": side, "eval_fraction": eval_fraction}
+    sides = {"on_bad_row": on_bad_row, "side": side, "eval_fraction": eval_fraction, "renamed": rows.renamed}
     lengths = (row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched)
     recipe = shards.Recipe(format=name, limits=Limits(*lengths), train_turns=train_turns, **text, **_judgements(source), **sides)
     meta = _meta(source, rows, recipe, how)
@@ -94,7 +95,8 @@ def plan(
     def write(final):
         groups = store.read_groups(groups_folder)
         if mismatched:
-            donors = mismatch.choose(groups, row_tokens=row_tokens, share_prompt=share_prompt, seed=MISMATCH_SEED)
+            uncut = store.read_prompts(groups_folder)
+            donors = mismatch.choose(groups, row_tokens=row_tokens, share_prompt=share_prompt, seed=MISMATCH_SEED, uncut=uncut)
             groups = dataclasses.replace(groups, donors=donors)
         sizes = pack.group_tokens(groups, share_prompt=share_prompt)
         rows = pack.plan_rows(sizes, row_tokens=row_tokens, pack=pack_rows, max_groups=max_groups)
@@ -137,6 +139,8 @@ def _name(rows, side, meta):
 
 
 def _write_groups(final, rows, recipe, meta, *, processes, quiet):
+    base = survey.check(rows, format=recipe.format, scoring=recipe.scoring, feedback=recipe.feedback)
+    recipe = dataclasses.replace(recipe, base=base)
     partial = final.with_name(f".{final.name}.partial")
     with progress.bar(len(rows), f"tokenizing {final.name}", quiet=quiet) as advance:
         count = shards.write_all(rows, partial, recipe=recipe, processes=processes, progress=advance)
@@ -149,13 +153,17 @@ def _write_groups(final, rows, recipe, meta, *, processes, quiet):
 
 def _format(source, rows):
     if source.get("format"):
-        if source["format"] not in formats.FORMATS:
-            raise ValueError(f"format={source['format']!r} is not one of {', '.join(formats.FORMATS)}; leave it out to detect it.")
-        return source["format"], "as the source says"
-    try:
-        name, why = formats.detect(rows[0])
-    except ValueError as error:
-        raise ValueError(f"{rows.name}: {error}") from error
+        return source["format"], "as the source specifies"
+    # A row that cannot be read, or lacks a column, does not decide: the first that fits a format does.
+    problems = []
+    for i in range(min(len(rows), DETECTION_ROWS)):
+        try:
+            name, why = detect.detect(rows[i])
+            break
+        except ValueError as error:
+            problems.append(error)
+    else:
+        raise ValueError(f"{rows.name}: {problems[0]}") from problems[0]
     if name == "completion" and source.get("score_weights"):
         return "scored", "it has score_weights"
     return name, f"detected because {why}"

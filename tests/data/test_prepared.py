@@ -215,9 +215,7 @@ def test_a_configuration_with_eval_fraction_cuts_its_one_source(folder):
         prepare.prepare_from_config(config(folder, train=({"path": "a"}, {"path": "b"}), eval_fraction=0.2))
 
 
-def test_an_unknown_format_and_undetectable_columns_are_refused(folder):
-    with pytest.raises(ValueError, match="format='pairs' is not one of paired, hh"):
-        run(folder, {"format": "pairs"})
+def test_undetectable_columns_are_refused(folder):
     (folder / "pairs.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     with pytest.raises(ValueError, match="pairs.jsonl: the columns answer, question fit none"):
         run(folder)

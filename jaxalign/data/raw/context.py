@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import json
 
 from jaxalign.data.raw.counts import RowError
-from jaxalign.data.raw.messages import EMPTY, Message
-from jaxalign.data.raw.records import Record
+from jaxalign.data.raw.messages import Message
+from jaxalign.data.raw.records import EMPTY, Record
 
 SYSTEM = ("system", "system_prompt")
 TOOLS = ("tools", "functions")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import json
 
 from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.records import EMPTY
 
 Message = dict[str, object]
 KNOWN = ("system", "user", "assistant", "tool")
@@ -35,7 +36,6 @@ SPELLINGS = {
 READ = {spelling for spellings in SPELLINGS.values() for spelling in spellings}
 # Fields that change what the model is asked: never left out.
 REFUSED = ("tools", "functions", "images", "image", "audio", "audios", "video", "videos")
-EMPTY = (None, "", [], {}, ())
 
 
 def read_message(message: Mapping, name: str, unread: set[str]) -> Message:

@@ -3,13 +3,18 @@
 Ranges and weights of published work: UNA (arXiv 2408.15339), HelpSteer2 attributes and UltraFeedback ratings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import math
+import re
+
+import numpy as np
 
 from jaxalign.data.raw.counts import RowError
 
 TRANSFORMS = ("linear", "sigmoid")
+FLOAT32_MAX = float(np.finfo(np.float32).max)  # numbers of responses are stored as float32
+EVIDENCE = re.compile(r"rank|score|rating|reward|grade", re.IGNORECASE)  # in the name of a column: it orders the two sides of a pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Scoring:
 def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = False) -> tuple[float, ...]:
     """The numbers of column `name` for `count` responses: one number, or a list of them; `sides`: NAME_chosen and NAME_rejected.
 
-    `kept`: the name comes from keep_columns, and True and False are 1 and 0.
+    `kept`: the name comes from keep_columns, and True and False are 1 and 0. Numbers may be written as text, as in csv files.
 
     Raises:
       RowError: rule "missing_score" where there is none, "wrong_type" where it is no finite number, or their count is another.
@@ -89,10 +94,47 @@ def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = Fa
         raise RowError("missing_score", f"the row needs a number in {wanted} and has {', '.join(sorted(row))}; {way}.")
     if len(values) != count:
         raise RowError("wrong_type", f"{count} completions have {len(values)} {name}; each needs one.")
-    for value in values:
-        if not _finite([value]) and not (kept and isinstance(value, bool)):
-            raise RowError("wrong_type", f"{name} {value!r} is not a finite number.")
-    return tuple(float(value) if kept else value for value in values)
+    read = [float(value) if kept and isinstance(value, bool) else number(value) for value in values]
+    for value, raw in zip(read, values, strict=True):
+        if value is None:
+            raise RowError("wrong_type", f"{name} {repr(raw)[:40]} is not a finite number that float32 holds.")
+    return tuple(float(value) if kept else value for value in read)
+
+
+def number(value) -> float | int | None:
+    """A number, also one written as text; None for what is none, is not finite, or overflows float32. True and False are no numbers."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if -FLOAT32_MAX <= value <= FLOAT32_MAX else None
+
+
+def against_order(row: Mapping, scoring: Scoring, leave: Collection[str] = ()) -> None:
+    """Raises RowError (rule "scores_against_order") where a pair's own numbers say that `rejected` is the better one.
+
+    Numbers of a pair are two columns such as score_chosen and score_rejected, or chosen-rating and rejected-rating; of ranks the lower is
+    better, and of scores too where the range says so. `leave`: names, without their side, of columns that mean something else here.
+    """
+    falls = scoring.range is not None and scoring.range[0] > scoring.range[1]
+    for name in row:
+        other = name.replace("chosen", "rejected")
+        kind = EVIDENCE.search(name)
+        if other == name or other not in row or kind is None or name.replace("chosen", "").strip("_-. ") in leave:
+            continue
+        chosen, rejected = number(row[name]), number(row[other])
+        if chosen is None or rejected is None:
+            continue
+        lower_is_better = kind[0].lower() == "rank" or falls
+        if chosen != rejected and (chosen > rejected) == lower_is_better:
+            raise RowError(
+                "scores_against_order",
+                f"{name} is {chosen:g} and {other} is {rejected:g}, which says that rejected is the better one; leave the row out, "
+                f"use feedback='score', or leave the numbers out with rename={{{name!r}: None, {other!r}: None}}.",
+            )
 
 
 def _finite(values):

@@ -5,11 +5,14 @@ import re
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import Message, read_message
+from jaxalign.data.raw.records import Record
+from jaxalign.data.raw.typed import written_out
 
+CONVERSATIONS = ("messages", "conversations", "conversation")  # columns
 TAG = re.compile(r"<\|(\w+)\|>")
 
 
-def text_of(row: Mapping, name: str) -> str:
+def text_of(row: Record, name: str) -> str:
     """A text column.
 
     Raises:
@@ -23,16 +26,34 @@ def text_of(row: Mapping, name: str) -> str:
     return value
 
 
-def side_of(row: Mapping, name: str, unread: set[str]) -> str | tuple[Message, ...]:
-    """A column that is text or a conversation (a list of messages, or one message). `unread`: as in `messages_of`."""
+def side_of(row: Record, name: str) -> str | tuple[Message, ...]:
+    """A column that is text or a conversation (a list of messages, or one message, also written out as text)."""
     value = row.get(name)
-    if isinstance(value, (list, tuple, Mapping)):
-        return messages_of(value, name, unread)
-    return text_of(row, name)
+    return side(text_of(row, name) if value is None or isinstance(value, (int, float)) else value, name, row)
 
 
-def messages_of(value, name: str, unread: set[str]) -> tuple[Message, ...]:
-    """A conversation, its messages in the fields of `messages`; names of fields that nothing reads are added to `unread`.
+def side(value, name: str, row: Record) -> str | tuple[Message, ...]:
+    """Text as it is, or a conversation. `name` is the column that it comes from.
+
+    Raises:
+      RowError: as `messages_of`.
+    """
+    if isinstance(value, str):
+        messages = written_out(value, name)
+        if messages is None:
+            return value
+        row.changed["written_messages"] = f"{name} is a conversation written as text; it was read as messages"
+        value = messages
+    return messages_of(value, name, row)
+
+
+def conversation(value: str | tuple[Message, ...]) -> tuple[Message, ...]:
+    """An answer as messages."""
+    return ({"role": "assistant", "content": value},) if isinstance(value, str) else value
+
+
+def messages_of(value, name: str, row: Record) -> tuple[Message, ...]:
+    """A conversation, its messages in the fields of `messages`; what nothing reads of them is noted in `row`.
 
     Text that begins with its role, "<|prompter|>..." or "<|assistant|>...", is a message too, as in the dialogues of PRO and A-LoL, whose
     prompts end in a "<|assistant|>" without text: it is left out.
@@ -44,7 +65,7 @@ def messages_of(value, name: str, unread: set[str]) -> tuple[Message, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise RowError("wrong_type", f"{name} is {str(value)[:40]!r}; it must be a list of messages.")
     value = value[:-1] if len(value) > 1 and value[-1] == "<|assistant|>" else value
-    turns = tuple(_message(message, name, unread) for message in value)
+    turns = tuple(_message(message, name, row) for message in value)
     for i, turn in enumerate(turns):
         before = turns[i - 1]["role"] if i else None
         if turn["role"] == "system" and i:
@@ -54,20 +75,22 @@ def messages_of(value, name: str, unread: set[str]) -> tuple[Message, ...]:
     return turns
 
 
-def _message(message, name, unread):
+def _message(message, name, row):
     tag = TAG.match(message) if isinstance(message, str) else None
     if tag:
         message = {"role": tag[1], "content": message[tag.end() :]}
     if not isinstance(message, Mapping):
         raise RowError("wrong_type", f"{name} holds {str(message)[:40]!r}, which is not a message with role and content.")
-    return read_message(message, name, unread)
+    return read_message(message, name, row.fields)
 
 
 def common_prompt(first: Sequence[Message], second: Sequence[Message]) -> tuple[tuple, tuple[tuple, tuple]]:
-    """What two conversations share, which must be all but the last turn of each: (prompt, (last turn of first, of second)).
+    """What two conversations share, and the rest of each: (prompt, (rest of first, rest of second)).
+
+    The rest is the last turn, or, with tool calls, the assistant and tool turns after the last user turn.
 
     Raises:
-      RowError: they part earlier, have different lengths (rule "part_early"), or are equal (rule "same_response").
+      RowError: they part earlier (rule "part_early"), or are equal (rule "same_response").
     """
     if tuple(first) == tuple(second):
         raise RowError("same_response", "chosen and rejected are equal, so there is nothing to prefer; leave the row out.")
@@ -76,10 +99,13 @@ def common_prompt(first: Sequence[Message], second: Sequence[Message]) -> tuple[
         shared += 1
     if shared == 0:
         raise RowError("part_early", "chosen and rejected share no turn, so there is no common prompt; give a prompt column.")
-    if shared != len(first) - 1 or shared != len(second) - 1:
+    while shared > 1 and first[shared - 1]["role"] in ("assistant", "tool"):
+        shared -= 1  # calls that both made are part of both answers
+    rests = tuple(first[shared:]), tuple(second[shared:])
+    if not all(rest and all(turn["role"] in ("assistant", "tool") for turn in rest) for rest in rests):
         raise RowError(
             "part_early",
             f"chosen ({len(first)} turns) and rejected ({len(second)} turns) part after {shared} turns, before the last one: "
             "their last turns answer different prompts.",
         )
-    return tuple(first[:shared]), (tuple(first[shared:]), tuple(second[shared:]))
+    return tuple(first[:shared]), rests

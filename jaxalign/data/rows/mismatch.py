@@ -12,16 +12,17 @@ from jaxalign.data.rows.pack import Groups, group_tokens
 TRIES = 64
 
 
-def choose(groups: Groups, *, row_tokens: int, share_prompt: bool, seed: int) -> np.ndarray:
+def choose(groups: Groups, *, row_tokens: int, share_prompt: bool, seed: int, uncut: np.ndarray | None = None) -> np.ndarray:
     """For every group another group, its response, and how many of its first tokens are taken: int32[n, 3].
 
-    The prompts of the two have different tokens. All of the response is taken where one of the first `TRIES` candidates fits the row
+    The prompts of the two have different tokens, and different numbers in `uncut` (uint64[n], of the prompts before any cut: rows of one
+    prompt may be cut to different lengths). All of the response is taken where one of the first `TRIES` candidates fits the row
     beside the group, else the start of the first candidate, at least 1 token. A pure function of its arguments.
 
     Raises:
       ValueError: all groups have the same prompt, or a group leaves no room in its row.
     """
-    prompts = _prompt_numbers(groups)
+    prompts = _prompt_numbers(groups, uncut)
     if prompts.max() == 0:
         raise ValueError(
             f"all {len(groups)} groups have the same prompt, so there is no response of another prompt, which the objective needs; "
@@ -47,10 +48,20 @@ def choose(groups: Groups, *, row_tokens: int, share_prompt: bool, seed: int) ->
     return donors
 
 
-def _prompt_numbers(groups):
-    # the same number for the same tokens: int64[n]
-    numbers: dict[bytes, int] = {}
-    return np.array([numbers.setdefault(groups.piece(g, 0)[0].tobytes(), len(numbers)) for g in range(len(groups))])
+def _prompt_numbers(groups, uncut):
+    # the same number for the same tokens or the same uncut prompt, and what is linked by a chain of those: int64[n], from 0 without gaps
+    parents = list(range(len(groups)))
+
+    def root(g):
+        while parents[g] != g:
+            parents[g] = g = parents[parents[g]]
+        return g
+
+    first: dict[bytes | int, int] = {}
+    for g in range(len(groups)):
+        for key in (groups.piece(g, 0)[0].tobytes(), *(() if uncut is None else (int(uncut[g]),))):
+            parents[root(g)] = root(first.setdefault(key, g))
+    return np.unique([root(g) for g in range(len(groups))], return_inverse=True)[1]
 
 
 def _room(groups, *, row_tokens, share_prompt):

@@ -1,6 +1,6 @@
 """Raw rows to encoded groups, shard by shard, in worker processes; a run that was killed goes on with the missing shards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -8,13 +8,14 @@ import multiprocessing
 import os
 from pathlib import Path
 
-from jaxalign.data.raw import formats
+from jaxalign.data.raw import examples, formats
 from jaxalign.data.raw.counts import Counts, RowError
+from jaxalign.data.raw.records import Record
 from jaxalign.data.raw.scores import Scoring
 from jaxalign.data.raw.sources import Rows
+from jaxalign.data.raw.typed import HH_TURN
 from jaxalign.data.rows import encode, store
-from jaxalign.data.rows.columns import RESERVED
-from jaxalign.data.text import render, templates, thoughts, tokenizer
+from jaxalign.data.text import render, templates, tokenizer
 from jaxalign.data.text.renderer import Renderer
 
 SHARD_ROWS = 1024
@@ -35,31 +36,20 @@ class Recipe:
     scoring: Scoring = Scoring()
     feedback: str | None = None  # what becomes of it, see `formats.to_example`
     keep_columns: tuple[tuple[str, str], ...] = ()  # (our name, the data set's) of numbers that are kept
+    renamed: tuple[str, ...] = ()  # columns of the data set that the source gives other names, or leaves out
+    base: int | None = None  # of format "choice", see `formats.to_example`
     on_bad_row: str = "drop"
     side: str = "all"  # "train" or "eval": one side of a split by prompt; see `is_held_out`
     eval_fraction: float = 0.0
     date: str = templates.DATE
 
     def __post_init__(self):
-        for name, allowed in (
-            ("format", tuple(formats.FORMATS)),
-            ("train_turns", encode.TRAIN_TURNS),
-            ("reasoning", thoughts.REASONING),
-            ("responses", ("all", "chosen")),
-            ("on_bad_row", ("drop", "error")),
-            ("side", ("all", "train", "eval")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.")
-        takes = formats.FEEDBACK.get(self.feedback, tuple(formats.FORMATS) if self.feedback is None else ())
+        takes = formats.FEEDBACK[self.feedback] if self.feedback else formats.FORMATS
         if self.format not in takes:
-            what = f"takes format {', '.join(takes)}, not {self.format}" if takes else f"is not one of {', '.join(formats.FEEDBACK)}"
-            raise ValueError(f"feedback={self.feedback!r} {what}; leave it out to take the rows as they are.")
+            what = f"feedback={self.feedback!r} takes format {', '.join(takes)}, not {self.format}"
+            raise ValueError(f"{what}; leave it out to take the rows as they are.")
         if self.scoring.weights and self.format not in formats.FEEDBACK["score"]:
             raise ValueError(f"score_weights goes with format {', '.join(formats.FEEDBACK['score'])}, not with {self.format!r}.")
-        for name, _ in self.keep_columns:
-            if not name.isidentifier() or name in RESERVED:
-                raise ValueError(f"keep_columns names a column {name!r}; choose another name, of letters, digits and _ only.")
 
     def renderer(self) -> Renderer:
         """The renderer of the recipe's tokenizer and template."""
@@ -80,25 +70,32 @@ def _first_question(example):
     prompt = example.responses[0] if example.prompt is None else example.prompt
     if not isinstance(prompt, str):
         return next((turn["content"] for turn in prompt if turn["role"] == "user"), prompt[0]["content"])
-    if not formats.HH_TURN.match(prompt):
+    if not HH_TURN.match(prompt):
         return prompt
-    roles, texts = (formats.HH_TURN.split(prompt)[start::2] for start in (1, 2))
+    roles, texts = (HH_TURN.split(prompt)[start::2] for start in (1, 2))
     return next((text.strip() for role, text in zip(roles, texts, strict=True) if role == "Human"), prompt)
 
 
-def encode_rows(rows: list[dict], *, first: int, recipe: Recipe, renderer: Renderer) -> tuple[list[encode.Encoded], Counts]:
-    """The groups of the raw rows that are kept, and the counts of all. `first` is the number of the first row.
+def encode_rows(
+    rows: Sequence[Mapping | RowError], *, first: int, recipe: Recipe, renderer: Renderer
+) -> tuple[list[encode.Encoded], list[int], Counts]:
+    """The groups of the raw rows that are kept, a number of the uncut prompt of each, and the counts of all rows.
+
+    `first` is the number of the first row. A row that could not be read is the RowError that says why.
 
     Raises:
       ValueError: a bad row, where recipe.on_bad_row is "error"; the message has its number.
     """
-    groups, counts = [], Counts()
-    options = {key: getattr(recipe, key) for key in ("scoring", "responses", "feedback")}
-    options["keep_columns"] = dict(recipe.keep_columns)
+    groups, prompts, counts = [], [], Counts()
+    options = {key: getattr(recipe, key) for key in ("scoring", "responses", "feedback", "base")}
+    options |= {"keep_columns": dict(recipe.keep_columns), "chat": renderer.template is not None}
     for number, raw in enumerate(rows, first):
         counts.read += 1
         try:
-            example = formats.to_example(raw, name=recipe.format, **options)
+            if isinstance(raw, RowError):
+                raise raw
+            record = Record(raw, recipe.renamed)
+            example = formats.to_example(record, name=recipe.format, **options)
             if recipe.side != "all" and is_held_out(example, recipe.eval_fraction) != (recipe.side == "eval"):
                 counts.add("held_out", "dropped", number, f"it belongs to the other side (eval_fraction={recipe.eval_fraction})")
                 continue
@@ -112,12 +109,22 @@ def encode_rows(rows: list[dict], *, first: int, recipe: Recipe, renderer: Rende
                     changed=lambda rule, message, number=number: counts.add(rule, "changed", number, message),
                 )
             )
+            prompts.append(prompt_number(example))
             counts.kept += 1
+            counts.unread.update(record.unread())
+            for rule, message in record.changed.items():
+                counts.add(rule, "changed", number, message)
         except RowError as error:
             if recipe.on_bad_row == "error":
                 raise ValueError(f"row {number}: {error} (rule {error.rule}; on_bad_row='drop' leaves such rows out)") from error
             counts.add(error.rule, "dropped", number, str(error))
-    return groups, counts
+    return groups, prompts, counts
+
+
+def prompt_number(example: formats.Example) -> int:
+    """A number of 64 bits that examples share only if they ask the same: prompt and tools are equal, cut or not."""
+    asked = dataclasses.replace(example, responses=(), rewards=())
+    return int.from_bytes(hashlib.sha256(examples.written(asked)).digest()[:8], "little")
 
 
 def write_all(rows: Rows, folder: Path, *, recipe: Recipe, processes: int, progress: Callable[[int], None]) -> int:
@@ -130,7 +137,7 @@ def write_all(rows: Rows, folder: Path, *, recipe: Recipe, processes: int, progr
     shards = -(-len(rows) // SHARD_ROWS)
     missing = [number for number in range(shards) if not store.shard_path(folder, number).is_file()]
     progress(sum(len(_span(rows, number)) for number in range(shards) if number not in set(missing)))
-    work = ((number, _span(rows, number).start, [rows[i] for i in _span(rows, number)]) for number in missing)
+    work = ((number, _span(rows, number).start, [rows.read(i) for i in _span(rows, number)]) for number in missing)
     processes = min(processes, len(missing))
     if processes <= 1:
         renderer = recipe.renderer() if missing else None
@@ -148,8 +155,8 @@ def _span(rows, number):
 
 
 def _write(folder, number, first, raw, recipe, renderer):
-    groups, counts = encode_rows(raw, first=first, recipe=recipe, renderer=renderer)
-    store.write_shard(folder, number, groups, counts, [name for name, _ in recipe.keep_columns])
+    groups, prompts, counts = encode_rows(raw, first=first, recipe=recipe, renderer=renderer)
+    store.write_shard(folder, number, groups, prompts, counts, [name for name, _ in recipe.keep_columns])
 
 
 def _start(recipe, renderer):

@@ -1,6 +1,6 @@
 """Prepared sets on disk: tokenized groups as .npy columns in one folder, and row plans in folders below it.
 
-    NAME-HASH/            meta.json tokens.npy scored.npy offsets.npy reward.npy paired.npy valid.npy source_rows.npy
+    NAME-HASH/            meta.json tokens.npy scored.npy offsets.npy reward.npy paired.npy valid.npy source_rows.npy prompts.npy
                           column-NAME.npy for every one of keep_columns
     NAME-HASH/rows-HASH/  meta.json plan.npy (donors.npy)
 
@@ -97,6 +97,11 @@ def read_groups(folder: str | Path) -> pack.Groups:
     return pack.Groups(**{name: _column(folder, name) for name in GROUPS}, columns=columns)
 
 
+def read_prompts(folder: str | Path) -> np.ndarray:
+    """For every group of a NAME-HASH folder a number of its prompt before any cut, uint64[n]: equal only for equal prompts."""
+    return _column(Path(folder), "prompts")
+
+
 def read_meta(folder: str | Path) -> dict:
     """The content of meta.json."""
     return json.loads((Path(folder) / "meta.json").read_text())
@@ -140,8 +145,11 @@ def clear_disk_errors(folder: str | Path) -> Iterator[None]:
         ) from error
 
 
-def write_shard(folder: Path, number: int, groups: list, counts: Counts, names: Sequence[str] = ()) -> None:
-    """Writes shard `number` from encoded groups (see `encode.Encoded`), with their columns of these names, and the counts, atomically."""
+def write_shard(folder: Path, number: int, groups: list, prompts: list[int], counts: Counts, names: Sequence[str] = ()) -> None:
+    """Writes shard `number` from encoded groups (see `encode.Encoded`), the numbers of their uncut prompts, and the counts, atomically.
+
+    `names`: of the columns of the groups.
+    """
     pieces = [piece for group in groups for piece in (group.prompt, *group.responses)]
     scored = [mask for group in groups for mask in (np.zeros(len(group.prompt), np.uint8), *group.scored)]
     columns = {
@@ -152,6 +160,7 @@ def write_shard(folder: Path, number: int, groups: list, counts: Counts, names: 
         "reward": np.array([reward for group in groups for reward in group.rewards], np.float32),
         "paired": np.array([group.paired for group in groups], bool),
         "source_rows": np.array([group.row for group in groups], np.int64),
+        "prompts": np.array(prompts, np.uint64),
         **{f"column-{name}": np.array([value for group in groups for value in group.columns[name]], np.float32) for name in names},
     }
     path = shard_path(folder, number)
@@ -212,6 +221,7 @@ def merge_shards(partial: Path, final: Path, *, shards: int, meta: dict) -> None
     _write_column(folder / "paired.npy", (count,), np.bool_, stored("paired"))
     _write_column(folder / "valid.npy", (count, responses), np.bool_, present)
     _write_column(folder / "source_rows.npy", (count,), np.int64, stored("source_rows"))
+    _write_column(folder / "prompts.npy", (count,), np.uint64, stored("prompts"))
     for name in meta.get("keep_columns", ()):
         name = f"column-{name}"
         _write_column(folder / f"{name}.npy", (count, responses), np.float32, map(spread, stored(name), present))

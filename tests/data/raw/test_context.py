@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxalign.data.raw import formats
+from jaxalign.data.raw import detect, formats
 from jaxalign.data.raw.counts import RowError
 
 PAIR = {"prompt": "p", "chosen": "c", "rejected": "r"}
@@ -13,7 +13,7 @@ SYSTEM, USER = {"role": "system", "content": "s"}, {"role": "user", "content": "
 
 
 def convert(row):
-    return formats.to_example(row, name=formats.detect(row)[0])
+    return formats.to_example(row, name=detect.detect(row)[0])
 
 
 @pytest.mark.parametrize(

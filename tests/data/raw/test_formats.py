@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxalign.data.raw import formats, scores
+from jaxalign.data.raw import detect, formats, scores
 from jaxalign.data.raw.counts import Counts, RowError
 
 
@@ -16,7 +16,7 @@ def assistant(text):
 
 def convert(row, name=None, **options):
     scoring = scores.Scoring(options.pop("score_range", None))
-    return formats.to_example(row, name=name or formats.detect(row)[0], scoring=scoring, **options)
+    return formats.to_example(row, name=name or detect.detect(row)[0], scoring=scoring, **options)
 
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Name?\n\nAssistant: "
@@ -85,12 +85,12 @@ HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Name?\n\nAssistant: "
     ],
 )
 def test_a_row_of_each_format_is_detected_and_becomes_an_example(row, name, prompt, responses, rewards, paired):
-    assert formats.detect(row)[0] == name
+    assert detect.detect(row)[0] == name
     assert convert(row) == formats.Example(prompt, responses, rewards, paired)
 
 
 def test_detection_says_why():
-    assert formats.detect({"prompt": "p", "completion": "c", "label": True}) == ("binary", "it has label")
+    assert detect.detect({"prompt": "p", "completion": "c", "label": True}) == ("binary", "it has label")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_detection_says_why():
 )
 def test_columns_that_fit_nothing_are_refused_with_the_formats(row, words):
     with pytest.raises(ValueError, match=words):
-        formats.detect(row)
+        detect.detect(row)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_real_scored_dialogues_become_lists_and_pairs(shared):
 
     file = {"path": str(shared / "hh_rlhf_scored" / "helpful_base.test.jsonl.gz")}
     several = sources.read({**file, "rename": {"prompt": "prefix.0", "completions": "suffix", "scores": "reward"}})
-    example = formats.to_example(several[0], name=formats.detect(several[0])[0], scoring=scores.Scoring(transform="sigmoid"))
+    example = formats.to_example(several[0], name=detect.detect(several[0])[0], scoring=scores.Scoring(transform="sigmoid"))
     assert not example.paired and len(example.responses) == 2 and all(0 < reward < 1 for reward in example.rewards)
     sides = {"prompt": "prefix.0", "chosen": "suffix.0", "rejected": "suffix.1", "score_chosen": "reward.0", "score_rejected": "reward.1"}
     pairs = sources.read({**file, "rename": sides})

@@ -36,12 +36,9 @@ def test_a_score_range_that_is_none_is_refused(score_range):
 @pytest.mark.parametrize(
     ("format", "options", "words"),
     [
-        ("messages", {"feedback": "pair"}, "feedback='pair' takes format paired, hh, scored, ranked, not messages; leave it out"),
-        ("scored", {"feedback": "label"}, "feedback='label' takes format paired, hh, binary, not scored"),
-        ("paired", {"feedback": "binary"}, "feedback='binary' is not one of pair, label, score"),
-        ("binary", {"scoring": Scoring(weights=(("a", 1.0),))}, "score_weights goes with format paired, hh, scored, not with 'binary'"),
-        ("paired", {"keep_columns": (("mismatched", "x"),)}, "keep_columns names a column 'mismatched'; choose another name"),
-        ("paired", {"keep_columns": (("a/b", "x"),)}, "keep_columns names a column 'a/b'"),
+        ("messages", {"feedback": "pair"}, "feedback='pair' takes format paired, hh, choice, scored, ranked, not messages; leave it out"),
+        ("scored", {"feedback": "label"}, "feedback='label' takes format paired, hh, choice, binary, not scored"),
+        ("binary", {"scoring": Scoring(weights=(("a", 1.0),))}, "score_weights goes with format paired, hh, choice, scored"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(format, options, words):

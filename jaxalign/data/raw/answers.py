@@ -1,0 +1,66 @@
+"""The answers of a row: one or a list of them, as text, messages, or objects that carry a rank or a score (Nectar, UltraFeedback)."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.messages import Message
+from jaxalign.data.raw.records import EMPTY, Record
+from jaxalign.data.raw.turns import conversation, side
+from jaxalign.data.raw.typed import written_list
+
+ANSWERS = ("completions", "responses", "completion", "response", "answers", "output", "outputs")
+TEXTS = ("response", "answer", "completion", "text", "output", "content")
+NUMBERS = {"rank": "ranks", "score": "scores", "overall_score": "scores", "rating": "scores"}
+
+
+class Answers(NamedTuple):
+    """The answers of a row and the column that they come from."""
+
+    column: str
+    sides: tuple[str | tuple[Message, ...], ...]
+
+
+def answers_of(row: Record) -> Answers:
+    """The answers of a row. Ranks and scores that stand inside them become its columns `ranks` and `scores`.
+
+    Raises:
+      RowError: there are none, or one is malformed.
+    """
+    column = row.first(ANSWERS)
+    if column is None:
+        raise RowError("missing_column", "the row has no completion; set rename={'completion': ...} to the column that holds it.")
+    value = row.get(column)
+    if column.endswith("s") and isinstance(value, str):
+        value = written_list(value) or value
+    several = column.endswith("s") and isinstance(value, (list, tuple))
+    items = [_text(item, column, row) for item in (value if several else [value])]
+    for ours in dict.fromkeys(NUMBERS.values()):
+        numbers = [item.numbers.get(ours) for item in items]
+        if any(number is not None for number in numbers) and row.get(ours) in EMPTY:
+            row.put(ours, numbers)
+    return Answers(column, tuple(side(item.value, column, row) for item in items))
+
+
+def of_one_kind(prompt, sides: tuple) -> tuple[str | tuple[Message, ...], tuple]:
+    """Prompt and answers as they are where all are text, else all as messages."""
+    if isinstance(prompt, str) and all(isinstance(side, str) for side in sides):
+        return prompt, sides
+    asked = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+    return asked, tuple(conversation(side) for side in sides)
+
+
+class _Item(NamedTuple):
+    value: object
+    numbers: Mapping[str, object]
+
+
+def _text(item, column, row):
+    # an answer that is an object: its text, its rank and score; further fields are named as unread
+    if not isinstance(item, Mapping) or {"role", "from"} & {key for key, value in item.items() if value is not None}:
+        return _Item(item, {})
+    field = next((name for name in TEXTS if item.get(name) not in EMPTY), None)
+    if field is None:
+        raise RowError("wrong_type", f"{column} holds {str(item)[:60]!r}; an answer that is an object needs one of {', '.join(TEXTS)}.")
+    row.fields.update(f"{column}[].{key}" for key in item.keys() - {field, *NUMBERS} if item[key] not in EMPTY)
+    return _Item(item[field], {ours: item[theirs] for theirs, ours in reversed(NUMBERS.items()) if item.get(theirs) is not None})

@@ -1,0 +1,66 @@
+"""The prompt of a row: one column, or what several columns of public sets ask together (Alpaca's instruction and input, a history)."""
+
+from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.messages import Message
+from jaxalign.data.raw.records import EMPTY, Record
+from jaxalign.data.raw.turns import side_of
+
+PROMPTS = ("prompt", "instruction", "conversations", "conversation")
+SUBJECTS = ("input", "context")  # what an instruction is about
+
+
+def has_prompt(names: set[str]) -> bool:
+    """Whether columns of these names ask something."""
+    return bool(names & {"prompt", "instruction"})
+
+
+def prompt_of(row: Record, names: tuple[str, ...] = PROMPTS) -> str | tuple[Message, ...] | None:
+    """The prompt, text or messages; None where the row has none.
+
+    An `input` or `context` stands below its instruction, after a line break, as in LLaMA-Factory; pairs of a `history` before both.
+
+    Raises:
+      RowError: a column that belongs to the question cannot be joined to it (rules "input", "context", "history").
+    """
+    name = row.first(names)
+    if name is None:
+        return None
+    prompt = side_of(row, name)
+    instructed = name == "instruction" or (name == "prompt" and row.get("instruction") == row.get("prompt"))
+    for column in SUBJECTS:
+        if row.get(column) not in (*EMPTY, row.get(name)):
+            prompt = _with_subject(prompt, row, column, instructed=instructed)
+    return prompt if row.get("history") in (*EMPTY, row.get(name)) else _with_history(prompt, row)
+
+
+def _with_subject(prompt, row, column, *, instructed):
+    subject = row.get(column)
+    if _holds(prompt, subject):
+        return prompt
+    if not isinstance(subject, str):
+        raise RowError(column, f"{column} is {type(subject).__name__} {str(subject)[:40]!r} and not part of the prompt; {_out(column)}")
+    if instructed and isinstance(prompt, str):
+        return f"{prompt}\n{subject}"
+    raise RowError(column, f"the prompt does not hold the text of {column}, {subject[:40]!r}; join them in the data, or {_out(column)}")
+
+
+def _with_history(prompt, row):
+    history = row.get("history")
+    if _holds(prompt, history):
+        return prompt
+    pairs = isinstance(history, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in history
+    )
+    if not pairs or not isinstance(prompt, str):
+        raise RowError("history", f"history is {str(history)[:40]!r}; it must be pairs of question and answer before a prompt of text.")
+    turns = [{"role": role, "content": text} for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return (*turns, {"role": "user", "content": prompt})
+
+
+def _holds(prompt, text):
+    whole = prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
+    return isinstance(text, str) and text.strip() in whole
+
+
+def _out(column):
+    return f"leave it out with rename={{{column!r}: None}}."

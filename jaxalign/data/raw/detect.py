@@ -1,0 +1,52 @@
+"""What a row looks like: the name of a format, and why."""
+
+from collections.abc import Mapping
+
+from jaxalign.data.raw import choices
+from jaxalign.data.raw.answers import ANSWERS
+from jaxalign.data.raw.asked import has_prompt
+from jaxalign.data.raw.formats import FORMATS
+from jaxalign.data.raw.labels import LABELS
+from jaxalign.data.raw.records import Record
+from jaxalign.data.raw.turns import CONVERSATIONS
+from jaxalign.data.raw.typed import HH_TURN
+
+
+def detect(row: Mapping) -> tuple[str, str]:
+    """The name of the format that a row looks like, and why, as a sentence.
+
+    Raises:
+      ValueError: it looks like none; the message lists its columns and the formats.
+    """
+    has = {name for name, value in row.items() if value is not None}
+    answers = next((name for name in ANSWERS if name in has), None) if has_prompt(has) else None
+    if {"chosen", "rejected"} <= has and not isinstance(row["chosen"], (bool, int)):
+        is_hh = isinstance(row["chosen"], str) and HH_TURN.match(row["chosen"])
+        return ("hh", "chosen and rejected begin with \\n\\nHuman:") if is_hh else ("paired", "it has chosen and rejected")
+    for name in LABELS:
+        if name in has and (answers or has & set(CONVERSATIONS)):
+            return "binary", f"it has {name}"
+    sides = choices.sides_of(Record(row))
+    if sides is not None:
+        by = sides.choice or " and ".join(f"score_{suffix}" for suffix in sides.suffixes)
+        return "choice", f"it has {' and '.join(dict.fromkeys(sides.columns))}, of which {by} chooses the better one"
+    of_several = answers is not None and isinstance(row[answers], (list, tuple)) and answers.endswith("s")
+    inside = {key for item in row[answers] if isinstance(item, Mapping) for key in item} if of_several else set()
+    if answers and (has & {"score", "scores"} or inside & {"score", "overall_score", "rating"}):
+        return "scored", "it has score or scores"
+    if answers and (has & {"rank", "ranks"} or "rank" in inside):
+        return "ranked", f"it has {answers} with ranks, 1 or the lowest is best"
+    if answers in ("responses", "answers") and of_several:
+        return "ranked", f"it has {answers}, taken as best first"
+    for name in CONVERSATIONS:
+        if name in has:
+            return "messages", f"it has {name}"
+    if answers:
+        return "completion", f"it has {'prompt' if 'prompt' in has else 'instruction'} and {answers}"
+    if "text" in has and isinstance(row["text"], str):
+        return "text", "it has text"
+    raise ValueError(
+        f"the columns {', '.join(sorted(row))} fit none of the formats {', '.join(FORMATS)}"
+        + (" (a pair needs chosen and rejected)" if "chosen" in row else "")
+        + "; set format, and rename={ours: theirs} to rename."
+    )

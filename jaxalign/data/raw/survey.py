@@ -1,0 +1,113 @@
+"""One look over the judgements of a set before it is made: what a forgotten setting would get wrong row by row without an error.
+
+Scores outside the range would drop most rows and train the worst as the best; labels or choices that are counted otherwise than supposed
+would turn judgements around.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+import contextlib
+
+from jaxalign.data.raw import choices
+from jaxalign.data.raw.answers import answers_of
+from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.labels import LABELS, WORDS, word_of
+from jaxalign.data.raw.records import EMPTY, Record
+from jaxalign.data.raw.scores import Scoring, number
+from jaxalign.data.raw.sources import Rows
+
+FEW = 0.01  # share of rows whose judgement may be odd: they are dropped and counted, row by row
+SHOWN = 6
+
+
+def check(rows: Rows, *, format: str, scoring: Scoring, feedback: str | None) -> int | None:
+    """The number of the first answer in the choices of a set of format "choice", 0 or 1; None for other sets.
+
+    Raises:
+      ValueError: labels, scores or choices are not what the settings suppose; the message says what they are.
+    """
+    if format == "binary":
+        _check_labels(rows)
+    if format == "scored" or feedback == "score" or scoring.declared:
+        _check_scores(rows, format, scoring)
+    return _base(rows) if format == "choice" else None
+
+
+def _records(rows: Rows) -> Iterator[Record]:
+    for i in range(len(rows)):
+        row = rows.read(i)
+        if not isinstance(row, RowError):
+            yield Record(row)
+
+
+def _spread_out(rows: Rows, format: str) -> Iterator[Record]:
+    # with the numbers that stand inside answers, or beside two of them, as columns
+    for record in _records(rows):
+        with contextlib.suppress(RowError):
+            choices.to_pair(record, base=None) if format == "choice" else answers_of(record)
+        yield record
+
+
+def _check_labels(rows):
+    values = Counter(word_of(row[name])[:20] for row in _records(rows) if (name := row.first(LABELS)))
+    shown = ", ".join(f"{value!r} ({count:,} rows)" for value, count in values.most_common(SHOWN))
+    unknown = sum(count for value, count in values.items() if value not in WORDS)
+    if unknown > FEW * values.total():
+        raise ValueError(
+            f"the labels of {rows.name} are {shown}; known are {', '.join(WORDS)}. Write true and false, or use format 'scored' with "
+            "score_range=(worst, best) for grades."
+        )
+    if "-1" in values and "0" in values:
+        raise ValueError(
+            f"the labels of {rows.name} are {shown}: is 0 bad or neither? Leave the rows of one of them out, or use format 'scored' with "
+            "rename={'score': 'label'} and score_range=(-1, 1)."
+        )
+
+
+def _check_scores(rows, format, scoring):
+    if scoring.transform == "sigmoid":
+        return
+    names = [name for name, _ in scoring.weights] or ["score"]
+    scores = [score for row in _spread_out(rows, format) for name in names for score in _scores(row, name)]
+    low, high = sorted(scoring.range or (0, 1))
+    outside = sum(not low <= score <= high for score in scores)
+    if not outside or (scoring.range is not None and outside <= FEW * len(scores)):
+        return
+    span = f"the scores of {rows.name} go from {min(scores):g} to {max(scores):g}, {outside:,} of {len(scores):,} outside"
+    if scoring.range is None:
+        raise ValueError(
+            f"{span} [0, 1], and no score_range says what the worst and the best possible score are. Set score_range=(worst, best) of the "
+            f"source, as ({min(scores):g}, {max(scores):g}), or score_transform='sigmoid' for the logits of a reward model."
+        )
+    raise ValueError(f"{span} score_range={scoring.range}: it must be the worst and the best possible score.")
+
+
+def _scores(row, name):
+    # the numbers of a row in a column, of a list, of a pair, or inside its answers
+    for column in (name, f"{name}s", f"{name}_chosen", f"{name}_rejected"):
+        value = row.get(column)
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if number(item) is not None:
+                yield number(item)
+
+
+def _base(rows):
+    seen, sides = Counter(), None
+    for row in _records(rows):
+        sides = choices.sides_of(row)
+        if sides is not None and sides.choice not in (None, *choices.SIGNED, *choices.FIRST_IS_ONE.values()):
+            value = row[sides.choice]
+            place = int(value) if isinstance(value, bool) else number(value)
+            if place is not None and value not in EMPTY:
+                seen[place] += 1
+    if not seen:
+        return None
+    named = sides is not None and sides.suffixes == ("1", "2")
+    bases = [base for base in ((1, 0) if named else (0, 1)) if sum(seen[base + place] for place in (0, 1)) >= (1 - FEW) * seen.total()]
+    counts = ", ".join(f"{value:g} ({count:,} rows)" for value, count in seen.most_common(SHOWN))
+    if not bases or (named and bases[0] == 0):
+        raise ValueError(
+            f"the choices of {rows.name} are {counts}, which leave open which answer each names; write chosen and rejected instead, or the "
+            "name of the better answer's column."
+        )
+    return bases[0]
