@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 from pathlib import Path
 import subprocess
 import sys
@@ -139,3 +140,14 @@ def test_functions_are_short(name):
 @modules
 def test_every_file_says_what_it_is_for(name):
     assert ast.get_docstring(tree(name))
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "data.tokenizer"])
+def test_short_names_lead_to_modules_and_are_for_scripts_alone(name):
+    package, _, module = f"jaxalign.{name}".rpartition(".")
+    assert getattr(importlib.import_module(package), module).__name__ in {f"jaxalign.{whole}" for whole in CODE}
+    assert not any((package, module) in imports(other) for other in CODE), f"{package} import {module}: write the whole path"
+
+
+def test_a_name_that_no_module_has_is_none_of_the_package():
+    assert not hasattr(importlib.import_module("jaxalign.data"), "tokeniser")
