@@ -25,11 +25,11 @@ from jaxalign.config.sets import check_fits
 from jaxalign.config.stages import place_stages
 from jaxalign.data import progress
 from jaxalign.data.rows import columns, loader, pack, store
-from jaxalign.hf import hub
 from jaxalign.hf import load as hf_load
 from jaxalign.lm_head import chunks, logps
 from jaxalign.models import model as models
-from jaxalign.training import forward, manifest, reference, runs
+from jaxalign.training import forward, reference
+from jaxalign.training.sources import Source
 
 FLAGS = (("--workdir", {"help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),)
 
@@ -93,7 +93,7 @@ def _with_column(cfg, sets, name, spec, *, quiet):
     sources = [spec["model"]] + ([spec["reference"]] if spec.get("reference") else [])
     scorers = [_scorer(cfg, source, spec) for source in sources]
     depends = {key: value for key, value in spec.items() if key not in ("model", "reference")}
-    depends |= {"weights": [_identity(cfg, source, spec["kind"]) for source in sources], "dtype": str(build.dtype(cfg)), "code": _code()}
+    depends |= {"weights": [_identity(cfg, source) for source in sources], "dtype": str(build.dtype(cfg)), "code": _code()}
     for prepared in sets:
         for scorer in scorers:
             way = "the rows are not of its tokenizer: name a model that shares it."
@@ -197,7 +197,7 @@ def _sum_responses(values, groups):
 def _scorer(cfg, source, spec) -> _Scorer:
     tolerance = 0.1
     if spec["kind"] == "advantage":
-        model, params, run = runs.restore_params(source)
+        model, params, run = Source(source).restore()
         if models.VALUE_HEAD not in params:
             raise ValueError(f"data.computed: model={source!r} is a run without a value head; name one of objective 'value'.")
         tolerance = 0.02 * run["value_head"]  # values lie between 0 and this
@@ -211,9 +211,8 @@ def _scorer(cfg, source, spec) -> _Scorer:
         model = build.model(cfg)
         params = build.params(cfg, model)
     else:
-        folder = hub.checkpoint_folder(source)
-        model = models.build(hf_load.load_config(folder))
-        params = hf_load.load(folder, model)
+        model = models.build(Source(source).config())
+        params = Source(source).load(model)
     options = {"dtype": build.dtype(cfg), "remat": "none", "attention": cfg.model.attention}
 
     def look(params, batch: types.Batch):
@@ -223,14 +222,12 @@ def _scorer(cfg, source, spec) -> _Scorer:
     return _Scorer(str(source or cfg.model.checkpoint), model, params, jax.jit(look), tolerance)
 
 
-def _identity(cfg, source, kind):
+def _identity(cfg, source):
     """A hash of a model's weights; of random weights, what they are drawn from."""
     if source is None and cfg.model.checkpoint is None:
         return store.content_hash({"config": str(build.model(cfg).config), "seed": cfg.seed})
-    if kind == "advantage":
-        return manifest.identity(runs.checkpoints(source) / str(runs.chosen(source, None)))
-    folder = Path(hub.checkpoint_folder(source or cfg.model.checkpoint))
-    return _hash_files(sorted([*folder.glob("*.safetensors"), folder / "config.json"]))
+    named = Source(source or cfg.model.checkpoint)
+    return store.content_hash({"weights": named.identity(), "config": str(named.config())})
 
 
 def _hash_files(files):

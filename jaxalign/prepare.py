@@ -25,6 +25,15 @@ def needs_mismatched(cfg) -> bool:
     return "mismatched" in objectives.reads(cfg.objective.name, **hparams)
 
 
+def tokenizer_name(cfg) -> str:
+    """The folder or name of a resolved configuration's tokenizer."""
+    if cfg.model.tokenizer:
+        return cfg.model.tokenizer
+    from jaxalign.config import build  # imports jax, which a tokenizer that is named does not need
+
+    return build.tokenizer_name(cfg)
+
+
 def to_stderr(lines: list[str]) -> None:
     """Prints lines on standard error."""
     print("\n".join(lines), file=sys.stderr)
@@ -47,7 +56,7 @@ def prepare_from_config(cfg, *, tell: Callable[[list[str]], None] = to_stderr) -
     same = ("template", "row_tokens", "max_prompt_tokens", "max_response_tokens", "prompt_truncation", "response_truncation")
     options = {key: data[key] for key in (*same, "train_turns", "reasoning", "add_tokens", "share_prompt", "on_bad_row", "processes")}
     options |= {"pack_rows": data.pack, "max_groups": data.max_groups_per_row, "out_root": data.prepared_dir}
-    options["tokenizer"] = cfg.model.tokenizer or cfg.model.checkpoint
+    options["tokenizer"] = tokenizer_name(cfg)
     options["mismatched"] = needs_mismatched(cfg)
     if data.eval_fraction:
         split = {"eval_fraction": data.eval_fraction}
@@ -70,12 +79,15 @@ def prepare_stages(stages: Mapping, *, tell: Callable[[list[str]], None]) -> lis
             continue
         source = cfg.model.checkpoint or ""
         while source.startswith("stage:"):  # its export carries the tokenizer of the stage that it comes from
-            origin = stages[source.removeprefix("stage:")].model
-            cfg.model.tokenizer = cfg.model.tokenizer or origin.tokenizer
-            source = cfg.model.checkpoint = origin.checkpoint or ""
+            origin = stages[source.removeprefix("stage:")]
+            cfg.model.tokenizer = cfg.model.tokenizer or origin.model.tokenizer
+            cfg.data.add_tokens = (*(origin.data.add_tokens or ()), *(cfg.data.add_tokens or ()))
+            if cfg.data.template == "auto":
+                cfg.data.template = origin.data.template
+            source = cfg.model.checkpoint = origin.model.checkpoint or ""
         folders = prepare_from_config(cfg, tell=tell)
         sets = [folder for folder, _ in folders["train"]] + list(folders["eval"].values())
-        found += [(folder, cfg.model.tokenizer or cfg.model.checkpoint) for folder in sets]
+        found += [(folder, tokenizer_name(cfg)) for folder in sets]
     return found
 
 

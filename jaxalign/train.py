@@ -78,30 +78,33 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
     from jaxalign import annotate
     from jaxalign.config import build
     from jaxalign.config.durations import durations
-    from jaxalign.config.sets import check_data, check_rewards, class_weights
+    from jaxalign.config.resume import open_run
+    from jaxalign.config.sets import check_best, check_data, check_rewards, class_weights
     from jaxalign.data.rows import loader, store
     from jaxalign.prepare import prepare_from_config
     from jaxalign.reports import summary
     from jaxalign.reports.log import RunLog
-    from jaxalign.training import checkpoint
+    from jaxalign.training import checkpoint, exports, runs
 
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of every file
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
         model = build.model(cfg)
+        saved, start, origin = open_run(cfg, model, workdir)
         folders = prepare_from_config(cfg)
         sets = [(store.read(folder), weight) for folder, weight in folders["train"]]
         held_out = {name: store.read(folder) for name, folder in folders["eval"].items()}
         check_data(cfg, model, [prepared for prepared, _ in sets] + list(held_out.values()))
         annotated, held_out = annotate.with_columns(cfg, [prepared for prepared, _ in sets], held_out)
+        build.write_tokenizer(cfg, workdir / runs.TOKENIZER)
         check_rewards(cfg, [*annotated, *held_out.values()])
         sets = [(prepared, weight) for prepared, (_, weight) in zip(annotated, sets, strict=True)]
         lengths = durations(cfg, sets)
+        check_best(cfg, lengths)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         batches = loader.batches(sets, rows=cfg.batch.rows, seed=cfg.seed, steps=lengths.total, sampling=build.sampling(cfg), **hosts)
         functions = build.functions(cfg, model, lengths)
-        saved = checkpoint.Checkpoints(workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric)
         prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item, _ in sets]
-        state, start, evaluated = _begin(cfg, model, functions, saved, prepared, workdir)
+        state, evaluated = _begin(cfg, model, functions, saved, start, prepared, workdir)
         log = RunLog(
             workdir, start_step=start, total_steps=lengths.total, wandb=cfg.train.wandb, name=name, config=cfg.to_dict(),
             quiet=jax.process_index() > 0,
@@ -109,32 +112,31 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         log.say(_describe(cfg, model, sets, lengths, start, workdir))
         if weights := class_weights(cfg, sets):
             log.say(weights)
-        loop = Loop(cfg, model, functions, batches, held_out, lengths, saved, log, prepared)
+        loop = Loop(cfg, model, functions, batches, held_out, lengths, saved, log, prepared, origin)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()
         finally:
             log.close()
-        if finished and cfg.train.export and not build.export_folder(workdir).exists():
-            _export(cfg, model, state, workdir)
+        if finished and cfg.train.export:
+            params = {**(state.frozen or {}), **state.trainable}
+            exports.refresh(build.export_folder(workdir), model, params, workdir=workdir, step=lengths.total, dtype=cfg.train.export_dtype)
         if jax.process_index() == 0:
             summary.write(workdir, name=name, facts=_facts(cfg, model, lengths))
             summary.show(log.console, workdir, finished=finished)
     return finished
 
 
-def _begin(cfg, model, functions, saved, prepared: list[str], workdir: Path):
-    """(state, step, whether the held-out metrics of this step are known): from the newest checkpoint, or of a run that starts."""
+def _begin(cfg, model, functions, saved, start: int, prepared: list[str], workdir: Path):
+    """(state, whether the held-out metrics of this step are known): from the checkpoint of step `start`, or of a run that starts."""
     from jaxalign.config import build
-    from jaxalign.config.resume import check_same_data, check_same_run
+    from jaxalign.config.resume import check_same_data
 
-    start = saved.begin() or 0
     if not start:
-        return functions.init_state(build.params(cfg, model)), 0, False
+        return functions.init_state(build.params(cfg, model)), False
     before = saved.read_run(start)
-    check_same_run(before["config"], cfg.to_dict(), workdir)
     check_same_data(before["data"]["prepared"], prepared, workdir)
-    return saved.restore(build.abstract_state(model, functions.init_state), start), start, before["metrics"] is not None
+    return saved.restore(build.abstract_state(model, functions.init_state), start), before["metrics"] is not None
 
 
 @dataclasses.dataclass
@@ -150,6 +152,7 @@ class Loop:
     saved: object
     log: object
     prepared: list[str]
+    origin: str | None  # a hash of the weights that the run started from
 
 
 def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
@@ -241,17 +244,9 @@ def _save(run: Loop, state, step: int, held_out_metrics) -> None:
     from jaxalign.training import checkpoint
 
     tokenizer = build.tokenizer_folder(run.cfg)
-    record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, prepared=run.prepared)
+    record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, prepared=run.prepared, weights=run.origin)
     run.log.flush()  # the lines of what is saved are on disk before it is
     run.saved.save(state, step=step, run=record, metrics=held_out_metrics)
-
-
-def _export(cfg, model, state, workdir) -> None:
-    from jaxalign.config import build
-    from jaxalign.hf import save as hf_save
-
-    params = {**(state.frozen or {}), **state.trainable}
-    hf_save.save(build.export_folder(workdir), model, params, tokenizer_from=build.tokenizer_folder(cfg))
 
 
 def _is_due(step: int, every: int, total: int) -> bool:

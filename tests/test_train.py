@@ -227,17 +227,6 @@ def test_changed_data_are_not_continued_on(tmp_path, cache, capsys):
     assert "holds a run on other rows" in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_cannot_be_read_is_named_with_the_one_before(tmp_path, cache, capsys):
-    settings = ["--config.train.total_steps=2", "--config.train.save_every_steps=1", "--config.data.eval=None"]
-    assert start(tmp_path, cache, *settings) == 0
-    for file in (tmp_path / "checkpoints" / "2").rglob("*"):
-        if file.is_file() and "trainable" in file.parts:
-            file.write_bytes(file.read_bytes()[:20])
-    assert start(tmp_path, cache, *settings) == 1
-    message = capsys.readouterr().err
-    assert "cannot be read" in message and "continue from step 1" in message
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -14,15 +14,19 @@ from jaxalign.config import trace
 from jaxalign.config.durations import Durations
 from jaxalign.config.functions import FROM_ELSEWHERE
 from jaxalign.data.rows.sampling import Sampling
+from jaxalign.data.text import render
+from jaxalign.data.text.renderer import Renderer
+from jaxalign.data.text.tokenizer import load as load_tokenizer
 from jaxalign.hf import config as hf_config
-from jaxalign.hf import hub
-from jaxalign.hf import load as hf_load
+from jaxalign.hf import hub, trained, vocabulary
 from jaxalign.hparams import hparams_of
 from jaxalign.lm_head import distributions
 from jaxalign.models import model as models
 from jaxalign.models import presets
+from jaxalign.models.config import ModelConfig
 from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.training import checkpoint, forward, optim, reference, step
+from jaxalign.training.sources import Source
 from jaxalign.types import TrainState
 
 
@@ -58,28 +62,72 @@ def dtype(cfg: ConfigDict) -> jnp.dtype:
     return jnp.dtype(auto if cfg.model.dtype == "auto" else cfg.model.dtype)
 
 
+def tokenizer_name(cfg: ConfigDict) -> str:
+    """The tokenizer's folder or name: the one named, or the checkpoint's."""
+    return cfg.model.tokenizer or Source(cfg.model.checkpoint).tokenizer()
+
+
 def tokenizer_folder(cfg: ConfigDict) -> str:
     """Where the tokenizer is: the one named, or the checkpoint's."""
-    return str(hub.checkpoint_folder(cfg.model.tokenizer or cfg.model.checkpoint))
+    return str(hub.checkpoint_folder(tokenizer_name(cfg)))
+
+
+def renderer(cfg: ConfigDict) -> Renderer:
+    """How text becomes tokens in this run."""
+    tokenizer = load_tokenizer(tokenizer_folder(cfg)).with_added(cfg.data.add_tokens or ())
+    return render.make(tokenizer, template=cfg.data.template, reasoning=cfg.data.reasoning)
+
+
+def write_tokenizer(cfg: ConfigDict, folder: Path) -> None:
+    """Writes the tokenizer as this run trains with it, template and stop tokens included; the first process does."""
+    if jax.process_index() == 0:
+        trained.write(folder, renderer(cfg), source=tokenizer_folder(cfg), all_turns=cfg.data.train_turns == "all")
+
+
+def gained(cfg: ConfigDict) -> vocabulary.Gained | None:
+    """The tokens that data.add_tokens adds to the tokenizer; None where it has them, or none are named."""
+    if not cfg.data.add_tokens:
+        return None
+    before = load_tokenizer(tokenizer_folder(cfg))
+    return vocabulary.gained(before, before.with_added(cfg.data.add_tokens), cfg.data.add_tokens)
+
+
+def model_config(cfg: ConfigDict) -> ModelConfig:
+    """The config of the model as it is named, before it gains tokens."""
+    if cfg.model.checkpoint is not None:
+        return Source(cfg.model.checkpoint).config()
+    if cfg.model.config is not None:
+        return hf_config.from_json(cfg.model.config.to_dict())
+    return presets.preset(cfg.model.preset)
 
 
 def model(cfg: ConfigDict) -> models.Model:
-    """The model's definition; nothing is allocated or read but config.json."""
+    """The model's definition, with rows for the tokens that it gains; nothing is allocated or read but config.json and a tokenizer."""
     head = None if cfg.model.value_head is None else ValueHeadConfig(max_value=cfg.model.value_head)
-    if cfg.model.checkpoint is not None:
-        return models.build(hf_load.load_config(hub.checkpoint_folder(cfg.model.checkpoint)), head)
-    if cfg.model.config is not None:
-        return models.build(hf_config.from_json(cfg.model.config.to_dict()), head)
-    return models.build(presets.preset(cfg.model.preset), head)
+    config, new = model_config(cfg), gained(cfg)
+    return models.build(config if new is None else dataclasses.replace(config, vocab_size=new.vocab_size(config.vocab_size)), head)
 
 
 def params(cfg: ConfigDict, built: models.Model):
     """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as a value head always is."""
     if cfg.model.checkpoint is not None:
-        loaded = hf_load.load(hub.checkpoint_folder(cfg.model.checkpoint), built)
+        named, new = models.build(model_config(cfg)), gained(cfg)
+        loaded = Source(cfg.model.checkpoint).load(named)
+        loaded = loaded if new is None else vocabulary.grow(loaded, named, built, new)
         head = {} if built.value_head is None else {models.VALUE_HEAD: models.init_head(built, jax.random.key(cfg.seed))}
         return {**loaded, **head}
     return models.init(built, jax.random.key(cfg.seed))
+
+
+def check_weights(cfg: ConfigDict) -> None:
+    """Raises ValueError where the checkpoint's weights are not there or do not fit its config; they are not read yet."""
+    if cfg.model.checkpoint is not None:
+        Source(cfg.model.checkpoint).check(models.build(model_config(cfg)))
+
+
+def weights_identity(cfg: ConfigDict) -> str | None:
+    """A hash of the weights that the run starts from, whatever their path; None for random ones, and where they are not there any more."""
+    return None if cfg.model.checkpoint is None else Source(cfg.model.checkpoint).identity()
 
 
 def abstract_params(built: models.Model):

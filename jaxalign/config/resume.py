@@ -1,16 +1,42 @@
 """What must be the same where a run is continued, and what may change."""
 
 import json
+from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from jaxalign.config import build
 from jaxalign.config.schema import units
+from jaxalign.models import model as models
+from jaxalign.training import runs
+from jaxalign.training.checkpoint import Checkpoints
 
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
 FREE_TO_CHANGE = (
-    "mesh", "batch.gradient_accumulation_steps", "model.attention", "model.remat", "model.checkpoint",
+    "mesh", "batch.gradient_accumulation_steps", "model.attention", "model.remat",
+    "model.checkpoint", "model.tokenizer",  # paths: what they hold is compared by content
     "data.computed", "data.processes", "data.prepared_dir",
-    *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "wandb")),
+    *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "export_dtype", "wandb")),
     *(f"train.{name}_{unit}" for name in ("log_every", "eval_every", "save_every") for unit in units(name)),
 )  # fmt: skip
+
+
+def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Checkpoints, int, str | None]:
+    """(the run's checkpoints, the step to begin with, a hash of the weights that it starts from).
+
+    Raises:
+      ValueError: settings, model or weights are not those of the run that is there, or the weights do not fit the model.
+      CheckpointError: all checkpoints are damaged.
+    """
+    saved = Checkpoints(workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric)
+    start, weights = saved.begin() or 0, build.weights_identity(cfg)
+    if start:
+        before = saved.read_run(start)
+        check_same_run(before["config"], cfg.to_dict(), workdir)
+        check_same_model(before, runs.model_record(model.config), weights, workdir)
+    else:
+        build.check_weights(cfg)
+    return saved, start, weights
 
 
 def check_same_data(before: list[str], now: list[str], workdir) -> None:
@@ -41,4 +67,24 @@ def check_same_run(before: dict, now: dict, workdir) -> None:
     if changed:
         raise ValueError(
             f"{workdir} holds a run with other settings ({'; '.join(changed)}); choose a new --workdir, or go back to the old settings."
+        )
+
+
+def check_same_model(before: dict, model: dict, weights: str | None, workdir) -> None:
+    """Raises ValueError where a run is continued with another model, or as if it had started from other weights.
+
+    Args:
+      before: the record of the run's checkpoint.
+      model: the plain values of the present model's config.
+      weights: a hash of the present weights to start from; None where there are none.
+    """
+    if changed := [f"{key}: {old!r} -> {model.get(key)!r}" for key, old in before["model"].items() if model.get(key) != old]:
+        raise ValueError(
+            f"{workdir} holds a run of another model ({'; '.join(changed)}); choose a new --workdir, or go back to that model."
+        )
+    started = before.get("weights")
+    if None not in (started, weights) and started != weights:
+        raise ValueError(
+            f"{workdir} holds a run that started from other weights: model.checkpoint was {before['config']['model']['checkpoint']!r} "
+            f"with content {started}, and the present one has {weights}. Choose a new --workdir to start from these, or go back to those."
         )

@@ -59,6 +59,8 @@ def _data_rule(resolved):
         yield f"data.eval_fraction={data['eval_fraction']} is not in [0, 1)."
     if data["eval_fraction"] and isinstance(data["train"], tuple):
         yield "data.eval_fraction holds rows of one source out; with a mixture name the held-out rows in data.eval."
+    if wrong := [token for token in data["add_tokens"] or () if not isinstance(token, str) or not token.strip()]:
+        yield f"data.add_tokens={data['add_tokens']!r}: {wrong[0]!r} is no text of a token; name tokens like '<|im_start|>'."
     for source in data["train"] if isinstance(data["train"], tuple) else ():
         if not source["weight"] > 0:
             yield f"data.train: weight={source['weight']} of a source is not above 0; leave the source out."

@@ -176,6 +176,7 @@ SCHEMA: dict[str, Any] = {
         "keep_best": Field((int,), 0, "best checkpoints to keep beside them", least=0),
         "best_metric": Field((str,), "loss", "held-out metric that decides what is best; prefix '-' if more is better"),
         "export": Field((bool,), False, "write a Hugging Face folder WORKDIR/export at the end"),
+        "export_dtype": Field((str,), "float32", "type of the weights in it", ("float32", "bfloat16")),
         "wandb": Field((bool,), False, "log to Weights & Biases too"),
     },
 }

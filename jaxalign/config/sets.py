@@ -1,9 +1,12 @@
 """The rules between a configuration and its prepared sets: what objective and model cannot use, and how labels are balanced."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from jaxalign import objectives
 from jaxalign.config import build
+from jaxalign.config.durations import Durations
 from jaxalign.data import summary
 from jaxalign.data.rows import store
 from jaxalign.models import model as models
@@ -58,6 +61,17 @@ def check_rewards(cfg: ConfigDict, sets: list[store.Prepared]) -> None:
                 f"{found.max():.4g}; a value lies between 0 and model.value_head: choose it larger, map scores (score_range), and sum "
                 "no column with numbers below 0, as log-ratios have."
             )
+
+
+def check_best(cfg: ConfigDict, lengths: Durations) -> None:
+    """Raises ValueError where train.keep_best can keep nothing: no checkpoint before the last one is evaluated."""
+    evaluated, saved, total = lengths.eval_every, lengths.save_every, lengths.total
+    if not cfg.train.keep_best or not saved or saved >= total or (evaluated and math.lcm(evaluated, saved) < total):
+        return
+    raise ValueError(
+        f"train.keep_best={cfg.train.keep_best}: of {total} steps every {evaluated}th is evaluated and every {saved}th is saved, so no "
+        "checkpoint but the last is ever both; make train.save_every a multiple of train.eval_every."
+    )
 
 
 def check_fits(config, prepared: store.Prepared, who: str, way_out: str) -> None:

@@ -62,9 +62,9 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
         for (path, _), piece in zip(tensor.leaves, names.to_leaves(tensor, array, model.config), strict=True):
             parent, axes = _at(params, path[:-1]), _at(model.axes, path)
             if tensor.layer is None:
-                parent[path[-1]] = _put(piece, axes)
+                parent[path[-1]] = put(piece, axes)
             else:
-                part = _put(piece, axes[1:])
+                part = put(piece, axes[1:])
                 parent[path[-1]] = _place(parent[path[-1]], part, np.int32(tensor.layer))
     return params
 
@@ -175,7 +175,7 @@ def _zeros(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> jax.Array:
     return jnp.zeros(shape, jnp.float32, out_sharding=sharding.spec(*axes, shape=shape))
 
 
-def _put(array: np.ndarray, axes: tuple[str | None, ...]) -> jax.Array:
+def put(array: np.ndarray, axes: tuple[str | None, ...]) -> jax.Array:
     """The host array in its shards; each process copies only its own."""
     place = sharding.named(sharding.spec(*axes, shape=array.shape))
     return jax.make_array_from_callback(array.shape, place, lambda index: np.ascontiguousarray(array[index]))

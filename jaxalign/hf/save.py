@@ -1,5 +1,6 @@
 """Writes a folder that transformers loads: config.json, weights in safetensors shards, and the tokenizer files carried along."""
 
+from collections.abc import Mapping
 import functools
 import json
 import os
@@ -24,9 +25,12 @@ CARRIED = (  # a tokenizer's files, whichever of them exist, and the generation 
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "tokenizer.model",
+    "*.model",
+    "*.tiktoken",
     "chat_template.jinja",
     "chat_template.json",
+    "chat_templates/*.jinja",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
 )
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -40,11 +44,13 @@ def save(
     tokenizer_from: str | Path | None = None,
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
+    more: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the model as a Hugging Face checkpoint folder, whole or not at all (a temporary sibling folder is renamed at the end).
 
     dtype is "float32" or "bfloat16". tokenizer_from is a folder whose tokenizer files, generation defaults and special token ids are
-    carried along. With several processes all must call this; process 0 writes, every tensor being gathered by itself.
+    carried along; `more` are further files, name -> text. With several processes all must call this; process 0 writes, every tensor
+    being gathered by itself.
 
     Raises:
       ValueError: an unknown dtype, a folder that exists, a tokenizer folder that does not, or a config the family cannot express.
@@ -65,7 +71,11 @@ def save(
         partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
         try:
             partial.mkdir(parents=True)
-            _write(partial, files, values, dtype, tensor, tokenizer_from)
+            _write(partial, files, values, dtype, tensor)
+            if tokenizer_from is not None:
+                carry(partial, tokenizer_from)
+            for name, text in (more or {}).items():
+                (partial / name).write_text(text, encoding="utf-8")
             partial.rename(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -95,7 +105,7 @@ def _split(wanted: dict[str, names.Tensor], model: Model, dtype: str, max_shard_
     return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups)}
 
 
-def _write(partial: Path, files: dict, values: dict, dtype: str, tensor, tokenizer_from: str | Path | None) -> None:
+def _write(partial: Path, files: dict, values: dict, dtype: str, tensor) -> None:
     for file, shapes in files.items():
         write(partial / file, shapes, dtype, tensor)
     if len(files) > 1:
@@ -106,9 +116,15 @@ def _write(partial: Path, files: dict, values: dict, dtype: str, tensor, tokeniz
         }
         (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-    for name in CARRIED if tokenizer_from is not None else ():
-        if (Path(tokenizer_from) / name).is_file():
-            shutil.copyfile(Path(tokenizer_from) / name, partial / name)
+
+
+def carry(folder: Path, source: str | Path) -> None:
+    """Copies the files of a tokenizer and the generation defaults, whichever of them exist."""
+    for pattern in CARRIED:
+        for file in Path(source).glob(pattern):
+            target = folder / file.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 def _tensor(wanted: dict[str, names.Tensor], model: Model, params: dict, dtype: str, name: str) -> np.ndarray:
@@ -130,8 +146,7 @@ def _pick(leaf: jax.Array, layer: int, dtype: str, stacked: bool) -> jax.Array:
 
 
 def _token_ids(source: str | Path | None) -> dict[str, Any]:
-    file = Path(source) / "config.json" if source is not None else None
-    if file is None or not file.is_file():
-        return {}
-    values = read_json(file)
+    """The ids of the special tokens: of the model that the tokenizer lies beside, else those that generation goes by."""
+    files = [] if source is None else [Path(source) / name for name in ("config.json", "generation_config.json")]
+    values = next((read_json(file) for file in files if file.is_file()), {})
     return {key: values[key] for key in TOKEN_IDS if key in values}

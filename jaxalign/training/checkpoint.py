@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import math
 from pathlib import Path
 import shutil
 from typing import Any
@@ -46,7 +45,7 @@ class Checkpoints:
         self.workdir = Path(workdir).absolute()
         self.folder = runs.checkpoints(workdir)
         self._keep_last, self._keep_best = keep_last, keep_best
-        self._metric, self._sign = metric.removeprefix("-"), (-1.0 if metric.startswith("-") else 1.0)
+        self._metric = metric
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future | None = None
@@ -75,7 +74,7 @@ class Checkpoints:
         start = runs.newest_good(self.workdir, tell=tell)
         if jax.process_index() == 0 and start is not None:
             for step in (step for step in self.steps() if step > start):
-                aside = _unused(self.workdir / "damaged" / str(step))
+                aside = runs.unused(self.workdir / "damaged" / str(step))
                 aside.parent.mkdir(exist_ok=True)
                 (self.folder / str(step)).rename(aside)
                 tell(f"the checkpoint of step {step} was moved to {aside}; the run continues from step {start}.")
@@ -117,7 +116,7 @@ class Checkpoints:
 
     def check_metrics(self, metrics: dict[str, float]) -> None:
         """Raises ValueError where the metric that decides what is best is not among these held-out metrics."""
-        if self._keep_best and self._metric not in metrics:
+        if self._keep_best and self._metric.removeprefix("-") not in metrics:
             raise ValueError(f"train.best_metric={self._metric!r} is no held-out metric here; there are {', '.join(sorted(metrics))}.")
 
     def read_run(self, step: int) -> dict[str, Any]:
@@ -157,19 +156,14 @@ class Checkpoints:
                 shutil.rmtree(removed)
 
     def _kept(self) -> set[int]:
-        """The steps to keep: the newest, the best, and those whose record cannot be read, so that nobody can judge them."""
+        """The steps to keep: the newest and the best; all of them where a record cannot be read, so that nobody can judge."""
         there = self.steps()
-        kept, losses = set(there[-self._keep_last :]), {}
-        for step in there if self._keep_best else ():
-            try:
-                value = (self.read_run(step)["metrics"] or {}).get(self._metric)
-            except CheckpointError:
-                kept.add(step)
-                continue
-            if isinstance(value, int | float) and math.isfinite(value):
-                losses[step] = self._sign * value
-        best = sorted(losses, key=lambda step: (-losses[step], step))  # of equal ones the newer
-        return kept | set(best[-self._keep_best :] if self._keep_best else ())
+        if not self._keep_best:
+            return set(there[-self._keep_last :])
+        try:
+            return {*there[-self._keep_last :], *runs.best(runs.losses(self.workdir, self._metric))[-self._keep_best :]}
+        except CheckpointError:
+            return set(there)
 
     def _failed(self, error):
         kept = self.steps()
@@ -178,14 +172,6 @@ class Checkpoints:
             f"a checkpoint could not be written to {self.folder}: {error}; {last}. "
             "Free some space (or choose another --workdir) and start again with the same command: the run continues from there."
         )
-
-
-def _unused(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that does not exist."""
-    number, free = 2, path
-    while free.exists():
-        number, free = number + 1, path.with_name(f"{path.name}-{number}")
-    return free
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -215,8 +201,10 @@ def only_run(workdir: str | Path) -> Iterator[None]:
         yield
 
 
-def run_record(config: dict, model: models.Model, tokenizer: str, *, step: int, prepared: list[str]) -> dict[str, Any]:
-    """What a checkpoint says of its run.
+def run_record(
+    config: dict, model: models.Model, tokenizer: str, *, step: int, prepared: list[str], weights: str | None = None
+) -> dict[str, Any]:
+    """What a checkpoint says of its run. `weights` is a hash of those that it started from.
 
     The data position is (seed, step) in the prepared sets, whose names are hashes of their content: a batch is a pure function of these.
     """
@@ -224,6 +212,7 @@ def run_record(config: dict, model: models.Model, tokenizer: str, *, step: int, 
         "config": config,
         "model": runs.model_record(model.config),
         "value_head": config["model"]["value_head"],
+        "weights": weights,
         "tokenizer": str(Path(tokenizer).absolute()),
         "data": {"seed": config["seed"], "step": step, "prepared": prepared},
     }

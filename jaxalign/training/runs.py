@@ -6,6 +6,7 @@ WORKDIR/checkpoints/STEP is a finished checkpoint. `checkpoint` writes it; a sav
 from collections.abc import Callable
 import dataclasses
 import json
+import math
 from pathlib import Path
 import sys
 from typing import Any
@@ -22,6 +23,7 @@ from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.training import manifest
 
 NO_STEP = -1
+TOKENIZER = "tokenizer"  # folder in a run's folder: the tokenizer, template and stop tokens as trained
 
 
 class CheckpointError(RuntimeError):
@@ -84,6 +86,15 @@ def _newest_good(workdir, tell):
     return None
 
 
+def from_first(make: Callable[[], str | None]) -> str | None:
+    """What the first process makes, on every process: one short hash or None."""
+    made = make() if jax.process_index() == 0 else None
+    if jax.process_count() == 1:
+        return made
+    letters = np.frombuffer((made or "").ljust(64).encode(), np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(letters))).decode().strip() or None
+
+
 def record(workdir: str | Path, step: int) -> dict[str, Any]:
     """What `checkpoint.run_record` wrote into a checkpoint.
 
@@ -95,6 +106,12 @@ def record(workdir: str | Path, step: int) -> dict[str, Any]:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the checkpoint of step {step} cannot be read: {file}: {error}.") from error
+
+
+def tokenizer(workdir: str | Path, step: int) -> str:
+    """The folder of the tokenizer that the run was trained with: its own copy, or where it was."""
+    kept = Path(workdir).absolute() / TOKENIZER
+    return str(kept) if kept.is_dir() else record(workdir, step)["tokenizer"]
 
 
 def read(workdir: str | Path, step: int, parts: dict[str, Any]) -> dict[str, Any]:
@@ -158,6 +175,42 @@ def chosen(workdir: str | Path, step: int | None, *, tell: Callable[[str], None]
     return step
 
 
+def parse_step(text: str | None, workdir: str | Path) -> int | None:
+    """The step that "RUN@STEP" or "RUN@best" names; None for a run alone.
+
+    Raises:
+      ValueError: it is neither a number nor "best", or no checkpoint has the metric that decides what is best.
+    """
+    if text != "best":
+        if text is not None and not text.isdigit():
+            raise ValueError(f"{workdir}@{text}: after @ comes the step of a checkpoint, or best.")
+        return None if text is None else int(text)
+    there = steps(workdir)
+    if not there:
+        raise CheckpointError(no_run(Path(workdir)))
+    metric = record(workdir, there[-1])["config"]["train"]["best_metric"]
+    values = losses(workdir, metric)
+    if not values:
+        raise ValueError(f"{workdir}@best: none of its checkpoints {there} was evaluated by {metric}; name one by its step.")
+    return best(values)[-1]
+
+
+def losses(workdir: str | Path, metric: str) -> dict[int, float]:
+    """Step -> what a held-out metric says of its checkpoint, less is better; "-NAME" turns it round. Without those that say nothing.
+
+    Raises:
+      CheckpointError: a record cannot be read.
+    """
+    name, sign = metric.removeprefix("-"), -1.0 if metric.startswith("-") else 1.0
+    values = {step: (record(workdir, step).get("metrics") or {}).get(name) for step in steps(workdir)}
+    return {step: sign * value for step, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def best(values: dict[int, float]) -> list[int]:
+    """Steps from the worst to the best; of equal ones the newer is better."""
+    return sorted(values, key=lambda step: (-values[step], step))
+
+
 def no_run(workdir: Path) -> str:
     """What is wrong with a folder that holds no checkpoint: its stages are named where it has some."""
     stages = sorted(path.parent.name for path in workdir.glob("*/checkpoints"))
@@ -175,3 +228,11 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
 def model_record(config: ModelConfig) -> dict[str, Any]:
     """The plain values of a ModelConfig, as `model_config` reads them."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that does not exist."""
+    number, free = 2, path
+    while free.exists():
+        number, free = number + 1, path.with_name(f"{path.name}-{number}")
+    return free

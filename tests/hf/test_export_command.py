@@ -1,5 +1,6 @@
 """`python -m jaxalign.export` writes the parameters that the checkpoint module restores."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -10,12 +11,14 @@ import jaxalign
 from jaxalign import export, sharding
 from jaxalign.hf.load import load, load_config
 from jaxalign.models import model as models
-from jaxalign.training import runs
+from jaxalign.training import manifest, runs
 
 FOLDER = Path(jaxalign.__file__).parent / "assets" / "stories260k"
 
 
-def test_export_writes_the_restored_step_with_its_tokenizer(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def restored(monkeypatch):
+    """Stands in for a run with a checkpoint of step 30; what was asked of it."""
     asked = {}
 
     def restore_params(workdir, step=None):
@@ -24,10 +27,19 @@ def test_export_writes_the_restored_step_with_its_tokenizer(tmp_path, monkeypatc
         return model, load(FOLDER, model), {"tokenizer": str(FOLDER)}
 
     monkeypatch.setattr(runs, "restore_params", restore_params)
+    monkeypatch.setattr(runs, "chosen", lambda _, step: step)
+    monkeypatch.setattr(runs, "tokenizer", lambda *_: str(FOLDER))
+    monkeypatch.setattr(manifest, "digest", lambda _: "0123")
+    return asked
+
+
+def test_export_writes_the_restored_step_with_its_tokenizer(tmp_path, restored, capsys):
     export.main(["--workdir", "run", "--out", str(tmp_path / "out"), "--step", "30", "--dtype", "bfloat16"])
-    assert asked == {"workdir": "run", "step": 30}
+    assert restored == {"workdir": "run", "step": 30}
     assert "wrote" in capsys.readouterr().out
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
+    origin = json.loads((tmp_path / "out" / "jaxalign.json").read_text())
+    assert origin == {"run": "run", "step": 30, "checkpoint": "0123", "dtype": "bfloat16"}
     model = models.build(load_config(tmp_path / "out"))
     with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
         ours, theirs = load(tmp_path / "out", model), load(FOLDER, model)
@@ -48,7 +60,7 @@ def test_export_refuses_an_unknown_dtype(capsys):
         (FileNotFoundError("no tokenizer"), "FileNotFoundError: no tokenizer"),
     ],
 )
-def test_export_says_what_is_wrong_without_a_traceback(tmp_path, monkeypatch, capsys, error, words):
+def test_export_says_what_is_wrong_without_a_traceback(tmp_path, restored, monkeypatch, capsys, error, words):
     def restore_params(workdir, step=None):
         raise error
 
@@ -61,7 +73,7 @@ def test_export_names_the_stages_of_a_run_that_has_some(tmp_path, capsys):
     for stage in ("sft", "dpo"):
         (tmp_path / stage / "checkpoints").mkdir(parents=True)
     assert export.main(["--workdir", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    assert f"{tmp_path} has stages dpo, sft; give --workdir {tmp_path / 'dpo'}" in capsys.readouterr().err
+    assert f"{tmp_path} is a run of stages dpo, sft; name one of them, like {tmp_path / 'sft'}" in capsys.readouterr().err
 
 
 def test_export_of_a_folder_that_is_not_there_is_refused_in_one_line(tmp_path, capsys):

@@ -238,7 +238,7 @@ def test_tokenizer_files_and_token_ids_are_carried_along(params, folder, tmp_pat
     source = tmp_path / "source"
     shutil.copytree(folder, source)
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json", "training_args.bin"):
-        (source / name).write_text(name)
+        (source / name).write_text("{}")
     (source / "config.json").write_text(json.dumps({**LLAMA, "eos_token_id": 7}))
     with jax.set_mesh(checkpoints.one_device()):
         save(tmp_path / "out", MODEL, params, tokenizer_from=source)

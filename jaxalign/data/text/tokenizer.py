@@ -173,7 +173,12 @@ def save(tokenizer: Tokenizer, folder: str | Path, *, templates: Mapping[str, st
     settings |= {"extra_special_tokens": list(tokenizer.extra)} if tokenizer.extra else {}
     settings["add_bos_token"] = tokenizer.writes_bos
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for name, text in (tokenizer.templates if templates is None else templates).items():
+    save_templates(folder, tokenizer.templates if templates is None else templates)
+
+
+def save_templates(folder: Path, templates: Mapping[str, str]) -> None:
+    """Writes chat templates, name -> text, as the files that transformers reads."""
+    for name, text in templates.items():
         file = folder / ("chat_template.jinja" if name == "default" else f"chat_templates/{name}.jinja")
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")

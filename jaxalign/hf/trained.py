@@ -1,0 +1,81 @@
+"""The tokenizer as a run trained with it: vocabulary, added tokens, chat template, and the tokens at which generation stops."""
+
+import json
+import os
+from pathlib import Path
+import shutil
+
+from jaxalign.data.text import tokenizer as tokenizers
+from jaxalign.data.text.renderer import Renderer
+from jaxalign.hf.load import read_json
+from jaxalign.hf.save import carry
+
+GENERATION = "generation_config.json"
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "chat_templates", "additional_chat_templates")
+
+
+def write(folder: Path, renderer: Renderer, *, source: str | Path, all_turns: bool) -> None:
+    """Writes the folder anew, whole or not at all, so that transformers encodes, renders and stops as in training.
+
+    Args:
+      source: folder or file that the renderer's tokenizer comes from, whose other generation settings are kept.
+      all_turns: turns in the middle of a conversation were trained too, and with them the token that ends one.
+    """
+    source = Path(source) if Path(source).is_dir() else Path(source).parent
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    templates = _templates(renderer)
+    if (source / "tokenizer.json").is_file() and renderer.tokenizer.model.to_str() == tokenizers.load(source).model.to_str():
+        carry(partial, source)
+        if templates is not None:
+            _replace_templates(partial, templates)
+    else:
+        tokenizers.save(renderer.tokenizer, partial, templates=templates)
+    (partial / GENERATION).write_text(json.dumps(_generation(renderer, source, all_turns), indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _templates(renderer: Renderer) -> dict[str, str] | None:
+    """Name -> template as it was trained; None where the tokenizer's own was used, or none."""
+    chat = renderer.template
+    if chat is None or chat.name == "auto":
+        return None
+    # The library gives a template every special token; one that was trained without BOS must go on without it.
+    without_bos = "bos_token" in renderer.tokenizer.special and "bos_token" not in dict(chat.tokens)
+    head = "{%- set bos_token = '' -%}\n" if without_bos and "bos_token" in chat.text else ""
+    return {"default": head + chat.text} | ({} if chat.tool_text is None else {"tool_use": head + chat.tool_text})
+
+
+def _replace_templates(folder: Path, templates: dict[str, str]) -> None:
+    for name in TEMPLATES:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    settings = folder / "tokenizer_config.json"
+    values = read_json(settings) if settings.is_file() else {}
+    values.pop("chat_template", None)
+    settings.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    tokenizers.save_templates(folder, templates)
+
+
+def _generation(renderer: Renderer, source: Path, all_turns: bool) -> dict:
+    """The generation settings of the source with the trained tokens first among those that end a text."""
+    known = [read_json(source / name) if (source / name).is_file() else {} for name in (GENERATION, "config.json")]
+    stops, tokenizer = renderer.stops, renderer.tokenizer
+    ends = [stops.last, stops.call, stops.middle if all_turns else None, tokenizer.eos_id]
+    for values in known:
+        named = values.get("eos_token_id")
+        ends += named if isinstance(named, list) else [named]
+    ids = list(dict.fromkeys(number for number in ends if isinstance(number, int)))
+    settings = {key: value for key, value in known[0].items() if key != "_from_model_config"}
+    settings |= {"eos_token_id": ids if len(ids) > 1 else ids[0]}
+    for name, token in (("bos_token_id", tokenizer.bos), ("pad_token_id", tokenizer.special.get("pad_token"))):
+        number = next((values[name] for values in known if values.get(name) is not None), None)
+        if number is None and token is not None:
+            number = tokenizer.model.token_to_id(token)
+        if number is not None:
+            settings[name] = number
+    return settings

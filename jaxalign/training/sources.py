@@ -1,0 +1,92 @@
+"""Where a model comes from: a Hugging Face folder, a name on the hub, or a run ("runs/NAME", "runs/NAME@STEP", "runs/NAME@best")."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from jaxalign import paths
+from jaxalign.hf import hub
+from jaxalign.hf import load as hf_load
+from jaxalign.models import model as models
+from jaxalign.models.config import ModelConfig
+from jaxalign.training import manifest, runs
+
+
+class Source:
+    """A named model: its config, its weights, its tokenizer, and what identifies its weights."""
+
+    def __init__(self, name: str):
+        self.name = name
+        where, _, step = name.partition("@")
+        self._workdir = Path(paths.resolve(where)) if _is_run(Path(paths.resolve(where))) else None
+        self._asked = step or None
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run of ours."""
+        return self._workdir is not None
+
+    @functools.cached_property
+    def step(self) -> int:
+        """The step of a run's checkpoint: the one named, the best, or the newest good one."""
+        return runs.chosen(self._workdir, runs.parse_step(self._asked, self._workdir))
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """The folder that holds the weights."""
+        return runs.checkpoints(self._workdir) / str(self.step) if self.is_run else Path(hub.checkpoint_folder(self.name))
+
+    def config(self) -> ModelConfig:
+        """The model's config.
+
+        Raises:
+          ValueError: there is no such model, or it is not supported.
+        """
+        if self.is_run:
+            return runs.model_config(runs.record(self._workdir, self.step)["model"])
+        return hf_load.load_config(self.folder)
+
+    def tokenizer(self) -> str:
+        """Where its tokenizer is: a folder, or a name."""
+        return runs.tokenizer(self._workdir, self.step) if self.is_run else self.name
+
+    def check(self, model: models.Model) -> None:
+        """Raises ValueError where the weights do not fit, as far as that can be seen without reading them."""
+        if not self.is_run:
+            hf_load.check(self.folder, model)
+
+    def load(self, model: models.Model) -> dict[str, Any]:
+        """The decoder's parameters in their shards on the mesh in scope.
+
+        Raises:
+          ValueError: they are damaged, not finite, or do not fit the model.
+        """
+        if self.is_run:
+            return models.without_head(self.restore()[1])
+        return hf_load.load(self.folder, model)
+
+    def restore(self):
+        """(model, params, record) of a run, on the mesh in scope; a value head is among the params.
+
+        Raises:
+          CheckpointError: it is no run, or its checkpoint is damaged.
+        """
+        if not self.is_run:
+            raise runs.CheckpointError(runs.no_run(Path(self.name)))
+        return runs.restore_params(self._workdir, self.step)
+
+    def identity(self) -> str | None:
+        """A hash of what the weights are, wherever they lie; None where their files are not there any more."""
+        if self.is_run:
+            return runs.from_first(lambda: manifest.digest(self.folder))
+        return runs.from_first(lambda: manifest.hash_of(files) if (files := sorted(self.folder.glob("*.safetensors"))) else None)
+
+
+def _is_run(folder: Path) -> bool:
+    if (folder / "config.json").is_file():
+        return False
+    if runs.checkpoints(folder).is_dir():
+        return True
+    if folder.is_dir() and any(folder.glob("*/checkpoints")):
+        raise ValueError(runs.no_run(folder))
+    return False

@@ -1,0 +1,60 @@
+"""A tokenizer folder with a mutated file is refused with the file's name, or read as transformers reads it: never a traceback."""
+
+import json
+import random
+
+import pytest
+import tiny_data
+
+from jaxalign.data.text import tokenizer as tokenizers
+
+TEXT = "ab cd. <|im_start|>user\n7\u00e9</s>"
+OWN = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+WRONG = (None, True, 3, -1, 10**12, "", "x", "<|im_end|>", [], ["a"], {}, {"content": "</s>"}, {"content": 3})
+
+
+def mutated(folder, seed):
+    """Changes one value or one byte of one file of a tokenizer folder; returns the file."""
+    draw = random.Random(seed)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": {"content": "<s>"}}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 257, "bos_token_id": 256}))
+    file = folder / draw.choice(("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"))
+    if draw.random() < 0.5:
+        values = json.loads(file.read_text())
+        key = draw.choice(sorted(values))
+        values[key] = draw.choice(WRONG)
+        file.write_text(json.dumps(values))
+    else:
+        content = bytearray(file.read_bytes())
+        at = draw.randrange(len(content))
+        content[at : at + draw.choice((0, 1, 40))] = draw.choice((b"", b"}", b'"', b"\xff", b"0"))
+        file.write_bytes(content)
+    return file
+
+
+def check(tmp_path, seed):
+    folder = tiny_data.write_tokenizer(tmp_path / f"t{seed}", chat_template=OWN)
+    file = mutated(folder, seed)
+    try:
+        ours = tokenizers.load(folder)
+    except (ValueError, FileNotFoundError) as error:
+        assert str(folder) in str(error) or file.name in str(error), (seed, str(error))
+        return
+    ids = ours.encode(TEXT)
+    try:
+        transformers = pytest.importorskip("transformers")
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)(TEXT, add_special_tokens=False)["input_ids"]
+    except Exception:  # it has many errors
+        return
+    assert ids == theirs, seed
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_mutated_tokenizer_is_refused_by_file_or_read_as_transformers_reads_it(tmp_path, seed):
+    check(tmp_path, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10, 110))
+def test_many_mutated_tokenizers_are_refused_by_file_or_read_as_transformers_reads_them(tmp_path, seed):
+    check(tmp_path, seed)

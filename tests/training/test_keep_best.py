@@ -1,0 +1,73 @@
+"""Which checkpoints are kept: the newest, and the best by a held-out metric that is a number."""
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import pytest
+
+from jaxalign.config.durations import Durations
+from jaxalign.config.sets import check_best
+from jaxalign.training import runs
+from jaxalign.training.checkpoint import Checkpoints
+from jaxalign.types import TrainState
+
+NAN, INF = float("nan"), float("inf")
+
+
+def save_all(workdir, losses, **options):
+    saved = Checkpoints(workdir, **options)
+    for step, loss in enumerate(losses, 1):
+        state = dict.fromkeys(TrainState.__dataclass_fields__) | {"trainable": {"w": jnp.full((4,), float(step))}, "step": jnp.int32(step)}
+        metrics = None if loss is None else {"loss": loss} if not isinstance(loss, dict) else loss
+        saved.save(TrainState(**state), step=step, run={"config": {"train": {"best_metric": "loss"}}}, metrics=metrics)
+    saved.close()
+    return runs.steps(workdir)
+
+
+@pytest.mark.parametrize(("losses", "kept"), [
+    ([1.0, NAN, 2.0, 5.0, 6.0], [1, 5]),
+    ([NAN, NAN, 2.0, NAN], [3, 4]),
+    ([NAN, NAN], [2]),
+    ([3.0, None, 2.0, None], [3, 4]),
+    ([3.0, -INF, INF], [1, 3]),
+    ([3.0, {"kl": 0.0}, 4.0], [1, 3]),
+    ([2.0, 2.0, 2.5], [2, 3]),  # of equal ones the newer
+])  # fmt: skip
+def test_what_is_no_number_is_never_best_and_never_deletes_the_best(tmp_path, losses, kept):
+    assert save_all(tmp_path, losses, keep_last=1, keep_best=1) == kept
+
+
+def test_two_best_by_a_metric_of_which_more_is_better(tmp_path):
+    assert save_all(tmp_path, [0.0, 5.0, NAN, 3.0, 1.0], keep_last=1, keep_best=2, metric="-loss") == [2, 4, 5]
+
+
+def test_a_record_that_cannot_be_read_deletes_nothing(tmp_path):
+    save_all(tmp_path, [3.0, 4.0], keep_last=2, keep_best=1)
+    (tmp_path / "checkpoints" / "1" / "run" / "metadata").write_text("{")
+    saved = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    assert saved._kept() == {1, 2}
+
+
+def test_the_best_step_of_a_run_has_a_name(tmp_path):
+    save_all(tmp_path, [3.0, 1.0, 2.0], keep_last=3)
+    assert runs.parse_step("best", tmp_path) == 2 and runs.parse_step("3", tmp_path) == 3 and runs.parse_step(None, tmp_path) is None
+    with pytest.raises(ValueError, match="after @ comes the step of a checkpoint, or best"):
+        runs.parse_step("worst", tmp_path)
+
+
+def test_no_best_where_nothing_was_evaluated(tmp_path):
+    save_all(tmp_path, [None, NAN], keep_last=3)
+    with pytest.raises(ValueError, match=r"none of its checkpoints \[1, 2\] was evaluated by loss"):
+        runs.parse_step("best", tmp_path)
+
+
+@pytest.mark.parametrize(("evaluated", "saved", "total", "meets"), [
+    (2, 4, 10, True), (3, 4, 12, False), (3, 4, 13, True), (0, 4, 12, False), (5, 12, 12, True), (5, 0, 12, True),
+])  # fmt: skip
+def test_evaluations_and_saves_that_never_meet_are_refused_before_the_run(evaluated, saved, total, meets):
+    cfg = ConfigDict(dict(train=dict(keep_best=1)))
+    lengths = Durations(total, 0, 1, evaluated, saved)
+    if meets:
+        check_best(cfg, lengths)
+    else:
+        with pytest.raises(ValueError, match="keep_best=1.*make train.save_every a multiple of train.eval_every"):
+            check_best(cfg, lengths)
