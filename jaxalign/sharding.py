@@ -5,6 +5,7 @@ All meshes are Explicit (sharding is part of an array's type). A weight's shape 
 """
 
 from collections.abc import Sequence
+import math
 
 import jax
 from jax.experimental import mesh_utils
@@ -46,6 +47,22 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence |
     # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
     grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
+def check_rows(rows: int, *, parts: int = 1, hosts: int = 1, data: int = 1, fsdp: int = 1) -> None:
+    """Raises ValueError where a global batch of so many rows does not split over hosts and devices, in so many parts.
+
+    Args:
+      parts: gradient accumulation steps, one after the other, each of which is split over the devices.
+      hosts: processes.
+      data, fsdp: sizes of these mesh axes.
+    """
+    unit = math.lcm(parts * data * fsdp, hosts)
+    if rows < 1 or rows % unit:
+        over = [f"batch.gradient_accumulation_steps={parts}"] if parts > 1 else []
+        over += [f"{hosts} hosts"] if hosts > 1 else []
+        over += [f"data={data} x fsdp={fsdp} = {data * fsdp} devices"] if data * fsdp > 1 or not over else []
+        raise ValueError(f"batch.rows={rows} does not split over {' and '.join(over)}; use a multiple of {unit}.")
 
 
 def no_devices():

@@ -31,38 +31,39 @@ def _train(argv):
     start_devices(asked)
     from jaxalign.training.stop import StopRequest
 
-    with StopRequest() as stop:
-        return _run_stages(asked, stop)
-
-
-def _run_stages(asked, stop) -> int:
-    from jaxalign.config.stages import exported_stages, place_stages
-
     workdir = workdir_of(asked)
-    exported = exported_stages(asked.stages)
-    for stage, cfg in asked.stages.items():
-        if "experiment" in cfg:
-            _run_experiment(cfg.experiment, workdir / stage)
-            continue
-        place_stages(cfg, workdir)
-        cfg.train.export = cfg.train.export or stage in exported
-        if stop.requested() or not train(cfg, workdir / stage, name=stage or asked.name, stop=stop):
-            return asked.options.stopped_exit_code
+    with StopRequest() as stop:
+        for name, stage in _stages(asked, workdir).items():
+            if stop.requested() or not stage.run(workdir / name, stop):
+                return asked.options.stopped_exit_code
     return 0
 
 
-def _run_experiment(section, workdir: Path) -> None:
-    """Runs one of jaxalign/experiments, unless its results are there."""
+def _stages(asked, workdir: Path) -> dict:
+    """Stage name -> something with `run(workdir, stop)`, which is False if it was stopped before its end."""
     from jaxalign import experiments
+    from jaxalign.config.stages import exported_stages, place_stages, training_stages
 
-    options = section.to_dict()
-    name = options.pop("name")
-    if (workdir / "results.json").exists():
-        print(f"{name}: done before, see {workdir}")
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    experiments.named(name)(workdir, **options)
-    print((workdir / "table.md").read_text())
+    exported, training = exported_stages(asked.stages), training_stages(asked.stages)
+    for name, cfg in training.items():
+        place_stages(cfg, workdir)
+        cfg.train.export = cfg.train.export or name in exported
+    return {
+        name: Training(name or asked.name, cfg) if name in training else experiments.Experiment(**cfg.experiment.to_dict())
+        for name, cfg in asked.stages.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A stage that trains a model."""
+
+    name: str
+    cfg: object  # the resolved configuration
+
+    def run(self, workdir: Path, stop) -> bool:
+        """Trains in `workdir`, or goes on there; False if `stop` (a StopRequest) asked for it before the end."""
+        return train(self.cfg, workdir, name=self.name, stop=stop)
 
 
 def train(cfg, workdir: Path, *, name: str, stop) -> bool:
@@ -75,44 +76,42 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
     """
     import jax
 
-    from jaxalign import annotate
-    from jaxalign.config import build
+    from jaxalign.config import build, functions
+    from jaxalign.config.computed import with_columns
     from jaxalign.config.durations import durations
+    from jaxalign.config.prepared import prepared_sets
     from jaxalign.config.resume import open_run
     from jaxalign.config.sets import check_best, check_data, check_rewards, class_weights
-    from jaxalign.data.rows import loader, store
-    from jaxalign.prepare import prepare_from_config
+    from jaxalign.data.rows import loader
     from jaxalign.reports import summary
     from jaxalign.reports.log import RunLog
     from jaxalign.training import checkpoint, exports, runs
 
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of every file
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
-        model = build.model(cfg)
+        objective, model = functions.objective(cfg), build.model(cfg)
         saved, start, origin = open_run(cfg, model, workdir)
-        folders = prepare_from_config(cfg)
-        sets = [(store.read(folder), weight) for folder, weight in folders["train"]]
-        held_out = {name: store.read(folder) for name, folder in folders["eval"].items()}
-        check_data(cfg, model, [prepared for prepared, _ in sets] + list(held_out.values()))
-        annotated, held_out = annotate.with_columns(cfg, [prepared for prepared, _ in sets], held_out)
+        sets = prepared_sets(cfg)
+        check_data(objective, model, sets.all)
+        sets = with_columns(cfg, sets)
         build.write_tokenizer(cfg, workdir / runs.TOKENIZER)
-        check_rewards(cfg, [*annotated, *held_out.values()])
-        sets = [(prepared, weight) for prepared, (_, weight) in zip(annotated, sets, strict=True)]
-        lengths = durations(cfg, sets)
+        check_rewards(cfg, objective, sets.all)
+        lengths = durations(cfg, sets.train)
         check_best(cfg, lengths)
+        steps = lengths.total + lengths.every  # a source may look so far ahead
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        batches = loader.batches(sets, rows=cfg.batch.rows, seed=cfg.seed, steps=lengths.total, sampling=build.sampling(cfg), **hosts)
-        functions = build.functions(cfg, model, lengths)
-        prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item, _ in sets]
-        state, evaluated = _begin(cfg, model, functions, saved, start, prepared, workdir)
+        batches = loader.batches(sets.train, rows=cfg.batch.rows, seed=cfg.seed, steps=steps, sampling=build.sampling(cfg), **hosts)
+        made = build.functions(cfg, objective, model, lengths)
+        prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item in sets.train]
+        state, evaluated = _begin(cfg, model, made, saved, start, lengths, prepared, workdir)
         log = RunLog(
             workdir, start_step=start, total_steps=lengths.total, wandb=cfg.train.wandb, name=name, config=cfg.to_dict(),
             quiet=jax.process_index() > 0,
         )  # fmt: skip
-        log.say(_describe(cfg, model, sets, lengths, start, workdir))
-        if weights := class_weights(cfg, sets):
-            log.say(weights)
-        loop = Loop(cfg, model, functions, batches, held_out, lengths, saved, log, prepared, origin)
+        log.say(_describe(cfg, model, sets.train, lengths, start, workdir))
+        for note in (*lengths.notes, *filter(None, [class_weights(cfg, objective, sets.train)])):
+            log.say(note)
+        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()
@@ -127,16 +126,21 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
     return finished
 
 
-def _begin(cfg, model, functions, saved, start: int, prepared: list[str], workdir: Path):
+def _begin(cfg, model, made, saved, start: int, lengths, prepared: list[str], workdir: Path):
     """(state, whether the held-out metrics of this step are known): from the checkpoint of step `start`, or of a run that starts."""
     from jaxalign.config import build
     from jaxalign.config.resume import check_same_data
 
     if not start:
-        return functions.init_state(build.params(cfg, model)), False
+        return made.init_state(build.params(cfg, model)), False
+    if start > lengths.total:
+        raise ValueError(
+            f"{workdir} holds step {start}, beyond the {lengths.total} steps that are asked for; make train.extend_* longer, or choose "
+            "another --workdir."
+        )
     before = saved.read_run(start)
     check_same_data(before["data"]["prepared"], prepared, workdir)
-    return saved.restore(build.abstract_state(model, functions.init_state), start), before["metrics"] is not None
+    return saved.restore(build.abstract_state(model, made.init_state), start), before["metrics"] is not None
 
 
 @dataclasses.dataclass
@@ -163,12 +167,11 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     import jax
 
     from jaxalign.config import build
-    from jaxalign.data.rows import loader
     from jaxalign.evaluators import held_out
     from jaxalign.reports.flops import Meter
 
     every, total = run.lengths, run.lengths.total
-    batches = loader.iterate(run.batches, start)
+    batches = run.functions.source(run.batches, start)
     meter = Meter(run.model.config, forwards=build.forwards_without_gradient(run.cfg))
     pending = []
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
@@ -188,28 +191,13 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
         if step == total or stopping:
             _flush(run, pending, meter)
             return state, step == total
-        if run.cfg.reference.rule == "hard_table" and (step % every.every == 0):
-            state = _refresh(run, state, step)
-        arrays = next(batches)
-        state, metrics = run.functions.train_step(state, loader.to_device(arrays))
+        state, arrays, batch = batches.next(state, step)
+        state, metrics = run.functions.train_step(state, batch)
         if in_turn:
             jax.block_until_ready(metrics)
         pending.append((step, metrics, arrays))
         if step == start or _is_due(step + 1, every.log_every, total):
             _flush(run, pending, meter)
-
-
-def _refresh(run: Loop, state, step: int):
-    """The state with a table of the policy's log-probs on the batches of the steps until the next refresh."""
-    import jax.numpy as jnp
-
-    from jaxalign.data.rows import loader
-
-    table, last = state.reference, min(step + run.lengths.every, run.lengths.total)
-    for entry, arrays in zip(range(step, last), loader.iterate(run.batches, step), strict=False):
-        at = jnp.int32(entry % run.lengths.every)
-        table = run.functions.refresh(table, state.replace(reference=None), loader.to_device(arrays), at)
-    return state.replace(reference=table)
 
 
 def _flush(run: Loop, pending: list, meter) -> None:
@@ -257,7 +245,7 @@ def _describe(cfg, model, sets, lengths, start, workdir) -> str:
     import jax
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
-    rows = sum(len(prepared) for prepared, _ in sets)
+    rows = sum(len(prepared) for prepared in sets)
     begun = f"continues at step {start}" if start else "starts"
     return (
         f"{cfg.objective.name} {begun} in {workdir}: {model.config.family} with {parameters / 1e6:,.2f}M parameters, {rows:,} rows of "

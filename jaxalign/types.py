@@ -61,12 +61,13 @@ class TrainState:
 
     step: Array  # int32[]; optimizer steps done
     trainable: Any  # float32 parameters, a nested dict
-    reference: Any  # same tree as trainable, a reference.Table of log-probs, or None
+    reference: Any  # same tree as trainable, or None where its weights are not in memory
     opt_state: Any
     rng: Array  # uint32[2]; jax.random.wrap_key_data turns it into a key
     frozen: Any = None  # parameters that are not trained: the other top-level keys of the model's tree; None: all are trained
     initial: Any = None  # the reference as it was before the first step, where the rule moves it and it is kept to measure against
     statistics: Any = struct.field(default_factory=dict)  # name -> float32[]; what the objective carries from the batches so far
+    source: Any = None  # what the source of the batches carries from step to step, see rollout.source; None: nothing
 
 
 def column(batch: Batch, name: str) -> Array:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import toys
 
-from jaxalign import annotate, prepare, train
+from jaxalign import annotate, train
 from jaxalign.config import build, command_line
+from jaxalign.config.computed import with_columns
+from jaxalign.config.prepared import Sets, prepared_sets
 from jaxalign.config.resolve import ConfigError
-from jaxalign.data.rows import columns, loader, store
+from jaxalign.data.rows import columns, loader
 
 OPTIMIZED = True
 TINY = str(Path(__file__).parent / "tiny.py")
@@ -37,7 +39,7 @@ def run(workdir, cache, *overrides, objective="dpo"):
 
 
 def opened(cfg):
-    return [store.read(folder) for folder, _ in prepare.prepare_from_config(cfg, tell=lambda _: None)["train"]]
+    return prepared_sets(cfg, tell=lambda _: None)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto"])
@@ -64,15 +66,15 @@ def test_a_run_with_a_table_of_log_probs_is_the_run_with_a_moving_reference_also
 def test_a_table_of_log_probs_needs_a_column_for_held_out_rows_only(cache):
     cfg = resolved(cache, "--config.reference.rule=hard_table", "--config.reference.every_steps=3")
     with jax.set_mesh(build.mesh(cfg)):
-        (prepared,) = opened(cfg)
-        (train_set,), held_out = annotate.with_columns(cfg, [prepared], {"a": prepared}, quiet=True)
-    assert not train_set.groups.columns and set(held_out["a"].groups.columns) == {"reference_logps"}
+        (prepared,) = opened(cfg).train
+        sets = with_columns(cfg, Sets([prepared], {"a": prepared}), quiet=True)
+    assert not sets.train[0].groups.columns and set(sets.held_out["a"].groups.columns) == {"reference_logps"}
 
 
 def scored(cfg, name, spec):
     with jax.set_mesh(build.mesh(cfg)):
         cfg.data.computed = {name: {"kind": None, "model": None, "reference": None, "beta": 0.1, "rewards": ("reward",), **spec}}
-        (prepared,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)
+        (prepared,) = with_columns(cfg, opened(cfg), quiet=True).train
     return prepared
 
 
@@ -90,7 +92,7 @@ def shipped(tmp_path, *, scale=1.01):
 
 
 def test_a_model_that_says_no_numbers_is_refused(tmp_path, cache):
-    with pytest.raises(ValueError, match="numbers that are not finite; its weights are damaged"):
+    with pytest.raises(ValueError, match="produced non-finite values; its weights are corrupt"):
         scored(resolved(cache), "seen", {"kind": "logps", "model": shipped(tmp_path, scale=np.nan)})
 
 
@@ -204,8 +206,8 @@ def test_an_advantage_may_sum_a_column_whose_name_comes_later_and_is_made_again_
         advantage = {**given, "kind": "advantage", "model": str(tmp_path / "value"), "rewards": ("reward", "style")}
         cfg.data.computed = {"advantage": advantage, "style": style}
         with jax.set_mesh(build.mesh(cfg)):
-            (prepared,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)
-            (again,), _ = annotate.with_columns(cfg, opened(cfg), {}, quiet=True)  # from the disk
+            (prepared,) = with_columns(cfg, opened(cfg), quiet=True).train
+            (again,) = with_columns(cfg, opened(cfg), quiet=True).train  # from the disk
         np.testing.assert_array_equal(again.groups.columns["advantage"], prepared.groups.columns["advantage"])
         found = prepared.groups
         values = found.reward + found.columns["style"] - found.columns["advantage"]

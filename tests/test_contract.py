@@ -48,28 +48,27 @@ class Case(NamedTuple):
 
     @property
     def reads(self):
-        return objectives.reads(self.name, **dict(self.hparams))
+        return self.bound.reads
 
 
 @functools.cache
 def compiled(case, microbatches):
-    kind = vars(objectives.named(case.name)[1]).get("FORWARD", "next_token")
+    kind = case.bound.forward
     look = toys.looks(kind) if case.decoder else light.FORWARDS[kind]
-    rule = reference.RULES["frozen" if "reference" in case.reads else "none"]
+    rule = reference.RULES["frozen" if "reference" in case.reads else "none"].bind()
     return step.make_train_step(look, case.bound, rule, toys.keep_gradient(), optax.constant_schedule(0.1), microbatches=microbatches)
 
 
 def start(case):
     """The state before the step: policy and reference differ, and where only the value head is trained the rest is frozen."""
-    outputs, batch = objectives.tiny_inputs(columns=("mismatched",), value_head=True)
     draw = toys.headed_params if case.decoder else light.params
     state = step.init_state(
         draw(0),
         toys.keep_gradient(),
-        rule="frozen" if "reference" in case.reads else "none",
+        rule=reference.RULES["frozen" if "reference" in case.reads else "none"],
         seed=0,
         trained=("value_head",) if "value_head_alone" in case.reads else None,
-        statistics=objectives.statistics_of(case.bound, outputs, outputs, batch),
+        statistics=case.bound.statistics_names,
     )
     return state if state.reference is None else state.replace(reference=draw(1))
 

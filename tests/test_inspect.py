@@ -10,6 +10,7 @@ from jaxalign import inspect
 from jaxalign.data.prepared import prepare as make_prepared
 from jaxalign.data.rows import store
 from jaxalign.data.text import tokenizer
+from jaxalign.reports import inspection
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def run(folder):
 
 def test_the_trained_text_is_the_response_with_its_stop_token(folder):
     prepared, loaded = store.read(run(folder)), tokenizer.load(folder / "tokenizer")
-    assert inspect.marked(inspect.decoded(prepared, 0, 0, loaded)) == "<s>What?[[Yes.</s>]]"
-    assert inspect.marked(inspect.decoded(prepared, 0, 1, loaded)) == "<s>What?[[No.</s>]]"
+    assert inspection.marked(inspection.decoded(prepared, 0, 0, loaded)) == "<s>What?[[Yes.</s>]]"
+    assert inspection.marked(inspection.decoded(prepared, 0, 1, loaded)) == "<s>What?[[No.</s>]]"
 
 
 def test_the_page_has_rows_counts_duplicates_lengths_and_fill(folder, capsys):
@@ -55,13 +56,13 @@ def test_the_page_has_rows_counts_duplicates_lengths_and_fill(folder, capsys):
 
 def test_the_histogram_counts_every_item_once():
     lengths = np.random.default_rng(0).integers(1, 500, 1000)
-    lines = inspect.histogram("tokens", lengths)
+    lines = inspection.histogram("tokens", lengths)
     assert sum(int(line.split()[-1].replace(",", "")) for line in lines[1:]) == 1000
     assert f"longest {lengths.max()}" in lines[0]
 
 
 def test_lengths_that_are_all_the_same_make_one_bar():
-    assert len(inspect.histogram("tokens", np.full(7, 5))) == 2
+    assert len(inspection.histogram("tokens", np.full(7, 5))) == 2
 
 
 def test_what_is_no_prepared_set_is_refused_in_one_line(capsys):

@@ -12,19 +12,17 @@ import pytest
 import jaxalign
 
 ROOT = Path(jaxalign.__file__).parent
-LEVELS = [  # a room a word; the commands stand last
-    {"types", "sharding", "hparams", "paths"},
+LEVELS = [  # a room a word, from the ground up; the commands stand last and import no other command
+    {"types", "sharding", "hparams", "paths", "suggest"},
     {"models", "lm_head", "data"},
     {"objectives", "hf", "reports"},
     {"training"},
-    {"experiments", "evaluators"},
+    {"experiments", "evaluators", "scoring", "rollout"},
     {"config"},
-    {"prepare"},
-    {"annotate"},
-    {"train", "inspect", "export", "compare"},
+    {"train", "prepare", "annotate", "inspect", "export", "compare"},
 ]
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
-JIT = {"training.step", "annotate", "models.model", "hf.load", "hf.save"}  # hf: puts one tensor into its shards, or takes it out
+JIT = {"training.step", "rollout.source", "scoring.scorer", "models.model", "hf.load", "hf.save"}  # hf: one tensor into its shards, or out
 FILE_LINES, OBJECTIVE_LINES, FUNCTION_LINES = 300, 80, 60
 
 FILES = sorted(ROOT.rglob("*.py"))

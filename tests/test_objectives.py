@@ -47,7 +47,7 @@ def terms_of(name, policy, reference, batch):
     sums = {key: (jnp.sum(value * weight), jnp.sum(weight)) for key, (value, weight) in bound.statistics(policy, reference, batch).items()}
     current = jax.lax.stop_gradient({key: value / jnp.maximum(weight, 1.0) for key, (value, weight) in sums.items()})
     known = bound.carry({key: jnp.zeros(()) for key in current}, current, jnp.int32(0))
-    return bound.terms(policy, reference if "reference" in objectives.reads(name) else None, batch, known)
+    return bound.terms(policy, reference if "reference" in objectives.bind(name).reads else None, batch, known)
 
 
 def loss_of(name, policy, reference, batch):
@@ -97,7 +97,7 @@ def test_the_loss_has_its_known_value_where_policy_and_reference_are_equal(name)
     [
         (name, key.removeprefix("columns."))
         for name in toys.OBJECTIVES
-        for key in objectives.reads(name)
+        for key in objectives.bind(name).reads
         if key.startswith("columns.") or key == "mismatched"
     ],
 )
@@ -110,7 +110,7 @@ def test_a_missing_column_is_refused_with_the_way_to_one(name, column):
 
 @files
 def test_what_an_objective_reads_is_known(name):
-    assert all(key in objectives.READS or key.startswith("columns.") for key in objectives.reads(name))
+    assert all(key in objectives.READS or key.startswith("columns.") for key in objectives.bind(name).reads)
 
 
 def loss(policy, reference, batch, *, beta=0.1):

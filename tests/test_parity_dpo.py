@@ -98,7 +98,7 @@ def our_run(mesh, microbatches):
         train_step = step.make_train_step(
             toys.next_token(config), objectives.bind("dpo", beta=BETA), reference.frozen, optimizer, schedule, microbatches=microbatches
         )
-        state, history = step.init_state(hf.load(FOLDER, model), optimizer, rule="frozen", seed=0), []
+        state, history = step.init_state(hf.load(FOLDER, model), optimizer, rule=reference.RULES["frozen"], seed=0), []
         for number in range(STEPS):
             arrays = pack.assemble(pairs(number % BATCHES), PLAN, row_tokens=128, share_prompt=True)
             state, metrics = train_step(state, toys.place(arrays))

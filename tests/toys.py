@@ -20,7 +20,7 @@ from jaxalign.types import Batch
 
 OBJECTIVES = sorted(path.stem for path in pathlib.Path(jaxalign.objectives.__file__).parent.glob("*.py") if path.stem != "__init__")
 RESPONSES = 2
-READ = {key for name in OBJECTIVES for key in jaxalign.objectives.reads(name)}
+READ = {key for name in OBJECTIVES for key in jaxalign.objectives.bind(name).reads}
 COLUMNS = tuple(sorted(key.removeprefix("columns.") for key in READ if key.startswith("columns.")))
 
 CONFIG = ModelConfig(
@@ -128,8 +128,7 @@ def looks(kind: str):
 
 def statistics(name: str) -> tuple[str, ...]:
     """What the objective carries from step to step."""
-    outputs, batch = jaxalign.objectives.tiny_inputs(columns=("mismatched", *COLUMNS))
-    return jaxalign.objectives.statistics_of(jaxalign.objectives.bind(name), outputs, outputs, batch)
+    return jaxalign.objectives.bind(name).statistics_names
 
 
 def next_token(config: ModelConfig = CONFIG, *, dtype=jnp.float32, remat: str = "none"):
@@ -138,7 +137,7 @@ def next_token(config: ModelConfig = CONFIG, *, dtype=jnp.float32, remat: str = 
 
 def make_step(name: str, *, microbatches: int = 1, optimizer=None, config: ModelConfig = CONFIG, **options):
     """The train step of an objective, by its file name."""
-    rule = reference.RULES["frozen" if "reference" in objective(name)[1] else "none"]
+    rule = reference.RULES["frozen" if "reference" in objective(name)[1] else "none"].bind()
     optimizer = optimizer or keep_gradient()
     bound, schedule = jaxalign.objectives.bind(name), optax.constant_schedule(0.1)
     return step.make_train_step(next_token(config, **options), bound, rule, optimizer, schedule, microbatches=microbatches)
@@ -150,7 +149,7 @@ def make_state(name: str, *, optimizer=None, config: ModelConfig = CONFIG, same:
     state = step.init_state(
         place_params(params(0, config), config),
         optimizer or keep_gradient(),
-        rule="frozen" if with_reference else "none",
+        rule=reference.RULES["frozen" if with_reference else "none"],
         seed=0,
         statistics=statistics(name),
     )

@@ -1,5 +1,6 @@
 """From a resolved configuration to the objects that the loop runs. With the entry points, the only reader of configs."""
 
+from collections.abc import Callable
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxalign import objectives, sharding
-from jaxalign.config import trace
 from jaxalign.config.durations import Durations
-from jaxalign.config.functions import FROM_ELSEWHERE
+from jaxalign.config.functions import options
 from jaxalign.data.rows.sampling import Sampling
 from jaxalign.data.text import render
 from jaxalign.data.text.renderer import Renderer
@@ -25,6 +25,7 @@ from jaxalign.models import model as models
 from jaxalign.models import presets
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.heads import ValueHeadConfig
+from jaxalign.rollout import source
 from jaxalign.training import checkpoint, forward, optim, reference, step
 from jaxalign.training.sources import Source
 from jaxalign.types import TrainState
@@ -37,7 +38,7 @@ class Functions:
     init_state: Any  # params -> TrainState
     train_step: Any  # (state, batch) -> (state, metrics)
     eval_step: Any  # (state, batch) -> {name: (sums, weights)} by prompt
-    refresh: Any  # (table, state, batch, entry) -> table, for reference rule "hard_table"
+    source: Callable[..., source.Rows]  # (dataset, first step) -> the source of the batches
 
 
 def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
@@ -47,12 +48,8 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
       ValueError: it does not cover the devices, or the batch does not split over it.
     """
     made = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    parts, rows, shards = cfg.batch.gradient_accumulation_steps, cfg.batch.rows, made.shape["data"] * made.shape["fsdp"]
-    if rows % (parts * shards):
-        raise ValueError(
-            f"batch.rows={rows} in {parts} microbatch(es) does not split over data={made.shape['data']} x fsdp={made.shape['fsdp']} = "
-            f"{shards} devices; use a multiple of {parts * shards}, or another mesh."
-        )
+    parts, shape = cfg.batch.gradient_accumulation_steps, made.shape
+    sharding.check_rows(cfg.batch.rows, parts=parts, data=shape["data"], fsdp=shape["fsdp"])
     return made
 
 
@@ -139,7 +136,8 @@ def abstract_params(built: models.Model):
 
 def forwards_without_gradient(cfg: ConfigDict) -> int:
     """Forward passes that a step makes beside the policy's own, as the method needs them: the reference's, and the first one of IFT."""
-    return (cfg.reference.rule not in ("none", "precomputed")) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
+    rule = reference.RULES[cfg.reference.rule]
+    return (rule.holds == "weights" or rule.moves) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
 
 
 def sampling(cfg: ConfigDict) -> Sampling:
@@ -147,23 +145,15 @@ def sampling(cfg: ConfigDict) -> Sampling:
     return Sampling(cfg.data.sampling, cfg.data.sampling_column)
 
 
-def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Functions:
-    """The jitted functions of this run. Nothing is compiled yet."""
+def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Model, lengths: Durations) -> Functions:
+    """The jitted functions of this run, and the source of its batches. Nothing is compiled yet."""
     whole = {"dtype": dtype(cfg), "remat": cfg.model.remat, "attention": cfg.model.attention}
     kind = forward.FORWARDS[cfg.forward.name]
     seed = {"seed": cfg.seed} if "seed" in hparams_of(kind) else {}
     look = partial(kind, built, **whole, **seed, **options(cfg, "forward"))
-    objective = objectives.bind(cfg.objective.name, **options(cfg, "objective"))
-    moves = {"every_steps": lengths.every} if cfg.reference.rule in reference.MOVING else {}
+    rule = reference.RULES[cfg.reference.rule]
     trained = None if cfg.model.trainable == "all" else (cfg.model.trainable,)
-    rule = partial(reference.RULES[cfg.reference.rule], **options(cfg, "reference"), **moves)
-    schedule = optim.make_schedule(
-        cfg.optimizer.schedule,
-        learning_rate=cfg.optimizer.learning_rate,
-        warmup_steps=lengths.warmup,
-        total_steps=lengths.total,
-        min_lr_ratio=cfg.optimizer.min_lr_ratio,
-    )
+    schedule = learning_rate(cfg, lengths)
     axes = decaying_axes(cfg, built)
     optimizer = optim.make_optimizer(
         optim.RULES[cfg.optimizer.name],
@@ -180,22 +170,50 @@ def functions(cfg: ConfigDict, built: models.Model, lengths: Durations) -> Funct
             *sides, batch.slots >= 0, vocab_size=built.config.vocab_size, softcap=built.config.logit_softcap or None
         )
 
+    policy_logps = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": lengths.every}
+    scored_by_policy = rule.holds == "logps" and rule.moves
     init_state = partial(
         step.init_state,
         optimizer=optimizer,
-        rule=cfg.reference.rule,
+        rule=rule,
         seed=cfg.seed,
         keep_initial=cfg.reference.keep_initial and bool(cfg.data.eval is not None or cfg.data.eval_fraction),
         trained=trained,
-        statistics=trace.statistics_names(cfg.to_dict()),
-        table_shape=(lengths.every, cfg.batch.rows, cfg.data.row_tokens),
+        statistics=objective.statistics_names,
+        **({"source": partial(source.PolicyLogps.carried, lengths.every, cfg.batch.rows, cfg.data.row_tokens)} if scored_by_policy else {}),
     )
+    moves = rule.bind(every_steps=lengths.every, **options(cfg, "reference"))
     return Functions(
         init_state,
-        step.make_train_step(look, objective, rule, optimizer, schedule, microbatches=cfg.batch.gradient_accumulation_steps),
+        step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=cfg.batch.gradient_accumulation_steps),
         step.make_eval_step(look, objective, kl),
-        step.make_refresh(look),
+        partial(source.PolicyLogps, **policy_logps) if scored_by_policy else source.Rows,
     )
+
+
+def learning_rate(cfg: ConfigDict, lengths: Durations):
+    """The learning rate by step; constant after the planned end, where the run is extended.
+
+    Raises:
+      ValueError: an extension without a learning rate.
+    """
+    planned = optim.make_schedule(
+        cfg.optimizer.schedule,
+        learning_rate=cfg.optimizer.learning_rate,
+        warmup_steps=lengths.warmup,
+        total_steps=lengths.planned,
+        min_lr_ratio=cfg.optimizer.min_lr_ratio,
+    )
+    if lengths.total == lengths.planned:
+        return planned
+    end = cfg.optimizer.learning_rate * (1.0 if cfg.optimizer.schedule == "constant" else cfg.optimizer.min_lr_ratio)
+    rate = end if cfg.train.extend_learning_rate is None else cfg.train.extend_learning_rate
+    if not rate:
+        raise ValueError(
+            f"train.extend: optimizer.schedule={cfg.optimizer.schedule!r} ends at a learning rate of 0, which would train nothing; set "
+            "train.extend_learning_rate."
+        )
+    return optim.extended(planned, after=lengths.planned, learning_rate=rate)
 
 
 def decaying_axes(cfg: ConfigDict, built: models.Model) -> dict:
@@ -210,17 +228,6 @@ def decaying_axes(cfg: ConfigDict, built: models.Model) -> dict:
 def abstract_state(built: models.Model, init_state) -> TrainState:
     """The train state as shapes on the mesh in scope."""
     return checkpoint.abstract_like(jax.eval_shape(init_state, abstract_params(built)))
-
-
-def options(cfg: ConfigDict, section: str) -> dict[str, Any]:
-    """The keys of a section that are arguments of the function that it names."""
-    function = {
-        "objective": lambda: objectives.named(cfg.objective.name)[0],
-        "optimizer": lambda: optim.RULES[cfg.optimizer.name],
-        "reference": lambda: reference.RULES[cfg.reference.rule],
-        "forward": lambda: forward.FORWARDS[cfg.forward.name],
-    }[section]()
-    return {name: cfg[section][name] for name in hparams_of(function) if name not in FROM_ELSEWHERE.get(section, ())}
 
 
 def export_folder(workdir: Path) -> Path:

@@ -22,11 +22,13 @@ def given(data: dict) -> set[str]:
 
 def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the columns that batches will have: ([N, K] ones, [R, T] ones)."""
+    from jaxalign.training import reference
+
     data = resolved["data"]
     named = {name for where, source in sources(data) if where.startswith("data.train") for name in source["keep_columns"] or ()}
     kinds = {name: column["kind"] for name, column in data["computed"].items()}
     by_token = {name for name, kind in kinds.items() if kind == "logps"}
-    by_token |= {"reference_logps"} if resolved["reference"]["rule"] in ("precomputed", "hard_table") else set()
+    by_token |= {reference.COLUMN} if reference.RULES[resolved["reference"]["rule"]].holds == "logps" else set()
     extra = {"mismatched"} if "mismatched" in reads else set()
     return tuple(sorted(named | (kinds.keys() - by_token) | extra)), tuple(sorted(by_token))
 

@@ -81,11 +81,17 @@ def from_command_line(argv: Sequence[str] | None, description: str, flags: Flags
     """
     parser = _parser(description, command, epilog="Any key of the config: --config.optimizer.learning_rate=1e-6")
     parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="Python file with get_config()")
+    parser.add_argument("--help-config", nargs="?", const="", metavar="SECTION", help="explain the keys of a section, and exit")
     _add(parser, flags)
     options, rest = parser.parse_known_args(argv)
     overrides = [argument for argument in rest if argument.startswith("--config.")]
     if unknown := [argument for argument in rest if argument not in overrides]:
         parser.error(f"unknown arguments {unknown}{_meant(unknown[0], parser)}; overrides are written --config.KEY=VALUE")
+    if options.help_config is not None:
+        from jaxalign.config import keys
+
+        print(keys.text(options.help_config))
+        parser.exit()
     if instead and getattr(options, instead.strip("-")):
         if options.config or overrides:
             parser.error(f"{instead} stands in the place of --config; give one of them")
@@ -116,11 +122,12 @@ def start_devices(asked: Run) -> None:
     import jax
 
     from jaxalign.config.resolve import ConfigError
+    from jaxalign.config.stages import training_stages
 
     coordinator, processes, process = (getattr(asked.options, name, None) for name in ("coordinator", "processes", "process"))
     if (processes, process) != (None, None) and coordinator in (None, "auto"):
         raise ConfigError("--processes and --process go with --coordinator HOST:PORT of the first process; give all three.")
-    split = max((cfg.mesh.cpu_devices or 1 for cfg in asked.stages.values() if "experiment" not in cfg), default=1)
+    split = max((cfg.mesh.cpu_devices or 1 for cfg in training_stages(asked.stages).values()), default=1)
     if split > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", split)
     if coordinator == "auto":

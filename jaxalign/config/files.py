@@ -79,7 +79,14 @@ def _run_file(path, arguments):
 
 
 def override(config: ConfigDict, arguments: list[str]) -> None:
-    """Applies `--config.a.b=value` in place. Values are Python literals; anything else is a string."""
+    """Applies `--config.a.b=value` in place. Values are Python literals; anything else is a string.
+
+    A duration replaces that of the file, whatever unit that has.
+
+    Raises:
+      ConfigError: an argument has no value, one duration has two units, or a key below a list is set.
+    """
+    seen: dict[str, str] = {}  # duration -> what was written of it
     for written in arguments:
         key, equals, text = written.removeprefix("--config.").partition("=")
         if not equals:
@@ -91,12 +98,19 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
         *parents, leaf = key.split(".")
         node = config
         for parent in parents:
+            if isinstance(node.get(parent), list | tuple):
+                whole = key[: key.index(parent) + len(parent)]
+                raise ConfigError(f"--config.{key}: {whole} is a list; set --config.{whole} as a whole, or edit the file.")
             if not isinstance(node.get(parent), ConfigDict):
                 with node.ignore_type():
                     node[parent] = ConfigDict()
             node = node[parent]
         for name in DURATIONS.get(parents[-1] if parents else "", ()):  # total_steps on the command line replaces total_epochs of the file
             if leaf in (siblings := [f"{name}_{unit}" for unit in units(name)]):
+                duration = ".".join([*parents, name])
+                if seen.setdefault(duration, leaf) != leaf:
+                    other = ".".join([*parents, seen[duration]])
+                    raise ConfigError(f"--config.{other} and --config.{key} are both given; keep one of them.")
                 for sibling in set(siblings) & set(node.keys()):
                     del node[sibling]
         with node.ignore_type():

@@ -3,64 +3,136 @@
 Options of objectives, forwards, optimizers and reference rules are the keyword arguments of the function that the configuration names.
 """
 
+from collections.abc import Callable, Collection, Iterator, Mapping
 import math
+from typing import Any
 
 from jaxalign.config.schema import DURATIONS, OTHER_NAMES, SCHEMA, units
 from jaxalign.hparams import REQUIRED, hparams_of
+from jaxalign.suggest import closest, meant
 
+KEYS = {"objective": "name", "forward": "name", "optimizer": "name", "reference": "rule"}  # section -> the key that names its function
 # Arguments that the run gives a function by itself, from other sections.
 FROM_ELSEWHERE = {"forward": ("dtype", "remat", "attention", "seed"), "reference": ("every_steps",)}
 
 
-def fill_functions(resolved: dict, given: dict) -> list[str]:
-    """Fills, in place, the sections whose keys are the arguments of the function that they name; returns the problems."""
+def table(section: str) -> Mapping[str, Callable]:
+    """Name -> function of everything that a section can name."""
     from jaxalign import objectives  # these import jax, which reading a config file need not
     from jaxalign.training import forward, optim, reference
 
-    problems = []
-    objective_name = resolved["objective"].get("name")
-    known = {}
-    try:
-        known[objective_name], module = objectives.named(objective_name)
-    except ValueError as error:
-        problems.append(str(error))
+    if section == "objective":
+        return {name: objectives.named(name)[0] for name in objectives.names()}
+    if section == "reference":
+        return {name: rule.move for name, rule in reference.RULES.items()}
+    return {"forward": forward.FORWARDS, "optimizer": optim.RULES}[section]
+
+
+def function(section: str, name: str) -> Callable:
+    """The function that a section names.
+
+    Raises:
+      ValueError: there is none of this name, or the file of an objective is none.
+    """
+    from jaxalign import objectives
+
+    if section == "objective":
+        return objectives.named(name)[0]  # without importing the others
+    functions = table(section)
+    if name not in functions:
+        raise ValueError(f"{section}.{KEYS[section]}={name!r} is not one of {', '.join(functions)}{meant(name, functions)}.")
+    return functions[name]
+
+
+def accepted(section: str, name: str) -> dict[str, Any]:
+    """The options of the function that a section names, and their defaults."""
+    return {key: default for key, default in hparams_of(function(section, name)).items() if key not in FROM_ELSEWHERE.get(section, ())}
+
+
+def options(cfg: Mapping, section: str) -> dict[str, Any]:
+    """The keys of a section that are options of the function that it names."""
+    return {key: cfg[section][key] for key in accepted(section, cfg[section][KEYS[section]])}
+
+
+def objective(cfg: Mapping):
+    """The `objectives.Objective` of a resolved configuration, its hyper-parameters bound."""
+    from jaxalign import objectives
+
+    return objectives.bind(cfg["objective"]["name"], **options(cfg, "objective"))
+
+
+def fill(resolved: dict, given: Mapping, *, bad: Collection[str]) -> dict[str, list[str]]:
+    """Fills, in place, the sections whose keys are the options of the function that they name; returns the problems by section.
+
+    Args:
+      bad: sections with problems already; one whose function is not named is passed over.
+    """
+    problems: dict[str, list[str]] = {}
+    reads, look = (), "next_token"
+    if isinstance(resolved["objective"]["name"], str):
+        from jaxalign import objectives
+
+        try:
+            module = objectives.named(resolved["objective"]["name"])[1]
+        except ValueError as error:
+            problems["objective"] = [str(error)]
+        else:
+            reads, look = module.REQUIRES, vars(module).get("FORWARD", look)
     if resolved["reference"]["rule"] is None:
-        resolved["reference"]["rule"] = "frozen" if known and "reference" in module.REQUIRES else "none"
+        resolved["reference"]["rule"] = "frozen" if "reference" in reads else "none"
     if resolved["forward"]["name"] is None:
-        resolved["forward"]["name"] = vars(module).get("FORWARD", "next_token") if known else "next_token"
-    for section, key, table in (
-        ("objective", "name", known or {objective_name: None}),
-        ("forward", "name", forward.FORWARDS),
-        ("optimizer", "name", optim.RULES),
-        ("reference", "rule", reference.RULES),
-    ):
-        name = resolved[section][key]
-        if name not in table:
-            problems.append(f"{section}.{key}={name!r} is not one of {', '.join(table)}.")
-        elif table[name] is not None:  # None: an unknown objective, reported above
-            accepted = {k: v for k, v in hparams_of(table[name]).items() if k not in FROM_ELSEWHERE.get(section, ())}
-            problems += _fill(resolved[section], given.get(section, {}), section, name, accepted)
+        resolved["forward"]["name"] = look
+    for section in KEYS.keys() - problems.keys():
+        name = resolved[section][KEYS[section]]
+        options = given.get(section, {})
+        if not isinstance(name, str) or not isinstance(options, Mapping):
+            continue  # reported already
+        try:
+            takes = accepted(section, name)
+        except ValueError as error:
+            lines = [str(error)]
+        else:
+            durations = [f"{duration}_{unit}" for duration in DURATIONS.get(section, {}) for unit in units(duration)]
+            fixed = [*(key for key in SCHEMA[section] if key != "*"), *durations]
+            lines = list(fill_options(resolved[section], options, section, name, takes, fixed=fixed))
+        if lines:
+            problems[section] = lines
     return problems
 
 
-def _fill(resolved, given, section, name, accepted):
-    fixed = {k for k in SCHEMA[section] if k != "*"} | {f"{d}_{u}" for d in DURATIONS.get(section, {}) for u in units(d)}
-    for option in given:
-        if option not in accepted and option not in fixed and (other := OTHER_NAMES.get(f"{section}.{option}")):
+def fill_options(
+    resolved: dict, given: Collection[str], section: str, name: str, accepted: Mapping[str, Any], *, fixed: Collection[str]
+) -> Iterator[str]:
+    """Fills, in place, the options of one function with their defaults; yields the problems, one for each mistake.
+
+    Args:
+      given: the keys that the configuration has.
+      section: where they stand.
+      name: of the function.
+      accepted: its options and their defaults.
+      fixed: further keys of the section.
+    """
+    misspelt = set()
+    for option in sorted(set(given) - accepted.keys() - set(fixed)):
+        resolved.pop(option, None)
+        if other := OTHER_NAMES.get(f"{section}.{option}"):
             yield f"{section}.{option} is called {other} here."
-        elif option not in accepted and option not in fixed:
-            yield f"{section}.{option}: {name!r} has no such option; it takes {', '.join(accepted) or 'none'}."
+            continue
+        known = [*accepted, *fixed]
+        misspelt.add(closest(option, known))
+        yield f"{section}.{option}: {name!r} has no such option{meant(option, known)}; it takes {', '.join(accepted) or 'none'}."
     for option, default in accepted.items():
         value = resolved.setdefault(option, default)
         if isinstance(value, list):
             value = resolved[option] = tuple(value)
         if value is REQUIRED:
-            yield f"{section}.{option} is missing: {name!r} needs it."
-        elif default is not REQUIRED and default is not None:
-            if isinstance(default, float) and type(value) is int:
-                value = resolved[option] = float(value)
-            if type(value) is not type(default):
-                yield f"{section}.{option}={value!r} is {type(value).__name__}, not {type(default).__name__}."
+            if option not in misspelt:
+                yield f"{section}.{option} is missing: {name!r} needs it."
+            continue
+        if isinstance(default, float) and type(value) is int:
+            value = resolved[option] = float(value)
+        if default is not REQUIRED and default is not None and type(value) is not type(default):
+            yield f"{section}.{option}={value!r} is {type(value).__name__}, not {type(default).__name__}."
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             yield f"{section}.{option}={value!r} is no finite number."

@@ -17,7 +17,7 @@ FREE_TO_CHANGE = (
     "model.checkpoint", "model.tokenizer",  # paths: what they hold is compared by content
     "data.computed", "data.processes", "data.prepared_dir",
     *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "export_dtype", "wandb")),
-    *(f"train.{name}_{unit}" for name in ("log_every", "eval_every", "save_every") for unit in units(name)),
+    *(f"train.{name}_{unit}" for name in ("log_every", "eval_every", "save_every", "extend") for unit in units(name)),
 )  # fmt: skip
 
 
@@ -49,7 +49,12 @@ def check_same_data(before: list[str], now: list[str], workdir) -> None:
 
 
 def check_same_run(before: dict, now: dict, workdir) -> None:
-    """Raises ValueError where a run is continued with settings that would have made it another run."""
+    """Raises ValueError where a run is continued with settings that would have made it another run.
+
+    A run without an extension may get one, at any learning rate.
+    """
+    extended = any(before["train"].get(f"extend_{unit}") for unit in units("extend"))
+    free = FREE_TO_CHANGE if extended else (*FREE_TO_CHANGE, "train.extend_learning_rate")
 
     def flat(values, prefix=""):
         for key, value in values.items():
@@ -62,11 +67,14 @@ def check_same_run(before: dict, now: dict, workdir) -> None:
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+        if old.get(key) != new.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)
     ]
     if changed:
+        longer = any(line.startswith("train.total_") for line in changed)
+        way = " To go on from a finished run, leave train.total_* as it was and set train.extend_steps." if longer else ""
         raise ValueError(
-            f"{workdir} holds a run with other settings ({'; '.join(changed)}); choose a new --workdir, or go back to the old settings."
+            f"{workdir} holds a run with other settings ({'; '.join(changed)}); choose a new --workdir, or go back to the old "
+            f"settings.{way}"
         )
 
 

@@ -3,32 +3,27 @@
 Options of objectives, forwards, optimizers and reference rules are the keyword arguments of the function that the configuration names.
 """
 
-from functools import partial
+from collections.abc import Collection
 import importlib.util
 
-from jaxalign.config import columns, trace
-from jaxalign.config.functions import FROM_ELSEWHERE
+from jaxalign.config import columns, functions, trace
 from jaxalign.config.schema import SCHEMA, named_sets, units
 from jaxalign.hparams import hparams_of
 
 
-def check(resolved: dict, *, quiet: bool) -> list[str]:
-    """What the rules between keys object to. `quiet`: a rule that fails over keys wrong in themselves, reported already, is passed over."""
-    problems = []
-    own = _batch_rule, _model_rule, _data_rule, _mesh_rule, _train_rule, _reference_rule, _forward_rule, _objective_rule
-    for rule in (columns.check, *own):
-        try:
-            problems += rule(resolved)
-        except (TypeError, KeyError, AttributeError, ValueError):
-            if not quiet and not problems:
-                raise
-    return problems
+def check(resolved: dict, *, bad: Collection[str] = ()) -> list[str]:
+    """What the rules between keys object to. Rules that read one of the `bad` sections, which have problems already, are passed over."""
+    return [problem for rule, sections in RULES if not set(sections) & set(bad) for problem in rule(resolved)]
 
 
 def _batch_rule(resolved):
-    rows, parts = resolved["batch"]["rows"], resolved["batch"]["gradient_accumulation_steps"]
-    if rows % parts:
-        yield f"batch.rows={rows} does not split into batch.gradient_accumulation_steps={parts}; choose a divisor of batch.rows."
+    from jaxalign import sharding
+
+    batch = resolved["batch"]
+    try:  # the devices are not known yet
+        sharding.check_rows(batch["rows"], parts=batch["gradient_accumulation_steps"])
+    except ValueError as error:
+        yield str(error)
 
 
 def _model_rule(resolved):
@@ -42,8 +37,11 @@ def _model_rule(resolved):
         yield "model.tokenizer is missing: a model with random weights brings no tokenizer; name a tokenizer folder."
     if model["value_head"] == 0:
         yield "model.value_head=0.0: the values of a head lie between 0 and this; give the largest reward, above 0."
-    if model["preset"] is not None and model["preset"] not in presets.PRESETS:
-        yield f"model.preset={model['preset']!r} is not one of {', '.join(presets.PRESETS)}."
+    if model["preset"] is not None:
+        try:
+            presets.preset(model["preset"])
+        except ValueError as error:
+            yield str(error)
 
 
 def _data_rule(resolved):
@@ -92,15 +90,18 @@ def _train_rule(resolved):
 
 
 def _best_metric_rule(given, sets, reference):
+    from jaxalign.training.reference import RULES
+
+    starts_anew = (rule := RULES[reference["rule"]]).moves and rule.holds == "weights"
     sign, metric = ("-", given[1:]) if given.startswith("-") else ("", given)
     where, _, name = ("", "", metric) if "" in sets else metric.partition("/")
     where += "/" if where else ""
     if "" not in sets and where[:-1] not in sets:
         yield f"train.best_metric={given!r} is of no held-out set; begin it with one of {', '.join(sets)}, as in {next(iter(sets))}/loss."
     elif name.startswith("initial/"):
-        if reference["rule"] not in ("soft", "hard") or not reference["keep_initial"]:
+        if not starts_anew or not reference["keep_initial"]:
             yield f"train.best_metric={given!r}: there is no other first reference here; leave initial/ out, or set reference.keep_initial."
-    elif reference["rule"] in ("soft", "hard") and (name in ("loss", "kl") or name.startswith("rewards/")):
+    elif starts_anew and (name in ("loss", "kl") or name.startswith("rewards/")):
         first = f"use '{sign}{where}initial/{name}'" + ("" if reference["keep_initial"] else " and reference.keep_initial=True")
         yield f"train.best_metric={given!r} starts anew whenever reference.rule={reference['rule']!r} moves the reference; {first}."
 
@@ -108,33 +109,31 @@ def _best_metric_rule(given, sets, reference):
 def _reference_rule(resolved):
     import jax
 
-    from jaxalign.training.reference import MOVING, RULES
+    from jaxalign.training.reference import RULES
 
     section = resolved["reference"]
-    rule = section["rule"]
+    name, rule = section["rule"], RULES[section["rule"]]
     given = [f"every_{unit}" for unit in units("every") if section.get(f"every_{unit}") is not None]
-    if rule in MOVING and not given:
-        yield f"reference.every is missing: rule {rule!r} moves the reference every so often; give one of {_one_of('reference.every')}."
-    if rule in MOVING and given and not section[given[0]] > 0:
+    if rule.moves and not given:
+        yield f"reference.every is missing: rule {name!r} moves the reference every so often; give one of {_one_of('reference.every')}."
+    if rule.moves and given and not section[given[0]] > 0:
         yield f"reference.{given[0]}={section[given[0]]!r} never moves the reference; make it larger, or use rule 'frozen'."
-    if rule in RULES and rule not in MOVING and given:
-        yield f"reference.{given[0]}: rule {rule!r} never moves the reference; leave it out, or use one of {', '.join(MOVING)}."
-    if rule in RULES:
-        options = {key: section[key] for key in hparams_of(RULES[rule]) if key not in FROM_ELSEWHERE["reference"]}
-        moves = {"every_steps": 1} if rule in MOVING else {}
-        try:
-            jax.eval_shape(partial(RULES[rule], **options, **moves), 0.0, 0.0, 1)  # on shapes: nothing may start the devices yet
-        except ValueError as error:
-            yield str(error)
+    if given and not rule.moves:
+        moving = ", ".join(name for name, other in RULES.items() if other.moves)
+        yield f"reference.{given[0]}: rule {name!r} never moves the reference; leave it out, or use one of {moving}."
+    try:  # on shapes: nothing may start the devices yet
+        jax.eval_shape(rule.bind(every_steps=1, **functions.options(resolved, "reference")), 0.0, 0.0, 1)
+    except ValueError as error:
+        yield str(error)
 
 
 def _forward_rule(resolved):
-    from jaxalign.training import forward
+    from jaxalign.training import forward, reference
 
     section, rule = resolved["forward"], resolved["reference"]["rule"]
     if section["name"] != "two_pass":
         return
-    if rule in ("precomputed", "hard_table"):
+    if reference.RULES[rule].holds == "logps":
         yield f"reference.rule={rule!r} keeps log-probs of one plain pass, and forward.name='two_pass' reads mixed text; use 'frozen'."
     try:
         forward.check_mixing(**{key: section[key] for key in hparams_of(forward.check_mixing)})
@@ -147,17 +146,15 @@ def _one_of(name):
 
 
 def _objective_rule(resolved):
-    from jaxalign import objectives
-    from jaxalign.training.reference import MOVING
+    from jaxalign.training.reference import RULES
 
     name, rule, model = resolved["objective"]["name"], resolved["reference"]["rule"], resolved["model"]
-    objective, _ = objectives.named(name)
-    hparams = {key: resolved["objective"][key] for key in hparams_of(objective)}
-    reads = objectives.reads(name, **hparams)
+    objective = functions.objective(resolved)
+    reads = objective.reads
     if rule == "none" and "reference" in reads:
         yield f"reference.rule='none': objective {name!r} needs a reference; leave the key out or use 'frozen'."
         return
-    if rule in (*MOVING, "precomputed") and "reference" not in reads:
+    if (RULES[rule].moves or RULES[rule].holds == "logps") and "reference" not in reads:
         yield f"reference.rule={rule!r}: objective {name!r} reads no reference; leave the key out, or use 'frozen' to measure against."
     if model["value_head"] is not None and "value_head" not in reads:
         yield f"model.value_head={model['value_head']}: objective {name!r} does not read it; leave the key out."
@@ -174,6 +171,19 @@ def _objective_rule(resolved):
         yield f"model.trainable='value_head' but objective {name!r} does not read the value head; leave the key out."
     yield from columns.unread(resolved, reads)
     try:
-        trace.check(resolved)
+        trace.check(resolved, objective)
     except ValueError as error:
         yield str(error)
+
+
+RULES = (  # (rule, the sections that it reads)
+    (columns.check, ("data",)),
+    (_batch_rule, ("batch",)),
+    (_model_rule, ("model",)),
+    (_data_rule, ("data",)),
+    (_mesh_rule, ("mesh",)),
+    (_train_rule, ("train", "data", "reference")),
+    (_reference_rule, ("reference",)),
+    (_forward_rule, ("forward", "reference")),
+    (_objective_rule, ("objective", "reference", "model", "data")),
+)

@@ -21,9 +21,32 @@ def units(duration: str) -> tuple[str, ...]:
 
 # Name and default of every duration by section. None: it must be given. (): it may be left out.
 DURATIONS: dict[str, dict[str, tuple[str, float] | tuple[()] | None]] = {
-    "train": {"total": None, "log_every": ("steps", 10), "eval_every": ("percent", 25), "save_every": ("percent", 25)},
+    "train": {"total": None, "extend": (), "log_every": ("steps", 10), "eval_every": ("percent", 25), "save_every": ("percent", 25)},
     "optimizer": {"warmup": ("percent", 10)},
     "reference": {"every": ()},  # of the rules that move the reference
+}
+
+
+HELP_OF_DURATIONS = {
+    "train.total": "length of the run; an epoch goes once through the rows of the training sets, or through what is drawn of them",
+    "train.extend": "further steps after train.total, to go on from a finished run with its optimizer state at a constant learning rate",
+    "train.log_every": "from one line of metrics to the next",
+    "train.eval_every": "from one evaluation to the next; 0: none",
+    "train.save_every": "from one checkpoint to the next; 0: at the end only",
+    "optimizer.warmup": "linear rise of the learning rate to its peak",
+    "reference.every": "from one move of the reference to the next, where the rule moves it",
+}
+SECTIONS = {
+    "seed": "of the data order and of random weights",
+    "model": "the model that is trained",
+    "data": "rows to train on and rows that are held out, and how text becomes rows",
+    "batch": "rows of a step",
+    "objective": "the loss and its options",
+    "forward": "how a model looks at a batch",
+    "reference": "the reference model",
+    "optimizer": "update rule, learning rate, clipping",
+    "mesh": "how devices are used",
+    "train": "length, evaluation, checkpoints",
 }
 
 
@@ -177,6 +200,7 @@ SCHEMA: dict[str, Any] = {
         "best_metric": Field((str,), "loss", "held-out metric that decides what is best; prefix '-' if more is better"),
         "export": Field((bool,), False, "write a Hugging Face folder WORKDIR/export at the end"),
         "export_dtype": Field((str,), "float32", "type of the weights in it", ("float32", "bfloat16")),
+        "extend_learning_rate": Field((float, NONE), None, "constant rate of train.extend_*; None: that of the schedule's end", least=0),
         "wandb": Field((bool,), False, "log to Weights & Biases too"),
     },
 }

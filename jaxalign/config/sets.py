@@ -5,18 +5,17 @@ import math
 from ml_collections import ConfigDict
 
 from jaxalign import objectives
-from jaxalign.config import build
 from jaxalign.config.durations import Durations
 from jaxalign.data import summary
 from jaxalign.data.rows import store
 from jaxalign.models import model as models
 
 
-def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared]) -> None:
+def check_data(objective: objectives.Objective, built: models.Model, sets: list[store.Prepared]) -> None:
     """Raises ValueError where the objective or the model cannot use these prepared sets."""
-    reads = objectives.reads(cfg.objective.name, **build.options(cfg, "objective"))
+    reads, name = objective.reads, objective.name
     for prepared in sets:
-        groups, name = prepared.groups, cfg.objective.name
+        groups = prepared.groups
         own = groups.reward.shape[1]  # without mismatched responses
         if "ranked" in reads and own < 2:
             raise ValueError(
@@ -46,11 +45,11 @@ def check_data(cfg: ConfigDict, built: models.Model, sets: list[store.Prepared])
         check_fits(built.config, prepared, "the model", "the tokenizer is not the model's: set model.tokenizer to the checkpoint's own.")
 
 
-def check_rewards(cfg: ConfigDict, sets: list[store.Prepared]) -> None:
+def check_rewards(cfg: ConfigDict, objective: objectives.Objective, sets: list[store.Prepared]) -> None:
     """Raises ValueError where a value head cannot reach the rewards that it is to learn. Needs the sets' computed columns."""
-    if "value_head_alone" not in objectives.reads(cfg.objective.name, **build.options(cfg, "objective")):
+    if "value_head_alone" not in objective.reads:
         return
-    largest, names = cfg.model.value_head, cfg.objective.get("rewards", ("reward",))
+    largest, names = cfg.model.value_head, objective.hparams.get("rewards", ("reward",))
     for prepared in sets:
         groups = prepared.groups
         columns = {"reward": groups.reward, **groups.columns}
@@ -90,22 +89,22 @@ def check_fits(config, prepared: store.Prepared, who: str, way_out: str) -> None
         )
 
 
-def class_weights(cfg: ConfigDict, sets: list[tuple[store.Prepared, float]]) -> str:
-    """What KTO's class weights make of the labels that the sets hold, as a sentence; "" for other objectives. `sets` with their shares.
+def class_weights(cfg: ConfigDict, objective: objectives.Objective, sets: list[store.Prepared]) -> str:
+    """What KTO's class weights make of the labels that the sets hold, as a sentence; "" for other objectives.
 
     The weighted numbers of desirable and undesirable responses should be about as many: desirable_weight * n_D / (undesirable_weight * n_U)
     in [1, 4/3] (arXiv 2402.01306 v1, equation 8; later versions up to 3/2).
     """
-    hparams = build.options(cfg, "objective")
+    hparams = objective.hparams
     if "desirable_weight" not in hparams:
         return ""
-    counts = [summary.label_counts(prepared, hparams["threshold"]) for prepared, _ in sets]
+    counts = [summary.label_counts(prepared, hparams["threshold"]) for prepared in sets]
     good, bad = (sum(side) for side in zip(*counts, strict=True))
-    start = f"{cfg.objective.name}: {good:,} desirable and {bad:,} undesirable responses"
+    start = f"{objective.name}: {good:,} desirable and {bad:,} undesirable responses"
     if not good or not bad:
         return f"{start}; with one label only the weights scale the loss and no more."
     if len(sets) > 1:  # as often as they are drawn: a set's rows have its share
-        shares = [weight / len(prepared.plan) for prepared, weight in sets]
+        shares = [prepared.weight / len(prepared.plan) for prepared in sets]
         good, bad = (sum(share * side for share, side in zip(shares, sides, strict=True)) for sides in zip(*counts, strict=True))
         start = f"{start}, drawn as {good / (good + bad):.1%} desirable"
     if cfg.data.sampling != "shuffle":

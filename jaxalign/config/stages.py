@@ -1,13 +1,20 @@
 """Configurations of several stages, each a whole configuration, and what one stage takes from another: "stage:NAME"."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from jaxalign.config.resolve import ConfigError, raise_problems, resolve
 from jaxalign.config.schema import SCHEMA
+from jaxalign.suggest import meant
 
 STAGE = "stage:"  # what stands before the name of an earlier stage where a checkpoint is named
+
+
+def training_stages(stages: Mapping[str, ConfigDict]) -> dict[str, ConfigDict]:
+    """The stages that train a model; the others are experiments."""
+    return {name: cfg for name, cfg in stages.items() if "experiment" not in cfg}
 
 
 def place_stages(cfg: ConfigDict, workdir: Path) -> None:
@@ -23,8 +30,9 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
 
 def exported_stages(stages: dict[str, ConfigDict]) -> set[str]:
     """Names of the stages whose export a later stage reads."""
-    sources = [cfg.model.checkpoint for cfg in stages.values() if "model" in cfg]
-    columns = [column for cfg in stages.values() if "data" in cfg for column in cfg.data.computed.values() if column.kind != "advantage"]
+    training = training_stages(stages).values()
+    sources = [cfg.model.checkpoint for cfg in training]
+    columns = [column for cfg in training for column in cfg.data.computed.values() if column.kind != "advantage"]
     sources += [column[key] for column in columns for key in ("model", "reference")]
     return {source.removeprefix(STAGE) for source in sources if (source or "").startswith(STAGE)}
 
@@ -39,7 +47,8 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
     names = plain.pop("stages")
     for key in plain:
         if key not in names:
-            way = f"did you mean {', '.join(f'{name}.{key}' for name in names)}?" if key in SCHEMA else "it is no stage of these."
+            whole = ", ".join(f"{name}.{key}" for name in names)
+            way = f"did you mean {whole}?" if key in SCHEMA else f"it is no stage of these{meant(key, names)}."
             problems.append(f"{key}: unknown key beside stages={tuple(names)}, each of which is a whole configuration; {way}")
     for name in names:
         if name not in plain:
@@ -50,9 +59,9 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
         except ConfigError as error:
             problems += [f"{name}.{line}" for line in str(error).splitlines()[1:]]
     raise_problems(problems)
-    for i, name in enumerate(names):
-        if "experiment" not in resolved[name]:
-            problems += _earlier_stages(name, resolved[name], [n for n in names[:i] if "experiment" not in resolved[n]])
+    training = training_stages(resolved)
+    for i, name in enumerate(training):
+        problems += _earlier_stages(name, training[name], list(training)[:i])
     raise_problems(problems)
     return resolved
 
@@ -64,4 +73,5 @@ def _earlier_stages(name, cfg, earlier):
     for key, source in named.items():
         if (source or "").startswith(STAGE) and source.removeprefix(STAGE) not in earlier:
             where, there = f"{name}.{key}" if name else key, ", ".join(earlier) or "none"
-            yield f"{where}={source!r} does not name an earlier stage; earlier ones: {there}."
+            close = meant(source.removeprefix(STAGE), earlier)
+            yield f"{where}={source!r} does not name an earlier stage{close}; earlier ones: {there}."

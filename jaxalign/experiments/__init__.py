@@ -8,6 +8,24 @@ keyword arguments are its section of the config: `experiment=dict(name="frozen_l
 from collections.abc import Callable
 import importlib
 from pathlib import Path
+from typing import Any
+
+
+class Experiment:
+    """A stage that is an experiment: its name and its options."""
+
+    def __init__(self, name: str, **options: Any):
+        self.name, self.options = name, options
+
+    def run(self, workdir: Path, stop) -> bool:
+        """Runs the experiment and prints its table, unless its results are there already; True, as it has no step to stop at."""
+        if (workdir / "results.json").exists():
+            print(f"{self.name}: done before, see {workdir}")
+            return True
+        workdir.mkdir(parents=True, exist_ok=True)
+        named(self.name)(workdir, **self.options)
+        print((workdir / "table.md").read_text())
+        return True
 
 
 def named(name: str) -> Callable:

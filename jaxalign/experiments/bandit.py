@@ -5,6 +5,7 @@ itself that costs nothing, on a fixed set of answers it ends elsewhere, unless t
 actions; expectations are exact and gradients not noisy.
 """
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def on_policy(bound: objectives.Objective) -> objectives.Objective:
         found = bound.terms(policy, reference, batch, statistics)
         return found.replace(weight=jax.lax.stop_gradient(jnp.exp(policy.logps)).reshape(found.weight.shape))
 
-    return objectives.Objective(terms, bound.statistics, bound.carry)
+    return dataclasses.replace(bound, terms=terms)
 
 
 def gradient_deviation(seed: int) -> float:
@@ -90,7 +91,7 @@ def gradient_deviation(seed: int) -> float:
     draw = np.random.default_rng(seed)
     logits, other = (jnp.asarray(draw.normal(size=(1, 4)), jnp.float32) for _ in range(2))
     optimizer = many_seeds.gradient_descent(1, learning_rate=1.0)
-    state = step.init_state({"logits": jnp.copy(logits), "offset": jnp.zeros((1, 1))}, optimizer, rule="frozen", seed=0)
+    state = step.init_state({"logits": jnp.copy(logits), "offset": jnp.zeros((1, 1))}, optimizer, rule=reference.RULES["frozen"], seed=0)
     state = state.replace(reference={"logits": jnp.copy(other), "offset": jnp.zeros((1, 1))})
     objective = on_policy(objectives.bind("una", loss="raw", beta=BETA))
     look = partial(forward, squashed=False)

@@ -113,17 +113,17 @@ def _compare(grid: Grid, seeds: int, at: list[int], learning_rate: float, first_
         params = many_seeds.final(_look(grid, [other], 0.0), params, data, objectives.bind("sft"), optimizer, steps=100)
     found = {}
     for method, (name, hparams, mixing) in METHODS.items():
-        requires = objectives.named(name)[1].REQUIRES
-        ways = [optimal, other] if "paired" in requires else [optimal]
+        objective = objectives.bind(name, **hparams)
+        ways = [optimal, other] if "paired" in objective.reads else [optimal]
         found[method] = many_seeds.train(
             _look(grid, ways, mixing),
             params,
-            many_seeds.batch([[actions for _, actions in ways]], seeds=seeds, paired="paired" in requires),
-            objectives.bind(name, **hparams),
+            many_seeds.batch([[actions for _, actions in ways]], seeds=seeds, paired="paired" in objective.reads),
+            objective,
             many_seeds.rmsprop(seeds, learning_rate=learning_rate),
             measure=measure,
             at=at,
-            rule="frozen" if "reference" in requires else "none",
+            rule="frozen" if "reference" in objective.reads else "none",
         )
     return found
 

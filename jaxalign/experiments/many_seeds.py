@@ -5,7 +5,6 @@ has it too; see `rmsprop` and `adam`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -91,9 +90,9 @@ def train(
       at: steps to measure at; the last is the length of the run.
       rule: of the reference; options are its own.
     """
-    bound = partial(reference.RULES[rule], **options)
-    run = step.make_train_step(forward, objective, bound, optimizer, optax.constant_schedule(0.0))
-    state = step.init_state(jax.tree.map(jnp.copy, params), optimizer, rule=rule, seed=0)
+    chosen = reference.RULES[rule]
+    run = step.make_train_step(forward, objective, chosen.bind(**options), optimizer, optax.constant_schedule(0.0))
+    state = step.init_state(jax.tree.map(jnp.copy, params), optimizer, rule=chosen, seed=0)
     at, found = sorted(set(at)), {}
     for done in range(at[-1] + 1):
         if done in at:

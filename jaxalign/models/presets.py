@@ -1,6 +1,7 @@
 """Named architectures without weights: for planning, ahead-of-time compiles, benchmarks and tests."""
 
 from jaxalign.models.config import ModelConfig, RopeScaling
+from jaxalign.suggest import meant
 
 _LLAMA31 = dict(rope_theta=500000.0, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 8192), norm_eps=1e-5, vocab_size=128256)
 _GEMMA = dict(norm_offset=True, activation="gelu_tanh", tied=True)
@@ -145,5 +146,5 @@ def preset(name: str) -> ModelConfig:
       ValueError: an unknown name, with the known ones.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown model preset {name!r}; choose one of {sorted(PRESETS)}.")
+        raise ValueError(f"model.preset={name!r} is not one of {', '.join(PRESETS)}{meant(name, PRESETS)}.")
     return PRESETS[name]

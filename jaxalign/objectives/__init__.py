@@ -13,17 +13,19 @@ its fourth argument, a dict of float32 scalars. `carry` makes them out of those 
 All three get those hyper-parameters that they name, keyword-only; the defaults are the objective's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 from functools import partial
 import importlib
 import inspect
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxalign.hparams import REQUIRED, hparams_of
+from jaxalign.suggest import meant
 from jaxalign.types import Batch, Outputs
 
 READS = {
@@ -42,11 +44,22 @@ READS = {
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """An objective with its hyper-parameters bound, as the step calls it."""
+    """An objective with its hyper-parameters bound: what the step calls, and what is true of it."""
 
     terms: Callable  # (policy, reference, batch, statistics) -> Terms
     statistics: Callable  # (policy, reference, batch) -> {name: (values, weights)}; {} where there are none
     carry: Callable  # (previous, current, step) -> statistics
+    name: str = ""
+    hparams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reads: tuple[str, ...] = ()  # some of READS
+    forward: str = "next_token"  # a name of `training.forward.FORWARDS`
+
+    @property
+    def statistics_names(self) -> tuple[str, ...]:
+        """Names of what it carries from step to step, by tracing its statistics on shapes."""
+        columns = tuple(key.removeprefix("columns.") for key in self.reads if key.startswith("columns.") or key == "mismatched")
+        outputs, batch = tiny_inputs(columns=columns, value_head="value_head" in self.reads)
+        return tuple(sorted(jax.eval_shape(self.statistics, outputs, outputs, batch)))
 
 
 def bind(name: str, **hparams) -> Objective:
@@ -57,21 +70,17 @@ def bind(name: str, **hparams) -> Objective:
     """
     function, module = named(name)
     parts, hparams = vars(module), _defaults(function) | hparams
+    more = _given(parts["requires"], hparams)() if "requires" in parts else ()
+    facts = {"name": name, "hparams": hparams, "reads": module.REQUIRES + more, "forward": parts.get("FORWARD", "next_token")}
     function = partial(function, **hparams)
     if "statistics" not in parts:
-        return plain(function)
+        return dataclasses.replace(plain(function), **facts)
     return Objective(
         lambda policy, reference, batch, known: function(policy, reference, jax.lax.stop_gradient(batch), known),
         _given(parts["statistics"], hparams),
         _given(parts["carry"], hparams) if "carry" in parts else lambda _, current, __: current,
+        **facts,
     )
-
-
-def reads(name: str, **hparams) -> tuple[str, ...]:
-    """What the objective reads with these hyper-parameters: REQUIRES of its module, and what `requires(**hparams)` there adds."""
-    function, module = named(name)
-    more = vars(module).get("requires")
-    return module.REQUIRES + (_given(more, _defaults(function) | hparams)() if more else ())
 
 
 def _defaults(function):
@@ -99,7 +108,8 @@ def named(name: str):
       ValueError: no such file; lists those there are. Or one that does not hold what this module's docstring asks for.
     """
     if name not in names():
-        raise ValueError(f"objective.name={name!r} is no file of jaxalign/objectives; there are {', '.join(names())}.")
+        way = f"{meant(name, names())}; there are {', '.join(names())}"
+        raise ValueError(f"objective.name={name!r} is no file of jaxalign/objectives{way}.")
     module = importlib.import_module(f"jaxalign.objectives.{name}")
     check(name, vars(module))
     return getattr(module, name), module
@@ -145,8 +155,3 @@ def tiny_inputs(*, columns: tuple[str, ...] = (), token_columns: tuple[str, ...]
     batch = Batch(*tokens, shaped(jnp.float32, *group), shaped(jnp.bool, 1), shaped(jnp.bool, *group), extra)
     values = shaped(jnp.float32, *group) if value_head else None
     return Outputs(shaped(jnp.float32, *row), shaped(jnp.float32, *row, 1), shaped(jnp.float32, 1, 1), values, vocab_size=1), batch
-
-
-def statistics_of(objective: Objective, policy: Outputs, reference: Outputs | None, batch: Batch) -> tuple[str, ...]:
-    """Names of the objective's statistics, by tracing it on shapes."""
-    return tuple(sorted(jax.eval_shape(objective.statistics, policy, reference, batch)))

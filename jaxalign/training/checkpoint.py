@@ -23,7 +23,6 @@ import orbax.checkpoint as ocp
 from jaxalign import sharding
 from jaxalign.models import model as models
 from jaxalign.training import manifest, runs
-from jaxalign.training.reference import Table
 from jaxalign.training.runs import CheckpointError
 from jaxalign.types import TrainState
 
@@ -134,10 +133,7 @@ class Checkpoints:
           CheckpointError: it cannot be read.
         """
         restored = runs.read(self.workdir, step, _parts(abstract))
-        rest = {"reference": None, **restored["rest"]}
-        if isinstance(abstract.reference, Table):
-            rest["reference"] = Table(**rest["reference"])
-        return TrainState(trainable=restored["trainable"], frozen=restored.get("frozen"), **rest)
+        return TrainState(trainable=restored["trainable"], frozen=restored.get("frozen"), **{"reference": None, **restored["rest"]})
 
     def close(self) -> None:
         """Waits for the save under way and lets go of the folder."""
@@ -177,8 +173,6 @@ class Checkpoints:
 def _parts(state: TrainState) -> dict[str, Any]:
     """Item name -> tree. What is empty is left out: orbax has no empty trees."""
     parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    if isinstance(state.reference, Table):
-        parts["reference"] = {"logps": state.reference.logps}
     rest = {name: value for name, value in parts.items() if jax.tree.leaves(value)}
     apart = {name: rest.pop(name) for name in ("trainable", "frozen") if name in rest}
     return {**apart, "rest": rest}

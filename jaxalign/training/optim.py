@@ -47,6 +47,11 @@ def make_schedule(shape: str, *, learning_rate: float, warmup_steps: int, total_
     return optax.join_schedules([warmup, after], [warmup_steps])
 
 
+def extended(schedule: optax.Schedule, *, after: int, learning_rate: float) -> optax.Schedule:
+    """The schedule up to step `after`, then a constant learning rate: for a run that goes on after its end."""
+    return optax.join_schedules([schedule, optax.constant_schedule(learning_rate)], [after])
+
+
 def make_optimizer(
     rule: Callable[..., optax.GradientTransformation],
     schedule: optax.Schedule,

@@ -5,20 +5,37 @@ done. The reference is part of the train state: it starts as a copy of the polic
 a gradient. Moving references are Trust-Region alignment (TR-DPO, arXiv 2404.09656), and go with any objective.
 """
 
-from flax import struct
+from collections.abc import Callable
+import dataclasses
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from jaxalign.types import Array, Batch
+from jaxalign.hparams import hparams_of
 
 COLUMN = "reference_logps"  # float32[R, T]; log-probs of the reference where its weights are not in memory
+EVERY = "every_steps"  # the argument of a rule that moves the reference; the run computes it from reference.every_*
 
 
-@struct.dataclass
-class Table:
-    """Log-probs of the reference on the batches of the next steps, instead of its weights: 4 bytes a token."""
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A reference rule and what is true of it."""
 
-    logps: Array  # float32[every, R, T]; entry step % every is for the batch of that step
+    move: Callable  # (reference, trainable, step, **options) -> reference
+    holds: str = "nothing"  # "weights": a copy of what is trained; "logps": no weights, but log-probs in the batch's column COLUMN
+    moves: bool = False  # every so many steps, which the configuration must then specify
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the rule and their defaults."""
+        return {name: default for name, default in hparams_of(self.move).items() if name != EVERY}
+
+    def bind(self, *, every_steps: int = 0, **options) -> Callable:
+        """(reference, trainable, step) -> reference, with the options bound."""
+        moves = {EVERY: every_steps} if EVERY in hparams_of(self.move) else {}
+        return partial(self.move, **options, **moves)
 
 
 def none(reference, trainable, step):
@@ -34,7 +51,9 @@ def frozen(reference, trainable, step):
 def soft(reference, trainable, step, *, alpha: float = 0.6, every_steps: int):
     """Every so many optimizer steps reference <- alpha policy + (1 - alpha) reference, in float32 (TR-X^alpha).
 
-    alpha weighs the *policy*, as in the paper (0.5 to 0.7 are best there); 0 leaves the reference as it is, 1 is `hard`.
+    Args:
+      alpha: weight of the *policy*, as in the paper (0.5 to 0.7 are best there); 0 leaves the reference as it is, 1 is `hard`.
+      every_steps: optimizer steps from one move to the next.
 
     Raises:
       ValueError: alpha is not in [0, 1].
@@ -51,12 +70,12 @@ def hard(reference, trainable, step, *, every_steps: int):
     return jax.tree.map(lambda new, old: jnp.where(due, new, old), trainable, reference)
 
 
-def hard_table(reference, trainable, step, *, every_steps: int):
+def hard_table(reference, trainable, step):
     """`hard` without the reference's weights: the policy's log-probs on the batches of the next steps are computed when it would move.
 
-    The loop fills the table (`step.make_refresh`); it holds 4 * every_steps * rows * row_tokens bytes, over all devices together.
+    The source of the batches does so (`rollout.source.PolicyLogps`).
     """
-    return reference
+    return None
 
 
 def precomputed(reference, trainable, step):
@@ -64,14 +83,11 @@ def precomputed(reference, trainable, step):
     return None
 
 
-RULES = {"none": none, "frozen": frozen, "soft": soft, "hard": hard, "hard_table": hard_table, "precomputed": precomputed}
-WITH_WEIGHTS = ("frozen", "soft", "hard")  # rules that hold a copy of the parameters
-MOVING = ("soft", "hard", "hard_table")
-
-
-def with_table(reference, batch: Batch, step: Array):
-    """(reference, batch): where the reference is a table, its entry for this step becomes the batch's column and the reference None."""
-    if not isinstance(reference, Table):
-        return reference, batch
-    logps = jax.lax.dynamic_index_in_dim(reference.logps, step % reference.logps.shape[0], keepdims=False)
-    return None, batch.replace(columns=batch.columns | {COLUMN: logps})
+RULES = {
+    "none": Rule(none),
+    "frozen": Rule(frozen, holds="weights"),
+    "soft": Rule(soft, holds="weights", moves=True),
+    "hard": Rule(hard, holds="weights", moves=True),
+    "hard_table": Rule(hard_table, holds="logps", moves=True),
+    "precomputed": Rule(precomputed, holds="logps"),
+}

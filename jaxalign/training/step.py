@@ -6,6 +6,7 @@ batch (its `statistics`) is computed before the first gradient.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,35 +25,33 @@ def init_state(
     params,
     optimizer: optax.GradientTransformation,
     *,
-    rule: str,
+    rule: references.Rule,
     seed: int,
     keep_initial: bool = False,
     trained: tuple[str, ...] | None = None,
     statistics: tuple[str, ...] = (),
-    table_shape: tuple[int, int, int] | None = None,
+    source: Callable[[], Any] = lambda: None,
 ) -> TrainState:
     """The state before the first step. `params` is consumed; the reference is a copy of it, laid out the same way.
 
     Args:
-      rule: a name of `reference.RULES`; says whether there is a reference and of what kind.
+      rule: of the reference; specifies whether the state holds its weights.
       keep_initial: hold one more copy of what a moving reference starts from, to measure against.
       trained: top-level keys of params that are trained; None: all of them.
       statistics: names of what the objective carries from step to step.
-      table_shape: (every_steps, R, T) for rule "hard_table".
+      source: makes what the source of the batches carries from step to step, a tree of arrays; by default nothing.
     """
 
     def init(params):
         trainable = {key: params[key] for key in trained} if trained else params
         rest = {key: value for key, value in params.items() if key not in trainable} if trained else None
-        copies = rule in references.WITH_WEIGHTS
-        reference = jax.tree.map(jnp.copy, trainable) if copies else None
-        if rule == "hard_table":
-            reference = references.Table(jnp.zeros(table_shape, jnp.float32, out_sharding=sharding.spec(None, "rows", None)))
-        initial = jax.tree.map(jnp.copy, trainable) if keep_initial and rule in references.MOVING and copies else None
+        reference = jax.tree.map(jnp.copy, trainable) if rule.holds == "weights" else None
+        initial = jax.tree.map(jnp.copy, trainable) if keep_initial and rule.moves and reference is not None else None
         # Laid out as the step returns it: P() and P(None) are the same layout, but the step would compile for each of them.
         rng = sharding.shard(jax.random.key_data(jax.random.key(seed)), None)
         zeros = {name: jnp.zeros((), jnp.float32) for name in statistics}
-        return TrainState(jnp.zeros((), jnp.int32), trainable, reference, optimizer.init(trainable), rng, rest, initial, zeros)
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, trainable, reference, optimizer.init(trainable), rng, rest, initial, zeros, source())
 
     return jax.jit(init, donate_argnums=0)(params)
 
@@ -78,9 +77,9 @@ def make_train_step(
       microbatches: parts that the rows are split into; gradients are exact whatever their number.
     """
 
-    def gradients(state, reference, batch, statistics):
+    def gradients(state, batch, statistics):
         def loss_sum(trainable):
-            policy, constant = outputs_of(forward, trainable, state.frozen, reference, batch, state.step)
+            policy, constant = outputs_of(forward, trainable, state.frozen, state.reference, batch, state.step)
             known = statistics
             if known is None:
                 known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
@@ -90,20 +89,19 @@ def make_train_step(
         return jax.grad(loss_sum, has_aux=True)(state.trainable)
 
     def train_step(state: TrainState, batch: Batch):
-        reference, batch = references.with_table(state.reference, batch, state.step)
         if microbatches == 1:
-            total, (sums, statistics) = gradients(state, reference, batch, None)
+            total, (sums, statistics) = gradients(state, batch, None)
         else:
             parts = split_batch(batch, microbatches)
 
             def measure(part):
-                policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, part, state.step)
+                policy, constant = outputs_of(forward, state.trainable, state.frozen, state.reference, part, state.step)
                 return _sums_of_statistics(objective, policy, constant, part)
 
             statistics = _statistics(objective, state, _add_up(measure, parts) if state.statistics else {})
 
             def gradients_of(part):
-                total, (sums, _) = gradients(state, reference, part, statistics)
+                total, (sums, _) = gradients(state, part, statistics)
                 return total, sums
 
             total, sums = _add_up(gradients_of, parts)
@@ -143,24 +141,22 @@ def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs
                 measured["kl"] = kl(policy, constant, batch), batch.slots >= 0
             return {name: _by_prompt(name, *pair, batch) for name, pair in measured.items()}
 
-        reference = None if isinstance(state.reference, references.Table) else state.reference
         if state.initial is None:
-            return against(reference, state)
+            return against(state.reference, state)
         # What the objective carries was seen against the moving reference; against the first one it knows this batch only.
         fresh = state.replace(statistics=jax.tree.map(jnp.zeros_like, state.statistics))
-        return against(reference, state) | {f"initial/{name}": pair for name, pair in against(state.initial, fresh).items()}
+        return against(state.reference, state) | {f"initial/{name}": pair for name, pair in against(state.initial, fresh).items()}
 
     return jax.jit(eval_step)
 
 
-def make_refresh(forward: Forward):
-    """(table, state, batch, entry) -> table, jitted, with the table donated: an entry becomes the policy's log-probs on a batch."""
+def make_policy_logps(forward: Forward):
+    """(state, batch) -> float32[R, T]: log-probs of the policy on a batch, without a gradient. Not jitted."""
 
-    def refresh(table: references.Table, state: TrainState, batch: Batch, entry: jax.Array):
-        logps = forward(_whole(state.trainable, state.frozen), batch, state.step).logps
-        return references.Table(jax.lax.dynamic_update_index_in_dim(table.logps, logps, entry, 0))
+    def policy_logps(state: TrainState, batch: Batch):
+        return forward(_whole(state.trainable, state.frozen), batch, state.step).logps
 
-    return jax.jit(refresh, donate_argnums=0)
+    return policy_logps
 
 
 def outputs_of(forward, trainable, frozen, reference, batch, step):
@@ -185,12 +181,7 @@ def split_batch(batch: Batch, parts: int) -> Batch:
       ValueError: rows do not split into the parts, or the rows of a part over the devices.
     """
     rows, axes = batch.tokens.shape[0], sharding.mesh_shape()
-    devices = axes["data"] * axes["fsdp"]
-    if rows % (parts * devices):
-        raise ValueError(
-            f"batch.rows={rows} does not split into batch.gradient_accumulation_steps={parts} parts over data={axes['data']} x "
-            f"fsdp={axes['fsdp']} = {devices} devices; choose a multiple of {parts * devices}."
-        )
+    sharding.check_rows(rows, parts=parts, data=axes["data"], fsdp=axes["fsdp"])
     return jax.tree.map(lambda x: sharding.split_axis(x, parts, rows), batch)
 
 

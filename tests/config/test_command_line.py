@@ -13,7 +13,7 @@ from jaxalign.config import command_line
 from jaxalign.config.resolve import ConfigError
 
 FILES = Path(train.__file__).parent.glob("*.py")
-COMMANDS = sorted(path.stem for path in FILES if "command_line" in path.read_text(encoding="utf-8") and path.stem != "annotate")
+COMMANDS = sorted(path.stem for path in FILES if "command_line" in path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

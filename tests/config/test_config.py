@@ -62,7 +62,7 @@ def test_an_objective_without_a_reference_gets_none():
         (dict(objective=dict(name="cdpo", label_smoothing=0.6)), ["label_smoothing=0.6", "0 <= eps < 0.5"]),
         (dict(batch=dict(rows=8, gradient_accumulation_steps=3)), ["batch.rows=8", "batch.gradient_accumulation_steps=3"]),
         (dict(batch=dict(rows=True)), ["batch.rows=True"]),
-        (dict(batch=dict(rows=0)), ["batch.rows=0", "less than 1"]),
+        (dict(batch=dict(rows=0)), ["batch.rows=0", "not at least 1"]),
         (dict(batch={}), ["batch.rows is missing"]),
         (dict(train=dict(total_steps=1, total_epochs=2)), ["train.total", "2 times"]),
         (dict(train=dict()), ["train.total is missing", "total_steps"]),
@@ -162,7 +162,7 @@ def test_an_objective_without_a_reference_gets_none():
         (dict(reference=dict(rule="frosen")), ["reference.rule='frosen'", "frozen"]),
         (dict(optimizer=dict(learning_rate=1e-4, name="sgd")), ["optimizer.name='sgd'", "adamw"]),
         (dict(data=dict(train="x.jsonl")), ["data.train='x.jsonl'"]),
-        (dict(data=dict(train=dict(path="x", hf="y"))), ["data.train names ['path', 'hf']"]),
+        (dict(data=dict(train=dict(path="x", hf="y"))), ["data.train names path and hf"]),
         (dict(data=dict(train=dict(path="x", fromat="hh"))), ["data.train.fromat", "did you mean format?"]),
         (dict(data=dict(train=dict(path="x"), eval=dict(path="y"), eval_fraction=0.1)), ["data.eval and data.eval_fraction"]),
         (dict(data=dict(train=dict(path="x"), row_tokens=64, max_prompt_tokens=64)), ["data.max_prompt_tokens=64", "data.row_tokens=64"]),
@@ -210,6 +210,62 @@ def test_all_mistakes_are_reported_at_once():
     assert all(word in str(error.value) for word in ("batch.rows='many'", "objective.betta", "train.keep", "typo"))
 
 
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (dict(objetive=dict(name="dpo")), "objetive: unknown key (did you mean objective?)"),
+        (dict(batch=dict(rwos=8)), "batch.rwos: unknown key (did you mean rows?)"),
+        (dict(optimizer=dict(learning_rat=1e-4)), "optimizer.learning_rat: 'adamw' has no such option (did you mean learning_rate?)"),
+        (dict(train=dict(total_step=10)), "train.total_step: unknown key (did you mean total_steps?)"),
+        (dict(data=dict(train=dict(pth="x"))), "data.train.pth: unknown key (did you mean path?)"),
+        (dict(data={}), "data.train is missing: "),
+        (dict(data=3), "data=3 is not a section"),
+        (dict(data=dict(train=())), "data.train=() is an empty mixture"),
+        (dict(objective=dict(name="dop")), "objective.name='dop' is no file of jaxalign/objectives (did you mean dpop?)"),
+        (dict(objective=dict(name=("dpo",))), "objective.name=('dpo',) is tuple, not str"),
+        (dict(objective=dict(name="dpo", bta=1.0)), "objective.bta: 'dpo' has no such option (did you mean beta?)"),
+        (dict(reference=dict(rule="frosen")), "reference.rule='frosen' is not one of"),
+        (dict(optimizer=dict(learning_rate=1e-4, name="adam")), "(did you mean adamw?)"),
+        (dict(forward=dict(name="next_tokn")), "(did you mean next_token?)"),
+        (dict(model=dict(checkpoint="a", dtype="bfloat")), "model.dtype='bfloat' is not one of 'auto', 'float32', 'bfloat16' (did"),
+        (dict(batch=dict(rows=float("nan"))), "batch.rows=nan is float, not int"),
+        (dict(optimizer=dict(learning_rate=float("nan"))), "optimizer.learning_rate=nan is not at least 0"),
+        (dict(train=dict(total_steps=float("inf"))), "train.total_steps=inf is not a finite number"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_one_mistake_is_one_problem_with_what_was_meant_and_no_internals(sections, words):
+    with pytest.raises(ConfigError) as error:
+        resolve(good(**sections))
+    assert words in str(error.value) and "has 1 problem:" in str(error.value) and "object at 0x" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (dict(name="bandt"), "(did you mean bandit?)"),
+        (dict(name="bandit", step=3), "experiment.step: 'bandit' has no such option (did you mean steps?)"),
+        (dict(name="front"), "experiment.methods is missing"),
+    ],
+)
+def test_mistakes_in_an_experiment_are_met_with_what_was_meant(section, words):
+    with pytest.raises(ConfigError) as error:
+        resolve(ConfigDict(dict(experiment=section)))
+    assert words in str(error.value) and "object at 0x" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.train.total_steps=3", "--config.train.total_epochs=1"], "total_steps and --config.train.total_epochs are both given"),
+        (["--config.data.train.limit=3"], "--config.data.train.limit: data.train is a list"),
+    ],
+)
+def test_overrides_that_contradict_are_refused(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        files.override(good(data=dict(train=(dict(path="a"), dict(path="b")))), arguments)
+
+
 def test_overrides_reach_keys_that_the_file_does_not_name():
     cfg = good()
     files.override(cfg, ["--config.mesh.fsdp=4", "--config.data.pack=False", "--config.optimizer.learning_rate=1e-6"])
@@ -254,11 +310,14 @@ def test_a_config_file_takes_an_argument(tmp_path):
 
 def test_only_settings_that_change_nothing_may_change_when_a_run_is_continued():
     before = resolve(good()).to_dict()
-    check_same_run(before, resolve(good(mesh=dict(data=2), train=dict(total_steps=10, log_every_steps=1))).to_dict(), "run")
+    others = good(mesh=dict(data=2), train=dict(total_steps=10, log_every_steps=1, extend_steps=5, extend_learning_rate=1e-5))
+    check_same_run(before, resolve(others).to_dict(), "run")
     with pytest.raises(ValueError, match=r"objective.beta: 0.1 -> 0.2.*new --workdir"):
         check_same_run(before, resolve(good(objective=dict(name="dpo", beta=0.2))).to_dict(), "run")
-    with pytest.raises(ValueError, match="total_steps: 10 -> 20"):
+    with pytest.raises(ValueError, match="total_steps: 10 -> 20.*set train.extend_steps"):
         check_same_run(before, resolve(good(train=dict(total_steps=20))).to_dict(), "run")
+    with pytest.raises(ValueError, match="extend_learning_rate: None -> 1e-05"):
+        check_same_run(resolve(good(train=dict(total_steps=10, extend_steps=2))).to_dict(), resolve(others).to_dict(), "run")
 
 
 def test_every_objective_says_what_it_requires():

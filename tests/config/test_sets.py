@@ -9,7 +9,7 @@ import pytest
 import tiny
 import toys
 
-from jaxalign.config import sets
+from jaxalign.config import functions, sets
 from jaxalign.config.resolve import resolve
 
 
@@ -27,9 +27,14 @@ def prepared(*, rows=4, meta=None, **groups):
     return SimpleNamespace(groups=made, folder=Path("cache/rows/plan"), meta=meta or {}, plan=np.zeros((rows, 2), int))
 
 
+def weighted(one, weight):
+    return SimpleNamespace(**{**vars(one), "weight": weight})
+
+
 def check(cfg, one, vocab_size=61):
-    sets.check_rewards(cfg, [one])
-    sets.check_data(cfg, SimpleNamespace(config=dataclasses.replace(toys.CONFIG, vocab_size=vocab_size)), [one])
+    objective = functions.objective(cfg)
+    sets.check_rewards(cfg, objective, [one])
+    sets.check_data(objective, SimpleNamespace(config=dataclasses.replace(toys.CONFIG, vocab_size=vocab_size)), [one])
 
 
 def test_a_model_with_fewer_tokens_than_the_rows_is_refused():
@@ -74,11 +79,12 @@ def test_class_weights_are_measured_on_what_is_drawn():
     for one in (good, bad):
         one.groups.valid[:] = True
     cfg = configured("kto")
+    objective = functions.objective(cfg)
     once = "desirable_weight * n_D / (undesirable_weight * n_U) = "
-    assert f"{once}18.000, outside" in sets.class_weights(cfg, [(good, 0.9), (bad, 0.1)])  # 0.9 / 4 to 0.1 / 8 a response
-    assert "drawn as 94.7% desirable" in sets.class_weights(cfg, [(good, 0.9), (bad, 0.1)])
+    assert f"{once}18.000, outside" in sets.class_weights(cfg, objective, [weighted(good, 0.9), weighted(bad, 0.1)])
+    assert "drawn as 94.7% desirable" in sets.class_weights(cfg, objective, [weighted(good, 0.9), weighted(bad, 0.1)])
     both = prepared(reward=np.array([[1.0, 0.0]] * 8, np.float32))
     both.groups.valid[:] = True
-    assert f"{once}1.000, within" in sets.class_weights(cfg, [(both, 1.0)])
-    assert "with one label only" in sets.class_weights(cfg, [(good, 1.0)])
-    assert sets.class_weights(configured("dpo"), [(both, 1.0)]) == ""
+    assert f"{once}1.000, within" in sets.class_weights(cfg, objective, [weighted(both, 1.0)])
+    assert "with one label only" in sets.class_weights(cfg, objective, [weighted(good, 1.0)])
+    assert sets.class_weights(configured("dpo"), functions.objective(configured("dpo")), [weighted(both, 1.0)]) == ""

@@ -11,6 +11,7 @@ import pytest
 from tiny_data import write_pairs
 
 from jaxalign import prepare
+from jaxalign.config.prepared import prepared_sets, prepared_stages
 from jaxalign.data import prepared as preparing
 from jaxalign.data import summary
 from jaxalign.data.prepared import prepare as make_prepared
@@ -196,23 +197,20 @@ def config(folder, **data):
     return ConfigDict({"model": model, "data": {**values, **data}, "objective": {"name": "dpo"}})
 
 
-def test_a_configuration_gives_train_folders_with_weights_and_an_eval_folder(folder):
+def test_a_configuration_gives_training_sets_with_weights_and_a_held_out_set(folder):
     write_pairs(folder / "more.jsonl", 50, seed=1)
     mixture = ({"path": str(folder / "pairs.jsonl"), "weight": 2.0}, {"path": str(folder / "more.jsonl")})
-    folders = prepare.prepare_from_config(config(folder, train=mixture, eval={"path": str(folder / "more.jsonl"), "limit": 7}))
-    assert [weight for _, weight in folders["train"]] == [2.0, 1.0]
-    assert len(store.read(folders["eval"][""]).groups) == 7
+    sets = prepared_sets(config(folder, train=mixture, eval={"path": str(folder / "more.jsonl"), "limit": 7}))
+    assert [one.weight for one in sets.train] == [2.0, 1.0]
+    assert len(sets.held_out[""].groups) == 7 and len(sets.all) == 3
     told = []
-    assert prepare.prepare_from_config(config(folder), tell=told.append)["eval"] == {}
+    assert prepared_sets(config(folder), tell=told.append).held_out == {}
     assert len(told) == 1 and "format paired (detected because it has chosen and rejected)" in told[0][0]
 
 
 def test_a_configuration_with_eval_fraction_cuts_its_one_source(folder):
-    folders = prepare.prepare_from_config(config(folder, eval_fraction=0.2))
-    sides = [store.read(folders["train"][0][0]), store.read(folders["eval"][""])]
+    sides = prepared_sets(config(folder, eval_fraction=0.2)).all
     assert sum(len(side.groups) for side in sides) == 300 and all(len(side.groups) for side in sides)
-    with pytest.raises(ValueError, match="eval_fraction=0.2 cuts one source.*set data.eval"):
-        prepare.prepare_from_config(config(folder, train=({"path": "a"}, {"path": "b"}), eval_fraction=0.2))
 
 
 def test_undetectable_columns_are_refused(folder):
@@ -262,7 +260,7 @@ def test_the_command_line_prepares_every_stage_and_reports(folder, capsys):
 @pytest.mark.parametrize("below", ["", "deep/er"])
 def test_a_prepared_folder_at_or_below_a_file_is_refused(folder, below):
     with pytest.raises(ValueError, match="prepared rows cannot be kept in .*pairs.jsonl.*Set data.prepared_dir"):
-        prepare.prepare_from_config(config(folder, prepared_dir=str(folder / "pairs.jsonl" / below)))
+        prepared_sets(config(folder, prepared_dir=str(folder / "pairs.jsonl" / below)))
 
 
 def test_a_score_range_of_one_number_is_refused_and_the_best_score_may_be_the_lowest(folder):
@@ -276,5 +274,5 @@ def test_a_score_range_of_one_number_is_refused_and_the_best_score_may_be_the_lo
 def test_a_stage_that_begins_where_another_ends_is_prepared_before_that_one_has_run(folder):
     first, second = config(folder), config(folder, row_tokens=80)
     second.model = ConfigDict({"tokenizer": None, "checkpoint": "stage:first"})
-    sets = prepare.prepare_stages({"first": first, "second": second}, tell=lambda lines: None)
-    assert len({made for made, _ in sets}) == 2 and {path for _, path in sets} == {str(folder / "tokenizer")}
+    sets = prepared_stages({"first": first, "second": second}, tell=lambda lines: None)
+    assert len({made.folder for made, _ in sets}) == 2 and {path for _, path in sets} == {str(folder / "tokenizer")}

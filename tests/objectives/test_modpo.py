@@ -209,5 +209,5 @@ def test_an_incomplete_pair_has_no_weight():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_it_reads_the_margins_that_it_is_given(name):
-    assert {"columns.a", "columns.b"} <= set(objectives.reads(name, margins=("a", "b")))
-    assert "columns.margin" in objectives.reads(name)
+    assert {"columns.a", "columns.b"} <= set(objectives.bind(name, margins=("a", "b")).reads)
+    assert "columns.margin" in objectives.bind(name).reads

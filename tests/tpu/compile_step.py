@@ -41,7 +41,7 @@ def abstract_state(model, optimizer) -> TrainState:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.named(partition))
 
     params = jax.tree.map(shaped, model.shapes, models.shardings(model))
-    init = functools.partial(step.init_state, optimizer=optimizer, rule="frozen", seed=0)
+    init = functools.partial(step.init_state, optimizer=optimizer, rule=reference.RULES["frozen"], seed=0)
     return jax.tree.map(lambda x: shaped(x, x.sharding.spec if x.sharding else whole), jax.eval_shape(init, params))
 
 

@@ -4,6 +4,7 @@ import functools
 import json
 from pathlib import Path
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ import toys
 
 from jaxalign import objectives
 from jaxalign.data.rows import pack
+from jaxalign.rollout import source
 from jaxalign.training import reference, step
 from jaxalign.types import Batch, Outputs, Terms
 
@@ -51,7 +53,7 @@ def test_a_soft_update_too_small_for_bfloat16_is_not_lost():
 def test_every_microbatch_of_a_step_sees_the_reference_of_the_golden_schedule(kind):
     given, expected = (GOLDEN["T2_schedule"][key] for key in ("inputs", "expected"))
     hparams = {"soft": {"alpha": given["alpha_soft"]}, "hard": {}}[kind] | {"every_steps": given["tau"]}
-    rule = functools.partial(reference.RULES[kind], **hparams)
+    rule = reference.RULES[kind].bind(**hparams)
     seen = tabular(count_up, rule, optax.sgd(-1.0), microbatches=given["grad_accum"])
     state, history = seen["state"], []
     for _ in range(given["n_optimizer_steps"]):
@@ -83,7 +85,7 @@ def tabular(objective, rule, optimizer, *, start=0.0, microbatches=1):
     arrays = {"tokens": tokens, "positions": zeros, "segments": zeros + 1, "prefixes": zeros, "slots": zeros + np.arange(2, dtype=np.int32)}
     batch = toys.place({**arrays, "reward": valid.astype(np.float32), "paired": valid[:, 0], "valid": valid, "columns": {}})
     params = {"logits": jax.device_put(np.asarray(start, np.float32), toys.sharding.named(toys.sharding.spec(*[None] * np.ndim(start))))}
-    state = step.init_state(params, optimizer, rule="frozen", seed=0)
+    state = step.init_state(params, optimizer, rule=reference.RULES["frozen"], seed=0)
     bound = objectives.plain(objective)
     made = step.make_train_step(forward, bound, rule, optimizer, optax.constant_schedule(0.0), microbatches=microbatches)
     return {"state": state, "batch": batch, "step": made}
@@ -119,22 +121,21 @@ def arrays(number):
     return pack.assemble(toys.groups(8, seed=10 + number), PLAN, row_tokens=80, share_prompt=True)
 
 
-def run(name, rule, *, kind="frozen", steps=5, table=None):
-    """(losses, state) of some steps on different batches; `table` = every_steps fills one as the loop does."""
-    optimizer = toys.keep_gradient(0.01)
-    made = step.make_train_step(toys.next_token(), objectives.bind(name), rule, optimizer, optax.constant_schedule(0.01))
-    refresh = step.make_refresh(toys.next_token())
-    shape = (table or 1, 4, 80)
-    statistics = toys.statistics(name)
-    state = step.init_state(toys.place_params(toys.params(0)), optimizer, rule=kind, seed=0, statistics=statistics, table_shape=shape)
+def run(name, rule, *, kind="frozen", steps=5, every=None):
+    """(losses, state) of some steps on different batches; with `every` the source adds the policy's log-probs."""
+    optimizer, look = toys.keep_gradient(0.01), toys.next_token()
+    made = step.make_train_step(look, objectives.bind(name), rule, optimizer, optax.constant_schedule(0.01))
+    dataset = grain.MapDataset.range(steps).map(arrays)
+    options = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": every}
+    batches = source.PolicyLogps(dataset, 0, **options) if every else source.Rows(dataset, 0)
+    carried = {"source": functools.partial(source.PolicyLogps.carried, every, 4, 80)} if every else {}
+    state = step.init_state(
+        toys.place_params(toys.params(0)), optimizer, rule=reference.RULES[kind], seed=0, statistics=toys.statistics(name), **carried
+    )
     losses = []
     for number in range(steps):
-        if table and number % table == 0:
-            filled, plain = state.reference, state.replace(reference=None)
-            for entry in range(number, min(number + table, steps)):
-                filled = refresh(filled, plain, toys.place(arrays(entry)), jnp.int32(entry % table))
-            state = state.replace(reference=filled)
-        state, metrics = made(state, toys.place(arrays(number)))
+        state, _, batch = batches.next(state, number)
+        state, metrics = made(state, batch)
         losses.append(float(metrics["loss"]))
     return losses, jax.device_get(state)
 
@@ -164,18 +165,18 @@ def test_the_first_loss_after_every_hard_move_is_that_of_equal_models(name):
 
 
 def test_a_table_of_log_probs_equals_the_reference_that_moves():
-    losses, state = run("dpo", functools.partial(reference.hard_table, every_steps=2), kind="hard_table", table=2)
+    losses, state = run("dpo", reference.hard_table, kind="hard_table", every=2)
     np.testing.assert_allclose(losses, hard_run("dpo")[0], rtol=1e-6)
     for ours, theirs in zip(jax.tree.leaves(state.trainable), jax.tree.leaves(hard_run("dpo")[1].trainable), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    assert state.reference.logps.shape == (2, 4, 80)  # and no weights
+    assert state.source["logps"].shape == (2, 4, 80) and state.reference is None  # no weights
 
 
 def test_a_column_of_log_probs_equals_the_frozen_reference():
     params, first, optimizer = toys.place_params(toys.params(0)), toys.place_params(toys.params(0)), toys.keep_gradient(0.01)
     made = step.make_train_step(toys.next_token(), objectives.bind("dpo"), reference.precomputed, optimizer, optax.constant_schedule(0.01))
     look = jax.jit(lambda batch: toys.next_token()(first, batch, 0).logps)
-    state, losses = step.init_state(params, optimizer, rule="precomputed", seed=0), []
+    state, losses = step.init_state(params, optimizer, rule=reference.RULES["precomputed"], seed=0), []
     for number in range(5):
         batch: Batch = toys.place(arrays(number))
         columns = batch.columns | {reference.COLUMN: look(batch)}
@@ -190,7 +191,7 @@ def test_a_moved_reference_is_the_same_on_a_mesh(mesh):
     def two_steps():
         rule, optimizer = functools.partial(reference.soft, alpha=0.6, every_steps=1), toys.keep_gradient()
         made = step.make_train_step(toys.next_token(), objectives.bind("dpo"), rule, optimizer, optax.constant_schedule(0.1))
-        state = step.init_state(toys.place_params(toys.params(0)), optimizer, rule="soft", seed=0, keep_initial=True)
+        state = step.init_state(toys.place_params(toys.params(0)), optimizer, rule=reference.RULES["soft"], seed=0, keep_initial=True)
         layout = jax.tree.map(lambda x: x.sharding, state)
         whole = pack.assemble(toys.groups(8, seed=1), np.arange(8, dtype=np.int32)[:, None], row_tokens=80, share_prompt=True)
         for _ in range(2):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxalign import train
-from jaxalign.config import build, files, stages
+from jaxalign.config import build, files, functions, stages
 from jaxalign.training import checkpoint
 
 HERE = Path(__file__).parents[1]
@@ -35,9 +35,9 @@ def final_state(workdir, mesh=(1, 8, 1)):
     cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor = mesh
     with jax.set_mesh(build.mesh(cfg)):
         model = build.model(cfg)
-        functions = build.functions(cfg, model, build.Durations(10, 1, 2, 5, 5))
+        made = build.functions(cfg, functions.objective(cfg), model, build.Durations(10, 10, 1, 2, 5, 5))
         saved = checkpoint.Checkpoints(workdir)
-        state = jax.device_get(saved.restore(build.abstract_state(model, functions.init_state), saved.latest))
+        state = jax.device_get(saved.restore(build.abstract_state(model, made.init_state), saved.latest))
         return state, saved.latest
 
 

@@ -22,7 +22,7 @@ SHUFFLE = Sampling()
 
 
 def batches(
-    sets: Sequence[tuple[Prepared, float]],
+    sets: Sequence[Prepared],
     *,
     rows: int,
     seed: int,
@@ -42,13 +42,12 @@ def batches(
         what `sampling` goes by.
     """
     order = _order(sets, rows=rows, seed=seed, sampling=sampling)
-    check_rows(rows, process_count=process_count)
+    sharding.check_rows(rows, hosts=process_count, **_axes())
     here = rows // process_count
-    opened = [prepared for prepared, _ in sets]
 
     def batch(step: int) -> dict[str, np.ndarray]:
         start = step * rows + process_index * here
-        return _assemble(opened, [order[start + i] for i in range(here)])
+        return _assemble(sets, [order[start + i] for i in range(here)])
 
     return grain.MapDataset.range(steps).map(batch)
 
@@ -57,7 +56,7 @@ def eval_batches(
     prepared: Prepared, *, rows: int, process_index: int = 0, process_count: int = 1
 ) -> grain.MapDataset:
     """One pass over a set in its own order; the last batch is filled up with invalid rows (segments 0, valid False)."""
-    check_rows(rows, process_count=process_count)
+    sharding.check_rows(rows, hosts=process_count, **_axes())
     here = rows // process_count
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -74,15 +73,15 @@ def iterate(dataset: grain.MapDataset, start_step: int = 0) -> Iterator[dict[str
     return iter(dataset.slice(slice(start_step, None)).to_iter_dataset(options))
 
 
-def steps_per_epoch(sets: Sequence[tuple[Prepared, float]], *, rows: int, sampling: Sampling = SHUFFLE, seed: int = 0) -> int:
+def steps_per_epoch(sets: Sequence[Prepared], *, rows: int, sampling: Sampling = SHUFFLE, seed: int = 0) -> int:
     """Steps that go once through as many rows as an epoch of the sets has together, rounded up."""
-    return math.ceil(sum(_epoch(prepared, sampling, seed + number)[1] for number, (prepared, _) in enumerate(sets)) / rows)
+    return math.ceil(sum(_epoch(prepared, sampling, seed + number)[1] for number, prepared in enumerate(sets)) / rows)
 
 
-def groups_per_row(sets: Sequence[tuple[Prepared, float]], *, sampling: Sampling = SHUFFLE, seed: int = 0) -> float:
+def groups_per_row(sets: Sequence[Prepared], *, sampling: Sampling = SHUFFLE, seed: int = 0) -> float:
     """Mean number of groups (examples) in a row of the mixture."""
-    weights = np.array([weight for _, weight in sets], float)
-    epochs = [_epoch(prepared, sampling, seed + number) for number, (prepared, _) in enumerate(sets)]
+    weights = np.array([prepared.weight for prepared in sets], float)
+    epochs = [_epoch(prepared, sampling, seed + number) for number, prepared in enumerate(sets)]
     means = np.array([groups / rows for groups, rows in epochs])
     return float((weights / weights.sum() * means).sum())
 
@@ -102,7 +101,7 @@ def to_device(arrays: dict[str, np.ndarray]) -> Batch:
     Raises:
       ValueError: the rows of all hosts together do not split over the data and fsdp axes.
     """
-    check_rows(arrays["tokens"].shape[0] * jax.process_count(), process_count=jax.process_count())
+    sharding.check_rows(arrays["tokens"].shape[0] * jax.process_count(), hosts=jax.process_count(), **_axes())
 
     def place(array):
         return jax.make_array_from_process_local_data(sharding.named(sharding.rows_spec(array.ndim)), array)
@@ -110,17 +109,9 @@ def to_device(arrays: dict[str, np.ndarray]) -> Batch:
     return Batch(**jax.tree.map(place, arrays))
 
 
-def check_rows(rows: int, *, process_count: int = 1) -> None:
-    """Raises ValueError where a global batch of `rows` rows does not split over the hosts, or over the mesh in scope if there is one."""
-    if rows < 1 or rows % process_count:
-        raise ValueError(f"a batch of {rows} rows does not split over {process_count} hosts; use a multiple of {process_count}.")
-    mesh = sharding.mesh_shape()
-    data, fsdp = mesh.get("data", 1), mesh.get("fsdp", 1)
-    if rows % (data * fsdp):
-        raise ValueError(
-            f"a batch of {rows} rows does not split over data={data} x fsdp={fsdp} = {data * fsdp} devices; "
-            f"use a multiple of {data * fsdp}."
-        )
+def _axes():
+    # of the mesh in scope that rows are split over
+    return {name: sharding.mesh_shape().get(name, 1) for name in ("data", "fsdp")}
 
 
 def _epoch(prepared, sampling, seed):
@@ -134,25 +125,23 @@ def _epoch(prepared, sampling, seed):
 def _order(sets, *, rows, seed, sampling):
     if not sets:
         raise ValueError("there is no prepared set to draw batches from; set data.train.")
-    for prepared, weight in sets:
-        if not weight > 0:
-            raise ValueError(f"{prepared.folder.parent.name} has weight {weight}; a weight must be above 0, or leave the set out.")
+    for prepared in sets:
         if len(prepared) < rows:
             raise ValueError(
                 f"{prepared.folder.parent.name} has {len(prepared)} rows of {prepared.row_tokens} tokens, fewer than one batch of "
                 f"{rows} rows; use a smaller batch, a smaller data.row_tokens, or more data."
             )
         for key in ("row_tokens", "tokenizer"):
-            if prepared.meta[key] != sets[0][0].meta[key]:
+            if prepared.meta[key] != sets[0].meta[key]:
                 raise ValueError(
-                    f"{prepared.folder.parent.name} has {key} {prepared.meta[key]} and {sets[0][0].folder.parent.name} has "
-                    f"{sets[0][0].meta[key]}; a mixture needs the same in every set: prepare them with one config."
+                    f"{prepared.folder.parent.name} has {key} {prepared.meta[key]} and {sets[0].folder.parent.name} has "
+                    f"{sets[0].meta[key]}; a mixture needs the same in every set: prepare them with one config."
                 )
-        _check_columns(prepared, sets[0][0])
-    ordered = [_ordered(prepared, number, rows=rows, seed=seed + number, sampling=sampling) for number, (prepared, _) in enumerate(sets)]
+        _check_columns(prepared, sets[0])
+    ordered = [_ordered(prepared, number, rows=rows, seed=seed + number, sampling=sampling) for number, prepared in enumerate(sets)]
     if len(ordered) == 1:
         return ordered[0]
-    return grain.MapDataset.mix(ordered, weights=[weight for _, weight in sets])
+    return grain.MapDataset.mix(ordered, weights=[prepared.weight for prepared in sets])
 
 
 def _ordered(prepared, number, *, rows, seed, sampling):
@@ -179,18 +168,18 @@ def _check_columns(prepared, first):
         )
 
 
-def _assemble(opened, members):
+def _assemble(sets, members):
     # Sets may differ in groups a row and responses a group: a batch has the largest of each, whatever rows are in it.
     arrays = pack.empty_batch(
         len(members),
-        groups=max(prepared.plan.shape[1] for prepared in opened),
-        responses=max(prepared.groups.responses for prepared in opened),
-        row_tokens=opened[0].row_tokens,
-        columns=opened[0].groups.column_dims,
+        groups=max(prepared.plan.shape[1] for prepared in sets),
+        responses=max(prepared.groups.responses for prepared in sets),
+        row_tokens=sets[0].row_tokens,
+        columns=sets[0].groups.column_dims,
     )
     for at, member in enumerate(members):
         if member is not None:
             number, groups = member
-            prepared = opened[number]
+            prepared = sets[number]
             pack.write_row(arrays, at, prepared.groups, groups, share_prompt=prepared.share_prompt)
     return arrays

@@ -13,8 +13,6 @@ import numpy as np
 from jaxalign.data.rows import pack
 from jaxalign.data.rows.store import Prepared
 
-SAMPLING = ("shuffle", "positive", "priority")
-
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -22,17 +20,10 @@ class Sampling:
 
     "shuffle": all of them once. "positive": those that weigh more than 0, once. "priority": as many as "positive", drawn with
     replacement in proportion to their weights; an advantage that multiplies the loss too then counts squared, as in the published code.
-
-    Raises:
-      ValueError: no such way.
     """
 
     kind: str = "shuffle"
     column: str = "advantage"  # what groups are weighed by: a column of responses, or "reward"
-
-    def __post_init__(self):
-        if self.kind not in SAMPLING:
-            raise ValueError(f"data.sampling={self.kind!r} is not one of {', '.join(SAMPLING)}.")
 
 
 def weights(prepared: Prepared, column: str) -> np.ndarray:

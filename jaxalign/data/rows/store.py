@@ -37,6 +37,7 @@ class Prepared:
     groups: pack.Groups
     plan: np.ndarray  # int32[rows, G]; -1 = no group
     source_rows: np.ndarray  # int64[n]; number of the raw row that each group came from
+    weight: float = 1.0  # share of its rows in a mixture, relative to the weights of the other sets
 
     @property
     def row_tokens(self) -> int:
@@ -70,7 +71,7 @@ def is_complete(folder: str | Path) -> bool:
     return (Path(folder) / "meta.json").is_file()
 
 
-def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None) -> Prepared:
+def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None, *, weight: float = 1.0) -> Prepared:
     """Opens the rows-HASH folder of a prepared set, with further columns (see `Prepared.with_columns`) beside those that it holds.
 
     Raises:
@@ -86,7 +87,7 @@ def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None) ->
     meta = {**read_meta(folder.parent), **read_meta(folder)}
     if meta.get("mismatched"):
         groups = dataclasses.replace(groups, donors=_column(folder, "donors"))
-    prepared = Prepared(folder, meta, groups, _column(folder, "plan"), _column(folder.parent, "source_rows"))
+    prepared = Prepared(folder, meta, groups, _column(folder, "plan"), _column(folder.parent, "source_rows"), weight)
     return prepared.with_columns(columns or {})
 
 

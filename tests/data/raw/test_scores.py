@@ -186,7 +186,7 @@ def test_instruction_rows_mix_with_scored_rows_as_responses_of_score_1(folder, f
     (folder / "a.jsonl").write_text("".join(json.dumps({**LIST, "prompt": f"p{i}"}) + "\n" for i in range(8)))
     sources = ({"path": str(folder / "a.jsonl"), "score_range": (1, 10)}, {"path": str(folder / "b.jsonl")})
     made = [prepare_runs.run(folder, source, template="hh", pack_rows=False) for source in sources]
-    batch = loader.batches([(store.read(one), 1.0) for one in made], rows=4, seed=0, steps=1)[0]
+    batch = loader.batches([store.read(one) for one in made], rows=4, seed=0, steps=1)[0]
     single, several = (batch["valid"].sum(1) == count for count in (1, 3))
     assert single.sum() == several.sum() == 2 and not batch["paired"].any()
     assert batch["reward"][single, 0].tolist() == [1.0, 1.0]

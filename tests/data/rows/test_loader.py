@@ -39,7 +39,7 @@ def joined(parts):
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_any_number_of_hosts_reads_the_same_global_batch(hosts):
-    sets = [(prepared(), 1.0), (prepared(80, seed=1), 2.0)]
+    sets = [prepared(), dataclasses.replace(prepared(80, seed=1), weight=2.0)]
     alone = loader.batches(sets, rows=8, seed=3, steps=20)
     parts = [loader.batches(sets, rows=8, seed=3, steps=20, process_index=h, process_count=hosts) for h in range(hosts)]
     for step in (0, 7, 19):
@@ -48,7 +48,7 @@ def test_any_number_of_hosts_reads_the_same_global_batch(hosts):
 
 def test_a_restart_at_a_step_gives_what_an_uninterrupted_run_gives():
     def fresh():
-        return loader.batches([(prepared(), 1.0)], rows=4, seed=3, steps=30)
+        return loader.batches([prepared()], rows=4, seed=3, steps=30)
 
     uninterrupted = list(loader.iterate(fresh()))
     restarted = list(loader.iterate(fresh(), 17))
@@ -59,7 +59,7 @@ def test_a_restart_at_a_step_gives_what_an_uninterrupted_run_gives():
 def test_each_epoch_is_another_permutation_of_all_rows():
     one = prepared()
     rows = len(one)
-    order = [row for step in row_order([(one, 1.0)], rows=1, seed=5, steps=3 * rows) for _, row in step]
+    order = [row for step in row_order([one], rows=1, seed=5, steps=3 * rows) for _, row in step]
     epochs = [order[i * rows : (i + 1) * rows] for i in range(3)]
     whole = [tuple(row) for row in one.plan.tolist()]
     assert all(sorted(epoch) == sorted(whole) for epoch in epochs)
@@ -67,21 +67,21 @@ def test_each_epoch_is_another_permutation_of_all_rows():
 
 
 def test_another_seed_gives_another_order():
-    one = [(prepared(), 1.0)]
+    one = [prepared()]
     assert row_order(one, rows=4, seed=0, steps=5) != row_order(one, rows=4, seed=1, steps=5)
 
 
 def test_sets_are_mixed_in_proportion_to_their_weights():
-    sets = [(prepared(), 1.0), (prepared(seed=1), 3.0)]
+    sets = [prepared(), dataclasses.replace(prepared(seed=1), weight=3.0)]
     picks = [number for step in row_order(sets, rows=4, seed=0, steps=100) for number, _ in step]
     assert picks.count(1) == 300
 
 
 def test_sets_of_different_widths_are_mixed_into_batches_of_one_shape():
-    sets = [(prepared(responses=1), 1.0), (prepared(responses=4, seed=1), 1.0)]
+    sets = [prepared(responses=1), prepared(responses=4, seed=1)]
     batches = loader.batches(sets, rows=6, seed=0, steps=4)
     shapes = jax.tree.map(np.shape, batches[0])
-    width = max(one.plan.shape[1] for one, _ in sets)
+    width = max(one.plan.shape[1] for one in sets)
     assert shapes["valid"] == (6 * width, 4) and shapes["tokens"] == (6, T)
     assert all(jax.tree.map(np.shape, batches[step]) == shapes for step in range(4))
 
@@ -112,15 +112,15 @@ def test_counts_are_of_what_is_not_padding():
 
 def test_an_epoch_has_as_many_steps_as_its_rows_need():
     one = prepared()
-    assert loader.steps_per_epoch([(one, 1.0)], rows=len(one) - 1) == 2
-    assert loader.groups_per_row([(one, 1.0)]) == pytest.approx(len(one.groups) / len(one))
+    assert loader.steps_per_epoch([one], rows=len(one) - 1) == 2
+    assert loader.groups_per_row([one]) == pytest.approx(len(one.groups) / len(one))
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
 def test_a_batch_on_devices_is_split_by_rows_and_holds_the_same_numbers(shape):
     one = prepared()
     one = one.with_columns({"margin": one.groups.reward + 1, "logps": -np.arange(len(one.groups.tokens), dtype=np.float32)})
-    arrays = loader.batches([(one, 1.0)], rows=8, seed=0, steps=1)[0]
+    arrays = loader.batches([one], rows=8, seed=0, steps=1)[0]
     with jax.set_mesh(sharding.make_mesh(*shape)):
         batch, first = loader.to_device(arrays), sharding.spec("rows")[0]
     assert isinstance(batch, Batch) and arrays["columns"]["margin"].any() and arrays["columns"]["logps"].any()
@@ -136,26 +136,25 @@ def test_a_batch_on_devices_is_split_by_rows_and_holds_the_same_numbers(shape):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: loader.batches([(prepared(), 1.0)], rows=6, seed=0, steps=1), "6 rows.*data=2 x fsdp=4 = 8 devices; use a multiple of 8"),
-        (lambda: loader.batches([(prepared(), 1.0)], rows=16, seed=0, steps=1, process_count=3), "16 rows does not split over 3 hosts"),
-        (lambda: loader.batches([(prepared(), 1.0)], rows=800, seed=0, steps=1), "fewer than one batch of 800.*smaller batch"),
+        (lambda: loader.batches([prepared()], rows=6, seed=0, steps=1), "batch.rows=6.*data=2 x fsdp=4 = 8 devices; use a multiple of 8"),
+        (lambda: loader.batches([prepared()], rows=16, seed=0, steps=1, process_count=3), "batch.rows=16 does not split over .*3 hosts"),
+        (lambda: loader.batches([prepared()], rows=800, seed=0, steps=1), "fewer than one batch of 800.*smaller batch"),
         (lambda: loader.batches([], rows=8, seed=0, steps=1), "no prepared set"),
-        (lambda: loader.batches([(prepared(), 0.0)], rows=8, seed=0, steps=1), "weight 0.0"),
         (
-            lambda: loader.batches([(prepared(), 1.0), (prepared(name="b", row_tokens=80), 1.0)], rows=8, seed=0, steps=1),
+            lambda: loader.batches([prepared(), prepared(name="b", row_tokens=80)], rows=8, seed=0, steps=1),
             "row_tokens 80 and .* has 64",
         ),
         (
-            lambda: loader.batches([(prepared(), 1.0), (prepared(name="b", tokenizer="u"), 1.0)], rows=8, seed=0, steps=1),
+            lambda: loader.batches([prepared(), prepared(name="b", tokenizer="u")], rows=8, seed=0, steps=1),
             "tokenizer u and .* has t",
         ),
         (
-            lambda: loader.batches([(prepared().with_columns({"margin": np.zeros((60, 2), np.float32)}), 1.0), (prepared(name="b"), 1.0)],
+            lambda: loader.batches([prepared().with_columns({"margin": np.zeros((60, 2), np.float32)}), prepared(name="b")],
                                    rows=8, seed=0, steps=1),
             r"b has the columns \(\) and set has \('margin',\).*every source the same keep_columns",
         ),
         (
-            lambda: loader.batches([(prepared(), 1.0), (mismatched(name="b"), 1.0)], rows=8, seed=0, steps=1),
+            lambda: loader.batches([prepared(), mismatched(name="b")], rows=8, seed=0, steps=1),
             r"b has the columns \('mismatched',\) and set has \(\)",
         ),
     ],

@@ -113,7 +113,7 @@ def test_a_row_is_a_function_of_the_seed_and_its_position(kind):
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_a_restart_and_any_number_of_hosts_give_the_same_global_batches(kind, hosts):
     def dataset(host=0, count=1):
-        sets = [(mixed_signs(donors=True), 1.0), (mixed_signs(80, seed=1, donors=True), 2.0)]
+        sets = [mixed_signs(donors=True), dataclasses.replace(mixed_signs(80, seed=1, donors=True), weight=2.0)]
         return loader.batches(sets, rows=4, seed=3, steps=30, sampling=kind, process_index=host, process_count=count)
 
     whole = list(loader.iterate(dataset()))
@@ -126,25 +126,25 @@ def test_a_restart_and_any_number_of_hosts_give_the_same_global_batches(kind, ho
 
 def test_all_responses_of_a_drawn_group_are_in_the_batch():
     one = prepared([[1.0, -1.0]] * 10 + [[-1.0, -1.0]] * 30, responses=2)
-    batch = loader.batches([(one, 1.0)], rows=2, seed=0, steps=1, sampling=POSITIVE)[0]
+    batch = loader.batches([one], rows=2, seed=0, steps=1, sampling=POSITIVE)[0]
     filled = batch["valid"].any(1)
     assert batch["valid"][filled].all() and (batch["columns"]["advantage"][filled] == [1.0, -1.0]).all()
 
 
 def test_sets_are_mixed_by_weight_and_only_by_what_is_kept():
-    sets = [(mixed_signs(), 1.0), (mixed_signs(80, seed=1), 3.0)]
+    sets = [mixed_signs(), dataclasses.replace(mixed_signs(80, seed=1), weight=3.0)]
     order = row_order(sets, rows=4, seed=0, steps=50, sampling=PRIORITY)
     assert [number for step in order for number, _ in step].count(1) == 150
     for number, members in (row for step in order for row in step):
-        assert all(sets[number][0].groups.columns["advantage"][g].max() > 0 for g in members if g >= 0)
+        assert all(sets[number].groups.columns["advantage"][g].max() > 0 for g in members if g >= 0)
 
 
 def test_an_epoch_is_as_short_as_what_is_kept():
     one = prepared([[1.0]] * 30 + [[-1.0]] * 30)
     rows = sampling.Rows(one, POSITIVE, seed=0).rows
-    assert rows < len(one) and loader.steps_per_epoch([(one, 1.0)], rows=2, sampling=POSITIVE) == -(-rows // 2)
-    assert loader.groups_per_row([(one, 1.0)], sampling=POSITIVE) == pytest.approx(30 / rows)
-    assert len(groups_of(row_order([(one, 1.0)], rows=1, seed=0, steps=rows, sampling=POSITIVE))) == 30
+    assert rows < len(one) and loader.steps_per_epoch([one], rows=2, sampling=POSITIVE) == -(-rows // 2)
+    assert loader.groups_per_row([one], sampling=POSITIVE) == pytest.approx(30 / rows)
+    assert len(groups_of(row_order([one], rows=1, seed=0, steps=rows, sampling=POSITIVE))) == 30
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_an_epoch_is_as_short_as_what_is_kept():
 )
 def test_sampling_that_cannot_be_is_refused_with_the_way_out(advantage, kind, rows, words):
     with pytest.raises(ValueError, match=words):
-        loader.batches([(prepared(advantage), 1.0)], rows=rows, seed=0, steps=1, sampling=kind)
+        loader.batches([prepared(advantage)], rows=rows, seed=0, steps=1, sampling=kind)
 
 
 def test_a_column_of_tokens_is_no_column_to_draw_by():
@@ -166,8 +166,3 @@ def test_a_column_of_tokens_is_no_column_to_draw_by():
     one = one.with_columns({"logps": np.zeros(len(one.groups.tokens), np.float32)})
     with pytest.raises(ValueError, match="goes by the column 'logps'"):
         sampling.weights(one, "logps")
-
-
-def test_an_unknown_way_of_sampling_is_refused():
-    with pytest.raises(ValueError, match="data.sampling='best' is not one of shuffle, positive, priority"):
-        Sampling("best")

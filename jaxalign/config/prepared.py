@@ -1,0 +1,78 @@
+"""The prepared sets that a configuration names: made if they are not there, then opened."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import sys
+
+from ml_collections import ConfigDict
+
+from jaxalign.config import build, functions
+from jaxalign.config.schema import named_sets
+from jaxalign.config.stages import STAGE, training_stages
+from jaxalign.data.prepared import prepare
+from jaxalign.data.rows import store
+from jaxalign.data.rows.store import Prepared
+from jaxalign.data.summary import report
+from jaxalign.hparams import hparams_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """The prepared sets of a run."""
+
+    train: list[Prepared]  # each with its weight in the mixture
+    held_out: dict[str, Prepared]  # by name; one without a name is called ""
+
+    @property
+    def all(self) -> list[Prepared]:
+        """Training sets, then held-out ones."""
+        return [*self.train, *self.held_out.values()]
+
+    def map(self, function: Callable[[list[Prepared]], list[Prepared]]) -> "Sets":
+        """The sets that a function of all of them gives, in their order."""
+        changed = function(self.all)
+        return Sets(changed[: len(self.train)], dict(zip(self.held_out, changed[len(self.train) :], strict=True)))
+
+
+def to_stderr(lines: list[str]) -> None:
+    """Prints lines on standard error."""
+    print("\n".join(lines), file=sys.stderr)
+
+
+def prepared_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_stderr) -> Sets:
+    """The prepared sets of a resolved configuration. `tell` gets what became of the rows of each set, as lines of text.
+
+    Raises:
+      ValueError: as `data.prepared.prepare`.
+    """
+    data = cfg.to_dict()["data"]
+    options = {key: data[key] for key in hparams_of(prepare) if key in data}
+    options |= {"pack_rows": data["pack"], "max_groups": data["max_groups_per_row"], "out_root": data["prepared_dir"]}
+    options |= {"tokenizer": build.tokenizer_name(cfg), "mismatched": "mismatched" in functions.objective(cfg).reads}
+
+    def opened(source, **side):
+        folder = prepare(source, **options, **side)
+        tell(report(folder))
+        return store.read(folder, weight=source.get("weight", 1.0))
+
+    train = data["train"] if isinstance(data["train"], tuple | list) else [data["train"]]
+    if data["eval_fraction"]:
+        return Sets([opened(train[0], side="train")], {"": opened(train[0], side="eval")})
+    held_out = {} if data["eval"] is None else named_sets(data["eval"])
+    return Sets([opened(source) for source in train], {name: opened(source) for name, source in held_out.items()})
+
+
+def prepared_stages(stages: Mapping[str, ConfigDict], *, tell: Callable[[list[str]], None]) -> list[tuple[Prepared, str]]:
+    """(prepared set, tokenizer that the stage names) of every set of all stages that train; `tell` as above."""
+    found: list[tuple[Prepared, str]] = []
+    for cfg in training_stages(stages).values():
+        source = cfg.model.checkpoint or ""
+        while source.startswith(STAGE):  # its export carries the tokenizer of the stage that it comes from
+            origin = stages[source.removeprefix(STAGE)]
+            cfg.model.tokenizer = cfg.model.tokenizer or origin.model.tokenizer
+            cfg.data.add_tokens = (*(origin.data.add_tokens or ()), *(cfg.data.add_tokens or ()))
+            if cfg.data.template == "auto":
+                cfg.data.template = origin.data.template
+            source = cfg.model.checkpoint = origin.model.checkpoint or ""
+        found += [(prepared, build.tokenizer_name(cfg)) for prepared in prepared_sets(cfg, tell=tell).all]
+    return found

@@ -1,0 +1,141 @@
+"""The sections of a configuration against the schema: unknown and missing keys, types, choices, ranges.
+
+One mistake is one problem: a key that is only misspelt is not reported as missing too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxalign.config.schema import COLUMN, DURATIONS, OPTIONS_OF_KIND, OTHER_NAMES, SCHEMA, SOURCE, Field, named_sets, units
+from jaxalign.hparams import REQUIRED
+from jaxalign.suggest import closest, meant
+
+Problems = dict[str, list[str]]  # by section; what stands beside the sections is under ""
+
+
+def check(given: Mapping) -> tuple[dict[str, Any], Problems]:
+    """(the sections with their defaults, the problems of those that have any)."""
+    resolved: dict[str, Any] = {}
+    problems: Problems = {"": [], **{key: [] for key in SCHEMA}}
+    misspelt = {_unknown(key, SCHEMA, "", problems[""]) for key in sorted(given.keys() - SCHEMA.keys())}
+    for key, field in SCHEMA.items():
+        check = _subsection if isinstance(field, dict) else _value
+        resolved[key] = check(given, key, field, "", problems[key])
+    _check_sources(resolved["data"], problems["data"])
+    _check_columns(resolved["data"], problems["data"])
+    bad = {key: lines for key, lines in problems.items() if lines}
+    return resolved, bad | {key: [] for key in misspelt & SCHEMA.keys()}  # reported under ""
+
+
+def _subsection(given, key, schema, prefix, problems):
+    value = given.get(key, {})
+    if isinstance(value, Mapping):
+        return _section(value, schema, f"{key}.", problems)
+    problems.append(f"{key}={value!r} is not a section; set keys below it, like {key}.{next(iter(schema))}.")
+    return _section({}, schema, f"{key}.", [])
+
+
+def _section(given, schema, prefix, problems):
+    durations = {f"{name}_{unit}": name for name in DURATIONS.get(prefix.rstrip("."), ()) for unit in units(name)}
+    known = {key for key in schema if key != "*"} | durations.keys()
+    unknown = sorted(given.keys() - known)  # in an open section these are options of a function, and checked with it
+    misspelt = {closest(key, known) if "*" in schema else _unknown(key, schema, prefix, problems) for key in unknown}
+    resolved = {key: value for key, value in given.items() if key in durations or ("*" in schema and key not in known)}
+    for key, field in schema.items():
+        if key != "*":
+            resolved[key] = _value(given, key, field, prefix, [] if key in misspelt else problems)
+    _check_durations(resolved, prefix, durations, [] if misspelt & durations.keys() else problems)
+    return resolved
+
+
+def _unknown(key, schema, prefix, problems) -> str | None:
+    """Reports an unknown key of a section; the name of the key that was meant."""
+    section = prefix.rstrip(".")
+    table = "SOURCE" if schema is SOURCE else section
+    durations = {name: [f"{name}_{unit}" for unit in units(name)] for name in DURATIONS.get(section, ())}
+    known = [k for k in schema if k != "*"] + [name for names in durations.values() for name in names]
+    if other := OTHER_NAMES.get(f"{table}.{key}"):
+        name = other.removeprefix(f"{table}.")
+        problems.append(f"{prefix}{key} is called {prefix}{name} here.")
+        return name
+    shown = sorted([k for k in schema if k != "*"] + [f"{name}_[{'|'.join(units(name))}]" for name in durations])
+    problems.append(f"{prefix}{key}: unknown key{meant(key, known)}; accepted here: {', '.join(shown)}.")
+    return closest(key, known)
+
+
+def _value(given, key, field: Field, prefix, problems):
+    if key not in given:
+        if field.default is REQUIRED:
+            problems.append(f"{prefix}{key} is missing: {field.help}.")
+        return field.default
+    value = given[key]
+    if float in field.types and type(value) is int:
+        value = float(value)
+    if isinstance(value, list):
+        value = tuple(value)
+    # bool is an int to isinstance, and "True" rows are a mistake
+    if not isinstance(value, field.types) or (isinstance(value, bool) and bool not in field.types):
+        wanted = " or ".join("None" if t is type(None) else t.__name__ for t in field.types)
+        problems.append(f"{prefix}{key}={value!r} is {type(value).__name__}, not {wanted}: {field.help}.")
+    elif field.choices and value not in field.choices:
+        choices, names = ", ".join(map(repr, field.choices)), [name for name in field.choices if isinstance(name, str)]
+        problems.append(f"{prefix}{key}={value!r} is not one of {choices}{meant(value, names)}: {field.help}.")
+    elif field.least is not None and value is not None and not value >= field.least:
+        problems.append(f"{prefix}{key}={value!r} is not at least {field.least}: {field.help}.")
+    return value
+
+
+def _check_durations(resolved, prefix, durations, problems):
+    for name, default in DURATIONS.get(prefix.rstrip("."), {}).items():
+        keys = [key for key, base in durations.items() if base == name and resolved.get(key) is not None]
+        if len(keys) > 1:
+            problems.append(f"{prefix}{name} is given {len(keys)} times ({', '.join(keys)}); keep one of them.")
+        if not keys and default is None:
+            problems.append(f"{prefix}{name} is missing; give one of {', '.join(f'{name}_{unit}' for unit in units(name))}.")
+        for key in keys:
+            value = resolved[key]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                problems.append(f"{prefix}{key}={value!r} is not a finite number >= 0.")
+        if not keys and default:
+            resolved[f"{name}_{default[0]}"] = default[1]
+
+
+def _check_sources(data, problems):
+    train, held_out = data["train"], data["eval"]
+    if isinstance(train, tuple):
+        data["train"] = tuple(_source(source, f"data.train[{i}]", problems) for i, source in enumerate(train))
+        if not train:
+            problems.append("data.train=() is an empty mixture; name at least one source.")
+    elif isinstance(train, dict):
+        data["train"] = _source(train, "data.train", problems)
+    if isinstance(held_out, dict):
+        checked = {
+            name: _source(source, f"data.eval.{name}" if name else "data.eval", problems) for name, source in named_sets(held_out).items()
+        }
+        data["eval"] = checked.get("", checked)
+
+
+def _source(source, name, problems):
+    if not isinstance(source, dict):
+        problems.append(f"{name}={source!r} is not a source; write dict(path=...), dict(hf=...) or dict(tfds=...).")
+        return None
+    before = len(problems)
+    resolved = _section(source, SOURCE, f"{name}.", problems)
+    origins = [origin for origin in ("path", "hf", "tfds") if source.get(origin)]
+    if len(origins) != 1 and len(problems) == before:
+        problems.append(f"{name} names {' and '.join(origins) or 'no origin'}; give just one of path, hf, tfds.")
+    return resolved
+
+
+def _check_columns(data, problems):
+    columns = data["computed"]
+    for name, given in columns.items() if isinstance(columns, dict) else ():
+        where = f"data.computed.{name}"
+        if not isinstance(given, dict):
+            problems.append(f"{where}={given!r} is not a column; write {name}=dict(kind=..., model=...).")
+            continue
+        columns[name] = column = _section(given, COLUMN, f"{where}.", problems)
+        idle = given.keys() & COLUMN.keys() - {"kind", "model", *OPTIONS_OF_KIND.get(column["kind"], COLUMN)}
+        problems += [f"{where}.{key}={given[key]!r} has no effect on kind={column['kind']!r}; leave it out." for key in sorted(idle)]
+        if column["kind"] == "implicit_reward" and column["reference"] is None:
+            problems.append(f"{where}.reference is missing: an implicit reward is beta times the log-ratio of model to reference.")
