@@ -107,7 +107,7 @@ def test_padding_changes_nothing_and_its_gradient_is_finite(model_and_params):
 
 @pytest.mark.parametrize("window", [0, 3])
 def test_blocks_of_queries_equal_a_dense_mask_written_out(monkeypatch, window):
-    monkeypatch.setattr(xla, "QUERY_BLOCK", 4)  # 10 tokens: three blocks, the last filled up
+    monkeypatch.setattr(xla, "BLOCK", 4)  # 10 tokens: three blocks, the last filled up
     q, k, v = (RANDOM.standard_normal((2, 10, heads, 8)).astype(np.float32) for heads in (4, 2, 2))
     segments = np.array([[1, 1, 1, 2, 2, 3, 3, 3, 0, 0], [4, 4, 4, 4, 4, 4, 4, 4, 4, 4]])
     prefixes = np.array([[0, 0, 0, 1, 1, 1, 1, 1, 0, 0], [0] * 10])

@@ -35,7 +35,8 @@ def attend(
     by_head = sharding.spec("rows", None, "heads", None)
     by_row = sharding.rows_spec(2)
     local = functools.partial(IMPLEMENTATIONS[implementation], softcap=softcap)
-    mapped = jax.shard_map(local, in_specs=(by_head, by_head, by_head, by_row, by_row, by_row, sharding.spec()), out_specs=by_head)
+    in_specs = (by_head, by_head, by_head, by_row, by_row, by_row, sharding.spec())
+    mapped = jax.shard_map(local, in_specs=in_specs, out_specs=by_head, check_vma=False)
     return mapped(q, k, v, positions, segments, prefixes, window)
 
 
