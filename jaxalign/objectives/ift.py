@@ -73,6 +73,8 @@ def _losses(nll, batch, gamma, mode, norm):
         # L = sum_t C_t l_t
         return sum_responses(future * nll, batch), future
     mean = future / at_tokens(jnp.maximum(response_lengths(batch), 1), batch).clip(1)
+    if norm == "softmax":  # a factor common to a response changes no loss, and exp(88) is the largest that float32 holds
+        mean = mean - at_tokens(max_responses(jax.lax.stop_gradient(mean), batch), batch)
     weights = jnp.where(scored, 1.0 if gamma == 0 else NORMS[norm](mean), 0.0)
     if mode == "stopgrad_weights":
         weights = jax.lax.stop_gradient(weights)
