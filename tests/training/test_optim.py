@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
+import optax
 import pytest
+import toys
 
 from jaxalign.config import build
 from jaxalign.models import model as models
@@ -47,3 +49,110 @@ def test_the_learning_rate_rises_from_its_first_step_and_ends_where_it_should(sh
 
 def test_one_step_of_warm_up_trains_at_the_peak():
     assert float(optim.make_schedule("linear", learning_rate=1.0, warmup_steps=1, total_steps=5, min_lr_ratio=0.0)(0)) == 1.0
+
+
+AXES = {"layers": {"kernel": ("layers", "embed", "mlp"), "bias": ("layers", "mlp")}, "head": {"kernel": ("vocab", "embed")}}
+
+
+def numpy_adamw(params, gradients, rates, *, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.3, max_norm=2.0):
+    """AdamW in float64, one gradient a step: clip the whole gradient, correct the bias of the moments, decay kernels by rate * decay."""
+    params = {path: np.float64(value) for path, value in params.items()}
+    m, v = ({path: np.zeros_like(value) for path, value in params.items()} for _ in range(2))
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradient.values()))
+        for path, g in gradient.items():
+            g = g * min(1, max_norm / norm)
+            m[path], v[path] = b1 * m[path] + (1 - b1) * g, b2 * v[path] + (1 - b2) * g**2
+            step = m[path] / (1 - b1**t) / (np.sqrt(v[path] / (1 - b2**t)) + eps)
+            params[path] = params[path] - rate * (step + weight_decay * params[path] * ("kernel" in path))
+    return params
+
+
+def flat(tree):
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def test_adamw_is_that_of_numpy_with_clipping_first_and_decay_times_the_rate():
+    # Catches: clipping after the rule, decay that is not multiplied by the rate, moments without bias correction, decay of biases.
+    random = np.random.default_rng(0)
+    params = {"layers": {"kernel": (2, 3, 4), "bias": (2, 4)}, "head": {"kernel": (5, 3)}}
+    params = jax.tree.map(lambda shape: random.standard_normal(shape).astype(np.float32), params, is_leaf=lambda x: isinstance(x, tuple))
+    sizes = (0.1, 5.0, 0.01, 30.0)  # two below the largest norm and two above it
+    gradients = [jax.tree.map(lambda p, s=size: np.float32(s * random.standard_normal(p.shape)), params) for size in sizes]
+    schedule = optim.make_schedule("linear", learning_rate=0.2, warmup_steps=2, total_steps=4, min_lr_ratio=0.0)
+    rates = [0.1, 0.2, 0.2, 0.1]
+    optimizer = optim.make_optimizer(optim.adamw, schedule, max_grad_norm=2.0, weight_decay=0.3, axes=AXES, b2=0.95)
+    ours, state = params, optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, ours)
+        ours = optax.apply_updates(ours, updates)
+    expected = numpy_adamw(flat(params), [flat(g) for g in gradients], rates)
+    for path, value in flat(ours).items():
+        np.testing.assert_allclose(value, expected[path], rtol=2e-5, atol=2e-6, err_msg=path)
+
+
+RULES = {**{name: {} for name in optim.RULES}, "lion-bf16": {"mu_dtype": "bfloat16"}, "muon-bf16": {"mu_dtype": "bfloat16"}}
+
+
+def two_updates(rule, sizes):
+    """(updates of the second step on the host, the state with its layout, the parameters' layout) of the toy model on this mesh."""
+    optimizer = optim.make_optimizer(
+        optim.RULES[rule.split("-")[0]],
+        optax.constant_schedule(0.1),
+        max_grad_norm=1.0,
+        weight_decay=0.1,
+        axes=toys.model().axes,
+        **RULES[rule],
+    )
+    with jax.set_mesh(toys.mesh(sizes)):
+        params = toys.place_params(toys.params(0))
+
+        @jax.jit
+        def run(params, first, second):
+            _, state = optimizer.update(first, optimizer.init(params), params)
+            return optimizer.update(second, state, params)
+
+        updates, state = run(params, toys.place_params(toys.params(1)), toys.place_params(toys.params(2)))
+        partitions = {(x.shape, x.sharding.spec) for x in jax.tree.leaves(params)}
+    return flat(updates), state, partitions
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_gives_the_same_updates_on_a_mesh_and_lays_its_moments_out_like_the_parameters(rule):
+    expected, _, _ = two_updates(rule, (1, 1, 1))
+    updates, state, partitions = two_updates(rule, (2, 2, 2))
+    for path, value in updates.items():
+        np.testing.assert_allclose(value, expected[path], rtol=1e-4, atol=1e-5 * np.abs(expected[path]).max(), err_msg=path)
+    shapes = {shape for shape, _ in partitions}
+    moments = [x for x in jax.tree.leaves(state) if x.shape in shapes]
+    assert {(x.shape, x.sharding.spec) for x in moments} <= partitions
+    assert bool(moments) == (rule != "adafactor")
+    assert any(x.dtype == jnp.bfloat16 for x in moments) == rule.endswith("bf16")
+
+
+def test_muon_is_that_of_optax_on_matrices_and_adamw_on_the_rest():
+    random = np.random.default_rng(3)
+    axes = {"layers": {"kernel": ("layers", "embed", "heads", None), "bias": ("layers", "mlp")}, "head": {"kernel": ("vocab", "embed")}}
+    shapes = {"layers": {"kernel": (2, 6, 2, 4), "bias": (2, 4)}, "head": {"kernel": (5, 6)}}
+    params, *gradients = (
+        jax.tree.map(lambda shape: random.standard_normal(shape).astype(np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
+        for _ in range(4)
+    )
+    dimensions = {"layers": {"kernel": optax.contrib.MuonDimensionNumbers((1,), (2, 3)), "bias": None}, "head": {"kernel": None}}
+    theirs = optax.contrib.muon(0.1, muon_weight_dimension_numbers=dimensions, consistent_rms=0.2, adam_b2=0.99)
+    ours = optim.make_optimizer(
+        optim.muon, optax.constant_schedule(0.1), max_grad_norm=0.0, weight_decay=0.0, axes=axes, b2=0.99
+    )  # fmt: skip
+    with jax.set_mesh(toys.mesh()):
+        states = ours.init(params), theirs.init(params)
+        for gradient in gradients:
+            (updates, state), (expected, other) = (rule.update(gradient, s, params) for rule, s in zip((ours, theirs), states, strict=True))
+            states = state, other
+            for path, value in flat(expected).items():
+                np.testing.assert_allclose(flat(updates)[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("rule", ["adamw", "lion", "muon"])
+def test_a_dtype_that_no_moment_has_is_refused(rule):
+    with pytest.raises(ValueError, match="optimizer.mu_dtype='float16'.*float32, bfloat16"):
+        optim.RULES[rule](AXES, mu_dtype="float16")
