@@ -20,13 +20,12 @@ from jaxalign.data.text.tokenizer import load as load_tokenizer
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import hub, trained, vocabulary
 from jaxalign.hparams import hparams_of
-from jaxalign.lm_head import distributions
 from jaxalign.models import model as models
 from jaxalign.models import presets
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.rollout import source
-from jaxalign.training import checkpoint, forward, optim, reference, step
+from jaxalign.training import checkpoint, forward, metrics, optim, reference, step
 from jaxalign.training.sources import Source
 from jaxalign.types import TrainState
 
@@ -164,12 +163,6 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         **options(cfg, "optimizer"),
     )
 
-    def kl(policy, constant, batch):
-        sides = (policy.hidden, policy.unembed), (constant.hidden, constant.unembed)
-        return distributions.token_kl(
-            *sides, batch.slots >= 0, vocab_size=built.config.vocab_size, softcap=built.config.logit_softcap or None
-        )
-
     policy_logps = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": lengths.every}
     scored_by_policy = rule.holds == "logps" and rule.moves
     init_state = partial(
@@ -186,7 +179,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
     return Functions(
         init_state,
         step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=cfg.batch.gradient_accumulation_steps),
-        step.make_eval_step(look, objective, kl),
+        step.make_eval_step(look, objective, metrics.kl),
         partial(source.PolicyLogps, **policy_logps) if scored_by_policy else source.Rows,
     )
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxalign.lm_head import distributions
 from jaxalign.objectives.families.pairs import ranked_right
 from jaxalign.types import Array, Batch, Outputs, response_lengths, sum_responses
 
@@ -22,3 +23,9 @@ def rankings(policy: Outputs, reference: Outputs | None, batch: Batch) -> dict[s
     by = {"accuracy": logps - constant, "ranking/logps": logps / jnp.maximum(response_lengths(batch), 1.0)}
     better = batch.valid[:, :, None] & batch.valid[:, None] & (batch.reward[:, :, None] > batch.reward[:, None])
     return {name: (ranked_right(x[:, :, None] - x[:, None]), better.astype(jnp.float32)) for name, x in by.items()}
+
+
+def kl(policy: Outputs, reference: Outputs, batch: Batch) -> Array:
+    """KL(policy || reference) of the next-token distributions at every scored token, in nats: float32[R, T], 0 where not scored."""
+    sides = (policy.hidden, policy.unembed), (reference.hidden, reference.unembed)
+    return distributions.token_kl(*sides, batch.slots >= 0, vocab_size=policy.vocab_size, softcap=policy.softcap)

@@ -14,7 +14,7 @@ import toys
 
 from jaxalign import objectives
 from jaxalign.data.rows import pack
-from jaxalign.training import optim, reference, step
+from jaxalign.training import metrics, optim, reference, step
 from jaxalign.types import Outputs, Terms
 
 ROW_TOKENS = 64
@@ -220,6 +220,42 @@ def test_against_the_first_reference_running_statistics_begin_with_the_batch(on_
     for name in ("loss", "offset", "rewards/chosen"):
         np.testing.assert_allclose(both[f"initial/{name}"], alone[name], rtol=1e-6, err_msg=name)
     assert abs(mean(both["offset"]) - mean(alone["offset"])) > 1
+
+
+def numpy_kl(params, others, batch):
+    """KL(params || others) over all scored tokens, mean, from whole soft-maxes in float64."""
+
+    def log_probs(params):
+        outputs = toys.next_token()(params, batch, 0)
+        logits = (np.float64(outputs.hidden) @ np.float64(outputs.unembed).T)[:, :-1, : toys.CONFIG.vocab_size]
+        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+    p, q = log_probs(params), log_probs(others)
+    return (np.exp(p) * (p - q)).sum(-1)[np.asarray(batch.slots[:, 1:]) >= 0].mean()
+
+
+def test_the_evaluated_kl_is_that_of_the_policy_from_the_reference(on_one_device):
+    # Catches: KL(reference || policy), in the metric or in what the evaluation step hands to it.
+    eval_step = step.make_eval_step(toys.next_token(), objectives.bind("dpo"), metrics.kl)
+    state, batch = toys.make_state("dpo"), toys.place(arrays())
+    forwards, backwards = numpy_kl(state.trainable, state.reference, batch), numpy_kl(state.reference, state.trainable, batch)
+    assert abs(forwards - backwards) > 0.01 * forwards
+    np.testing.assert_allclose(mean(eval_step(state, batch)["kl"]), forwards, rtol=1e-5)
+
+
+def test_what_is_measured_against_the_first_reference_is_not_measured_against_the_one_that_moved(on_one_device):
+    # Catches: initial/ measured against the moved reference, the other metrics against the first one.
+    eval_step = step.make_eval_step(toys.next_token(), objectives.bind("dpo"), metrics.kl)
+    state, batch = toys.make_state("dpo"), toys.place(arrays())
+    first, moved = state.reference, toys.place_params(toys.params(2))
+    both = eval_step(state.replace(reference=moved, initial=first), batch)
+    for prefix, alone in (
+        ("initial/", eval_step(state.replace(reference=first), batch)),
+        ("", eval_step(state.replace(reference=moved), batch)),
+    ):
+        for name, pair in alone.items():
+            np.testing.assert_allclose(both[prefix + name], pair, rtol=1e-6, atol=1e-6, err_msg=prefix + name)
+    assert {name for name in ("loss", "kl") if abs(mean(both[name]) - mean(both[f"initial/{name}"])) > 0.1} == {"loss", "kl"}
 
 
 def largest_array(objective, remat):
