@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 CHUNK_TOKENS = 1024  # large enough that the matmul is efficient, small enough that [chunk, V] stays a fraction of a GiB
+REST_TOKENS = 128  # of a chunk of what is left: at most 127 tokens go through the head in vain
 
 
 class Options(NamedTuple):
@@ -24,16 +25,21 @@ class Options(NamedTuple):
 
 
 def over_chunks(scored: jax.Array, options: Options, body: Callable, start):
-    """body(index, carry) over all chunks; index int32[chunk] are flat places of scored tokens, R * T where the last chunk is not full."""
+    """body(index, carry) over all chunks: as many whole ones as there are, then smaller ones for what is left.
+
+    index, int32[chunk] or int32[REST_TOKENS], are flat places of scored tokens; the last are filled up with others, and with R * T.
+    """
     flat = scored.reshape(-1)
-    order = jnp.argsort(~flat, stable=True)
-    order = jnp.pad(order, (0, -flat.size % options.chunk), constant_values=flat.size)
-    count = (flat.sum() + options.chunk - 1) // options.chunk
+    rest = min(REST_TOKENS, options.chunk)
+    order = jnp.pad(jnp.argsort(~flat, stable=True), (0, rest), constant_values=flat.size)
+    whole = flat.sum() // options.chunk if rest < options.chunk else 0
 
-    def one(i, carry):
-        return body(jax.lax.dynamic_slice(order, (i * options.chunk,), (options.chunk,)), carry)
+    def over(chunk, first, count, carry):
+        return jax.lax.fori_loop(0, count, lambda i, c: body(jax.lax.dynamic_slice(order, (first + i * chunk,), (chunk,)), c), carry)
 
-    return jax.lax.fori_loop(0, count, one, start)
+    done = whole * options.chunk
+    carry = over(options.chunk, 0, whole, start) if rest < options.chunk else start
+    return over(rest, done, (flat.sum() - done + rest - 1) // rest, carry)
 
 
 def gather_head(unembed: jax.Array, dtype: jnp.dtype) -> jax.Array:
