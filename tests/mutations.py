@@ -1,0 +1,212 @@
+"""Whether the tests notice when the code is wrong: five changes to each of the most important functions, and the tests that should fail.
+
+    python tests/mutations.py [WORD ...]          only the functions whose name contains one of the words; without words all
+
+Each change is made in a copy of the working tree, and the few test files of that function run there until the first failure. A change that
+no test notices is a survivor: it needs a test, or a reason here why it changes nothing.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = Path(__file__).parents[1]
+XLA, CHUNKS, KL = "models/attention/xla.py", "lm_head/chunks.py", "lm_head/distributions.py"
+PACK, LOADER, STEP = "data/rows/pack.py", "data/rows/loader.py", "training/step.py"
+REFERENCE, CHECKPOINT, MANIFEST = "training/reference.py", "training/checkpoint.py", "training/manifest.py"
+KTO, RESPONSES, FORWARD, IFT = "objectives/kto.py", "objectives/families/responses.py", "training/forward.py", "objectives/ift.py"
+RENDER, RENDERER, NAMES = "data/text/render.py", "data/text/renderer.py", "hf/names.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A function, the arguments of pytest that should notice, and (file, right code, wrong code) of each change."""
+
+    name: str
+    tests: str
+    changes: tuple[tuple[str, str, str], ...]
+
+
+FUNCTIONS = (
+    Function(
+        "attention mask",
+        "tests/models/test_attention.py",
+        (
+            (XLA, "(key_index <= index)", "(key_index < index)"),
+            (XLA, "(position - key_position < window)", "(position - key_position <= window)"),
+            (XLA, "((prefix != 0) & (key_segment == prefix))", "(key_segment == prefix)"),
+            (XLA, "related & near & (segment != 0)", "related & near"),
+            (XLA, "(low[:, None] <= last) & (first <= high[:, None])", "(low[:, None] <= last) & (first < high[:, None])"),
+        ),
+    ),
+    Function(
+        "log-prob alignment",
+        "tests/lm_head/test_logps.py",
+        (
+            (CHUNKS, "jnp.clip(index - 1, 0, len(flat) - 1)", "jnp.clip(index, 0, len(flat) - 1)"),
+            (CHUNKS, "jnp.where(index < size, index - 1, size)", "jnp.where(index < size, index, size)"),
+            (CHUNKS, "jnp.where(columns < options.vocab_size, values, -jnp.inf), columns", "values, columns"),
+            (CHUNKS, "(flat.sum() - done + rest - 1) // rest", "(flat.sum() - done) // rest"),
+            (CHUNKS, 'jnp.log(jax.lax.psum(jnp.exp(log_sum_exp - largest), "tensor"))', "jnp.log(jnp.exp(log_sum_exp - largest))"),
+        ),
+    ),
+    Function(
+        "pack",
+        "tests/data/rows/test_pack.py",
+        (
+            (PACK, "prompt[:-1], position=0, segment=segment)", "prompt, position=0, segment=segment)"),
+            (PACK, "np.where(scored, g * responses + k, -1)", "g * responses + k"),
+            (PACK, "tokens, position=len(prompt), segment=segment, prefix=prefix)", "tokens, position=len(prompt), segment=segment)"),
+            (PACK, "np.where(count > 1, prompt - 1 + count, prompt)", "np.where(count > 1, prompt + count, prompt)"),
+            (PACK, "start = len(prompt) - len(head)", "start = 0"),
+        ),
+    ),
+    Function(
+        "loader",
+        "tests/data/rows/test_loader.py",
+        (
+            (LOADER, "start = step * rows + process_index * here\n        return", "start = step * rows\n        return"),
+            (LOADER, "if row < len(prepared) else None", "if row < len(prepared) - 1 else None"),
+            (LOADER, "seed(seed).shuffle().repeat()", "seed(seed).repeat()"),
+            (LOADER, "math.ceil(len(prepared) / rows)", "(len(prepared) // rows)"),
+            (LOADER, "seed=seed + number, sampling=sampling) for", "seed=seed, sampling=sampling) for"),
+        ),
+    ),
+    Function(
+        "step",
+        "tests/training/test_step.py",
+        (
+            (STEP, 'g / jnp.where(sums["loss"][1] > 0, sums["loss"][1], 1.0)', "g / batch.paired.size"),
+            (STEP, "reference_rule(state.reference, trainable, state", "reference_rule(state.reference, state.trainable, state"),
+            (STEP, "jnp.where(weight > 0, value, 0.0) * weight, weight", "value * weight, weight"),
+            (STEP, "against(state.initial, fresh)", "against(reference, fresh)"),
+            (STEP, "_statistics(objective, state, _add_up(measure, parts) if state.statistics else {})", "None"),
+        ),
+    ),
+    Function(
+        "reference rules",
+        "tests/training/test_reference.py",
+        (
+            (REFERENCE, "alpha * new + (1 - alpha) * old", "(1 - alpha) * new + alpha * old"),
+            (REFERENCE, "jnp.where(due, new, old), trainable", "jnp.where(due, old, new), trainable"),
+            (REFERENCE, "(1 - alpha) * old, old), trainable", "(1 - alpha) * old, new), trainable"),
+            (REFERENCE, "step % reference.logps.shape[0], keepdims", "0, keepdims"),
+            (REFERENCE, "if not 0 <= alpha <= 1:", "if not 0 < alpha < 1:"),
+        ),
+    ),
+    Function(
+        "checkpoint",
+        "tests/training/test_damaged_checkpoints.py tests/training/test_resume.py",
+        (
+            (CHECKPOINT, "set(there[-self._keep_last :])", "set(there[: self._keep_last])"),
+            (CHECKPOINT, "if isinstance(value, int | float) and math.isfinite(value):", "if value is not None:"),
+            (CHECKPOINT, "key=lambda step: (-losses[step], step)", "key=lambda step: (losses[step], step)"),
+            (MANIFEST, "if files.get(name) != present.get(name)", "if name not in present"),
+            (CHECKPOINT, "for step in self.steps() if step > start", "for step in self.steps() if step < start"),
+        ),
+    ),
+    Function(
+        "KTO's z0",
+        "tests/objectives/test_kto.py",
+        (
+            (KTO, 'jnp.maximum(statistics["kl"], 0.0)', 'statistics["kl"]'),
+            (KTO, "beta * (each.log_ratios - z0)", "beta * (each.log_ratios + z0)"),
+            (RESPONSES, "(mismatched(batch) & trained)", "mismatched(batch)"),
+            (RESPONSES, "policy.replace(logps=jax.lax.stop_gradient(policy.logps))\n    trained", "policy\n    trained"),
+            (KTO, "desirable = batch.reward > threshold", "desirable = batch.reward >= threshold"),
+        ),
+    ),
+    Function(
+        "IFT's residual",
+        "tests/training/test_forward.py tests/objectives/test_ift.py",
+        (
+            (FORWARD, "(1 - share) * x + share * embed(greedy)", "share * x + (1 - share) * embed(greedy)"),
+            (FORWARD, "jnp.where(scored, greedy, tokens)", "greedy"),
+            (FORWARD, "return x if train_embeddings else jax.lax.stop_gradient(x)", "return x"),
+            (FORWARD, "mixing_start + (mixing - mixing_start) * ramp", "mixing_start + mixing * ramp"),
+            (IFT, "future * nll, batch), future", "future, batch), future"),
+        ),
+    ),
+    Function(
+        "render",
+        "tests/data/text/test_render.py",
+        (
+            (RENDER, "if len(ends) > 1 and ends[0] == ends[1] and", "if len(ends) > 2 and ends[0] == ends[1] and"),
+            (RENDER, "tokenizer.eos_id if tokenizer.eos_id in common else common[0]", "common[0]"),
+            (RENDER, "ids[1:2] == ids[:1]", "ids[2:3] == ids[:1]"),
+            (RENDER, "if call in (None, stops.last, stops.middle)", "if call is not None"),
+            (RENDER, "return tail if tail is None or not before else tail.rpartition(before)[0]", "return tail"),
+        ),
+    ),
+    Function(
+        "hf names",
+        "tests/hf/test_stories260k.py tests/hf/test_export_command.py",
+        (
+            (NAMES, '"HE D", "HE", "layers.attention.q", "DHE", "HE"', '"D HE", "HE", "layers.attention.q", "DHE", "HE"'),
+            (NAMES, "np.take(array, part, axis=", "np.take(array, 0, axis="),
+            (NAMES, "array = array[: config.vocab_size] if ours.startswith(\"V\") else array", "pass"),
+            (NAMES, "name=row.name.format(layer), layer=layer", "name=row.name.format(layer), layer=0"),
+            (NAMES, 'config.padded_vocab - config.vocab_size if letter == "V" else 0', "0"),
+        ),
+    ),
+    Function(
+        "kl",
+        "tests/lm_head/test_distributions.py tests/training/test_step.py",
+        (
+            ("training/metrics.py", "(policy.hidden, policy.unembed), (reference.hidden, reference.unembed)",
+             "(reference.hidden, reference.unembed), (policy.hidden, policy.unembed)"),
+            (STEP, "kl(policy, constant, batch), batch.slots >= 0", "kl(constant, policy, batch), batch.slots >= 0"),
+            (KL, "jax.nn.softmax(p, axis=1) * (p - q)", "jax.nn.softmax(q, axis=1) * (p - q)"),
+            (KL, "- total_p + total_q", "- total_q + total_p"),
+            (KL, "jnp.exp(log_p) * (log_p - log_q - heads.at(kl, index)[:, None])", "jnp.exp(log_p) * (log_p - log_q)"),
+        ),
+    ),
+)  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    survivors = 0
+    print("| function | change | tests |\n|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("jaxalign", "tests", "configs", "launch"):
+            shutil.copytree(ROOT / part, Path(folder, part), ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / file, folder)
+        for function in FUNCTIONS:
+            if words and not any(word in function.name for word in words):
+                continue
+            for file, right, wrong in function.changes:
+                start = time.monotonic()
+                noticed = _noticed(Path(folder), function, Path(folder, "jaxalign", file), right, wrong)
+                survivors += noticed == "SURVIVED"
+                print(f"| {function.name} | `{right}` -> `{wrong}` | {noticed} in {time.monotonic() - start:.0f} s |", flush=True)
+    print(f"{survivors} survived.")
+    return survivors > 1
+
+
+def _noticed(folder: Path, function: Function, file: Path, right: str, wrong: str) -> str:
+    """ "caught by TEST", or SURVIVED."""
+    code = file.read_text()
+    if code.count(right) < 1:
+        raise SystemExit(f"{file.name} has no {right!r} any more; bring the change of {function.name} up to date.")
+    file.write_text(code.replace(right, wrong))
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "--no-header", *function.tests.split()],
+            cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        file.write_text(code)
+    if run.returncode == 0:
+        return "SURVIVED"
+    failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return "caught by " + (failed[0].split(" - ")[0].split("::")[-1] if failed else "an error")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
