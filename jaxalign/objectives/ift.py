@@ -9,7 +9,8 @@ from jaxalign.types import Batch, Outputs, Terms, at_tokens, max_responses, resp
 REQUIRES = ("unpaired",)
 FORWARD = "two_pass"
 MODES = ("official", "stopgrad_weights", "alg1", "eq21")
-NORMS = {"l1": lambda x: x, "l2": jnp.square, "log": jnp.log1p, "softmax": jnp.exp}  # weights from discounted losses, up to a factor
+# Weights from the discounted losses x of a response, up to a factor, and from the largest of them, without which exp(x) overflows.
+NORMS = {"l1": lambda x, _: x, "l2": lambda x, _: x**2, "log": lambda x, _: jnp.log1p(x), "softmax": lambda x, top: jnp.exp(x - top)}
 TINY = 1e-8  # keeps 0 / 0 away where every token has loss 0
 
 
@@ -27,8 +28,7 @@ def ift(
       policy: log-probs of the gold tokens in the second pass; its greedy tokens, where there are any, are only reported.
       reference: not read.
       batch: any batch; every valid response is trained on.
-      gamma: discount a position, 0 <= gamma <= 1. The paper: 0.95.
-      mode: one of MODES.
+      gamma, mode: discount per position, 0 <= gamma <= 1, in the paper 0.95; one of MODES.
       norm: one of NORMS, what the code makes of a token's discounted loss (over the response's length) to weigh by: itself, its square,
         log(1 + it), exp(it). The paper's runs: "l1". Not for "alg1" and "eq21", which do not normalise.
 
@@ -73,9 +73,8 @@ def _losses(nll, batch, gamma, mode, norm):
         # L = sum_t C_t l_t
         return sum_responses(future * nll, batch), future
     mean = future / at_tokens(jnp.maximum(response_lengths(batch), 1), batch).clip(1)
-    if norm == "softmax":  # a factor common to a response changes no loss, and exp(88) is the largest that float32 holds
-        mean = mean - at_tokens(max_responses(jax.lax.stop_gradient(mean), batch), batch)
-    weights = jnp.where(scored, 1.0 if gamma == 0 else NORMS[norm](mean), 0.0)
+    top = at_tokens(max_responses(jax.lax.stop_gradient(mean), batch), batch)
+    weights = jnp.where(scored, 1.0 if gamma == 0 else NORMS[norm](mean, top), 0.0)
     if mode == "stopgrad_weights":
         weights = jax.lax.stop_gradient(weights)
     # L = sum_t f(C_t / n) l_t / sum_t f(C_t / n)
