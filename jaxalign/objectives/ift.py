@@ -26,8 +26,7 @@ def ift(
 
     Args:
       policy: log-probs of the gold tokens in the second pass; its greedy tokens, where there are any, are only reported.
-      reference: not read.
-      batch: any batch; every valid response is trained on.
+      batch: any batch; every valid response is trained on. The reference is not read.
       gamma, mode: discount per position, 0 <= gamma <= 1, in the paper 0.95; one of MODES.
       norm: one of NORMS, what the code makes of a token's discounted loss (over the response's length) to weigh by: itself, its square,
         log(1 + it), exp(it). The paper's runs: "l1". Not for "alg1" and "eq21", which do not normalise.
