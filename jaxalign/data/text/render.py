@@ -31,7 +31,7 @@ def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE, rea
                 "or use a chat template whose turns end in a token of their own."
             )
         return Renderer(tokenizer, None, tokenizer.writes_bos, Stops(tokenizer.eos_id, None))
-    chat = templates.load(template, own=tokenizer.templates, special=_special(tokenizer), writes_bos=tokenizer.writes_bos, date=date)
+    chat = templates.load(template, own=tokenizer.templates, special=_special(tokenizer, template), writes_bos=tokenizer.writes_bos, date=date)
     text = chat.render(PROBE[1:], add_generation_prompt=False)
     ids = tokenizer.encode(text)
     writes_bos = tokenizer.bos_id is not None and ids[:1] == [tokenizer.bos_id]
@@ -43,9 +43,10 @@ def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE, rea
     return Renderer(tokenizer, chat, writes_bos, stops, _markers(tokenizer, chat), reasoning)
 
 
-def _special(tokenizer):
-    # Every special token that has a name. BOS and EOS that config.json alone names are known to plain text, not to a template.
-    return dict(tokenizer.special)
+def _special(tokenizer, template):
+    # A template of the model's own knows the tokens that its tokenizer names; a built-in one, those that config.json alone names too.
+    known = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos} if template in templates.BUILT_IN else {}
+    return {**{name: token for name, token in known.items() if token is not None}, **tokenizer.special}
 
 
 def _stops(tokenizer, chat, tail):
