@@ -16,7 +16,7 @@ from jaxalign.paths import resolve
 
 CODE = (
     *sorted(f"raw/{file.stem}" for file in (Path(__file__).parent / "raw").glob("*.py")),
-    *(f"text/{name}" for name in ("faithful", "render", "renderer", "sandbox", "templates", "thoughts", "tokenizer", "tokenizer_files")),
+    *(f"text/{file.stem}" for file in sorted((Path(__file__).parent / "text").glob("*.py")) if file.stem != "__init__"),
     *(f"rows/{name}" for name in ("encode", "shards")),
 )
 
@@ -74,10 +74,11 @@ def prepare(
     sides = {"on_bad_row": on_bad_row, "side": side, "eval_fraction": eval_fraction, "renamed": rows.renamed}
     lengths = (row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched)
     recipe = shards.Recipe(format=name, limits=Limits(*lengths), train_turns=train_turns, **text, **_judgements(source), **sides)
-    meta = _meta(source, rows, recipe, how)
+    renderer = recipe.renderer()
+    meta = _meta(source, rows, recipe, renderer, how)
     groups = store.write_once(
         _root(out_root) / _name(rows, side, meta),
-        lambda final: _write_groups(final, rows, recipe, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
+        lambda final: _write_groups(final, rows, recipe, renderer, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
     )
     return plan(
         groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups, mismatched=mismatched
@@ -109,8 +110,7 @@ def plan(
     return store.write_once(groups_folder / f"rows-{store.content_hash({**settings, 'code': code})[:8]}", write)
 
 
-def _meta(source, rows, recipe, how):
-    renderer = recipe.renderer()
+def _meta(source, rows, recipe, renderer, how):
     depends = {
         **{key: value for key, value in dataclasses.asdict(recipe).items() if key not in ("tokenizer", "template")},
         **{key: source[key] for key in ("split", "limit", "rename") if key in source},
@@ -138,12 +138,12 @@ def _name(rows, side, meta):
     return f"{slug}-{store.content_hash(meta['depends'])}"
 
 
-def _write_groups(final, rows, recipe, meta, *, processes, quiet):
+def _write_groups(final, rows, recipe, renderer, meta, *, processes, quiet):
     base = survey.check(rows, format=recipe.format, scoring=recipe.scoring, feedback=recipe.feedback)
     recipe = dataclasses.replace(recipe, base=base)
     partial = final.with_name(f".{final.name}.partial")
     with progress.bar(len(rows), f"tokenizing {final.name}", quiet=quiet) as advance:
-        count = shards.write_all(rows, partial, recipe=recipe, processes=processes, progress=advance)
+        count = shards.write_all(rows, partial, recipe=recipe, renderer=renderer, processes=processes, progress=advance)
     counts = store.shard_counts(partial, count)
     if counts.kept == 0:
         lines = "\n".join(counts.lines())

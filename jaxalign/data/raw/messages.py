@@ -33,6 +33,7 @@ SPELLINGS = {
     "name": ("name",),
     "tool_call_id": ("tool_call_id",),
 }
+PLAIN = {"role", "content"}
 READ = {spelling for spellings in SPELLINGS.values() for spelling in spellings}
 # Fields that change what the model is asked: never left out.
 REFUSED = ("tools", "functions", "images", "image", "audio", "audios", "video", "videos")
@@ -44,6 +45,8 @@ def read_message(message: Mapping, name: str, unread: set[str]) -> Message:
     Raises:
       RowError: the role is unknown, the content is no text, a field has another type, or one is refused by name.
     """
+    if message.keys() == PLAIN and message["role"] in KNOWN and isinstance(message["content"], str):
+        return dict(message)  # most messages by far
     given = {field: _one_of(message, spellings, name) for field, spellings in SPELLINGS.items()}
     role, content, calls = given["role"], given["content"], given["calls"]
     if isinstance(role, str) and role.lower() in CALLS:

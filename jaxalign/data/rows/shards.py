@@ -127,7 +127,7 @@ def prompt_number(example: formats.Example) -> int:
     return int.from_bytes(hashlib.sha256(examples.written(asked)).digest()[:8], "little")
 
 
-def write_all(rows: Rows, folder: Path, *, recipe: Recipe, processes: int, progress: Callable[[int], None]) -> int:
+def write_all(rows: Rows, folder: Path, *, recipe: Recipe, renderer: Renderer, processes: int, progress: Callable[[int], None]) -> int:
     """Writes the shards that are not in `folder` yet; returns the number of all shards. `progress` gets rows done.
 
     The rows are read here and encoded in `processes` processes, started fresh ("spawn") so that no thread or device state of the
@@ -140,12 +140,11 @@ def write_all(rows: Rows, folder: Path, *, recipe: Recipe, processes: int, progr
     work = ((number, _span(rows, number).start, [rows.read(i) for i in _span(rows, number)]) for number in missing)
     processes = min(processes, len(missing))
     if processes <= 1:
-        renderer = recipe.renderer() if missing else None
         for number, first, raw in work:
             _write(folder, number, first, raw, recipe, renderer)
             progress(len(raw))
         return shards
-    for done in _in_processes(work, folder, recipe, processes):
+    for done in _in_processes(work, folder, (recipe, renderer), processes):
         progress(len(_span(rows, done)))
     return shards
 
@@ -171,9 +170,9 @@ def _work(folder, number, first, raw):
     return number
 
 
-def _in_processes(work: Iterator, folder: Path, recipe: Recipe, processes: int) -> Iterator[int]:
+def _in_processes(work: Iterator, folder: Path, how: tuple[Recipe, Renderer], processes: int) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
-    start = {"initializer": _start, "initargs": (recipe, recipe.renderer())}
+    start = {"initializer": _start, "initargs": how}
     with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, **start) as pool:
         running = set()
         try:

@@ -5,7 +5,8 @@ import os.path
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.text import templates, thoughts
-from jaxalign.data.text.renderer import Renderer, Stops
+from jaxalign.data.text.pieces import Stops
+from jaxalign.data.text.renderer import Renderer
 from jaxalign.data.text.tokenizer import Tokenizer
 
 ANSWER = "zq"  # a text that no template writes by itself
@@ -31,7 +32,9 @@ def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE, rea
                 "or use a chat template whose turns end in a token of their own."
             )
         return Renderer(tokenizer, None, tokenizer.writes_bos, Stops(tokenizer.eos_id, None))
-    chat = templates.load(template, own=tokenizer.templates, special=_special(tokenizer, template), writes_bos=tokenizer.writes_bos, date=date)
+    chat = templates.load(
+        template, own=tokenizer.templates, special=_special(tokenizer, template), writes_bos=tokenizer.writes_bos, date=date
+    )
     text = chat.render(PROBE[1:], add_generation_prompt=False)
     ids = tokenizer.encode(text)
     writes_bos = tokenizer.bos_id is not None and ids[:1] == [tokenizer.bos_id]

@@ -12,41 +12,9 @@ import re
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.text import faithful, thoughts
+from jaxalign.data.text.pieces import Piece, Prompt, Response, Stops
 from jaxalign.data.text.templates import Message, Template
 from jaxalign.data.text.tokenizer import Tokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Stops:
-    """The tokens that end an assistant turn, as ids."""
-
-    last: int  # the last turn of a conversation: where generation stops
-    middle: int | None  # a turn that others follow; None: the template ends it with no token of its own
-    call: int | None = None  # a turn that ends in a tool call, where that is another token
-
-    def of(self, *, is_last: bool) -> tuple[int, ...]:
-        """The ids that may end a turn."""
-        return tuple(stop for stop in (self.last if is_last else self.middle, self.call) if stop is not None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A prompt as text and ids, up to where the response begins: what a model is asked to continue."""
-
-    messages: tuple[Message, ...] | None  # None: plain text
-    tools: tuple[dict, ...]
-    text: str
-    ids: list[int]  # with the BOS that plain text gets, which `text` does not hold
-    notes: tuple[tuple[str, str], ...] = ()  # (rule, message) of what was changed
-
-
-@dataclasses.dataclass(frozen=True)
-class Response:
-    """A response in tokens."""
-
-    ids: list[int]
-    scored: list[int]  # 1: trained
-    notes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +79,7 @@ class Renderer:
         messages = tuple(messages_from(response, "assistant"))
         faithful.check_markers(faithful.texts_of(messages), self._typed[1], bos=self.tokenizer.bos, stops=self._stop_texts)
         pieces, notes = self._pieces(prompt, messages, train_turns)
-        before, known = prompt.text, list(prompt.ids)
+        before, known = prompt.text, prompt.ids
         ids: list[int] = []
         scored: list[int] = []
         for piece in pieces:
@@ -119,8 +87,9 @@ class Renderer:
             faithful.check_tokens(self.tokenizer, known, own, piece.text)
             scored += [0] * len(own) if piece.end is None else self._mask(own, piece)
             ids += own
-            before, known = before + piece.text, known + own
-        end = max((i for i, score in enumerate(scored) if score), default=-1) + 1
+            if piece is not pieces[-1]:
+                before, known = before + piece.text, known + own
+        end = len(scored) - scored[::-1].index(1)
         return Response(ids[:end], scored[:end], notes)  # what a template writes after the last stop token is seen by nobody
 
     def prompt_ids(self, prompt: str | Sequence[Message], tools: Sequence[dict] = ()) -> list[int]:
@@ -251,10 +220,10 @@ class Renderer:
     def _mask(self, ids, piece):
         # Whatever a template writes after its stop token, a line break or the next turn, is not scored.
         skipped = sum(piece.text[: piece.end].count(self.tokenizer.model.id_to_token(stop)) for stop in piece.stops)
-        ends = [i for i, token in enumerate(ids) if token in piece.stops]
+        ends = sorted(i for stop in piece.stops for i in _places(ids, stop, skipped + 1))
         if len(ends) <= skipped:
             self._no_stop()
-        return [int(i <= ends[skipped]) for i in range(len(ids))]
+        return [1] * (ends[skipped] + 1) + [0] * (len(ids) - ends[skipped] - 1)
 
     def _no_stop(self):
         token = self.tokenizer.model.id_to_token(self.stops.last)
@@ -277,13 +246,12 @@ class Renderer:
         return tuple(_any_of(texts) for texts in (anywhere, anywhere | set(self._stop_texts)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """Part of a response: context, or a trained turn with what follows it."""
-
-    text: str
-    end: int | None  # where the row's own text ends in it, before the stop token; None: context
-    stops: tuple[int, ...]
+def _places(ids, token, most):
+    # Where a token stands among ids, the first few places.
+    place = -1
+    for _ in range(min(most, ids.count(token))):
+        place = ids.index(token, place + 1)
+        yield place
 
 
 def _any_of(texts):
