@@ -85,7 +85,8 @@ def gained(cfg: ConfigDict) -> vocabulary.Gained | None:
     if not cfg.data.add_tokens:
         return None
     before = load_tokenizer(tokenizer_folder(cfg))
-    return vocabulary.gained(before, before.with_added(cfg.data.add_tokens), cfg.data.add_tokens)
+    new = vocabulary.gained(before, before.with_added(cfg.data.add_tokens), cfg.data.add_tokens)
+    return new if new.ids else None
 
 
 def model_config(cfg: ConfigDict) -> ModelConfig:

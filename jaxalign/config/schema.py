@@ -130,7 +130,7 @@ OPTIONS_OF_KIND = {"logps": (), "implicit_reward": ("reference", "beta"), "advan
 SCHEMA: dict[str, Any] = {
     "seed": Field((int,), 0, "of the data order and of random weights", least=0),
     "model": {
-        "checkpoint": Field((str, NONE), None, "a Hugging Face folder, package:NAME, or stage:NAME"),
+        "checkpoint": Field((str, NONE), None, "a Hugging Face folder, package:NAME, stage:NAME, or a run (RUN, RUN@best, RUN@STEP)"),
         "preset": Field((str, NONE), None, "a named shape with random weights"),
         "config": Field((dict, NONE), None, "a config.json as a dict, with random weights"),
         "tokenizer": Field((str, NONE), None, "a tokenizer folder; None: the checkpoint's"),

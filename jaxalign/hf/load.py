@@ -35,8 +35,10 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 
 def check(folder: str | Path, model: models.Model) -> None:
-    """Raises ValueError where `load` would, as far as names, shapes and sizes of files can show it: no tensor is read."""
-    _check(folder, _stored(_folder(folder), model.config), names.tensors(model), model.config)
+    """Raises ValueError where `load` would, as far as names, shapes, sizes of files and a second head can show it."""
+    stored, wanted = _stored(_folder(folder), model.config), names.tensors(model)
+    _check(folder, stored, wanted, model.config)
+    _check_tied(folder, stored, wanted, model.config)
 
 
 def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
@@ -48,10 +50,8 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
       ValueError: no folder, a missing or broken file, tensors that are missing, left over, not finite, or of another shape than the
         config says; a head of its own where the config ties it to the embedding.
     """
-    stored, wanted = _stored(_folder(folder), model.config), names.tensors(model)
-    _check(folder, stored, wanted, model.config)
-    _check_tied(folder, stored, wanted, model.config)
-    params = _allocate(model)
+    check(folder, model)
+    stored, wanted, params = _stored(_folder(folder), model.config), names.tensors(model), _allocate(model)
     for tensor in wanted:
         array = stored[tensor.name].read().astype(np.float32)
         if bad := array.size - int(np.isfinite(array).sum()):

@@ -39,14 +39,24 @@ def run(tmp_path_factory):
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 32))
     paths = dict(tokenizer=str(tokenizer), rows=str(folder / "rows.jsonl"), cache=str(folder / "cache"))
     (folder / "config.py").write_text(CONFIG.format(**paths))
-    assert train.main(["--config", str(folder / "config.py"), "--workdir", str(folder / "run")]) == 0
+    assert start(folder) == 0
     return folder / "run"
+
+
+def start(folder):
+    return train.main(["--config", str(folder / "config.py"), "--workdir", str(folder / "run")])
 
 
 def test_the_export_names_the_new_vocabulary_and_the_trained_stop_token(run):
     values, generation = (json.loads((run / "export" / name).read_text()) for name in ("config.json", "generation_config.json"))
     assert values["vocab_size"] == 260 and values["eos_token_id"] == generation["eos_token_id"] == [259, 257]
     assert runs.record(run, 40)["model"]["vocab_size"] == 260
+
+
+def test_a_run_with_added_tokens_goes_on_and_keeps_its_export(run, capsys):
+    (run / "export" / "seen").touch()
+    assert start(run.parent) == 0
+    assert "continues at step 40" in capsys.readouterr().err and (run / "export" / "seen").exists()
 
 
 def test_generate_answers_and_stops_in_transformers(run):
