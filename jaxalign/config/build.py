@@ -117,9 +117,10 @@ def params(cfg: ConfigDict, built: models.Model):
 
 
 def check_weights(cfg: ConfigDict) -> None:
-    """Raises ValueError where the checkpoint's weights are not there or do not fit its config; they are not read yet."""
-    if cfg.model.checkpoint is not None:
-        Source(cfg.model.checkpoint).check(models.build(model_config(cfg)))
+    """Raises ValueError where a named model's weights are not there or do not fit its config; they are not read yet."""
+    named = [column[key] for column in cfg.data.computed.values() for key in ("model", "reference")]
+    for origin in (Source(name) for name in (cfg.model.checkpoint, *named) if name is not None):
+        origin.check(models.build(origin.config()))
 
 
 def weights_identity(cfg: ConfigDict) -> str | None:

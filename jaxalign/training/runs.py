@@ -145,7 +145,8 @@ def restore_params(workdir: str | Path, step: int | None = None, *, tell: Callab
     abstract = jax.tree.map(
         lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
     )
-    trained = run["config"]["model"]["trainable"]
+    section = run["config"]["model"]
+    trained = section["trainable"] if "trainable" in section else section["train"]  # its name in earlier versions
     parts = {"trainable": abstract}
     if trained != "all":
         parts = {"trainable": {trained: abstract.pop(trained)}, "frozen": abstract}
