@@ -8,6 +8,7 @@ from jaxalign.config import build
 from jaxalign.config.prepared import Sets
 from jaxalign.config.sets import check_fits
 from jaxalign.data.rows import store
+from jaxalign.data.rows.manifest import content_hash
 from jaxalign.scoring import columns, scorer
 from jaxalign.training import reference
 from jaxalign.training.sources import Source
@@ -59,6 +60,6 @@ def _start(cfg) -> scorer.Scorer:
     model = build.model(cfg)
     # random weights are what they are drawn from
     origin = {"seed": cfg.seed} if cfg.model.checkpoint is None else {"weights": scorer.weights_of(Source(cfg.model.checkpoint))}
-    weights = store.content_hash({**origin, "config": str(model.config)})
+    weights = content_hash({**origin, "config": str(model.config)})
     options = {"dtype": build.dtype(cfg), "attention": cfg.model.attention}
     return scorer.of_model(cfg.model.checkpoint or "with random weights", model, build.params(cfg, model), weights=weights, **options)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jaxalign.config import build, functions
 from jaxalign.config.schema import named_sets
 from jaxalign.config.stages import STAGE, training_stages
-from jaxalign.data.prepared import prepare
+from jaxalign.data.prepared import fitting_row_tokens, prepare
 from jaxalign.data.rows import store
 from jaxalign.data.rows.store import Prepared
 from jaxalign.data.summary import report
@@ -42,6 +42,8 @@ def to_stderr(lines: list[str]) -> None:
 def prepared_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_stderr) -> Sets:
     """The prepared sets of a resolved configuration. `tell` gets what became of the rows of each set, as lines of text.
 
+    A data.row_tokens of None becomes the number of tokens that holds almost all training rows.
+
     Raises:
       ValueError: as `data.prepared.prepare`.
     """
@@ -50,12 +52,16 @@ def prepared_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_std
     options |= {"pack_rows": data["pack"], "max_groups": data["max_groups_per_row"], "out_root": data["prepared_dir"]}
     options |= {"tokenizer": build.tokenizer_name(cfg), "mismatched": "mismatched" in functions.objective(cfg).reads}
 
+    train = data["train"] if isinstance(data["train"], tuple | list) else [data["train"]]
+    if data["row_tokens"] is None:
+        cfg.data.row_tokens = options["row_tokens"] = _fitting_row_tokens(cfg, train, options)
+        tell([f"data.row_tokens={cfg.data.row_tokens:,}: so many tokens hold 99 % of the training rows whole"])
+
     def opened(source, **side):
         folder = prepare(source, **options, **side)
         tell(report(folder))
         return store.read(folder, weight=source.get("weight", 1.0))
 
-    train = data["train"] if isinstance(data["train"], tuple | list) else [data["train"]]
     if data["eval_fraction"]:
         return Sets([opened(train[0], side="train")], {"": opened(train[0], side="eval")})
     held_out = {} if data["eval"] is None else named_sets(data["eval"])
@@ -76,3 +82,9 @@ def prepared_stages(stages: Mapping[str, ConfigDict], *, tell: Callable[[list[st
             source = cfg.model.checkpoint = origin.model.checkpoint or ""
         found += [(prepared, build.tokenizer_name(cfg)) for prepared in prepared_sets(cfg, tell=tell).all]
     return found
+
+
+def _fitting_row_tokens(cfg, train, options):
+    config = build.model(cfg).config
+    tokens = fitting_row_tokens(train, options, context=config.max_positions)
+    return min(tokens, config.max_positions) if config.learned_positions else tokens

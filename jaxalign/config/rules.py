@@ -49,7 +49,7 @@ def _data_rule(resolved):
 
     data = resolved["data"]
     for key in ("max_prompt_tokens", "max_response_tokens"):
-        if data[key] is not None and data[key] >= data["row_tokens"]:
+        if None not in (data[key], data["row_tokens"]) and data[key] >= data["row_tokens"]:
             yield f"data.{key}={data[key]} leaves no room in data.row_tokens={data['row_tokens']}; make it smaller."
     if data["eval"] is not None and data["eval_fraction"]:
         yield "data.eval and data.eval_fraction are both given; keep one of them."

@@ -1,5 +1,6 @@
 """The rules between a configuration and its prepared sets: what objective and model cannot use, and how labels are balanced."""
 
+import logging
 import math
 
 from ml_collections import ConfigDict
@@ -9,6 +10,8 @@ from jaxalign.config.durations import Durations
 from jaxalign.data import summary
 from jaxalign.data.rows import store
 from jaxalign.models import model as models
+
+LOG = logging.getLogger(__name__)
 
 
 def check_data(objective: objectives.Objective, built: models.Model, sets: list[store.Prepared]) -> None:
@@ -74,9 +77,20 @@ def check_best(cfg: ConfigDict, lengths: Durations) -> None:
 
 
 def check_fits(config, prepared: store.Prepared, who: str, way_out: str) -> None:
-    """Raises ValueError where a model of this ModelConfig cannot read the rows: an unknown token id, or a position beyond its table."""
+    """Raises ValueError where a model of this ModelConfig cannot read the rows: an unknown token id, or a position beyond its table.
+
+    Rotary positions have no table: rows beyond those that the model was trained for are counted in a warning.
+    """
     lengths = prepared.groups.lengths()
-    longest = int((lengths[:, 0] + lengths[:, 1:].max(1)).max())
+    positions = lengths[:, 0] + lengths[:, 1:].max(1)
+    longest = int(positions.max())
+    beyond = int((positions > config.max_positions).sum())
+    if beyond and not config.learned_positions:
+        LOG.warning(
+            "%s: %d of %d examples are longer than the %d positions of %s (the longest has %d); it was not trained for those. Set "
+            "data.max_prompt_tokens and data.max_response_tokens to leave them out or to cut them.",
+            prepared.folder, beyond, len(positions), config.max_positions, who, longest,
+        )  # fmt: skip
     if config.learned_positions and longest > config.max_positions:
         raise ValueError(
             f"{prepared.folder} has an example of {longest} tokens but {who} has {config.max_positions} learned positions; "

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 import re
@@ -10,17 +9,15 @@ import re
 from jaxalign.data import progress
 from jaxalign.data.raw import detect, sources, survey
 from jaxalign.data.raw.scores import Scoring
-from jaxalign.data.rows import mismatch, pack, shards, store
+from jaxalign.data.rows import lengths, mismatch, pack, shards, store
 from jaxalign.data.rows.encode import Limits
+from jaxalign.data.rows.manifest import content_hash
 from jaxalign.paths import resolve
 
-CODE = (
-    *sorted(f"raw/{file.stem}" for file in (Path(__file__).parent / "raw").glob("*.py")),
-    *(f"text/{file.stem}" for file in sorted((Path(__file__).parent / "text").glob("*.py")) if file.stem != "__init__"),
-    *(f"rows/{name}" for name in ("encode", "shards")),
-)
-
-
+# Raise these by hand where the same source and settings give other groups, or the same groups another plan: sets made before are then made
+# again. tests/data/test_golden_rows.py holds them.
+GROUPS_FORMAT = 1
+PLAN_FORMAT = 1
 DETECTION_ROWS = 100  # that are looked at for the format of a set
 MISMATCH_SEED = 0  # of the shuffle that pairs groups with responses of other prompts: part of the data, like the order of a file
 
@@ -41,7 +38,7 @@ def prepare(
     reasoning: str = "keep",
     pack_rows: bool = True,
     share_prompt: bool = True,
-    max_groups: int | None = 16,
+    max_groups: int | None = None,
     on_bad_row: str = "drop",
     side: str = "all",
     eval_fraction: float = 0.0,
@@ -67,13 +64,13 @@ def prepare(
       FileNotFoundError, ValueError: the source, the tokenizer or the template is wrong, or every row is.
       OSError: the disk is full.
     """
+    options = {"row_tokens": row_tokens, "share_prompt": share_prompt, "max_prompt_tokens": max_prompt_tokens, "mismatched": mismatched}
+    options |= {"max_response_tokens": max_response_tokens, "prompt_truncation": prompt_truncation}
+    options |= {"response_truncation": response_truncation, "tokenizer": tokenizer, "template": template, "add_tokens": add_tokens}
+    options |= {"train_turns": train_turns, "reasoning": reasoning, "on_bad_row": on_bad_row, "side": side, "eval_fraction": eval_fraction}
     source = {key: value for key, value in source.items() if value is not None}
     rows = sources.read(source)
-    name, how = _format(source, rows)
-    text = {"tokenizer": tokenizer, "template": template, "add_tokens": tuple(add_tokens or ()), "reasoning": reasoning}
-    sides = {"on_bad_row": on_bad_row, "side": side, "eval_fraction": eval_fraction, "renamed": rows.renamed}
-    lengths = (row_tokens, share_prompt, max_prompt_tokens, max_response_tokens, prompt_truncation, response_truncation, mismatched)
-    recipe = shards.Recipe(format=name, limits=Limits(*lengths), train_turns=train_turns, **text, **_judgements(source), **sides)
+    recipe, how = _recipe(source, rows, options)
     renderer = recipe.renderer()
     meta = _meta(source, rows, recipe, renderer, how)
     groups = store.write_once(
@@ -83,6 +80,25 @@ def prepare(
     return plan(
         groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups, mismatched=mismatched
     )
+
+
+def fitting_row_tokens(several: Sequence[Mapping], options: Mapping, *, context: int | None = None) -> int:
+    """Tokens per row that keep almost all rows of these sources whole, see `data.rows.lengths`.
+
+    Args:
+      options: keyword arguments of `prepare`; row_tokens is not read.
+      context: positions of the model, which no prompt with a response may exceed; None: no limit.
+
+    Raises:
+      ValueError: as `prepare`; also where no row of a sample can be used.
+    """
+    needs = []
+    for source in several:
+        source = {key: value for key, value in source.items() if value is not None}
+        rows = sources.read(source)
+        recipe, _ = _recipe(source, rows, {**options, "row_tokens": lengths.NO_LIMIT})
+        needs.append(lengths.needed(rows, recipe, context=context))
+    return lengths.fitting(needs) or lengths.MULTIPLE
 
 
 def plan(
@@ -106,8 +122,15 @@ def plan(
         facts = {"rows": len(rows), "fill": share, "padding": 1 - share, "row_real_tokens": int(sizes.sum()), "unshared_tokens": unshared}
         store.write_plan(final, rows, donors=groups.donors, meta={**settings, **facts})
 
-    code = _code_hash(("rows/mismatch", "rows/pack") if mismatched else ("rows/pack",))
-    return store.write_once(groups_folder / f"rows-{store.content_hash({**settings, 'code': code})[:8]}", write)
+    return store.write_once(groups_folder / f"rows-{content_hash({**settings, 'format_version': PLAN_FORMAT})[:8]}", write)
+
+
+def _recipe(source, rows, options):
+    format, how = _format(source, rows)
+    sections = [{field.name for field in dataclasses.fields(kind)} & options.keys() for kind in (Limits, shards.Recipe)]
+    limits, rest = ({key: options[key] for key in keys} for keys in sections)
+    rest["add_tokens"] = tuple(rest.get("add_tokens") or ())
+    return shards.Recipe(format=format, limits=Limits(**limits), renamed=rows.renamed, **rest, **_judgements(source)), how
 
 
 def _meta(source, rows, recipe, renderer, how):
@@ -117,7 +140,7 @@ def _meta(source, rows, recipe, renderer, how):
         "renderer": renderer.identity(),
         "source": rows.identity,
         "rows": len(rows),
-        "code": _code_hash(),
+        "format_version": GROUPS_FORMAT,
     }
     return {
         "name": rows.name,
@@ -135,7 +158,7 @@ def _meta(source, rows, recipe, renderer, how):
 
 def _name(rows, side, meta):
     slug = re.sub(r"[^A-Za-z0-9]+", "-", Path(rows.name).name).strip("-") + ("" if side == "all" else f"-{side}")
-    return f"{slug}-{store.content_hash(meta['depends'])}"
+    return f"{slug}-{content_hash(meta['depends'])}"
 
 
 def _write_groups(final, rows, recipe, renderer, meta, *, processes, quiet):
@@ -167,11 +190,6 @@ def _format(source, rows):
     if name == "completion" and source.get("score_weights"):
         return "scored", "it has score_weights"
     return name, f"detected because {why}"
-
-
-def _code_hash(modules=CODE):
-    folder = Path(__file__).parent
-    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in modules)).hexdigest()[:16]
 
 
 def _root(out_root):

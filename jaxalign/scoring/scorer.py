@@ -15,6 +15,7 @@ import numpy as np
 from jaxalign import types
 from jaxalign.data import progress
 from jaxalign.data.rows import columns, loader, store
+from jaxalign.data.rows.manifest import content_hash
 from jaxalign.models import model as models
 from jaxalign.training import forward
 from jaxalign.training.sources import Source
@@ -81,7 +82,7 @@ def of_value_run(name: str, *, rewards: tuple[str, ...], dtype, attention: str) 
 
 def weights_of(source: Source) -> str:
     """A hash of the weights of a named model and of its config."""
-    return store.content_hash({"weights": source.identity(), "config": str(source.config())})
+    return content_hash({"weights": source.identity(), "config": str(source.config())})
 
 
 def tokens(scorer: Scorer, prepared: store.Prepared, *, rows: int, quiet: bool) -> np.ndarray:

@@ -94,11 +94,12 @@ def test_another_folder_whenever_anything_relevant_differs(folder, edit, options
     assert run(folder, source, **options).parent != first.parent
 
 
-def test_another_version_of_the_code_makes_another_folder(folder, monkeypatch):
+@pytest.mark.parametrize(("version", "same_groups"), [("GROUPS_FORMAT", False), ("PLAN_FORMAT", True)])
+def test_another_version_of_the_format_makes_another_folder(folder, monkeypatch, version, same_groups):
     first = run(folder)
-    monkeypatch.setattr(preparing, "CODE", (*preparing.CODE, "rows/pack"))
-    monkeypatch.setattr(preparing._code_hash, "__defaults__", (preparing.CODE,))
-    assert run(folder).parent != first.parent
+    monkeypatch.setattr(preparing, version, 1000)
+    again = run(folder)
+    assert again != first and (again.parent == first.parent) == same_groups
 
 
 def test_packing_alone_makes_another_plan_of_the_same_tokens(folder):
@@ -113,7 +114,7 @@ def test_a_column_that_is_cut_short_is_named(folder, name):
     made = run(folder)
     file = next(path for path in (made / name, made.parent / name) if path.exists())
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(ValueError, match=f"is damaged: {name}.*prepare again"):
+    with pytest.raises(ValueError, match=f"is damaged: {name}.*jaxalign.prepare"):
         store.read(made)
 
 
@@ -194,7 +195,7 @@ def config(folder, **data):
         "prepared_dir": str(folder / "out"),
     }
     model = {"tokenizer": str(folder / "tokenizer"), "checkpoint": None}
-    return ConfigDict({"model": model, "data": {**values, **data}, "objective": {"name": "dpo"}})
+    return ConfigDict({"model": model, "data": {**values, **data}, "objective": {"name": "dpo", "beta": 0.1}})
 
 
 def test_a_configuration_gives_training_sets_with_weights_and_a_held_out_set(folder):

@@ -27,7 +27,7 @@ def answers_of(row: Record) -> Answers:
     Raises:
       RowError: there are none, or one is malformed.
     """
-    column = row.first(ANSWERS)
+    column = row.first(ANSWERS) or next((name for name in ANSWERS if row.get(name) is not None), None)
     if column is None:
         raise RowError("missing_column", "the row has no completion; set rename={'completion': ...} to the column that holds it.")
     value = row.get(column)

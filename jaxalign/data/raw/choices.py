@@ -24,11 +24,12 @@ TEXTS = ("response", "answer", "completion", "output", "human_ref", "summary", "
 SUFFIXES = (("0", "1"), ("1", "2"), ("a", "b"), ("A", "B"))
 CHOICES = (
     "choice", "better_response_id", "preferred", "winner", "preference", "overall_preference", "preference_strength", "safer_response_id",
+    "label",
 )  # fmt: skip
 SIGNED = ("overall_preference", "preference_strength")  # below 0: the first is better
 FIRST_IS_ONE = {"human_ref": "labels"}  # column of which 1 is the first answer and 0 the second
 TIES = ("tie", "both", "equal", "same", "neither", "none", "draw", "tie (bothbad)", "both_bad")
-PROMPTS = ("prompt", "instruction", "question", "context", "history", "conversations")
+PROMPTS = ("prompt", "instruction", "question", "context", "history", "conversations", "input")
 
 
 class Sides(NamedTuple):
@@ -43,7 +44,7 @@ def sides_in(names: set[str], lists: Iterable[str] = ()) -> Sides | None:
     """The sides of rows with these columns; `lists`: columns that hold two answers. None where there are none, or nothing chooses."""
     for text in TEXTS:
         for suffixes in SUFFIXES:
-            for joint in ("_", ""):
+            for joint in ("_", "", " "):
                 columns = tuple(f"{text}{joint}{suffix}" for suffix in suffixes)
                 if not set(columns) <= names:
                     continue

@@ -14,7 +14,7 @@ from jaxalign.data.raw.counts import RowError
 
 TRANSFORMS = ("linear", "sigmoid")
 FLOAT32_MAX = float(np.finfo(np.float32).max)  # numbers of responses are stored as float32
-EVIDENCE = re.compile(r"rank|score|rating|reward|grade", re.IGNORECASE)  # in the name of a column: it orders the two sides of a pair
+EVIDENCE = re.compile(r"rank|score|rating|grade", re.IGNORECASE)  # in the name of a column: it orders a pair; a model's reward need not
 
 
 @dataclasses.dataclass(frozen=True)

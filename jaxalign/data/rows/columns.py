@@ -6,14 +6,14 @@ The hash covers the weights, the rows and the code that made the column; a folde
 """
 
 from collections.abc import Mapping
-import json
 import os
 from pathlib import Path
 import shutil
 
 import numpy as np
 
-from jaxalign.data.rows import pack, store
+from jaxalign.data.rows import manifest, pack, store
+from jaxalign.data.rows.manifest import content_hash
 
 RESERVED = ("reward", "mismatched", "reference_logps")  # names of columns that a run makes itself
 HALF = 1 << 20  # a place is carried in two float32 columns, each of which is exact below 2^24
@@ -22,7 +22,7 @@ HALF = 1 << 20  # a place is carried in two float32 columns, each of which is ex
 def path(prepared: store.Prepared, name: str, depends: Mapping) -> Path:
     """Where the column of this name, made from what `depends` says, lies beside the prepared rows."""
     rows = prepared.folder.name if prepared.groups.donors is not None else ""  # only donors depend on the row plan
-    return prepared.folder.parent / "columns" / f"{name}-{store.content_hash({**depends, 'rows': rows})}"
+    return prepared.folder.parent / "columns" / f"{name}-{content_hash({**depends, 'rows': rows})}"
 
 
 def is_complete(folder: Path) -> bool:
@@ -38,7 +38,7 @@ def write(folder: Path, values: Mapping[str, np.ndarray], *, meta: Mapping) -> N
         partial.mkdir(parents=True)
         for name, array in values.items():
             np.save(partial / f"{name}.npy", array)
-        (partial / "meta.json").write_text(json.dumps(dict(meta), indent=1, default=str))
+        manifest.write(partial, dict(meta))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
 

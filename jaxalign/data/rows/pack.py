@@ -122,7 +122,8 @@ def plan_rows(sizes: np.ndarray, *, row_tokens: int, pack: bool, max_groups: int
     """Which groups each row holds: int32[rows, G], -1 where a row holds fewer than G.
 
     Best fit in decreasing order of size; the same sizes give the same plan. Without `pack` every group has its own row (G = 1).
-    G is `max_groups`, or as many as the fullest row holds.
+    G is `max_groups`, or as many as the fullest row holds; without `max_groups` that is at most a sixteenth of its tokens, or 16, so that
+    the arrays of judgements stay small beside the tokens.
 
     Raises:
       ValueError: a group larger than a row, or no group at all.
@@ -139,7 +140,7 @@ def plan_rows(sizes: np.ndarray, *, row_tokens: int, pack: bool, max_groups: int
         raise ValueError(f"max_groups={max_groups} must be at least 1, or None for as many as fit.")
     if not pack:
         return np.arange(len(sizes), dtype=np.int32)[:, None]
-    rows = _best_fit(sizes, row_tokens=row_tokens, max_groups=max_groups or row_tokens)
+    rows = _best_fit(sizes, row_tokens=row_tokens, max_groups=max_groups or max(16, row_tokens // 16))
     width = max_groups or max(len(row) for row in rows)
     plan = np.full((len(rows), width), -1, np.int32)
     for r, row in enumerate(rows):

@@ -4,7 +4,8 @@
                           column-NAME.npy for every one of keep_columns
     NAME-HASH/rows-HASH/  meta.json plan.npy (donors.npy)
 
-The hashes cover everything that the content depends on, so a folder that exists is right: it appears by one rename, when complete.
+The hashes in the names cover everything that the content depends on, and a folder appears by one rename, when complete. Its meta.json holds
+the size and the SHA-256 of every file: a damaged set is found when it is opened, and made again where its source is at hand.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -22,7 +22,8 @@ import shutil
 import numpy as np
 
 from jaxalign.data.raw.counts import Counts
-from jaxalign.data.rows import pack
+from jaxalign.data.rows import manifest, pack
+from jaxalign.data.rows.manifest import read_meta
 
 LOG = logging.getLogger(__name__)
 GROUPS = ("tokens", "scored", "offsets", "reward", "paired", "valid")
@@ -60,12 +61,6 @@ class Prepared:
         return dataclasses.replace(self, groups=dataclasses.replace(self.groups, columns={**self.groups.columns, **columns}))
 
 
-def content_hash(parts: dict) -> str:
-    """The first 16 hex digits of the SHA-256 of a dict of plain values; the order of its keys does not matter."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def is_complete(folder: str | Path) -> bool:
     """Whether a folder written by this module is there in full (its meta.json is written last, then the folder renamed)."""
     return (Path(folder) / "meta.json").is_file()
@@ -75,7 +70,7 @@ def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None, *,
     """Opens the rows-HASH folder of a prepared set, with further columns (see `Prepared.with_columns`) beside those that it holds.
 
     Raises:
-      ValueError: the folder is not a prepared set, or a column is missing or cut short.
+      ValueError: the folder is not a prepared set, or a file is missing or not as it was written.
     """
     folder = Path(folder)
     if not is_complete(folder) or not is_complete(folder.parent):
@@ -83,6 +78,13 @@ def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None, *,
             f"{folder} is not a prepared set: it or its parent has no meta.json. Give the rows-... folder that "
             "`python -m jaxalign.prepare` prints, or run it again."
         )
+    for part in (folder.parent, folder):
+        wrong = manifest.damage(part)
+        if wrong is not None:
+            raise ValueError(
+                f"prepared set {part} is damaged: {wrong}. Run `python -m jaxalign.prepare --config ...` with the config that it is from, "
+                "which makes it again, or delete the folder."
+            )
     groups = read_groups(folder.parent)
     meta = {**read_meta(folder.parent), **read_meta(folder)}
     if meta.get("mismatched"):
@@ -103,17 +105,12 @@ def read_prompts(folder: str | Path) -> np.ndarray:
     return _column(Path(folder), "prompts")
 
 
-def read_meta(folder: str | Path) -> dict:
-    """The content of meta.json."""
-    return json.loads((Path(folder) / "meta.json").read_text())
-
-
 def _column(folder, name):
     path = folder / f"{name}.npy"
     try:
         return np.load(path, mmap_mode="r" if path.stat().st_size > 1 << 20 else None)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"prepared set {folder} is damaged: {path.name}: {error}. Delete the folder and prepare again.") from error
+        raise ValueError(f"prepared set {folder} is damaged: {path.name}: {error}. Delete the folder, and prepare again.") from error
 
 
 @contextlib.contextmanager
@@ -242,20 +239,24 @@ def write_plan(final: Path, plan: np.ndarray, *, donors: np.ndarray | None = Non
 
 
 def write_once(final: str | Path, write: Callable[[Path], None]) -> Path:
-    """The folder `final`, made by `write(final)` unless it is complete already; one process at a time."""
+    """The folder `final`, made by `write(final)` unless it is complete and sound already; one process at a time.
+
+    A damaged folder is named, removed and made again: nothing in it is more than the source and the settings give.
+    """
     final = Path(final)
-    if not is_complete(final):
+    if not is_complete(final) or manifest.damage(final):
         with exclusive(final.with_name(f".{final.name}.lock")), clear_disk_errors(final):
-            if not is_complete(final):
+            wrong = manifest.damage(final) if is_complete(final) else None
+            if wrong is not None:
+                LOG.warning("prepared set %s is damaged: %s; it is made again", final, wrong)
+            if wrong is not None or not is_complete(final):
                 shutil.rmtree(final, ignore_errors=True)
                 write(final)
     return final
 
 
 def _publish(partial, final, meta):
-    with open(partial / "meta.json", "w") as file:
-        json.dump(meta, file, indent=1, default=str)
-        _sync(file)
+    manifest.write(partial, meta)
     os.replace(partial, final)
 
 

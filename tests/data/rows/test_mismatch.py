@@ -79,6 +79,21 @@ def test_a_group_without_room_is_refused_naming_row_tokens(share_prompt):
         with_donors(groups, row_tokens=taken, share_prompt=share_prompt)
 
 
+def test_rows_of_one_prompt_stay_one_prompt_where_their_cuts_differ(tmp_path):
+    folder = prepare_runs.make_folder(tmp_path)
+    one = "".join(chr(97 + i % 26) for i in range(90))  # cut to the room that each answer leaves
+    rows = [{"prompt": one, "completion": "x" * (5 + i), "label": True} for i in range(8)]
+    rows += [{"prompt": f"other {i}", "completion": "y" * 9, "label": False} for i in range(4)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = store.read(prepare_runs.run(folder, mismatched=True))
+    cut = {prepared.groups.piece(g, 0)[0].tobytes() for g in range(8)}
+    assert len(cut) > 1 and prepared.source_rows.tolist() == list(range(12))
+    assert (prepared.groups.donors[:8, 0] >= 8).all()
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:8]))
+    with pytest.raises(ValueError, match="all 8 groups have the same prompt"):
+        prepare_runs.run(folder, mismatched=True)
+
+
 def test_a_set_of_one_prompt_is_refused():
     groups = with_prompts(make_groups([3] * 4, [[2, 2]] * 4), [7] * 4)
     with pytest.raises(ValueError, match="all 4 groups have the same prompt.*more than one prompt"):
