@@ -21,7 +21,7 @@ class Options(NamedTuple):
 
     vocab_size: int  # real tokens; further rows of the head are padding and get logit -inf
     softcap: float | None  # logits become softcap * tanh(logits / softcap) (Gemma 2)
-    chunk: int  # tokens that go through the head at a time
+    chunk: int  # most tokens that go through the head at a time
 
 
 def over_chunks(scored: jax.Array, options: Options, body: Callable, start):
@@ -30,15 +30,16 @@ def over_chunks(scored: jax.Array, options: Options, body: Callable, start):
     index, int32[chunk] or int32[REST_TOKENS], are flat places of scored tokens; the last are filled up with others, and with R * T.
     """
     flat = scored.reshape(-1)
-    rest = min(REST_TOKENS, options.chunk)
+    chunk = min(options.chunk, flat.size)  # of this device, which may have fewer tokens than a chunk
+    rest = min(REST_TOKENS, chunk)
     order = jnp.pad(jnp.argsort(~flat, stable=True), (0, rest), constant_values=flat.size)
-    whole = flat.sum() // options.chunk if rest < options.chunk else 0
+    whole = flat.sum() // chunk if rest < chunk else 0
 
-    def over(chunk, first, count, carry):
-        return jax.lax.fori_loop(0, count, lambda i, c: body(jax.lax.dynamic_slice(order, (first + i * chunk,), (chunk,)), c), carry)
+    def over(size, first, count, carry):
+        return jax.lax.fori_loop(0, count, lambda i, c: body(jax.lax.dynamic_slice(order, (first + i * size,), (size,)), c), carry)
 
-    done = whole * options.chunk
-    carry = over(options.chunk, 0, whole, start) if rest < options.chunk else start
+    done = whole * chunk
+    carry = over(chunk, 0, whole, start) if rest < chunk else start
     return over(rest, done, (flat.sum() - done + rest - 1) // rest, carry)
 
 

@@ -17,13 +17,13 @@ from jaxalign.sharding import spec
 
 def token_argmax(hidden, unembed, scored, *, vocab_size: int, softcap: float | None = None, chunk_tokens: int = CHUNK_TOKENS):
     """The likeliest token at every scored place: int32[R, T], 0 where not scored; of equals the one with the lowest id. No gradient."""
-    local = partial(_argmax_local, options=Options(vocab_size, softcap, min(chunk_tokens, scored.size)))
+    local = partial(_argmax_local, options=Options(vocab_size, softcap, chunk_tokens))
     return _forward_only(local, jax.lax.stop_gradient((hidden, unembed)), scored)
 
 
 def token_collision(hidden, unembed, scored, *, vocab_size: int, softcap: float | None = None, chunk_tokens: int = CHUNK_TOKENS):
     """log sum_v p_v^2, the log-probability that two draws are the same token: float32[R, T], 0 where not scored. No gradient."""
-    local = partial(_collision_local, options=Options(vocab_size, softcap, min(chunk_tokens, scored.size)))
+    local = partial(_collision_local, options=Options(vocab_size, softcap, chunk_tokens))
     return _forward_only(local, jax.lax.stop_gradient((hidden, unembed)), scored)
 
 
@@ -36,7 +36,7 @@ def token_kl(policy, reference, scored, *, vocab_size: int, softcap: float | Non
       policy, reference: (hidden [R, T, D], unembed [V, D]) of the two models, which share a vocabulary.
       scored, vocab_size, softcap, chunk_tokens: as above.
     """
-    options = Options(vocab_size, softcap, min(chunk_tokens, scored.size))
+    options = Options(vocab_size, softcap, chunk_tokens)
     return _kl(tuple(policy), jax.lax.stop_gradient(tuple(reference)), scored, options)
 
 

@@ -28,7 +28,7 @@ def token_logps(hidden, unembed, tokens, scored, *, vocab_size: int, softcap: fl
       softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), None for plain logits.
       chunk_tokens: tokens that go through the head at a time.
     """
-    return _operator(hidden, unembed, tokens, scored, Options(vocab_size, softcap, min(chunk_tokens, tokens.size)))
+    return _operator(hidden, unembed, tokens, scored, Options(vocab_size, softcap, chunk_tokens))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
