@@ -6,9 +6,12 @@ metrics of step s say is what the checkpoint holds. Starting again with the same
 """
 
 import dataclasses
+import functools
 import logging
 from pathlib import Path
+import shlex
 import sys
+import time
 
 from jaxalign.config.command_line import from_command_line, run, start_devices, workdir_of
 
@@ -29,17 +32,21 @@ def main(argv: list[str] | None = None) -> int:
 def _train(argv):
     asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="train")
     start_devices(asked)
+    from jaxalign.reports import summary
     from jaxalign.training.stop import StopRequest
 
-    workdir = workdir_of(asked)
+    workdir, typed = workdir_of(asked), sys.argv[1:] if argv is None else argv
     with StopRequest() as stop:
-        for name, stage in _stages(asked, workdir).items():
+        for name, stage in _stages(asked, workdir, shlex.join(["python", "-m", "jaxalign.train", *typed])).items():
             if stop.requested() or not stage.run(workdir / name, stop):
                 return asked.options.stopped_exit_code
+    if "" not in asked.stages and not asked.options.process:
+        summary.write_stages(workdir, list(asked.stages), title=asked.name)
+        print(f"All stages on one page: {workdir / 'summary.md'}", file=sys.stderr)
     return 0
 
 
-def _stages(asked, workdir: Path) -> dict:
+def _stages(asked, workdir: Path, command: str) -> dict:
     """Stage name -> something with `run(workdir, stop)`, which is False if it was stopped before its end."""
     from jaxalign import experiments
     from jaxalign.config.stages import exported_stages, place_stages, training_stages
@@ -49,7 +56,7 @@ def _stages(asked, workdir: Path) -> dict:
         place_stages(cfg, workdir)
         cfg.train.export = cfg.train.export or name in exported
     return {
-        name: Training(name or asked.name, cfg) if name in training else experiments.Experiment(**cfg.experiment.to_dict())
+        name: Training(name or asked.name, cfg, command) if name in training else experiments.Experiment(**cfg.experiment.to_dict())
         for name, cfg in asked.stages.items()
     }
 
@@ -60,14 +67,15 @@ class Training:
 
     name: str
     cfg: object  # the resolved configuration
+    command: str  # what was typed, for the summary
 
     def run(self, workdir: Path, stop) -> bool:
         """Trains in `workdir`, or goes on there; False if `stop` (a StopRequest) asked for it before the end."""
-        return train(self.cfg, workdir, name=self.name, stop=stop)
+        return train(self.cfg, workdir, name=self.name, stop=stop, command=self.command)
 
 
-def train(cfg, workdir: Path, *, name: str, stop) -> bool:
-    """Runs one resolved configuration in `workdir`; False if `stop` (a StopRequest) asked for it before its end.
+def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
+    """Runs one resolved configuration in `workdir`, as `command` asked; False if `stop` (a StopRequest) asked for it before its end.
 
     Raises:
       ValueError: configuration, data and model do not fit; before anything is compiled.
@@ -83,10 +91,11 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
     from jaxalign.config.resume import open_run
     from jaxalign.config.sets import check_best, check_data, check_rewards, class_weights
     from jaxalign.data.rows import loader
-    from jaxalign.reports import summary
     from jaxalign.reports.log import RunLog
+    from jaxalign.reports.samples import Samples
     from jaxalign.training import checkpoint, exports, runs
 
+    began = time.monotonic()
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of every file
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
         objective, model = functions.objective(cfg), build.model(cfg)
@@ -111,7 +120,9 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
         log.say(_describe(cfg, model, sets.train, lengths, start, workdir))
         for note in (*lengths.notes, *filter(None, [class_weights(cfg, objective, sets.train)])):
             log.say(note)
-        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin)
+        followed = list(sets.held_out.values())[:1] if jax.process_index() == 0 else []
+        samples = [Samples(workdir, one, start_step=start) for one in followed]
+        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, samples)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()
@@ -121,8 +132,7 @@ def train(cfg, workdir: Path, *, name: str, stop) -> bool:
             params = {**(state.frozen or {}), **state.trainable}
             exports.refresh(build.export_folder(workdir), model, params, workdir=workdir, step=lengths.total, dtype=cfg.train.export_dtype)
         if jax.process_index() == 0:
-            summary.write(workdir, name=name, facts=_facts(cfg, model, lengths))
-            summary.show(log.console, workdir, finished=finished)
+            _summarize(loop, sets, workdir, finished, name=name, start_step=start, command=command, seconds=time.monotonic() - began)
     return finished
 
 
@@ -157,6 +167,7 @@ class Loop:
     log: object
     prepared: list[str]
     origin: str | None  # a hash of the weights that the run started from
+    samples: list  # a reports.samples.Samples of the first held-out set, on the first process
 
 
 def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
@@ -179,7 +190,8 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
         stopping, held_out_metrics = step < total and stop.requested(step), None
         if run.held_out and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
             _flush(run, pending, meter)
-            estimates = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows)
+            follow = [functools.partial(samples.record, step) for samples in run.samples]
+            estimates = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows, follow=follow)
             held_out_metrics = {name: estimate.value for name, estimate in estimates.items()}
             run.saved.check_metrics(held_out_metrics)
             run.log.held_out(step, estimates)
@@ -254,18 +266,14 @@ def _describe(cfg, model, sets, lengths, start, workdir) -> str:
     )
 
 
-def _facts(cfg, model, lengths) -> dict[str, str]:
-    import jax
+def _summarize(run: Loop, sets, workdir: Path, finished: bool, *, name: str, **how) -> None:
+    """Writes and shows the run's summary: what `how` specifies of this start, the settings, the data, and the metrics in the logs."""
+    from jaxalign.config import describe
+    from jaxalign.reports import summary
 
-    from jaxalign.reports import flops
-
-    return {
-        "objective": cfg.objective.name,
-        "model": f"{model.config.family}, {sum(leaf.size for leaf in jax.tree.leaves(model.shapes)):,} parameters",
-        "steps": f"{lengths.total} of {cfg.batch.rows} rows x {cfg.data.row_tokens} tokens",
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "peak memory": f"{flops.peak_memory_bytes() / 2**30:.2f} GiB",
-    }
+    settings = describe.settings(run.cfg, run.model, run.lengths)
+    summary.write(workdir, {"name": name, "settings": settings, **describe.facts(run.cfg, sets, run.samples, **how)})
+    summary.show(run.log.console, workdir, finished=finished)
 
 
 if __name__ == "__main__":

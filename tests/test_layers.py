@@ -38,6 +38,7 @@ COMMANDS = {  # they import rooms, and no other command
     "inspect",
     "export",
     "compare",
+    "evaluate",
 }
 JIT = {"training.step", "rollout.source", "scoring.scorer", "models.model", "hf.load", "hf.save"}  # hf: one tensor into its shards, or out
 FILE_LINES, OBJECTIVE_LINES, FUNCTION_LINES = 300, 80, 60

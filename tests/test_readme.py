@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,23 +28,49 @@ def test_every_train_command_is_accepted(command, monkeypatch):
     assert from_command_line(shlex.split(command), "test", train.FLAGS).stages
 
 
-EXAMPLE, NAME = next(
-    (block, re.search(r"^def (\w+)", block, re.MULTILINE)[1])
+EXAMPLES = {
+    re.search(r"^def (\w+)", block, re.MULTILINE)[1]: block
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     if "REQUIRES" in block
-)
+}
 
 
-def test_the_example_objective_is_1_where_policy_and_reference_are_equal():
+def terms_of(name, **options):
+    """What an example returns where policy and reference are equal: two groups of two responses, a pair and two judged by themselves."""
     example: dict = {}
-    exec(EXAMPLE, example)
+    exec(EXAMPLES[name], example)
     tokens = np.zeros((2, 6), np.int32)
     slots = np.array([[-1, 0, 0, -1, 1, 1]] * 2)
-    batch = Batch(tokens, tokens, tokens, tokens, slots, np.zeros((2, 2)), np.array([True, False]), np.ones((2, 2), bool))
-    same = Outputs(np.full((2, 6), -1.5, np.float32), None, None)
-    terms = example[NAME](same, same, batch, beta=0.05)
+    rewards = np.array([[1.0, 0.0], [0.5, 1.0]])
+    arrays = (tokens, tokens, tokens, tokens, slots, rewards, np.array([True, False]), np.ones((2, 2), bool))
+    batch = Batch(*map(jnp.asarray, arrays))
+    same = Outputs(jnp.full((2, 6), -1.5))
+    return example[name](same, same, batch, **options)
+
+
+def test_the_example_on_pairs_is_1_where_policy_and_reference_are_equal():
+    terms = terms_of("squared_hinge", beta=0.05)
     np.testing.assert_array_equal(terms.loss, [1.0, 1.0])
     np.testing.assert_array_equal(terms.weight, [1.0, 0.0])  # the second group is no pair
+
+
+def test_the_example_on_responses_weighs_the_likelihood_by_the_exponential_of_the_reward():
+    terms = terms_of("reward_weighted", temperature=0.5)
+    np.testing.assert_allclose(terms.loss, 3.0 * np.exp([[0.0, -2.0], [-1.0, 0.0]]), rtol=1e-6)  # two tokens of 1.5 nats
+    np.testing.assert_array_equal(terms.weight, np.ones((2, 2)))
+
+
+def test_every_objective_is_named_with_its_file():
+    files = {path.stem for path in (ROOT / "jaxalign" / "objectives").glob("*.py")} - {"__init__"}
+    assert files == set(re.findall(r"\]\(jaxalign/objectives/(\w+)\.py\)", README)) - {"__init__"}
+    assert f"serves {len(files)} objectives" in README
+
+
+def test_every_other_command_is_accepted(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = set(re.findall(r"python -m jaxalign\.(\w+)", README))
+    assert {"train", "inspect", "export", "evaluate", "compare"} <= commands
+    assert all((ROOT / "jaxalign" / f"{command}.py").is_file() for command in commands)
 
 
 COSTLY = """
@@ -63,27 +90,28 @@ def costly(policy, reference, batch):
 
 @pytest.fixture(scope="module")
 def with_the_example(tmp_path_factory):
-    """A copy of the package and its tests in which the example was added as the README says, one file, and one that reads a new column."""
+    """A copy of the package and its tests in which the examples were added as the README says, a file each, and one with a new column."""
     folder = tmp_path_factory.mktemp("copy")
     for part in ("jaxalign", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "jaxalign" / "objectives" / f"{NAME}.py").write_text(EXAMPLE)
+    for name, text in EXAMPLES.items():
+        (folder / "jaxalign" / "objectives" / f"{name}.py").write_text(text)
     (folder / "jaxalign" / "objectives" / "costly.py").write_text(COSTLY)
     return folder
 
 
-def test_the_contract_takes_up_the_example_and_it_keeps_its_promises(with_the_example):
+def test_the_contract_takes_up_the_examples_and_they_keep_its_promises(with_the_example):
     files = [f"tests/{name}.py" for name in ("test_contract", "test_objectives")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", f"{NAME} or costly"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", " or ".join([*EXAMPLES, "costly"])]
     environment = {**os.environ, "PYTHONPATH": str(with_the_example)}
     done = subprocess.run(command, cwd=with_the_example, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 30
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 45
 
 
 def test_a_run_with_the_example_starts_at_its_known_loss(with_the_example, tmp_path):
     settings = ["objective.beta=0.05", "train.total_steps=1", "data.eval=None", f"data.prepared_dir={tmp_path}"]
-    arguments = ["--config", f"tests/tiny.py:{NAME}", "--workdir", str(tmp_path / "run"), *(f"--config.{key}" for key in settings)]
+    arguments = ["--config", "tests/tiny.py:squared_hinge", "--workdir", str(tmp_path / "run"), *(f"--config.{key}" for key in settings)]
     environment = {**os.environ, "PYTHONPATH": str(with_the_example)}
     command = [sys.executable, "-m", "jaxalign.train", *arguments]
     subprocess.run(command, cwd=with_the_example, env=environment, capture_output=True, text=True, check=True)

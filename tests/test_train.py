@@ -47,7 +47,9 @@ def test_a_run_leaves_metrics_summary_plots_tensorboard_and_an_export(finished):
     last = log.read_metrics(finished, "train")[-1]
     assert {"loss", "grad_norm", "learning_rate", "speed/tokens_per_s", "speed/mfu", "speed/peak_memory_gib"} <= last.keys()
     assert 0 < last["speed/mfu"] < 1
-    assert "| loss |" in (finished / "summary.md").read_text()
+    page = (finished / "summary.md").read_text()
+    assert "| `loss` | " in page and "jaxalign.train --config" in page and "| training | package:sf_dialogue/train.jsonl.gz" in page
+    assert "log-prob before, nats" in page  # of the samples
     assert (finished / "plots" / "training.png").stat().st_size > 5000
     assert list((finished / "tensorboard").iterdir())
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (finished / "export").iterdir()}

@@ -20,6 +20,7 @@ TRACEBACK = "JAXALIGN_TRACEBACK"  # environment variable: any value shows the tr
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended, by the convention of shells
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXPECTED = (ValueError, OSError, RuntimeError, FloatingPointError, ImportError, MemoryError)  # what bad input and a bad machine raise
+ANY_KEY = "Any key of the config: --config.optimizer.learning_rate=1e-6"  # last line of --help
 GOOGLE_PCI_VENDOR = "0x1ae0"
 
 Flags = Sequence[tuple[str, dict[str, Any]]]  # (name, options of argparse)
@@ -66,6 +67,15 @@ def parse(argv: Sequence[str] | None, description: str, flags: Flags, *, command
     return parser.parse_args(argv)
 
 
+def parse_with_overrides(
+    argv: Sequence[str] | None, description: str, flags: Flags, *, command: str
+) -> tuple[argparse.Namespace, list[str]]:
+    """(the flags of a command, what is written --config.KEY=VALUE): for commands whose configuration need not be a file."""
+    parser = _parser(description, command, epilog=ANY_KEY)
+    _add(parser, flags)
+    return _parsed(parser, argv)
+
+
 def from_command_line(argv: Sequence[str] | None, description: str, flags: Flags = (), *, command: str = "", instead: str = "") -> Run:
     """Parses `--config FILE --config.a.b=value ...` and the command's own flags.
 
@@ -79,14 +89,11 @@ def from_command_line(argv: Sequence[str] | None, description: str, flags: Flags
     Raises:
       ConfigError: everything that is wrong with the configuration.
     """
-    parser = _parser(description, command, epilog="Any key of the config: --config.optimizer.learning_rate=1e-6")
+    parser = _parser(description, command, epilog=ANY_KEY)
     parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="Python file with get_config()")
     parser.add_argument("--help-config", nargs="?", const="", metavar="SECTION", help="explain the keys of a section, and exit")
     _add(parser, flags)
-    options, rest = parser.parse_known_args(argv)
-    overrides = [argument for argument in rest if argument.startswith("--config.")]
-    if unknown := [argument for argument in rest if argument not in overrides]:
-        parser.error(f"unknown arguments {unknown}{_meant(unknown[0], parser)}; overrides are written --config.KEY=VALUE")
+    options, overrides = _parsed(parser, argv)
     if options.help_config is not None:
         from jaxalign.config import keys
 
@@ -106,6 +113,14 @@ def from_command_line(argv: Sequence[str] | None, description: str, flags: Flags
     path, _, argument = options.config.partition(":")
     name = Path(path).stem + (f"_{re.sub(r'[^A-Za-z0-9.=_-]+', '-', argument)}" if argument else "")
     return Run(name, resolve_stages(config), options)
+
+
+def _parsed(parser, argv):
+    options, rest = parser.parse_known_args(argv)
+    overrides = [argument for argument in rest if argument.startswith("--config.")]
+    if unknown := [argument for argument in rest if argument not in overrides]:
+        parser.error(f"unknown arguments {unknown}{_meant(unknown[0], parser)}; overrides are written --config.KEY=VALUE")
+    return options, overrides
 
 
 def workdir_of(asked: Run) -> Path:

@@ -47,14 +47,35 @@ def prepared_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_std
     Raises:
       ValueError: as `data.prepared.prepare`.
     """
+    opened, train = _opener(cfg, tell), _training_sources(cfg)
+    trained = [opened(source, side="train") for source in train] if cfg.data.eval_fraction else [opened(source) for source in train]
+    return Sets(trained, held_out_sets(cfg, tell=tell).held_out)
+
+
+def held_out_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_stderr) -> Sets:
+    """The same without the training sets, which an evaluation does not need."""
+    opened = _opener(cfg, tell)
+    if cfg.data.eval_fraction:
+        return Sets([], {"": opened(_training_sources(cfg)[0], side="eval")})
+    source = cfg.to_dict()["data"]["eval"]
+    held_out = {} if source is None else named_sets(source)
+    return Sets([], {name: opened(source) for name, source in held_out.items()})
+
+
+def _training_sources(cfg):
+    train = cfg.to_dict()["data"]["train"]
+    return train if isinstance(train, tuple | list) else [train]
+
+
+def _opener(cfg, tell):
+    """(source, side=...) -> its prepared set, made if it is not there, with what every set of the configuration is made with."""
     data = cfg.to_dict()["data"]
     options = {key: data[key] for key in hparams_of(prepare) if key in data}
     options |= {"pack_rows": data["pack"], "max_groups": data["max_groups_per_row"], "out_root": data["prepared_dir"]}
     options |= {"tokenizer": build.tokenizer_name(cfg), "mismatched": "mismatched" in functions.objective(cfg).reads}
 
-    train = data["train"] if isinstance(data["train"], tuple | list) else [data["train"]]
     if data["row_tokens"] is None:
-        cfg.data.row_tokens = options["row_tokens"] = _fitting_row_tokens(cfg, train, options)
+        cfg.data.row_tokens = options["row_tokens"] = _fitting_row_tokens(cfg, _training_sources(cfg), options)
         tell([f"data.row_tokens={cfg.data.row_tokens:,}: so many tokens hold 99 % of the training rows whole"])
 
     def opened(source, **side):
@@ -62,10 +83,7 @@ def prepared_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_std
         tell(report(folder))
         return store.read(folder, weight=source.get("weight", 1.0))
 
-    if data["eval_fraction"]:
-        return Sets([opened(train[0], side="train")], {"": opened(train[0], side="eval")})
-    held_out = {} if data["eval"] is None else named_sets(data["eval"])
-    return Sets([opened(source) for source in train], {name: opened(source) for name, source in held_out.items()})
+    return opened
 
 
 def prepared_stages(stages: Mapping[str, ConfigDict], *, tell: Callable[[list[str]], None]) -> list[tuple[Prepared, str]]:

@@ -1,21 +1,28 @@
 """Held-out metrics: the objective's own loss and metrics on rows that are not trained on."""
 
+from collections.abc import Callable, Iterable
+
 import jax
 import numpy as np
 
 from jaxalign.data.rows import loader
 from jaxalign.data.rows.store import Prepared
-from jaxalign.reports.estimates import Estimate, estimate
+from jaxalign.reports.estimates import Estimate, change, estimate
 
 ByPrompt = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> sums of value * weight, and of weight, of every prompt: float64[n] twice
 
 
-def evaluate(eval_step, state, sets: dict[str, Prepared], *, rows: int) -> dict[str, Estimate]:
+def evaluate(
+    eval_step, state, sets: dict[str, Prepared], *, rows: int, follow: Iterable[Callable[[ByPrompt], None]] = ()
+) -> dict[str, Estimate]:
     """Held-out metrics by name, each with its standard error and the number of prompts it is measured on.
 
-    Metrics of a set with a name stand under NAME/.
+    Metrics of a set with a name stand under NAME/. Functions in `follow` get the metrics by prompt of the first set.
     """
-    return estimates({name: measure(eval_step, state, prepared, rows=rows) for name, prepared in sets.items()})
+    by_prompt = {name: measure(eval_step, state, prepared, rows=rows) for name, prepared in sets.items()}
+    for function in follow:
+        function(next(iter(by_prompt.values())))
+    return estimates(by_prompt)
 
 
 def estimates(sets: dict[str, ByPrompt]) -> dict[str, Estimate]:
@@ -24,6 +31,16 @@ def estimates(sets: dict[str, ByPrompt]) -> dict[str, Estimate]:
         f"{name}/{metric}" if name else metric: estimate(*parts)
         for name, by_prompt in sets.items()
         for metric, parts in by_prompt.items()
+    }
+
+
+def changes(before: dict[str, ByPrompt], after: dict[str, ByPrompt]) -> dict[str, Estimate]:
+    """How every metric changed on the same prompts; the error of a change is smaller than those of its two ends."""
+    return {
+        f"{name}/{metric}" if name else metric: change(before[name][metric], parts)
+        for name, by_prompt in after.items()
+        for metric, parts in by_prompt.items()
+        if metric in before[name] and np.array_equal(before[name][metric][1] > 0, parts[1] > 0)
     }
 
 

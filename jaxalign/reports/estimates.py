@@ -22,6 +22,10 @@ class Estimate(NamedTuple):
         digits = min(max(1 - math.floor(math.log10(self.se)), 0), 8)
         return f"{self.value:,.{digits}f} ± {self.se:,.{digits}f}"
 
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Value, error and count for JSON; None where they are not finite."""
+        return {name: (one if math.isfinite(one) else None) for name, one in self._asdict().items()}
+
 
 MISSING = Estimate(math.nan, math.nan, 0)
 

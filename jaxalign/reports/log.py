@@ -65,7 +65,9 @@ class RunLog:
         self._write(split, step, values, {})
 
     def held_out(self, step: int, estimates: dict[str, Estimate]) -> None:
-        """Writes one line of held-out metrics with their standard errors and counts."""
+        """Writes one line of held-out metrics with their standard errors and counts; those that are not finite are named."""
+        if bad := sorted(name for name, one in estimates.items() if one.n and not math.isfinite(one.value)):
+            self.say(f"step {step}: the held-out metrics {', '.join(bad)} are not finite.")
         errors = _finite({name: one.se for name, one in estimates.items()})
         extra = dict(zip(ERRORS, (errors, {name: estimates[name].n for name in errors}), strict=True))
         self._write("eval", step, {name: one.value for name, one in estimates.items()}, extra)

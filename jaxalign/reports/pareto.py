@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxalign.reports import figures
+
 
 def pareto_front(points: np.ndarray) -> np.ndarray:
     """Which of the points [n, objectives] no other point dominates, by growing first objective: int64[front].
@@ -32,21 +34,14 @@ def hypervolume_2d(points: np.ndarray, reference: tuple[float, float]) -> float:
 
 def front_plot(path: Path, methods: dict[str, list[tuple[float, float, str]]], *, xlabel: str, ylabel: str) -> None:
     """Writes a PNG with the points (x, y, label) of every method; a line joins those that no point of the same method dominates."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for number, (method, points) in enumerate(methods.items()):
-        places = np.array([point[:2] for point in points], np.float64)
-        front = places[pareto_front(places)]
-        axes.plot(front[:, 0], front[:, 1], color=f"C{number}")
-        axes.plot(places[:, 0], places[:, 1], color=f"C{number}", marker="o", markersize=5, linestyle="", label=method)
-        for x, y, label in points:
-            axes.annotate(label, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=f"C{number}")
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    def draw(axes):
+        for number, (method, points) in enumerate(methods.items()):
+            places = np.array([point[:2] for point in points], np.float64)
+            front = places[pareto_front(places)]
+            axes.plot(front[:, 0], front[:, 1], color=f"C{number}")
+            axes.plot(places[:, 0], places[:, 1], color=f"C{number}", marker="o", markersize=5, linestyle="", label=method)
+            for x, y, label in points:
+                axes.annotate(label, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=f"C{number}")
+
+    figures.write(path, [figures.Panel(draw, xlabel, ylabel)])

@@ -1,105 +1,111 @@
-"""What a run leaves for its reader: summary.md with a table of before and after, and plots of the metrics as PNG."""
+"""What a run leaves for its reader: a page that can be sent to somebody, summary.md, and plots of the metrics as PNG."""
 
+from collections.abc import Sequence
+import json
 from pathlib import Path
+from typing import Any
 
-from jaxalign.reports import log
+from jaxalign.reports import log, page
+from jaxalign.reports.estimates import MISSING, Estimate
+from jaxalign.reports.figures import Panel, band
+from jaxalign.reports.figures import write as write_figure
 
-# (title, axis label, [(split, metric, label)]) a panel; panels without data are left out.
+FACTS = "summary.json"
+# (title, axis label, [(split, metric, label)]) of each panel; panels without data are left out.
 PANELS = (
     ("Loss", "loss", [("train", "loss", "training"), ("eval", "loss", "held out")]),
     ("Accuracy", "share of pairs", [("train", "accuracy", "training"), ("eval", "accuracy", "held out")]),
     ("Reward margin", "beta * margin", [("train", "rewards/margins", "training"), ("eval", "rewards/margins", "held out")]),
-    ("Log-probability (held out)", "nats a response", [("eval", "logps/chosen", "chosen"), ("eval", "logps/rejected", "rejected")]),
+    ("Log-probability, held out", "nats per response", [("eval", "logps/chosen", "chosen"), ("eval", "logps/rejected", "rejected")]),
 )
 SMOOTHING = 0.05  # of the run: width of the mean shown over the raw training curve
 
-TABLE = (
-    ("loss", "loss"),
-    ("accuracy", "accuracy: better response gained more than the worse"),
-    ("rewards/margins", "reward margin"),
-    ("logps/chosen", "log-prob of chosen, nats"),
-    ("logps/rejected", "log-prob of rejected, nats"),
-    ("logps/accuracies", "likelier side is the chosen one"),
-    ("logps/responses", "log-prob of a response, nats"),
-    ("ranking/logps", "better response is likelier a token"),
-    ("kl", "KL to the reference, nats a token"),
-)
 
-
-def before_and_after(workdir: Path) -> list[tuple[str, float, float]]:
-    """(what, first value, last value) of the held-out metrics; empty where nothing was evaluated."""
-    lines = log.read_metrics(workdir, "eval")
-    if not lines:
-        return []
-    first, last = lines[0], lines[-1]
-    found = []
-    for name, title in TABLE:
-        # of a set with a name, or against the initial reference: "helpful/loss", "initial/loss"
-        keys = [key for key in last if (key == name or key.endswith(f"/{name}"))]
-        for key in sorted(keys, key=len):
-            if first.get(key) is not None and last[key] is not None:
-                prefix = key.removesuffix(name).strip("/")
-                found.append((f"{prefix}: {title}" if prefix else title, first[key], last[key]))
-    return found
-
-
-def write(workdir: Path, *, name: str, facts: dict[str, str]) -> None:
-    """Writes summary.md and plots/*.png into the run's folder from its metrics.jsonl.
+def write(workdir: Path, facts: dict[str, Any]) -> None:
+    """Writes summary.json, summary.md and plots/training.png into the folder of a run, from its metrics.jsonl.
 
     Args:
-      name: title of the run.
-      facts: what -> value, shown above the table.
+      facts: "name", and what `page.page` shows: "settings", "data", "samples", "run". The seconds of earlier starts are added to its own.
     """
+    before = read_facts(workdir)
+    if before is not None and facts["run"]["start_step"]:
+        facts["run"]["seconds"] += before["run"]["seconds"]
+        facts["run"]["starts"] = before["run"]["starts"] + 1
+    (workdir / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     plot(workdir)
-    rows = before_and_after(workdir)
-    lines = [f"# {name}", "", *(f"- {what}: {value}" for what, value in facts.items()), ""]
-    if rows:
-        lines += ["| held out | before | after |", "|---|---|---|", *(f"| {what} | {a:.4f} | {b:.4f} |" for what, a, b in rows), ""]
-    lines += ["![training](plots/training.png)", ""]
-    (workdir / "summary.md").write_text("\n".join(lines), encoding="utf-8")
+    (workdir / "summary.md").write_text(page.page(facts["name"], [stage(workdir, "")]), encoding="utf-8")
+
+
+def write_stages(workdir: Path, names: Sequence[str], *, title: str) -> None:
+    """Writes WORKDIR/summary.md: one page over all stages of a run, beside the page of each stage."""
+    (workdir / "summary.md").write_text(page.page(title, [stage(workdir / name, name) for name in names]), encoding="utf-8")
+
+
+def stage(workdir: Path, name: str) -> page.Stage:
+    """What a page shows of a stage: its facts, and held-out metrics before and after. An experiment has a table of its own instead."""
+    facts = read_facts(workdir)
+    if facts is None:
+        return page.Stage(name, {}, {}, {}, (workdir / "table.md").read_text(encoding="utf-8"))
+    first, last = before_and_after(workdir)
+    return page.Stage(name, facts, first, last, "")
+
+
+def read_facts(workdir: Path) -> dict[str, Any] | None:
+    """The content of summary.json; None where there is none."""
+    path = workdir / FACTS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def before_and_after(workdir: Path) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """The first and the last held-out estimates of a run; empty where nothing was evaluated."""
+    evaluations = log.read_estimates(workdir)
+    return (evaluations[0][1], evaluations[-1][1]) if evaluations else ({}, {})
 
 
 def show(console, workdir: Path, *, finished: bool) -> None:
-    """Prints the table of before and after to a rich console, or how to continue."""
+    """Prints the headline metrics before and after to a rich console, and where the rest is; of a run that was stopped, how to continue."""
     import rich.table
 
     if not finished:
-        console.print(f"stopped; the steps so far are saved, and the same command continues from them: {workdir}", highlight=False)
+        console.print(f"The run stopped; its state is saved. The same command continues it: {workdir}", highlight=False)
         return
-    rows = before_and_after(workdir)
+    first, last = before_and_after(workdir)
+    rows = page.headline(last)
     if rows:
-        table = rich.table.Table("held out", "before", "after")
-        for what, before, after in rows:
-            table.add_row(what, f"{before:.4f}", f"{after:.4f}")
+        table = rich.table.Table("held out", "before", "after (± one standard error)", "prompts")
+        for name in rows:
+            table.add_row(name, str(first.get(name, MISSING)), str(last[name]), f"{last[name].n:,}")
         console.print(table)
-    console.print(f"summary and plots: {workdir / 'summary.md'}, {workdir / 'plots'}", highlight=False)
+    console.print(f"More metrics, settings, data and plots: {workdir / 'summary.md'}", highlight=False)
 
 
 def plot(workdir: Path) -> Path:
-    """Draws plots/training.png: one panel for each of PANELS that has data."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Draws plots/training.png: one panel for each of PANELS that has data; the band around held-out values is one standard error."""
+    training, held_out = log.read_metrics(workdir, "train"), log.read_estimates(workdir)
 
-    splits = {split: log.read_metrics(workdir, split) for split in ("train", "eval")}
-    panels = [panel for panel in PANELS if any(_series(splits[split], metric)[0] for split, metric, _ in panel[2])]
-    figure = Figure(figsize=(4.6 * max(len(panels), 1), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, (title, label, curves) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), i + 1)
-        for number, (split, metric, legend) in enumerate(curves):
-            steps, values = _series(splits[split], metric)
-            if split == "train":
-                axes.plot(steps, values, color=f"C{number}", alpha=0.25, linewidth=0.8)
-                axes.plot(steps, _running_mean(values), color=f"C{number}", label=legend)
-            else:
-                axes.plot(steps, values, color=f"C{number}", marker="o", markersize=4, label=legend)
-        axes.set(title=title, xlabel="step", ylabel=label)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    path = workdir / "plots" / "training.png"
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    def drawn(curves):
+        def draw(axes):
+            for number, (split, metric, legend) in enumerate(curves):
+                if split == "train":
+                    steps, values = _series(training, metric)
+                    axes.plot(steps, values, color=f"C{number}", alpha=0.25, linewidth=0.8)
+                    axes.plot(steps, _running_mean(values), color=f"C{number}", label=legend)
+                else:
+                    points = [(step, found[metric]) for step, found in held_out if metric in found and found[metric].n]
+                    low, high = ([one.value + sign * (one.se if one.se == one.se else 0.0) for _, one in points] for sign in (-1, 1))
+                    middle = [one.value for _, one in points]
+                    band(axes, [step for step, _ in points], middle, low, high, number=number, label=legend)
+
+        return draw
+
+    there = {"train": {name for line in training for name in line if line[name] is not None}, "eval": set()}
+    there["eval"] = {name for _, found in held_out for name, one in found.items() if one.n}
+    panels = [
+        Panel(drawn([curve for curve in curves if curve[1] in there[curve[0]]]), "step", label, title)
+        for title, label, curves in PANELS
+        if any(metric in there[split] for split, metric, _ in curves)
+    ]
+    return write_figure(workdir / "plots" / "training.png", panels)
 
 
 def _series(lines, metric):

@@ -132,8 +132,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it cannot be read.
         """
-        restored = runs.read(self.workdir, step, _parts(abstract))
-        return TrainState(trainable=restored["trainable"], frozen=restored.get("frozen"), **{"reference": None, **restored["rest"]})
+        return restore(self.workdir, abstract, step)
 
     def close(self) -> None:
         """Waits for the save under way and lets go of the folder."""
@@ -168,6 +167,16 @@ class Checkpoints:
             f"a checkpoint could not be written to {self.folder}: {error}; {last}. "
             "Free some space (or choose another --workdir) and start again with the same command: the run continues from there."
         )
+
+
+def restore(workdir: str | Path, abstract: TrainState, step: int) -> TrainState:
+    """The state of a checkpoint of the run in `workdir`, laid out as `abstract` specifies.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
+    restored = runs.read(workdir, step, _parts(abstract))
+    return TrainState(trainable=restored["trainable"], frozen=restored.get("frozen"), **{"reference": None, **restored["rest"]})
 
 
 def _parts(state: TrainState) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""What a reader of a run wants to know beside its metrics: the settings that matter, the data, the machine, a few texts."""
+
+from collections.abc import Sequence
+import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxalign.config import build
+from jaxalign.config.durations import Durations
+from jaxalign.config.prepared import Sets
+from jaxalign.models.model import Model
+from jaxalign.reports import facts as known
+from jaxalign.reports.samples import Samples
+
+OF_THE_MODEL = ("trainable", "dtype", "value_head")
+OF_THE_TEXT = (
+    "template", "row_tokens", "max_prompt_tokens", "max_response_tokens", "prompt_truncation", "response_truncation", "train_turns", "pack",
+)  # fmt: skip
+
+
+def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, str]:
+    """What -> its value in a resolved configuration, without what is None."""
+    values = cfg.to_dict()
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
+    weights = Path(values["model"]["checkpoint"] or "random weights")
+    # an export is a folder of the stage that it comes from
+    start = f"{weights.parent.name}/export" if weights.name == "export" else str(weights)
+    return {
+        "objective": _listed(values["objective"], first="name"),
+        "model": f"{start}; {model.config.family}, {parameters:,} parameters, {_listed(values['model'], only=OF_THE_MODEL)}",
+        "reference": _listed(values["reference"], first="rule"),
+        "optimizer": _listed(values["optimizer"], first="name"),
+        "batch": _listed(values["batch"]),
+        "steps": f"{lengths.total:,}",
+        "text": _listed(values["data"], only=OF_THE_TEXT),
+        "seed": str(values["seed"]),
+    }
+
+
+def facts(
+    cfg: ConfigDict,
+    sets: Sets,
+    samples: Sequence[Samples],
+    *,
+    start_step: int,
+    command: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """"data", "samples" and "run" of a summary, for JSON.
+
+    Args:
+      sets: the rows that were trained on and that were held out.
+      samples: prompts of the first held-out set that were followed.
+      start_step: where this start of the run began; 0: at its beginning.
+      command: what was typed.
+      seconds: that this start took, compiling included.
+    """
+    data = {f"training {number}" if len(sets.train) > 1 else "training": one for number, one in enumerate(sets.train, 1)}
+    data |= {f"held out, {name}" if name else "held out": one for name, one in sets.held_out.items()}
+    first = next(iter(sets.held_out.values()), None)
+    texts = [text for one in samples for text in one.texts(first, build.renderer(cfg).tokenizer)]
+    run = {"start_step": start_step, "starts": 1, "seconds": seconds, "command": command, "date": f"{datetime.date.today():%Y-%m-%d}"}
+    return {"data": {role: known.of_set(one) for role, one in data.items()}, "samples": texts, "run": run | known.of_machine()}
+
+
+def _listed(section, *, first="", only=None):
+    named = {key: section[key] for key in only or section if key in section and section[key] is not None}
+    head = [str(named.pop(first))] if first in named else []
+    return ", ".join([*head, *(f"{key} {value}" for key, value in named.items())])

@@ -1,0 +1,194 @@
+"""Held-out metrics of a checkpoint and of the model that its training started from, without training.
+
+    python -m jaxalign.evaluate --workdir runs/NAME [--step N] [--config.data.eval.path=other.jsonl]
+    python -m jaxalign.evaluate --config configs/NAME.py --checkpoint FOLDER
+
+A run is evaluated with the configuration in its checkpoint, in which any key can be replaced; a folder of weights with that of a file.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+import shlex
+import sys
+from typing import Any, NamedTuple
+
+from jaxalign.config.command_line import parse_with_overrides, run
+
+FLAGS = (
+    ("--workdir", {"help": "folder of a run or of one of its stages"}),
+    ("--stage", {"help": "which stage of the run, or of the config"}),
+    ("--step", {"type": int, "help": "step of the checkpoint (default: the newest good one)"}),
+    ("--config", {"metavar": "FILE.py[:ARGUMENT]", "help": "with --checkpoint: data and objective to evaluate with"}),
+    ("--checkpoint", {"help": "with --config: folder of weights, or a name on the hub; model.checkpoint of the config is its reference"}),
+    ("--out", {"help": "file for the numbers, as JSON (default: WORKDIR/evaluations/NAME.json)"}),
+)
+
+
+class Subject(NamedTuple):
+    """What is evaluated."""
+
+    cfg: Any  # resolved configuration
+    model: Any
+    weights: Any  # the --checkpoint, or (folder of the run, step)
+    out: Path | None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints held-out metrics with their standard errors and counts, and writes them as JSON; returns the exit code."""
+    return run(_evaluate, argv)
+
+
+def _evaluate(argv):
+    options, overrides = parse_with_overrides(argv, __doc__.splitlines()[0], FLAGS, command="evaluate")
+    if bool(options.workdir) == bool(options.checkpoint):
+        raise ValueError("give --workdir RUN, or --checkpoint FOLDER with --config FILE.py: one of them is evaluated.")
+    if bool(options.config) != bool(options.checkpoint):
+        raise ValueError("--config and --checkpoint go together; a run is evaluated with its own configuration, and --config.KEY=VALUE.")
+    subject = _of_run(options, overrides) if options.workdir else _of_folder(options, overrides)
+    import jax
+
+    from jaxalign.config import build
+
+    with jax.set_mesh(build.mesh(subject.cfg)):
+        measured = _measure(subject)
+    if jax.process_index() == 0:
+        command = shlex.join(["python", "-m", "jaxalign.evaluate", *(sys.argv[1:] if argv is None else argv)])
+        _report(subject, measured, command)
+
+
+def _of_run(options, overrides) -> Subject:
+    """The subject of --workdir: configuration and model of a checkpoint."""
+    from ml_collections import ConfigDict
+
+    from jaxalign.config.files import override
+    from jaxalign.config.resolve import resolve
+    from jaxalign.models import model as models
+    from jaxalign.models.heads import ValueHeadConfig
+    from jaxalign.training import runs
+
+    workdir = Path(options.workdir) / (options.stage or "")
+    step = runs.chosen(workdir, options.step)
+    record = runs.record(workdir, step)
+    config = ConfigDict(record["config"])
+    config.model.tokenizer = record["tokenizer"]
+    override(config, overrides)
+    cfg = resolve(config)
+    _start_devices(cfg)
+    head = None if record["value_head"] is None else ValueHeadConfig(max_value=record["value_head"])
+    digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
+    name = f"step-{step}{'-' + digest if overrides else ''}.json"
+    out = Path(options.out) if options.out else workdir / "evaluations" / name
+    return Subject(cfg, models.build(runs.model_config(record["model"]), head), (workdir, step), out)
+
+
+def _of_folder(options, overrides) -> Subject:
+    """The subject of --checkpoint: the configuration of a file, or of one of its stages."""
+    from jaxalign.config import build
+    from jaxalign.config.files import load_file, override
+    from jaxalign.config.stages import STAGE, resolve_stages
+
+    config = load_file(options.config)
+    override(config, overrides)
+    stages = resolve_stages(config)
+    if (options.stage or "") not in stages:
+        raise ValueError(f"--stage {options.stage or '...'} is needed: {options.config} has the stages {', '.join(stages)}.")
+    cfg = stages[options.stage or ""]
+    if (cfg.model.checkpoint or "").startswith(STAGE):
+        key = f"--config.{options.stage}.model.checkpoint=FOLDER"
+        raise ValueError(f"the reference of {options.stage} is {cfg.model.checkpoint!r}, which has no folder here; name it with {key}.")
+    _start_devices(cfg)
+    return Subject(cfg, build.model(cfg), options.checkpoint, Path(options.out) if options.out else None)
+
+
+def _start_devices(cfg):
+    import jax
+
+    if (cfg.mesh.cpu_devices or 1) > 1:
+        jax.config.update("jax_num_cpu_devices", cfg.mesh.cpu_devices)
+
+
+def _measure(subject):
+    """("before", "after") -> set -> metrics by prompt; "before" is missing where the start of the run is not to be had any more."""
+    from jaxalign.config import build, functions
+    from jaxalign.config.computed import with_columns
+    from jaxalign.config.durations import Durations
+    from jaxalign.config.prepared import held_out_sets
+    from jaxalign.config.sets import check_data, check_rewards
+    from jaxalign.evaluators import held_out
+
+    cfg, model = subject.cfg, subject.model
+    objective, sets = functions.objective(cfg), held_out_sets(cfg)
+    if not sets.held_out:
+        raise ValueError("there is nothing to evaluate on; set data.eval, for example --config.data.eval.path=FILE.")
+    check_data(objective, model, sets.all)
+    sets = with_columns(cfg, sets)
+    check_rewards(cfg, objective, sets.all)
+    # an evaluation makes no step
+    made = build.functions(cfg, objective, model, Durations(total=1, planned=1, warmup=0, log_every=1, eval_every=1, save_every=1, every=1))
+
+    def measure(state):
+        return {name: held_out.measure(made.eval_step, state, one, rows=cfg.batch.rows) for name, one in sets.held_out.items()}
+
+    return {name: measure(state) for name, state in _states(subject, made)}
+
+
+def _states(subject, functions):
+    """Yields ("before", state of the start) and ("after", state of what is evaluated), one after the other."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxalign.config import build
+    from jaxalign.training import checkpoint
+
+    cfg, model = subject.cfg, subject.model
+    if isinstance(subject.weights, str):
+        start = functions.init_state(build.params(cfg, model))
+        yield "before", start
+        named = cfg.copy_and_resolve_references()
+        named.model.checkpoint = subject.weights
+        state = functions.init_state(build.params(named, model))
+        yield "after", state.replace(reference=start.reference, initial=start.initial)
+        return
+    workdir, step = subject.weights
+    state = checkpoint.restore(workdir, build.abstract_state(model, functions.init_state), step)
+    first = state.initial if state.initial is not None else state.reference if cfg.reference.rule == "frozen" else None
+    if first is not None:
+        nothing_seen = jax.tree.map(jnp.zeros_like, state.statistics)
+        yield "before", state.replace(trainable=first, step=jnp.zeros_like(state.step), statistics=nothing_seen)
+    else:
+        try:
+            start = functions.init_state(build.params(cfg, model))
+        except (ValueError, OSError) as error:
+            print(f"What the run started from is not there any more: {error}", file=sys.stderr)
+        else:
+            yield "before", start
+    yield "after", state
+
+
+def _report(subject, measured, command):
+    import rich.console
+    import rich.table
+
+    from jaxalign.evaluators import held_out
+    from jaxalign.reports import page
+    from jaxalign.reports.estimates import MISSING
+
+    after = held_out.estimates(measured["after"])
+    before = held_out.estimates(measured.get("before", {}))
+    change = held_out.changes(measured["before"], measured["after"]) if before else {}
+    first = page.headline(after)
+    table = rich.table.Table("held out", "start", "checkpoint (± one standard error)", "change", "prompts")
+    for name in [*first, *sorted(set(after) - set(first))]:
+        table.add_row(name, str(before.get(name, MISSING)), str(after[name]), str(change.get(name, MISSING)), f"{after[name].n:,}")
+    rich.console.Console(soft_wrap=False).print(table)
+    if subject.out:
+        parts = {"start": before, "checkpoint": after, "change": change}
+        numbers = {part: {name: one.as_dict() for name, one in values.items()} for part, values in parts.items()}
+        subject.out.parent.mkdir(parents=True, exist_ok=True)
+        subject.out.write_text(json.dumps({"command": command, **numbers}, indent=1), encoding="utf-8")
+        print(f"Numbers: {subject.out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Several runs beside each other: which of them differ in their seed alone, their last held-out metrics, tables and curves.
+
+What is compared is a *row* of the table: a stage of runs that have stages, or runs whose folders differ in their number only and whose
+settings differ in the seed only (`dpo_0`, `dpo_1`, `dpo_2` are three seeds of `dpo`).
+"""
+
+from collections.abc import Sequence
+import json
+import math
+from pathlib import Path
+import re
+from typing import NamedTuple
+
+from jaxalign.reports import figures, log, page, summary
+from jaxalign.reports.estimates import MISSING, Estimate
+
+Evaluations = list[tuple[int, dict[str, Estimate]]]  # (step, held-out metrics), in order of steps
+INITIAL = "initial/"  # what stands before a metric against the first reference, where the reference moves
+NUMBER = re.compile(r"[-_](seed)?[-_]?\d+$")  # that ends the name of a run's folder
+
+
+class Row(NamedTuple):
+    """What the table has a row for: the runs of it, usually one per seed."""
+
+    name: str
+    runs: dict[str, Evaluations]  # name of the run's folder -> its held-out metrics
+
+    def finished(self) -> dict[str, Evaluations]:
+        """The runs that were evaluated as far as the furthest of them."""
+        last = max((lines[-1][0] for lines in self.runs.values()), default=0)
+        return {run: lines for run, lines in self.runs.items() if lines[-1][0] == last}
+
+    def last(self, metric: str) -> list[Estimate]:
+        """The metric at the end of every run that is finished; runs that lack it are left out."""
+        ends = [value(lines[-1][1], metric) for lines in self.finished().values()]
+        return [end for end in ends if math.isfinite(end.value)]
+
+
+def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[list[Row], list[str]]:
+    """(rows, what is missing, a sentence each). All stages in alphabetical order, or those asked for in theirs.
+
+    Raises:
+      ValueError: a folder is no run, or nothing of what was asked for was evaluated.
+    """
+    rows, missing = {}, []
+    groups = _groups(folders)
+    several = len(set(groups.values())) > 1
+    for folder in folders:
+        there = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{log.METRICS}"))}
+        if (folder / log.METRICS).is_file():
+            there = {"": folder}
+        if not there:
+            raise ValueError(f"{folder} is no run: neither it nor a folder in it holds {log.METRICS}. Give the --workdir of runs.")
+        wanted = stages if stages and "" not in there else list(there)
+        missing += [f"{folder.name} has no stage {stage}." for stage in wanted if stage not in there]
+        for stage in wanted:
+            lines = log.read_estimates(there[stage]) if stage in there else []
+            if lines:
+                name = "/".join(filter(None, (groups[folder] if several or not stage else "", stage)))
+                runs = rows.setdefault(name, {})
+                runs[folder.name if folder.name not in runs else str(folder)] = lines
+            elif stage in there:
+                missing.append(f"{'/'.join(filter(None, (folder.name, stage)))} was never evaluated.")
+    if not rows:
+        raise ValueError(f"nothing was evaluated in these runs: {' '.join(missing)}")
+    found = [Row(name, runs) for name, runs in rows.items()]
+    found = sorted(found, key=lambda row: row.name) if not stages else found
+    return found, missing + [sentence for row in found for sentence in _gaps(row, max(len(other.runs) for other in found))]
+
+
+def value(metrics: dict[str, Estimate], metric: str) -> Estimate:
+    """A metric among held-out ones; `MISSING` where it is not there or was undefined.
+
+    With several held-out sets a metric without the name of one is its mean over them, each weighing the same. "initial/NAME" is NAME where
+    the reference does not move, because it is the initial one then.
+    """
+    sets = [""] if "loss" in metrics else [key.removesuffix("loss") for key in metrics if key.endswith("/loss") and INITIAL not in key]
+    sets = [""] if any(name and metric.startswith(name) for name in sets) else sets
+    found = [metrics.get(prefix + metric, metrics.get((prefix + metric).replace(INITIAL, "", 1), MISSING)) for prefix in sets]
+    if not found or not all(math.isfinite(one.value) for one in found):
+        return MISSING
+    error = math.sqrt(sum(one.se**2 for one in found)) / len(found)
+    return Estimate(sum(one.value for one in found) / len(found), error, sum(one.n for one in found))
+
+
+def headline(rows: Sequence[Row]) -> list[str]:
+    """The metrics that are compared unless others are named: accuracy, loss and KL, against the first reference where any moved."""
+    names = {name for row in rows for lines in row.runs.values() for name in lines[-1][1]}
+    moved = any(INITIAL in name for name in names)
+    chosen = [INITIAL + name if moved and name != "loss" else name for name in page.HEADLINE]
+    return [metric for metric in chosen if any(row.last(metric) for row in rows)]
+
+
+def check(rows: Sequence[Row], metric: str) -> None:
+    """Raises ValueError where no row has the metric; lists those there are."""
+    if not any(row.last(metric) for row in rows):
+        there = sorted({name for row in rows for lines in row.runs.values() for name in lines[-1][1]})
+        raise ValueError(f"no run has the held-out metric {metric!r}; there are {', '.join(there)}.")
+
+
+def text(rows: Sequence[Row], metrics: Sequence[str], missing: Sequence[str]) -> str:
+    """Markdown: a table of means (least to greatest) over seeds, one of their uncertainty, and what is missing."""
+    means = [[row.name, str(len(row.finished())), *(_cell(row.last(metric)) for metric in metrics)] for row in rows]
+    lines = [*page.table(["run", "seeds", *metrics], means), ""]
+    lines += ["Mean (least to greatest) over seeds, at the end of each run.", ""]
+    details = [[row.name, metric, *_uncertainty(ends)] for metric in metrics for row in rows if (ends := row.last(metric))]
+    lines += page.table(["run", "metric", "mean", "95 % interval over seeds", "standard error over prompts", "prompts"], details)
+    lines += ["", "The interval is Student's, for what another seed would give on the same prompts in the mean; the standard error is for"]
+    lines += ["what other prompts would give, a mean over the seeds. A difference smaller than either is no finding.", ""]
+    return "\n".join([*lines, *(["Missing:", "", *(f"- {sentence}" for sentence in missing), ""] if missing else [])])
+
+
+def draw(out: Path, rows: Sequence[Row], metrics: Sequence[str], *, x: str | None, y: str | None) -> None:
+    """Writes curves.png, a panel per metric over the steps, and where x and y are given trajectories.png, y over x."""
+    figures.write(out / "curves.png", [figures.Panel(_curves(rows, metric), "step", metric) for metric in metrics])
+    if x and y:
+        figures.write(out / "trajectories.png", [figures.Panel(_trajectories(rows, x, y), x, y)])
+
+
+def _groups(folders):
+    """Folder -> name of its group: without the number that ends it, where runs of that name have the same settings but for the seed."""
+    named = {folder: NUMBER.sub("", folder.resolve().name) for folder in folders}
+    settings = {name: {_settings(folder) for folder in folders if named[folder] == name} - {""} for name in named.values()}
+    return {folder: name if len(settings[name]) < 2 else folder.resolve().name for folder, name in named.items()}
+
+
+def _settings(folder):
+    """What the summaries of a run say of its settings but for the seed, as text; "" where there are none yet."""
+    paths = sorted([*folder.glob(summary.FACTS), *folder.glob(f"*/{summary.FACTS}")])
+    facts = [summary.read_facts(path.parent)["settings"] for path in paths]
+    return json.dumps([{**stage, "seed": None} for stage in facts]) if facts else ""
+
+
+def _gaps(row, most):
+    done = row.finished()
+    for run, lines in row.runs.items():
+        if run not in done:
+            furthest = max(other[-1][0] for other in row.runs.values())
+            yield f"{row.name}: {run} was evaluated up to step {lines[-1][0]} of {furthest}; it is left out."
+    if len(row.runs) < most:
+        yield f"{row.name} has {len(row.runs)} of {most} seeds."
+
+
+def _cell(ends):
+    if not ends:
+        return "-"
+    values = [end.value for end in ends]
+    mean = f"{sum(values) / len(values):.4g}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.4g} to {max(values):.4g})"
+
+
+def _uncertainty(ends):
+    values, n = [end.value for end in ends], len(ends)
+    mean = sum(values) / n
+    errors = [end.se for end in ends if math.isfinite(end.se)]
+    over_prompts = f"{sum(errors) / len(errors):.2g}" if errors else "-"
+    interval = "-"
+    if n > 1:
+        from scipy.special import stdtrit  # jax brings scipy
+
+        half = float(stdtrit(n - 1, 0.975)) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+        interval = f"{mean - half:.4g} to {mean + half:.4g}"
+    return [f"{mean:.4g}", interval, over_prompts, f"{ends[0].n:,}" if ends[0].n else "-"]
+
+
+def _points(row, metrics):
+    """[(step, [values of all runs for each metric])] at the steps where all runs have all of them."""
+    runs = [dict(lines) for lines in row.runs.values()]
+    for step in sorted(set.intersection(*map(set, runs))):
+        values = [[value(lines[step], metric).value for lines in runs] for metric in metrics]
+        if all(math.isfinite(v) for of_runs in values for v in of_runs):
+            yield step, values
+
+
+def _curves(rows, metric):
+    def panel(axes):
+        for number, row in enumerate(rows):
+            if points := [(step, of_runs) for step, (of_runs,) in _points(row, [metric])]:
+                steps, values = zip(*points, strict=True)
+                means = [sum(v) / len(v) for v in values]
+                figures.band(axes, steps, means, [min(v) for v in values], [max(v) for v in values], number=number, label=row.name)
+
+    return panel
+
+
+def _trajectories(rows, x, y):
+    def panel(axes):
+        for number, row in enumerate(rows):
+            if points := [values for _, values in _points(row, [x, y])]:
+                across, up = ([sum(of_runs[i]) / len(of_runs[i]) for of_runs in points] for i in (0, 1))
+                axes.plot(across, up, color=f"C{number}", marker="o", markersize=3, label=row.name)
+                axes.plot(*points[-1], color=f"C{number}", linestyle="", marker="x", markersize=6)  # where each run ends
+
+    return panel

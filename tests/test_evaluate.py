@@ -1,0 +1,97 @@
+"""Evaluation without training: the numbers of the run, other rows, folders of weights, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxalign import evaluate, train
+from jaxalign.reports import log
+
+OPTIMIZED = True
+TINY = str(Path(__file__).parent / "tiny.py")
+STAGES = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("tiny", {tiny!r})
+tiny = importlib.util.module_from_spec(spec); spec.loader.exec_module(tiny)
+
+def get_config():
+    sft, dpo = tiny.get_config("sft"), tiny.get_config("dpo")
+    for stage in (sft, dpo):
+        stage.data.prepared_dir = {cache!r}
+        stage.train.update(total_steps=2, save_every_steps=1, eval_every_steps=1)
+    dpo.model.checkpoint = "stage:sft"
+    return dict(stages=("sft", "dpo"), sft=sft, dpo=dpo)
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run of two stages."""
+    folder = tmp_path_factory.mktemp("run")
+    config = folder / "config.py"
+    config.write_text(STAGES.format(tiny=TINY, cache=str(folder / "prepared")))
+    assert train.main(["--config", str(config), "--workdir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def numbers(path):
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_numbers_are_those_that_the_run_logged_at_that_step(finished, step):
+    assert evaluate.main(["--workdir", str(finished / "dpo"), "--step", str(step)]) == 0
+    found = numbers(finished / "dpo" / "evaluations" / f"step-{step}.json")
+    (first, *_), (_, logged) = log.read_estimates(finished / "dpo"), log.read_estimates(finished / "dpo")[step]
+    assert found["checkpoint"].keys() == logged.keys()
+    for part, known in (("start", first[1]), ("checkpoint", logged)):
+        for name, one in known.items():
+            assert found[part][name] == one.as_dict(), (part, name)
+    change = found["change"]["loss"]
+    assert change["value"] == pytest.approx(logged["loss"].value - first[1]["loss"].value) and change["n"] == logged["loss"].n
+
+
+def test_other_rows_are_evaluated_and_written_under_another_name(finished, capsys):
+    overrides = ["--config.data.eval.limit=12"]
+    assert evaluate.main(["--workdir", str(finished), "--stage", "dpo", *overrides]) == 0
+    (path,) = (finished / "dpo" / "evaluations").glob("step-2-*.json")
+    found = numbers(path)
+    assert found["checkpoint"]["loss"]["n"] < log.read_estimates(finished / "dpo")[-1][1]["loss"].n
+    assert "--config.data.eval.limit=12" in found["command"]
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_a_run_without_a_reference_is_compared_with_what_it_started_from(finished, tmp_path):
+    assert evaluate.main(["--workdir", str(finished / "sft"), "--out", str(tmp_path / "sft.json")]) == 0
+    evaluations = log.read_estimates(finished / "sft")
+    found = numbers(tmp_path / "sft.json")
+    assert found["start"]["loss"] == evaluations[0][1]["loss"].as_dict()
+    assert found["checkpoint"]["loss"] == evaluations[-1][1]["loss"].as_dict()
+
+
+def test_a_folder_of_weights_is_evaluated_against_the_model_of_the_config(finished, tmp_path):
+    overrides = [f"--config.data.prepared_dir={tmp_path}"]
+    folder, out = finished / "sft" / "export", tmp_path / "out.json"
+    assert evaluate.main(["--config", TINY, "--checkpoint", str(folder), "--out", str(out), *overrides]) == 0
+    found = numbers(out)
+    assert found["start"]["accuracy"]["value"] == 0.5 and found["start"]["kl"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["checkpoint"]["kl"]["value"] > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give --workdir RUN, or --checkpoint"),
+        (["--checkpoint", "x"], "--config and --checkpoint go together"),
+        (["--workdir", "RUN"], "is a run of stages dpo, sft"),
+        (["--workdir", "RUN/dpo", "--step", "7"], "checkpoints of steps [1, 2], not 7"),
+        (["--workdir", "RUN/dpo", "--config.data.eval=None"], "there is nothing to evaluate on"),
+        (["--config", "CONFIG", "--checkpoint", "x"], "--stage ... is needed"),
+        (["--config", "CONFIG", "--stage", "dpo", "--checkpoint", "x"], "--config.dpo.model.checkpoint=FOLDER"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_with_the_way_out(finished, flags, message, capsys):
+    places = {"RUN": str(finished), "RUN/dpo": str(finished / "dpo"), "CONFIG": str(finished.parent / "config.py")}
+    assert evaluate.main([places.get(flag, flag) for flag in flags]) == 1
+    assert message in capsys.readouterr().err
