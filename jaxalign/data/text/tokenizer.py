@@ -179,7 +179,7 @@ def save(tokenizer: Tokenizer, folder: str | Path, *, templates: Mapping[str, st
 def save_templates(folder: Path, templates: Mapping[str, str]) -> None:
     """Writes chat templates, name -> text, as the files that transformers reads."""
     for name, text in templates.items():
-        file = folder / ("chat_template.jinja" if name == "default" else f"chat_templates/{name}.jinja")
+        file = folder / ("chat_template.jinja" if name == "default" else f"{tokenizer_files.TEMPLATE_FOLDER}/{name}.jinja")
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
 

@@ -18,14 +18,15 @@ from jaxalign.paths import nearby, resolve
 
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that take tokenizer.json as it is
 # Model types whose own class AutoTokenizer takes although tokenizer_config.json names a generic one.
-OWN_CLASS_ALWAYS = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "siglip2")
+OWN_CLASS_ALWAYS = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp", "hyperclovax_vision_v2", "siglip2")
 # Model types without a class of their own: a tokenizer.json of theirs that names no class is generic.
 NO_OWN_CLASS = ("llama", "mistral", "mixtral", "olmo2", "olmo3", "phi3", "granite", "stablelm", "smollm3", "gpt_oss", "falcon")
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json", "chat_template.jinja")
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json", "tekken.json", "spiece.model", "tiktoken.model")
+TEMPLATE_FOLDER = "additional_chat_templates"  # of those that have another name than default
 COMPANIONS = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
 LIBRARY_NAMES = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}  # GPT-2's own names -> those that transformers reads
-HUB_FILES = ("tokenizer*", "*.model", "chat_template*", "vocab.*", "merges.txt", *SETTINGS, *VOCABULARIES)
+HUB_FILES = ("tokenizer*", "*.model", "chat_template*", f"{TEMPLATE_FOLDER}/*", "vocab.*", "merges.txt", *SETTINGS, *VOCABULARIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _token(token):
 def _templates(folder, settings):
     # Files of their own replace what the settings hold; chat_template.json belongs to a processor and comes last.
     files = {"default": folder / "chat_template.jinja"}
-    files |= {file.stem: file for file in sorted((folder / "chat_templates").glob("*.jinja"))}
+    files |= {file.stem: file for file in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
     own = {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
     return (
         own
@@ -206,8 +207,8 @@ def _linked(file, folder, settings, config):
             os.symlink(source.resolve(), folder / LIBRARY_NAMES.get(source.name, source.name))
         elif source.name in COMPANIONS.values():
             raise FileNotFoundError(f"{file} needs its {source.name} beside it; copy it there.")
-    if (file.parent / "chat_templates").is_dir():
-        os.symlink((file.parent / "chat_templates").resolve(), folder / "chat_templates")
+    if (file.parent / TEMPLATE_FOLDER).is_dir():
+        os.symlink((file.parent / TEMPLATE_FOLDER).resolve(), folder / TEMPLATE_FOLDER)
     named = settings.get("tokenizer_class") or config.get("tokenizer_class") or config.get("model_type")
     if file.name in COMPANIONS and not named:
         if file.name == "vocab.json":

@@ -18,8 +18,6 @@ from jaxalign.data.text import tokenizer
         ("llama2", "llama-spm"),
         ("llama2/tokenizer.model", "llama-spm"),
         ("llama2/tokenizer.model", "phi-3"),
-        ("qwen", "qwen2"),
-        ("qwen", "deepseek-r1-qwen"),
     ],
 )
 def test_47_hard_strings_get_their_published_ids(shared, files, golden):

@@ -1,0 +1,76 @@
+"""A template is somebody else's program: whatever it does, the row is refused by name and the run goes on."""
+
+import pytest
+
+from jaxalign.data.raw.counts import RowError
+from jaxalign.data.text import sandbox, templates
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def render(text, messages=HI, **options):
+    template = templates.load("auto", own={"default": text}, special={"pad_token": "<pad>"}, writes_bos=True)
+    return template.render(messages, add_generation_prompt=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ messages[7]['content'] }}", "has no element 7"),
+        ("{{ messages[0]['content'] + 1 }}", "concatenate"),
+        ("{% for i in range(10000000) %}a{% endfor %}", "Range too big"),
+        ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "more than 2,000,000 steps"),
+        ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}", "more than 2,000,000 steps"),
+        ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "recursion"),
+        ("{{ 'a' * 1000000000 }}", "1,000,000,000 characters"),
+        ("{{ '%999999999d' % 1 }}", "999,999,999 characters"),
+        ("{{ 9 ** 999999999 }}", "characters, more than"),
+        ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}", "more than 50,000,000"),
+        ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "more than 50,000,000"),
+        (
+            "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}{% endfor %}",
+            "more than 50,000,000",
+        ),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    ],
+)
+def test_a_template_that_fails_or_does_not_end_refuses_the_row(text, words):
+    with pytest.raises(RowError, match=words) as error:
+        render(text)
+    assert error.value.rule == "template"
+
+
+def test_a_refused_rendering_leaves_the_next_one_all_its_steps(monkeypatch):
+    monkeypatch.setattr(sandbox, "MOST_STEPS", 10)
+    text = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(RowError, match="more than 10 steps"):
+        render(text, HI * 11)
+    assert render(text, HI * 10) == "Hi" * 10
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("{{ pad_token }}{{ tools is none }}{{ documents is none }}{{ bos_token is defined }}", "<pad>TrueTrueFalse"),
+        ("{% for m in messages %}{{ loop.index }}{{ loop.last }}{{ loop.length }}{{ m.role ~ '!' }}{% endfor %}", "1True1user!"),
+        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}x{% endfor %}.", "."),
+        ("{% for t in tools %}{{ t.name }}{% endfor %}", ""),
+        ("{{ enable_thinking is defined }}", "False"),
+    ],
+)
+def test_the_variables_and_loops_of_a_template_are_the_librarys(text, rendered):
+    assert render(text) == rendered
+
+
+def test_tools_choose_the_template_for_tools_where_there_is_one():
+    own = {"default": "plain", "tool_use": "{{ tools[0].name }}"}
+    template = templates.load("auto", own=own, special={}, writes_bos=False)
+    assert template.render(HI, add_generation_prompt=False) == "plain"
+    assert template.render(HI, add_generation_prompt=False, tools=[{"name": "find"}]) == "find"
+
+
+def test_a_thought_stands_under_both_names_and_a_weight_under_none():
+    message = {"role": "assistant", "content": "4", "reasoning_content": "2 + 2", "weight": 0}
+    text = "{% for m in messages %}{{ m.thinking }}|{{ m.reasoning_content }}|{{ m.weight is defined }}{% endfor %}"
+    assert render(text, [message]) == "2 + 2|2 + 2|False"
