@@ -126,6 +126,8 @@ def _cut_prompt(prompt, example, renderer, most, limits, changed):
     if renderer.template is None:
         head = prompt[:1] if renderer.writes_bos else []
         rule, prompt = "prompt_cut", head + prompt[len(prompt) - most + len(head) :] if keep_end else prompt[:most]
+        if not renderer.tokenizer.decode(prompt[len(head) :]).strip("\ufffd").strip():
+            raise RowError("prompt_too_long", f"{message}, which leaves no whole character of it; raise it.")
     else:
         rule, prompt = _cut_conversation(example, renderer, most, keep_end=keep_end)
         if prompt is None:

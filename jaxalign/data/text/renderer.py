@@ -135,6 +135,7 @@ class Renderer:
         thought, messages = None, [*prompt.messages, *response]
         if self.reasoning == "train":
             thought, bare = thoughts.split(response[turns[-1]])
+            notes = notes if thought else (*notes, ("empty_thought", "an answer without a thought is trained after an empty one"))
             messages[len(prompt.messages) + turns[-1]] = bare
         whole = self._render(messages, prompt.tools, add_generation_prompt=False)
         begin, places = len(prompt.messages), []

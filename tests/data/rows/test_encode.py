@@ -75,6 +75,20 @@ def test_a_long_prompt_keeps_its_end_or_its_start_and_always_its_bos(plain, poli
     assert encoded.prompt.tolist() == prompt and changed == ["prompt_cut"]
 
 
+@pytest.mark.parametrize("template", ["plain", "auto"])
+@pytest.mark.parametrize("policy", ["keep_end", "keep_start"])
+@pytest.mark.parametrize("question", ["😀" * 20, "漢" * 20])
+def test_a_cut_that_leaves_no_character_of_the_question_drops_the_row(make_tokenizer, template, policy, question):
+    renderer = render.make(tokenizer.load(make_tokenizer(chat_template=CHATML)), template=template)
+    around = len(renderer.prompt_ids("x")) - 1
+    with pytest.raises(RowError, match="raise it") as error:
+        run(renderer, pair(prompt=question), max_prompt_tokens=around + 2, prompt_truncation=policy)
+    assert error.value.rule == "prompt_too_long"
+    whole = len(question[0].encode())
+    prompt = run(renderer, pair(prompt=question), max_prompt_tokens=around + whole, prompt_truncation=policy)[0].prompt
+    assert question[0] in renderer.tokenizer.decode(prompt.tolist())
+
+
 def test_a_prompt_at_the_limit_is_left_alone(plain):
     encoded, changed = run(plain, pair(), max_prompt_tokens=7)
     assert len(encoded.prompt) == 7 and not changed

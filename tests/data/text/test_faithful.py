@@ -188,6 +188,9 @@ def test_thoughts_that_are_left_out_are_counted(make_tokenizer):
         ("reasoning_stripped", "1 thoughts are left out (data.reasoning='strip')"),
     )
     assert strip.response(prompt, [YO], train_turns="last").notes == ()
+    train = make(make_tokenizer, R1, name="train", reasoning="train")
+    assert [rule for rule, _ in train.response(train.prompt([HI]), [YO], train_turns="last").notes] == ["empty_thought"]
+    assert train.response(train.prompt([HI]), [THOUGHT], train_turns="last").notes == ()
 
 
 def test_a_base_model_gains_the_markers_of_a_template(make_tokenizer):

@@ -1,6 +1,7 @@
 """Tokenizers load from their files alone and give the published ids."""
 
 import json
+from pathlib import Path
 import subprocess
 import sys
 
@@ -9,8 +10,14 @@ import pytest
 from jaxalign.data.text import tokenizer
 
 
+@pytest.fixture
+def golden():
+    """Texts and ids; the file itself specifies how it was made."""
+    return json.loads((Path(__file__).parents[2] / "golden" / "tokenizer-stories260k.json").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize(
-    ("files", "golden"),
+    ("files", "published"),
     [
         ("gpt2", "gpt-2"),
         ("gpt2/encoder.json", "gpt-2"),
@@ -20,13 +27,18 @@ from jaxalign.data.text import tokenizer
         ("llama2/tokenizer.model", "phi-3"),
     ],
 )
-def test_47_hard_strings_get_their_published_ids(shared, files, golden):
+def test_47_hard_strings_get_their_published_ids(shared, files, published):
     folder = shared / "tokenizers"
-    texts = (folder / "goldens" / f"{golden}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
-    ids = [[int(word) for word in line.split()] for line in (folder / "goldens" / f"{golden}.out").read_text().split("\n")]
+    texts = (folder / "goldens" / f"{published}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    ids = [[int(word) for word in line.split()] for line in (folder / "goldens" / f"{published}.out").read_text().split("\n")]
     loaded = tokenizer.load(folder / files)
     assert len(texts) == len(ids) == 47
     assert [loaded.encode(text) for text in texts] == ids
+
+
+def test_texts_get_the_ids_that_transformers_gave_them(golden):
+    loaded = tokenizer.load("package:stories260k")
+    assert [loaded.encode(text) for text in golden["texts"]] == golden["ids"]
 
 
 def test_special_tokens_and_the_chat_template_come_from_the_settings(make_tokenizer):
