@@ -43,7 +43,9 @@ def _section(given, schema, prefix, problems):
     resolved = {key: value for key, value in given.items() if key in durations or ("*" in schema and key not in known)}
     for key, field in schema.items():
         if key != "*":
-            resolved[key] = _value(given, key, field, prefix, [] if key in misspelt else problems)
+            # without the name of its function the options of an open section are not looked at
+            reported = key in misspelt and key not in given and not ("*" in schema and key == "name")
+            resolved[key] = _value(given, key, field, prefix, [] if reported else problems)
     _check_durations(resolved, prefix, durations, [] if misspelt & durations.keys() else problems)
     return resolved
 

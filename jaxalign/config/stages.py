@@ -45,6 +45,9 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
         return {"": whole}
     plain, problems, resolved = config.to_dict(), [], {}
     names = plain.pop("stages")
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise_problems([f"stages={names!r} is no tuple of names; write stages=('first', 'second') and a configuration under each name."])
+    problems += [f"stages: {name!r} is named {names.count(name)} times; give each stage a name of its own." for name in _repeated(names)]
     for key in plain:
         if key not in names:
             whole = ", ".join(f"{name}.{key}" for name in names)
@@ -52,7 +55,11 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
             problems.append(f"{key}: unknown key beside stages={tuple(names)}, each of which is a whole configuration; {way}")
     for name in names:
         if name not in plain:
-            problems.append(f"stages: {name!r} is named but not given; add config.{name} = ConfigDict(...).")
+            close = meant(name, plain.keys() - set(names))
+            problems.append(f"stages: {name!r} is named but not given{close}; add config.{name} = ConfigDict(...).")
+            continue
+        if not isinstance(plain[name], dict):
+            problems.append(f"{name}={plain[name]!r} is no configuration; a stage is a ConfigDict of sections.")
             continue
         try:
             resolved[name] = resolve(ConfigDict(plain[name]))
@@ -64,6 +71,10 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
         problems += _earlier_stages(name, training[name], list(training)[:i])
     raise_problems(problems)
     return resolved
+
+
+def _repeated(names):
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def _earlier_stages(name, cfg, earlier):
