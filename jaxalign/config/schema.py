@@ -1,4 +1,4 @@
-"""Every key of a configuration: its types, default, range and meaning. `validate.py` checks against this table."""
+"""Every key of a configuration: its types, default, range and meaning. `sections` checks against this table, `keys` shows it."""
 
 from typing import Any, NamedTuple
 
@@ -128,15 +128,15 @@ COLUMN = {
 }
 OPTIONS_OF_KIND = {"logps": (), "implicit_reward": ("reference", "beta"), "advantage": ("rewards",)}
 SCHEMA: dict[str, Any] = {
-    "seed": Field((int,), 0, "of the data order and of random weights", least=0),
+    "seed": Field((int,), 0, "seed of the data order and of random weights", least=0),
     "model": {
         "checkpoint": Field((str, NONE), None, "a Hugging Face folder, package:NAME, stage:NAME, or a run (RUN, RUN@best, RUN@STEP)"),
         "preset": Field((str, NONE), None, "a named shape with random weights"),
         "config": Field((dict, NONE), None, "a config.json as a dict, with random weights"),
-        "tokenizer": Field((str, NONE), None, "a tokenizer folder; None: the checkpoint's"),
-        "dtype": Field((str,), "auto", "of the matmuls; auto: bfloat16 on accelerators, float32 on CPU", ("auto", "float32", "bfloat16")),
-        "remat": Field((str,), "full", "what the backward pass computes again", ("none", "dots", "full")),
-        "attention": Field((str,), "xla", "attention implementation", ("xla",)),
+        "tokenizer": Field((str, NONE), None, "a tokenizer folder or hub name; None: the checkpoint's"),
+        "dtype": Field((str,), "auto", "type of the matmuls; auto: bfloat16, float32 on CPU", ("auto", "float32", "bfloat16")),
+        "remat": Field((str,), "full", "what the backward pass recomputes: nothing, all but matmuls, or all", ("none", "dots", "full")),
+        "attention": Field((str,), "xla", "implementation of attention", ("xla",)),
         "value_head": Field((float, NONE), None, "add a value head that predicts rewards from 0 to this; None: no head", least=0),
         "trainable": Field((str,), "all", "what is trained: all parameters, or the value head alone", ("all", "value_head")),
     },
@@ -158,14 +158,16 @@ SCHEMA: dict[str, Any] = {
             ("keep", "strip", "train"),
         ),
         "train_turns": Field((str,), "last", "which assistant turns are trained", ("last", "all")),
-        "computed": Field((dict,), {}, "column name -> dict(kind=..., ...): numbers that a model gives the data, see COLUMN"),
-        "sampling": Field((str,), "shuffle", "which groups are drawn, see data/rows/sampling.py", ("shuffle", "positive", "priority")),
-        "sampling_column": Field((str,), "advantage", "what positive and priority go by: a column, or reward"),
-        "pack": Field((bool,), True, "several groups a row"),
+        "computed": Field((dict,), {}, "column name -> dict(kind=..., ...): numbers that a model computes for the data"),
+        "sampling": Field(
+            (str,), "shuffle", "prompts of an epoch: all, those whose column is above 0, or drawn by it", ("shuffle", "positive", "priority")
+        ),
+        "sampling_column": Field((str,), "advantage", "the column that sampling reads: reward, a kept or a computed one"),
+        "pack": Field((bool,), True, "pack several prompts with their responses into a row"),
         "share_prompt": Field((bool,), True, "compute a prompt once for all its responses"),
         "max_groups_per_row": Field((int, NONE), None, "groups per row at most (G); None: as many as fill it", least=1),
-        "on_bad_row": Field((str,), "drop", "drop and count, or stop at the first", ("drop", "error")),
-        "processes": Field((int, NONE), None, "of prepare; None: one a core", least=1),
+        "on_bad_row": Field((str,), "drop", "drop and count rows that break a rule, or stop at the first", ("drop", "error")),
+        "processes": Field((int, NONE), None, "processes that tokenize; None: one per core", least=1),
         "prepared_dir": Field((str, NONE), None, "where prepared rows are kept; None: $JAXALIGN_CACHE or ~/.cache/jaxalign"),
     },
     "batch": {
@@ -189,7 +191,7 @@ SCHEMA: dict[str, Any] = {
         "*": True,
     },
     "mesh": {
-        "data": Field((int,), 1, "replicas", least=-1),
+        "data": Field((int,), 1, "copies of the parameters, which split the rows", least=-1),
         "fsdp": Field((int,), -1, "shards of parameters and rows; -1: what is left", least=-1),
         "tensor": Field((int,), 1, "shards of heads, mlp and vocabulary", least=-1),
         "cpu_devices": Field((int, NONE), None, "split the CPU into so many devices, to use its cores; ignored elsewhere", least=1),

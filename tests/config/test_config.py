@@ -312,6 +312,8 @@ def test_only_settings_that_change_nothing_may_change_when_a_run_is_continued():
     before = resolve(good()).to_dict()
     others = good(mesh=dict(data=2), train=dict(total_steps=10, log_every_steps=1, extend_steps=5, extend_learning_rate=1e-5))
     check_same_run(before, resolve(others).to_dict(), "run")
+    fitted = {**before, "data": {**before["data"], "row_tokens": 192}}
+    check_same_run(fitted, before, "run")  # row_tokens=None was fitted to the rows
     with pytest.raises(ValueError, match=r"objective.beta: 0.1 -> 0.2.*new --workdir"):
         check_same_run(before, resolve(good(objective=dict(name="dpo", beta=0.2))).to_dict(), "run")
     with pytest.raises(ValueError, match="total_steps: 10 -> 20.*set train.extend_steps"):
