@@ -160,7 +160,7 @@ SCHEMA: dict[str, Any] = {
         "train_turns": Field((str,), "last", "which assistant turns are trained", ("last", "all")),
         "computed": Field((dict,), {}, "column name -> dict(kind=..., ...): numbers that a model computes for the data"),
         "sampling": Field(
-            (str,), "shuffle", "prompts of an epoch: all, those whose column is above 0, or drawn by it", ("shuffle", "positive", "priority")
+            (str,), "shuffle", "prompts of an epoch: all, those with a column above 0, or drawn by it", ("shuffle", "positive", "priority")
         ),
         "sampling_column": Field((str,), "advantage", "the column that sampling reads: reward, a kept or a computed one"),
         "pack": Field((bool,), True, "pack several prompts with their responses into a row"),
