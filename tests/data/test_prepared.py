@@ -238,6 +238,9 @@ def test_real_hh_rows_fill_their_rows_and_hold_what_the_source_holds(tmp_path):
         assert "".join(raw.split()).endswith("".join(loaded.decode(chosen[:-1]).split()))
     arrays = pack.assemble(prepared.groups, prepared.plan, row_tokens=1024, share_prompt=True)
     assert np.count_nonzero(arrays["slots"] >= 0) == np.count_nonzero(prepared.groups.scored)
+    sizes = pack.group_tokens(prepared.groups, share_prompt=True)
+    fills = [pack.fill(sizes, pack.plan_rows(sizes, row_tokens=tokens, pack=True), row_tokens=tokens) for tokens in (1024, 2048, 4096)]
+    assert min(fills) >= 0.97
 
 
 def test_the_command_line_prepares_every_stage_and_reports(folder, capsys):
