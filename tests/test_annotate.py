@@ -92,7 +92,7 @@ def shipped(tmp_path, *, scale=1.01):
 
 
 def test_a_model_that_says_no_numbers_is_refused(tmp_path, cache):
-    with pytest.raises(ValueError, match="produced non-finite values; its weights are corrupt"):
+    with pytest.raises(ValueError, match="numbers that are not finite: these weights are damaged"):
         scored(resolved(cache), "seen", {"kind": "logps", "model": shipped(tmp_path, scale=np.nan)})
 
 

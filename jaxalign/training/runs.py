@@ -92,7 +92,7 @@ def from_first(make: Callable[[], str | None]) -> str | None:
     if jax.process_count() == 1:
         return made
     letters = np.frombuffer((made or "").ljust(64).encode(), np.uint8)
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(letters))).decode().strip() or None
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(letters), np.uint8)).decode().strip() or None
 
 
 def record(workdir: str | Path, step: int) -> dict[str, Any]:
