@@ -54,6 +54,14 @@ def test_the_page_has_rows_counts_duplicates_lengths_and_fill(folder, capsys):
         assert words in page
 
 
+def test_rows_of_a_base_model_are_shown_with_the_markers_that_its_tokenizer_gained(folder, capsys):
+    write_tokenizer(folder / "base", bos=None, eos=None, writes_bos=False, extra=())
+    options = {"template": "chatml", "add_tokens": ("<|im_start|>", "<|im_end|>"), "row_tokens": 128, "processes": 1, "quiet": True}
+    made = make_prepared({"path": str(folder / "pairs.jsonl")}, tokenizer=str(folder / "base"), out_root=folder / "out", **options)
+    assert inspect.main(["--prepared", str(made), "--rows", "1"]) == 0
+    assert "<|im_start|>assistant\n[[Yes.<|im_end|>]]" in capsys.readouterr().out.replace("↵", "")
+
+
 def test_the_histogram_counts_every_item_once():
     lengths = np.random.default_rng(0).integers(1, 500, 1000)
     lines = inspection.histogram("tokens", lengths)

@@ -102,7 +102,7 @@ def histogram(title: str, lengths: np.ndarray) -> list[str]:
 def _tokenizer(prepared, path):
     stored = prepared.meta["tokenizer_path"]
     try:
-        loaded = tokenizer.load(path or stored)
+        loaded = tokenizer.load(path or stored).with_added(prepared.meta["depends"].get("add_tokens", ()))
     except FileNotFoundError as error:
         if path:
             raise

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import dataclasses
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -154,7 +155,13 @@ def _span(rows, number):
 
 
 def _write(folder, number, first, raw, recipe, renderer):
-    groups, prompts, counts = encode_rows(raw, first=first, recipe=recipe, renderer=renderer)
+    collects = gc.isenabled()
+    gc.disable()  # rows make no cycles, and each collection would walk all groups of the shard: an eighth of the time
+    try:
+        groups, prompts, counts = encode_rows(raw, first=first, recipe=recipe, renderer=renderer)
+    finally:
+        if collects:
+            gc.enable()
     store.write_shard(folder, number, groups, prompts, counts, [name for name, _ in recipe.keep_columns])
 
 
