@@ -179,9 +179,12 @@ def _named(template, folder):
     if isinstance(template, str):
         return {"default": template}
     try:
-        return dict(template) if isinstance(template, Mapping) else {entry["name"]: entry["template"] for entry in template}
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"chat_template in {folder / 'tokenizer_config.json'} is neither a text nor a list of named templates.") from error
+        named = dict(template) if isinstance(template, Mapping) else {entry["name"]: entry["template"] for entry in template}
+    except (TypeError, KeyError):
+        named = {"": None}
+    if not all(isinstance(text, str) for text in (*named, *named.values())):
+        raise ValueError(f"chat_template in {folder / 'tokenizer_config.json'} is neither a text nor a list of named templates.")
+    return named
 
 
 def _from_library(file, settings, config):

@@ -113,6 +113,7 @@ def test_a_special_token_that_the_vocabulary_lacks_is_added_as_transformers_adds
         ),
         ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "special tokens in .*tokenizer_config.json cannot be read"),
         ("tokenizer_config.json", '{"chat_template": [3]}', "chat_template in .* is neither a text nor a list"),
+        ("tokenizer_config.json", '{"chat_template": {"default": 3}}', "chat_template in .* is neither a text nor a list"),
         ("special_tokens_map.json", "nonsense", "special_tokens_map.json is not valid JSON"),
         ("added_tokens.json", '{"<x>": ', "added_tokens.json is not valid JSON"),
     ],
