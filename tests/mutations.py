@@ -18,7 +18,8 @@ import time
 ROOT = Path(__file__).parents[1]
 XLA, CHUNKS, KL = "models/attention/xla.py", "lm_head/chunks.py", "lm_head/distributions.py"
 PACK, LOADER, STEP = "data/rows/pack.py", "data/rows/loader.py", "training/step.py"
-REFERENCE, CHECKPOINT, MANIFEST = "training/reference.py", "training/checkpoint.py", "training/manifest.py"
+REFERENCE, SOURCE, CHECKPOINT = "training/reference.py", "rollout/source.py", "training/checkpoint.py"
+RUNS, MANIFEST = "training/runs.py", "training/manifest.py"
 KTO, RESPONSES, FORWARD, IFT = "objectives/kto.py", "objectives/families/responses.py", "training/forward.py", "objectives/ift.py"
 RENDER, RENDERER, NAMES = "data/text/render.py", "data/text/renderer.py", "hf/names.py"
 
@@ -90,22 +91,22 @@ FUNCTIONS = (
     ),
     Function(
         "reference rules",
-        "tests/training/test_reference.py",
+        "tests/training/test_reference.py tests/rollout",
         (
             (REFERENCE, "alpha * new + (1 - alpha) * old", "(1 - alpha) * new + alpha * old"),
             (REFERENCE, "jnp.where(due, new, old), trainable", "jnp.where(due, old, new), trainable"),
             (REFERENCE, "(1 - alpha) * old, old), trainable", "(1 - alpha) * old, new), trainable"),
-            (REFERENCE, "step % reference.logps.shape[0], keepdims", "0, keepdims"),
+            (SOURCE, "jnp.int32(step % self._every))\n        return", "jnp.int32(0))\n        return"),
             (REFERENCE, "if not 0 <= alpha <= 1:", "if not 0 < alpha < 1:"),
         ),
     ),
     Function(
         "checkpoint",
-        "tests/training/test_damaged_checkpoints.py tests/training/test_resume.py",
+        "tests/training/test_keep_best.py tests/training/test_damaged_checkpoints.py",
         (
             (CHECKPOINT, "set(there[-self._keep_last :])", "set(there[: self._keep_last])"),
-            (CHECKPOINT, "if isinstance(value, int | float) and math.isfinite(value):", "if value is not None:"),
-            (CHECKPOINT, "key=lambda step: (-losses[step], step)", "key=lambda step: (losses[step], step)"),
+            (RUNS, "if isinstance(value, int | float) and math.isfinite(value)", "if value is not None"),
+            (RUNS, "key=lambda step: (-values[step], step)", "key=lambda step: (values[step], step)"),
             (MANIFEST, "if files.get(name) != present.get(name)", "if name not in present"),
             (CHECKPOINT, "for step in self.steps() if step > start", "for step in self.steps() if step < start"),
         ),
