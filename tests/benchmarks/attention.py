@@ -62,7 +62,9 @@ class Run:
         schedule = optim.make_schedule("constant", learning_rate=1e-4, warmup_steps=0, total_steps=10, min_lr_ratio=1.0)
         self.optimizer = optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.0, axes=self.model.axes)
         look = functools.partial(forward.next_token, self.model, dtype=jnp.float32, remat="none", attention=implementation)
-        train_step = step.make_train_step(look, objectives.bind("dpo", beta=0.1), reference.RULES["frozen"].bind(), self.optimizer, schedule)
+        train_step = step.make_train_step(
+            look, objectives.bind("dpo", beta=0.1), reference.RULES["frozen"].bind(), self.optimizer, schedule
+        )
         self.batch, self.tokens, self.seconds = batch, int((batch.segments > 0).sum()), []
         self.program = train_step.lower(self.state(), batch).compile()
 
