@@ -30,17 +30,17 @@ def over_chunks(scored: jax.Array, options: Options, body: Callable, start):
     index, int32[chunk] or int32[REST_TOKENS], are flat places of scored tokens; the last are filled up with others, and with R * T.
     """
     flat = scored.reshape(-1)
-    chunk = min(options.chunk, flat.size)  # of this device, which may have fewer tokens than a chunk
-    rest = min(REST_TOKENS, chunk)
+    rest = min(REST_TOKENS, options.chunk, flat.size)
     order = jnp.pad(jnp.argsort(~flat, stable=True), (0, rest), constant_values=flat.size)
-    whole = flat.sum() // chunk if rest < chunk else 0
 
     def over(size, first, count, carry):
         return jax.lax.fori_loop(0, count, lambda i, c: body(jax.lax.dynamic_slice(order, (first + i * size,), (size,)), c), carry)
 
-    done = whole * chunk
-    carry = over(chunk, 0, whole, start) if rest < chunk else start
-    return over(rest, done, (flat.sum() - done + rest - 1) // rest, carry)
+    done = 0
+    if rest < options.chunk <= flat.size:  # else no chunk is ever whole, and a program with one loop compiles faster
+        done = flat.sum() // options.chunk * options.chunk
+        start = over(options.chunk, 0, done // options.chunk, start)
+    return over(rest, done, (flat.sum() - done + rest - 1) // rest, start)
 
 
 def gather_head(unembed: jax.Array, dtype: jnp.dtype) -> jax.Array:
