@@ -5,7 +5,7 @@ Model:    stories260K (A. Karpathy, MIT): 0.26M parameters, trained on children'
 Data:     626 pairs of answers of a dialogue system that people rated at least a point apart (MIT), in the package; 214 are held out.
 Command:  python -m jaxalign.train --config configs/quickstart.py
 Hardware: 2 CPU cores, no network; 63 s, compiling included.
-Measured: 2026-11-20, seeds 0, 1, 2. SFT: held-out loss 4.762 -> 1.178, 1.164, 1.183 nats a token. DPO: held-out reward accuracy 60.3, 61.2,
+Measured: 2026-11-20, seeds 0, 1, 2. SFT: held-out loss 4.762 -> 1.178, 1.164, 1.183 nats per token. DPO: held-out accuracy 60.3, 61.2,
           63.1 % (two standard errors on 214 pairs are 6.8 %; chance is 50 %), loss 0.693 -> 0.643, 0.638, 0.637, margin 0.23, 0.23, 0.22.
           The learning rate was the best of three on these same held-out pairs: a demonstration, not a benchmark.
           The log-probs of *both* sides fall (chosen -48.5 -> -55.0, rejected -57.2 -> -65.9 nats): DPO only pushes them apart.
