@@ -114,7 +114,7 @@ def _series(lines, metric):
 
 
 def _running_mean(values):
-    """Means over windows that reach equally far to both sides, so that the curve begins and ends at the values themselves."""
+    """Means over windows that reach equally far to both sides at the beginning, so that the curve starts where the values do."""
     width = max(int(len(values) * SMOOTHING), 1)
-    reaches = [min(width, i, len(values) - 1 - i) for i in range(len(values))]
-    return [sum(values[i - reach : i + reach + 1]) / (2 * reach + 1) for i, reach in enumerate(reaches)]
+    windows = (values[i - min(width, i) : i + min(width, i) + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
