@@ -13,7 +13,7 @@ import shlex
 import sys
 from typing import Any, NamedTuple
 
-from jaxalign.config.command_line import parse_with_overrides, run
+from jaxalign.config.command_line import Run, parse_with_overrides, run, start_devices
 
 FLAGS = (
     ("--workdir", {"help": "folder of a run or of one of its stages"}),
@@ -68,13 +68,17 @@ def _of_run(options, overrides) -> Subject:
     from jaxalign.training import runs
 
     workdir = Path(options.workdir) / (options.stage or "")
-    step = runs.chosen(workdir, options.step)
-    record = runs.record(workdir, step)
+    there = runs.steps(workdir)
+    if not there:
+        raise ValueError(runs.no_run(workdir))
+    # the devices start as the configuration asks, before the files of a step are checked with them
+    record = runs.record(workdir, options.step if options.step in there else there[-1])
     config = ConfigDict(record["config"])
     config.model.tokenizer = record["tokenizer"]
     override(config, overrides)
     cfg = resolve(config)
-    _start_devices(cfg)
+    start_devices(Run("", {"": cfg}, options))
+    step = runs.chosen(workdir, options.step)
     head = None if record["value_head"] is None else ValueHeadConfig(max_value=record["value_head"])
     digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
     name = f"step-{step}{'-' + digest if overrides else ''}.json"
@@ -97,15 +101,8 @@ def _of_folder(options, overrides) -> Subject:
     if (cfg.model.checkpoint or "").startswith(STAGE):
         key = f"--config.{options.stage}.model.checkpoint=FOLDER"
         raise ValueError(f"the reference of {options.stage} is {cfg.model.checkpoint!r}, which has no folder here; name it with {key}.")
-    _start_devices(cfg)
+    start_devices(Run("", {"": cfg}, options))
     return Subject(cfg, build.model(cfg), options.checkpoint, Path(options.out) if options.out else None)
-
-
-def _start_devices(cfg):
-    import jax
-
-    if (cfg.mesh.cpu_devices or 1) > 1:
-        jax.config.update("jax_num_cpu_devices", cfg.mesh.cpu_devices)
 
 
 def _measure(subject):
