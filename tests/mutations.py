@@ -185,7 +185,8 @@ def main(words: list[str]) -> int:
                 start = time.monotonic()
                 noticed = _noticed(Path(folder), function, Path(folder, "jaxalign", file), right, wrong)
                 survivors += noticed == "SURVIVED"
-                print(f"| {function.name} | `{right}` -> `{wrong}` | {noticed} in {time.monotonic() - start:.0f} s |", flush=True)
+                change = f"`{right}` -> `{wrong}`".replace("\n", " ")
+                print(f"| {function.name} | {change} | {noticed} in {time.monotonic() - start:.0f} s |", flush=True)
     print(f"{survivors} survived.")
     return survivors > 1
 
