@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from jaxalign.config import functions, rules, sections
+from jaxalign.config import former, functions, rules, sections
 from jaxalign.suggest import meant
 
 
@@ -21,6 +21,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     given = config.to_dict()
     if "experiment" in given:
         return _experiment(given)
+    given = former.translate(given)
     resolved, problems = sections.check(given)
     for section, lines in functions.fill(resolved, given, bad=problems.keys()).items():
         problems[section] = problems.get(section, []) + lines

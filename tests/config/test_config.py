@@ -178,22 +178,29 @@ def test_a_mistake_is_reported_with_its_value_and_the_way_out(sections, words):
 
 
 @pytest.mark.parametrize(
-    ("sections", "words"),
+    ("sections", "present", "value"),
     [
-        (dict(batch=dict(rows=8, microbatches=2)), "batch.microbatches is called batch.gradient_accumulation_steps here."),
-        (dict(optimizer=dict(learning_rate=1e-4, clip_norm=2.0)), "optimizer.clip_norm is called optimizer.max_grad_norm here."),
-        (dict(optimizer=dict(learning_rate=1e-4, final_fraction=0.1)), "optimizer.final_fraction is called optimizer.min_lr_ratio here."),
-        (dict(model=dict(checkpoint="a", train="all")), "model.train is called model.trainable here."),
-        (dict(data=dict(train=dict(path="x"), columns={})), "data.columns is called data.computed here."),
-        (dict(data=dict(train=dict(path="x", columns={}))), "data.train.columns is called data.train.rename here."),
-        (dict(data=dict(train=(dict(path="x", response_columns={}),))), "data.train[0].response_columns is called data.train[0].keep"),
+        (dict(batch=dict(rows=8, microbatches=2)), "batch.gradient_accumulation_steps", 2),
+        (dict(optimizer=dict(learning_rate=1e-4, clip_norm=2.0)), "optimizer.max_grad_norm", 2.0),
+        (dict(optimizer=dict(learning_rate=1e-4, final_fraction=0.1)), "optimizer.min_lr_ratio", 0.1),
+        (dict(model=dict(checkpoint="a", train="all")), "model.trainable", "all"),
+        (dict(data=dict(train=dict(path="x"), columns={})), "data.computed", {}),
+        (dict(data=dict(train=dict(path="x", columns=dict(prompt="q")))), "data.train.rename", dict(prompt="q")),
+        (dict(data=dict(train=(dict(path="x", response_columns=dict(cost="c")),))), "data.train[0].keep_columns", dict(cost="c")),
+        (dict(data=dict(train=dict(path="x"), eval=dict(a=dict(path="y", columns={})))), "data.eval.a.rename", {}),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_a_former_name_is_met_with_the_present_one(sections, words):
-    with pytest.raises(ConfigError) as error:
-        resolve(good(**sections))
-    assert words in str(error.value) and "1 problem:" in str(error.value)
+def test_a_former_name_still_works_and_a_line_names_the_present_one(sections, present, value, caplog):
+    node = resolve(good(**sections)).to_dict()
+    for key in present.replace("[0]", ".0").split("."):
+        node = node[int(key) if key.isdigit() else key]
+    assert node == value and f"is now called {present};" in caplog.text
+
+
+def test_a_former_name_beside_its_present_one_is_refused():
+    with pytest.raises(ConfigError, match="optimizer.clip_norm is called optimizer.max_grad_norm here"):
+        resolve(good(optimizer=dict(learning_rate=1e-4, clip_norm=2.0, max_grad_norm=1.0)))
 
 
 def test_every_other_name_leads_to_a_key_and_is_none_itself():
