@@ -143,7 +143,7 @@ def run(name, hparams, policy, reference, of):
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_loss_gradient_and_metrics_are_finite_at_the_extremes(case):
     name, hparams = case
-    reads = objectives.reads(name, **hparams)
+    reads = objectives.bind(name, **hparams).reads
     policy, reference, of = extremes(reads)
     for rows in (of, one_valid(of, reads)):
         terms, value, gradient = run(name, hparams, policy, reference, rows)
