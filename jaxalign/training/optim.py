@@ -19,22 +19,40 @@ RMS = 0.2  # arXiv 2502.16982, section 2.2: the root mean square of an AdamW upd
 
 
 def adamw(axes, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, mu_dtype: str = "float32") -> optax.GradientTransformation:
-    """AdamW (arXiv 1711.05101). b2 = 0.95 is common for large batches.
+    """AdamW (arXiv 1711.05101).
 
-    mu_dtype "bfloat16" halves the first moment. The second stays float32: bfloat16 would round away its changes of 1 - b2 = 0.001.
+    Args:
+      axes: logical axes of the parameters; not read here.
+      b1: decay of the first moment.
+      b2: decay of the second moment; 0.95 is common for large batches.
+      eps: added to the root of the second moment.
+      mu_dtype: dtype of the first moment, float32 or bfloat16. The second stays float32: bfloat16 would round away its changes of 1 - b2.
     """
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=_moment("adamw", mu_dtype))
 
 
 def rmsprop(axes, *, decay: float = 0.99, eps: float = 1e-8) -> optax.GradientTransformation:
-    """RMSprop as torch defines it (eps outside the root), the optimizer of the DPO paper; half of AdamW's state."""
+    """RMSprop as torch defines it, the optimizer of the DPO paper; half of AdamW's state.
+
+    Args:
+      axes: logical axes of the parameters; not read here.
+      decay: of the mean of squares.
+      eps: added to its root, outside of it.
+    """
     return optax.scale_by_rms(decay=decay, eps=eps, eps_in_sqrt=False)
 
 
 def adafactor(
     axes, *, decay: float = 0.8, clipping_threshold: float = 1.0, min_dim_size_to_factor: int = 128
 ) -> optax.GradientTransformation:
-    """Adafactor (arXiv 1804.04235) without first moment and without scaling by the parameter: almost no state."""
+    """Adafactor (arXiv 1804.04235) without first moment and without scaling by the parameter: almost no state.
+
+    Args:
+      axes: logical axes of the parameters; not read here.
+      decay: exponent of the decay of the second moment.
+      clipping_threshold: largest root mean square of the update of one parameter.
+      min_dim_size_to_factor: smallest dimension of a matrix whose second moment is factored.
+    """
     return optax.chain(
         optax.scale_by_factored_rms(decay_rate=decay, min_dim_size_to_factor=min_dim_size_to_factor),
         optax.clip_by_block_rms(clipping_threshold),
@@ -45,6 +63,12 @@ def lion(axes, *, b1: float = 0.9, b2: float = 0.99, mu_dtype: str = "float32") 
     """Lion (arXiv 2302.06675): the sign of a momentum, half of AdamW's state, a quarter with mu_dtype "bfloat16".
 
     The paper: a learning rate 3 to 10 times smaller than AdamW's, and a weight decay as many times larger.
+
+    Args:
+      axes: logical axes of the parameters; not read here.
+      b1: share of the momentum in the update.
+      b2: decay of the momentum.
+      mu_dtype: dtype of the momentum, float32 or bfloat16.
     """
     return optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=_moment("lion", mu_dtype))
 
@@ -56,6 +80,14 @@ def muon(
 
     A matrix moves along its orthogonalized Nesterov momentum, scaled to the root mean square of an AdamW update, so that AdamW's learning
     rate and decay fit. It equals `optax.contrib.muon(consistent_rms=0.2)`, which takes no matrices that are split over devices.
+
+    Args:
+      axes: logical axes of the parameters.
+      beta: decay of the momentum of matrices.
+      b1: of AdamW, decay of the first moment.
+      b2: of AdamW, decay of the second moment.
+      eps: of AdamW, added to the root of the second moment.
+      mu_dtype: dtype of the momentum and of the first moment, float32 or bfloat16.
     """
     rules = {
         "matrix": _orthogonal_momentum(axes, beta, _moment("muon", mu_dtype)),
