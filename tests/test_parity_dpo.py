@@ -19,6 +19,8 @@ from jaxalign.hf import load as hf
 from jaxalign.models import model as models
 from jaxalign.training import optim, reference, step
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

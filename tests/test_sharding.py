@@ -8,8 +8,8 @@ from jaxalign import sharding
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"data": 0, "fsdp": -1}, "mesh data=0 is no number of devices; use 1 or more, or -1"),
-        ({"tensor": -2}, "mesh tensor=-2 is no number"),
+        ({"data": 0, "fsdp": -1}, "mesh data=0 is not a number of devices; use 1 or more, or -1"),
+        ({"tensor": -2}, "mesh tensor=-2 is not a number"),
         ({"data": -1, "fsdp": -1}, "data=-1 x fsdp=-1 x tensor=1 does not cover the 8 devices"),
         ({"data": 3, "fsdp": -1}, "data=3 x fsdp=-1 x tensor=1 does not cover the 8 devices"),
     ],

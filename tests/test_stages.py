@@ -16,6 +16,8 @@ import sys
 sys.path.insert(0, {folder!r})
 import test_stages
 
+pytestmark = pytest.mark.slow
+
 def get_config():
     return test_stages.{name}()
 """

@@ -59,7 +59,7 @@ def test_an_impossible_rope_scaling_is_refused(arguments):
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'llama9'; choose one of .*'gpt2'"):
+    with pytest.raises(ValueError, match="'llama9' is not one of .*gpt2"):
         preset("llama9")
 
 

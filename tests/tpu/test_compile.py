@@ -14,7 +14,10 @@ import pytest
 
 SLICES = {"v5e": ("v5e:4x4", 1, 4, 4), "v5p": ("v5p:4x4x4", 2, 8, 4)}  # topology, data, fsdp, tensor
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'jaxalign[tpu]'")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'jaxalign[tpu]'"),
+]
 
 
 @pytest.fixture(scope="module")

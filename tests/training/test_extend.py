@@ -41,7 +41,7 @@ def test_a_run_extended_at_its_end_is_the_run_extended_from_the_start(tmp_path, 
 
 def test_an_extension_needs_a_rate_where_the_schedule_ends_at_0_and_does_not_end_before_the_checkpoint(tmp_path, cache, capsys):
     start(tmp_path, cache, *LONGER)
-    start(tmp_path, cache, "train.extend_steps=3", code=1)
+    start(tmp_path / "other", cache, "train.extend_steps=3", code=1)
     assert "optimizer.schedule='cosine' ends at a learning rate of 0" in capsys.readouterr().err
     start(tmp_path, cache, "train.extend_steps=1", "train.extend_learning_rate=0.0005", code=1)
     assert "holds step 7, beyond the 5 steps that are asked for" in capsys.readouterr().err

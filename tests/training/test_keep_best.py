@@ -65,7 +65,7 @@ def test_no_best_where_nothing_was_evaluated(tmp_path):
 ])  # fmt: skip
 def test_evaluations_and_saves_that_never_meet_are_refused_before_the_run(evaluated, saved, total, meets):
     cfg = ConfigDict(dict(train=dict(keep_best=1)))
-    lengths = Durations(total, 0, 1, evaluated, saved)
+    lengths = Durations(total, total, 0, 1, evaluated, saved)
     if meets:
         check_best(cfg, lengths)
     else:

@@ -122,11 +122,12 @@ def test_every_rule_gives_the_same_updates_on_a_mesh_and_lays_its_moments_out_li
     expected, _, _ = two_updates(rule, (1, 1, 1))
     updates, state, partitions = two_updates(rule, (2, 2, 2))
     for path, value in updates.items():
-        np.testing.assert_allclose(value, expected[path], rtol=1e-4, atol=1e-5 * np.abs(expected[path]).max(), err_msg=path)
+        step = 2**-7 if rule.endswith("bf16") else 1e-5  # a moment near the middle of two bfloat16 numbers may round to either
+        np.testing.assert_allclose(value, expected[path], rtol=1e-4, atol=step * np.abs(expected[path]).max(), err_msg=path)
     shapes = {shape for shape, _ in partitions}
     moments = [x for x in jax.tree.leaves(state) if x.shape in shapes]
     assert {(x.shape, x.sharding.spec) for x in moments} <= partitions
-    assert bool(moments) == (rule != "adafactor")
+    assert moments
     assert any(x.dtype == jnp.bfloat16 for x in moments) == rule.endswith("bf16")
 
 
@@ -140,16 +141,18 @@ def test_muon_is_that_of_optax_on_matrices_and_adamw_on_the_rest():
     )
     dimensions = {"layers": {"kernel": optax.contrib.MuonDimensionNumbers((1,), (2, 3)), "bias": None}, "head": {"kernel": None}}
     theirs = optax.contrib.muon(0.1, muon_weight_dimension_numbers=dimensions, consistent_rms=0.2, adam_b2=0.99)
-    ours = optim.make_optimizer(
-        optim.muon, optax.constant_schedule(0.1), max_grad_norm=0.0, weight_decay=0.0, axes=axes, b2=0.99
-    )  # fmt: skip
+    # optax's own AdamW of the rest looks ahead as Nesterov does; ours does not
+    whole = {"max_grad_norm": 0.0, "weight_decay": 0.0, "axes": axes, "b2": 0.99}
+    ours, rest = (optim.make_optimizer(rule, optax.constant_schedule(0.1), **whole) for rule in (optim.muon, optim.adamw))
     with jax.set_mesh(toys.mesh()):
-        states = ours.init(params), theirs.init(params)
+        rules = ours, theirs, rest
+        states = [rule.init(params) for rule in rules]
         for gradient in gradients:
-            (updates, state), (expected, other) = (rule.update(gradient, s, params) for rule, s in zip((ours, theirs), states, strict=True))
-            states = state, other
-            for path, value in flat(expected).items():
-                np.testing.assert_allclose(flat(updates)[path], value, rtol=1e-4, atol=1e-5, err_msg=path)
+            pairs = [rule.update(gradient, state, params) for rule, state in zip(rules, states, strict=True)]
+            (updates, muon, adamw), states = (flat(update) for update, _ in pairs), [state for _, state in pairs]
+            for path, value in updates.items():
+                expected = muon if "layers" in path and "kernel" in path else adamw
+                np.testing.assert_allclose(value, expected[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 @pytest.mark.parametrize("rule", ["adamw", "lion", "muon"])

@@ -95,7 +95,7 @@ def test_kill_in_the_middle_of_a_save_loses_only_that_save(uninterrupted, tmp_pa
 
 def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path, cache):
     stopped = die("sigterm", 3, tmp_path, cache)
-    assert stopped.returncode == 0 and "stopped; the steps so far are saved" in stopped.stderr, stopped.stderr
+    assert stopped.returncode == 0 and "The run stopped; its state is saved" in stopped.stderr, stopped.stderr
     assert max(kept(tmp_path)) == 4
     assert train.main(arguments(tmp_path, cache)) == 0
     assert_same(uninterrupted, tmp_path)

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 
-from ml_collections import ConfigDict
 import numpy as np
 import prepare_runs
 import pytest
 from tiny_data import make_groups, random_groups
 
-from jaxalign import inspect, prepare
+from jaxalign import inspect, objectives
 from jaxalign.data.rows import loader, mismatch, pack, store
 
 ROOM = 200
@@ -159,5 +158,5 @@ def test_inspect_marks_the_response_of_another_prompt(tmp_path, capsys):
     ("name", "options", "needed"),
     [("dpo", {}, False), ("kto", {}, True), ("una", {"offset": "kl_batch"}, True), ("una", {"offset": "zero"}, False)],
 )
-def test_a_configuration_needs_mismatched_responses_where_its_objective_reads_them(name, options, needed):
-    assert prepare.needs_mismatched(ConfigDict({"objective": {"name": name, **options}})) is needed
+def test_an_objective_reads_mismatched_responses_where_its_options_need_them(name, options, needed):
+    assert ("mismatched" in objectives.bind(name, **options).reads) is needed
