@@ -23,9 +23,11 @@ def cache(tmp_path_factory):
 
 
 def start(workdir, cache, *settings, code=0):
-    """The training lines of a run."""
+    """The training lines of a run; none of one that is refused."""
     arguments = ["--config", f"{TINY}:dpo", "--workdir", str(workdir), f"--config.data.prepared_dir={cache}"]
     assert train.main([*arguments, *(f"--config.{setting}" for setting in (*SHORT, *settings))]) == code
+    if code:
+        return []
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{name: line[name] for name in ("step", "loss", "learning_rate", "grad_norm")} for line in lines if line["split"] == "train"]
 
