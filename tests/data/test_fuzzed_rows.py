@@ -130,4 +130,4 @@ def test_the_rows_that_are_mutated_are_good_ones(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("rows", [[{"text": "once", "score": value}, {"text": "good"}] for value in VALUES if not isinstance(value, dict)])
 def test_a_column_that_nothing_reads_may_hold_anything(rows, tokenizer, tmp_path):
-    check(rows, "text", tokenizer, tmp_path, template="plain")
+    assert check(rows, "text", tokenizer, tmp_path, template="plain") == len(rows)
