@@ -10,13 +10,12 @@ import tiny
 from jaxalign import train
 from jaxalign.reports import log
 
+pytestmark = pytest.mark.slow
 OPTIMIZED = True
 STAGES = """
 import sys
 sys.path.insert(0, {folder!r})
 import test_stages
-
-pytestmark = pytest.mark.slow
 
 def get_config():
     return test_stages.{name}()
