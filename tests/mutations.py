@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 XLA, CHUNKS, KL = "models/attention/xla.py", "lm_head/chunks.py", "lm_head/distributions.py"
 PACK, LOADER, STEP = "data/rows/pack.py", "data/rows/loader.py", "training/step.py"
 REFERENCE, SOURCE, CHECKPOINT = "training/reference.py", "rollout/source.py", "training/checkpoint.py"
-RUNS, MANIFEST = "training/runs.py", "training/manifest.py"
+RUNS, MANIFEST = "training/runs.py", "manifest.py"
 KTO, RESPONSES, FORWARD, IFT = "objectives/kto.py", "objectives/families/responses.py", "training/forward.py", "objectives/ift.py"
 RENDER, RENDERER, NAMES = "data/text/render.py", "data/text/renderer.py", "hf/names.py"
 
@@ -107,7 +107,7 @@ FUNCTIONS = (
             (CHECKPOINT, "set(there[-self._keep_last :])", "set(there[: self._keep_last])"),
             (RUNS, "if isinstance(value, int | float) and math.isfinite(value)", "if value is not None"),
             (RUNS, "key=lambda step: (-values[step], step)", "key=lambda step: (values[step], step)"),
-            (MANIFEST, "if files.get(name) != present.get(name)", "if name not in present"),
+            (MANIFEST, "if written.get(name) != present.get(name)", "if name not in present"),
             (CHECKPOINT, "for step in self.steps() if step > start", "for step in self.steps() if step < start"),
         ),
     ),

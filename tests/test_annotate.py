@@ -146,12 +146,20 @@ def test_a_column_that_does_not_agree_with_its_model_is_refused(cache):
     cfg, spec = resolved(cache), {"kind": "logps", "model": "package:stories260k"}
     path = columns_of(scored(cfg, "stale", spec), "stale")
     values = columns.read(path)
-    np.save(path / "stale.npy", values["stale"] - 0.5)
+    columns.write(path, {"stale": values["stale"] - 0.5}, meta={})
     with pytest.raises(ValueError, match=r"does not agree with the model.*differ by 0\.\d+.*Delete the folder"):
         scored(cfg, "stale", spec)
-    (path / "stale.npy").write_bytes(b"no array")
-    with pytest.raises(ValueError, match="is damaged.*Delete the folder"):
-        scored(cfg, "stale", spec)
+
+
+def test_a_damaged_column_is_named_and_computed_again(cache, caplog):
+    cfg, spec = resolved(cache), {"kind": "logps", "model": "package:stories260k"}
+    path = columns_of(scored(cfg, "flipped", spec), "flipped")
+    values, content = columns.read(path)["flipped"], bytearray((path / "flipped.npy").read_bytes())
+    content[-1] ^= 64
+    (path / "flipped.npy").write_bytes(content)
+    again = scored(cfg, "flipped", spec)
+    assert f"{path} is damaged: flipped.npy has other bytes than were written; it is made again" in caplog.text
+    np.testing.assert_array_equal(again.groups.columns["flipped"], values)
 
 
 def test_the_command_writes_the_columns_and_says_what_they_hold(tmp_path, cache, capsys):

@@ -8,7 +8,7 @@ from jaxalign.config import build
 from jaxalign.config.prepared import Sets
 from jaxalign.config.sets import check_fits
 from jaxalign.data.rows import store
-from jaxalign.data.rows.manifest import content_hash
+from jaxalign.manifest import content_hash
 from jaxalign.scoring import columns, scorer
 from jaxalign.training import reference
 from jaxalign.training.sources import Source

@@ -11,7 +11,7 @@ from jaxalign.data.raw import detect, sources, survey
 from jaxalign.data.raw.scores import Scoring
 from jaxalign.data.rows import lengths, mismatch, pack, shards, store
 from jaxalign.data.rows.encode import Limits
-from jaxalign.data.rows.manifest import content_hash
+from jaxalign.manifest import content_hash
 from jaxalign.paths import resolve
 
 # Raise these by hand where the same source and settings give other groups, or the same groups another plan: sets made before are then made

@@ -58,7 +58,7 @@ def add(column: Column, sets: Sequence[store.Prepared], *, rows: int, quiet: boo
     depends |= {"dtype": [str(scorer.dtype) for scorer in column.scorers], "version": VERSION}
     for prepared in sets:
         path = columns.path(prepared, column.name, {**depends, **_summed(prepared, column)})
-        if _everywhere(columns.is_complete(path)):
+        if _everywhere(columns.is_sound(path)):
             probe = dataclasses.replace(prepared, plan=prepared.plan[:rows])
             kept = columns.read(path)
             columns.check(path, kept, compute(column, probe, rows=rows, quiet=True), tolerance=column.scorers[0].tolerance)

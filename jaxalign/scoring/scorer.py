@@ -15,7 +15,7 @@ import numpy as np
 from jaxalign import types
 from jaxalign.data import progress
 from jaxalign.data.rows import columns, loader, store
-from jaxalign.data.rows.manifest import content_hash
+from jaxalign.manifest import content_hash
 from jaxalign.models import model as models
 from jaxalign.training import forward
 from jaxalign.training.sources import Source

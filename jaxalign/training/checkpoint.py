@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from jaxalign import sharding
 from jaxalign.models import model as models
-from jaxalign.training import manifest, runs
+from jaxalign.training import runs
 from jaxalign.training.runs import CheckpointError
 from jaxalign.types import TrainState
 
@@ -144,7 +144,7 @@ class Checkpoints:
         """Waits for the files of a save, seals them with their manifest, and then only removes what need not be kept."""
         self._writer.wait_until_finished()
         if jax.process_index() == 0:
-            manifest.write(self.folder / str(step))
+            runs.SEAL.write(self.folder / str(step))
             for other in sorted(set(self.steps()) - self._kept()):
                 removed = self.folder / f"{REMOVED}{other}"
                 (self.folder / str(other)).rename(removed)  # a folder that is half deleted is no checkpoint

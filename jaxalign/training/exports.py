@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 
 from jaxalign.hf import save as hf_save
 from jaxalign.models import model as models
-from jaxalign.training import manifest, runs
+from jaxalign.training import runs
 
 ORIGIN = "jaxalign.json"  # file of an export: the run, the step and a hash of the checkpoint that it was made from
 
@@ -39,7 +39,7 @@ def refresh(folder: Path, model: models.Model, params, *, workdir: str | Path, s
 
 
 def _origin(workdir, step, dtype):
-    return {"step": step, "checkpoint": manifest.digest(runs.checkpoints(workdir) / str(step)), "dtype": dtype}
+    return {"step": step, "checkpoint": runs.SEAL.digest(runs.checkpoints(workdir) / str(step)), "dtype": dtype}
 
 
 def _is_of(folder: Path, origin: dict) -> bool:

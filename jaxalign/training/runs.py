@@ -17,11 +17,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxalign import sharding
+from jaxalign.manifest import Manifest
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig, RopeScaling
 from jaxalign.models.heads import ValueHeadConfig
-from jaxalign.training import manifest
 
+SEAL = Manifest("manifest.json")  # of a finished checkpoint
 NO_STEP = -1
 TOKENIZER = "tokenizer"  # folder in a run's folder: the tokenizer, template and stop tokens as trained
 
@@ -72,16 +73,16 @@ def _newest_good(workdir, tell):
     unsealed = []
     for step in reversed(steps(workdir)):
         folder = checkpoints(workdir) / str(step)
-        if not manifest.is_there(folder):
+        if not SEAL.is_in(folder):
             unsealed.append(step)
-        elif damage := manifest.damage(folder):
+        elif damage := SEAL.damage(folder):
             tell(f"the checkpoint of step {step} is damaged: {folder}: {damage}; it is passed over.")
         else:
             for newer in (number for number in unsealed if number > step):
-                tell(f"the checkpoint of step {newer} has no {manifest.NAME}: its save did not end; it is passed over.")
+                tell(f"the checkpoint of step {newer} has no {SEAL.name}: its save did not end; it is passed over.")
             return step
     if unsealed:
-        tell(f"the checkpoint of step {unsealed[0]} has no {manifest.NAME} (an earlier version wrote it): it cannot be checked.")
+        tell(f"the checkpoint of step {unsealed[0]} has no {SEAL.name} (an earlier version wrote it): it cannot be checked.")
         return unsealed[0]
     return None
 
@@ -168,7 +169,7 @@ def chosen(workdir: str | Path, step: int | None, *, tell: Callable[[str], None]
     if step not in there:
         raise CheckpointError(f"{checkpoints(workdir)} holds checkpoints of steps {there}, not {step}; choose one of them.")
     folder = checkpoints(workdir) / str(step)
-    damage = manifest.damage(folder) if manifest.is_there(folder) else ""
+    damage = SEAL.damage(folder) if SEAL.is_in(folder) else ""
     if damage:
         others = [other for other in there if other != step]
         way = f"choose another step: {others}" if others else "bring an intact copy there"

@@ -4,12 +4,12 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from jaxalign import paths
+from jaxalign import manifest, paths
 from jaxalign.hf import hub
 from jaxalign.hf import load as hf_load
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
-from jaxalign.training import manifest, runs
+from jaxalign.training import runs
 
 
 class Source:
@@ -78,7 +78,7 @@ class Source:
     def identity(self) -> str | None:
         """A hash of what the weights are, wherever they lie; None where their files are not there any more."""
         if self.is_run:
-            return runs.from_first(lambda: manifest.digest(self.folder))
+            return runs.from_first(lambda: runs.SEAL.digest(self.folder))
         return runs.from_first(lambda: manifest.hash_of(files) if (files := sorted(self.folder.glob("*.safetensors"))) else None)
 
 

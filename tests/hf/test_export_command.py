@@ -10,8 +10,9 @@ import pytest
 import jaxalign
 from jaxalign import export, sharding
 from jaxalign.hf.load import load, load_config
+from jaxalign.manifest import Manifest
 from jaxalign.models import model as models
-from jaxalign.training import manifest, runs
+from jaxalign.training import runs
 
 FOLDER = Path(jaxalign.__file__).parent / "assets" / "stories260k"
 
@@ -29,7 +30,7 @@ def restored(monkeypatch):
     monkeypatch.setattr(runs, "restore_params", restore_params)
     monkeypatch.setattr(runs, "chosen", lambda _, step: step)
     monkeypatch.setattr(runs, "tokenizer", lambda *_: str(FOLDER))
-    monkeypatch.setattr(manifest, "digest", lambda _: "0123")
+    monkeypatch.setattr(Manifest, "digest", lambda *_: "0123")
     return asked
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxalign import sharding, train
-from jaxalign.training import manifest, runs
+from jaxalign.training import runs
 from jaxalign.training.checkpoint import Checkpoints
 
 OPTIMIZED = True
@@ -99,8 +99,8 @@ def add(workdir, _):
 
 
 def half_a_manifest(workdir, _):
-    file = workdir / "checkpoints" / "4" / manifest.NAME
-    file.rename(file.with_name(f"{manifest.NAME}.partial"))
+    file = workdir / "checkpoints" / "4" / runs.SEAL.name
+    file.rename(file.with_name(f"{runs.SEAL.name}.partial"))
     return file
 
 
@@ -152,7 +152,7 @@ def test_where_all_checkpoints_are_damaged_the_run_does_not_start_over_by_itself
 
 def test_checkpoints_without_a_manifest_are_read_with_a_note(trained, copied, capsys):
     for step in (2, 4):
-        (copied / "checkpoints" / str(step) / manifest.NAME).unlink()
+        (copied / "checkpoints" / str(step) / runs.SEAL.name).unlink()
     assert_same(params(copied), trained[2])
     assert "step 4 has no manifest.json (an earlier version wrote it): it cannot be checked" in capsys.readouterr().err
 
@@ -167,9 +167,9 @@ def test_two_damages_of_one_step_are_both_set_aside(trained, copied):
 
 def test_a_manifest_names_sizes_and_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"12")
-    manifest.write(tmp_path)
-    assert manifest.damage(tmp_path) == ""
+    runs.SEAL.write(tmp_path)
+    assert runs.SEAL.damage(tmp_path) == ""
     (tmp_path / "a").write_bytes(b"123")
-    assert manifest.damage(tmp_path) == "a has 3 bytes instead of 2"
+    assert runs.SEAL.damage(tmp_path) == "a has 3 bytes instead of 2"
     (tmp_path / "a").write_bytes(b"13")
-    assert manifest.damage(tmp_path) == "a has other bytes than were written"
+    assert runs.SEAL.damage(tmp_path) == "a has other bytes than were written"

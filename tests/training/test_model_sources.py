@@ -15,7 +15,7 @@ from jaxalign.hf import tensors
 from jaxalign.hf.load import load_config
 from jaxalign.models import model as models
 from jaxalign.reports import log
-from jaxalign.training import exports, manifest, runs
+from jaxalign.training import exports, runs
 from jaxalign.training.sources import Source
 
 OPTIMIZED = True
@@ -113,7 +113,7 @@ def test_a_stale_export_is_moved_aside_and_written_anew(tmp_path, capsys):
         def saved(content):
             (tmp_path / "checkpoints" / "2").mkdir(parents=True, exist_ok=True)
             (tmp_path / "checkpoints" / "2" / "x").write_text(content)
-            manifest.write(tmp_path / "checkpoints" / "2")
+            runs.SEAL.write(tmp_path / "checkpoints" / "2")
 
         def refresh(dtype="float32"):
             exports.refresh(tmp_path / "export", model, params, workdir=tmp_path, step=2, dtype=dtype)

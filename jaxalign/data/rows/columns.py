@@ -12,8 +12,8 @@ import shutil
 
 import numpy as np
 
-from jaxalign.data.rows import manifest, pack, store
-from jaxalign.data.rows.manifest import content_hash
+from jaxalign.data.rows import pack, store
+from jaxalign.manifest import content_hash
 
 RESERVED = ("reward", "mismatched", "reference_logps")  # names of columns that a run makes itself
 HALF = 1 << 20  # a place is carried in two float32 columns, each of which is exact below 2^24
@@ -25,9 +25,9 @@ def path(prepared: store.Prepared, name: str, depends: Mapping) -> Path:
     return prepared.folder.parent / "columns" / f"{name}-{content_hash({**depends, 'rows': rows})}"
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether the column is there in full."""
-    return store.is_complete(folder)
+def is_sound(folder: Path) -> bool:
+    """Whether the column is there in full, every file as it was written."""
+    return store.is_complete(folder) and not store.META.damage(folder)
 
 
 def write(folder: Path, values: Mapping[str, np.ndarray], *, meta: Mapping) -> None:
@@ -38,7 +38,7 @@ def write(folder: Path, values: Mapping[str, np.ndarray], *, meta: Mapping) -> N
         partial.mkdir(parents=True)
         for name, array in values.items():
             np.save(partial / f"{name}.npy", array)
-        manifest.write(partial, dict(meta))
+        store.META.write(partial, meta)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
 

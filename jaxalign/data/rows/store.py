@@ -22,10 +22,11 @@ import shutil
 import numpy as np
 
 from jaxalign.data.raw.counts import Counts
-from jaxalign.data.rows import manifest, pack
-from jaxalign.data.rows.manifest import read_meta
+from jaxalign.data.rows import pack
+from jaxalign.manifest import Manifest
 
 LOG = logging.getLogger(__name__)
+META = Manifest("meta.json", closed=False)  # of folders of groups, of row plans, of computed columns
 GROUPS = ("tokens", "scored", "offsets", "reward", "paired", "valid")
 
 
@@ -63,7 +64,7 @@ class Prepared:
 
 def is_complete(folder: str | Path) -> bool:
     """Whether a folder written by this module is there in full (its meta.json is written last, then the folder renamed)."""
-    return (Path(folder) / "meta.json").is_file()
+    return META.is_in(folder)
 
 
 def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None, *, weight: float = 1.0) -> Prepared:
@@ -79,14 +80,14 @@ def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None, *,
             "`python -m jaxalign.prepare` prints, or run it again."
         )
     for part in (folder.parent, folder):
-        wrong = manifest.damage(part)
-        if wrong is not None:
+        wrong = META.damage(part)
+        if wrong:
             raise ValueError(
                 f"prepared set {part} is damaged: {wrong}. Run `python -m jaxalign.prepare --config ...` with the config that it is from, "
                 "which makes it again, or delete the folder."
             )
     groups = read_groups(folder.parent)
-    meta = {**read_meta(folder.parent), **read_meta(folder)}
+    meta = {**META.read(folder.parent), **META.read(folder)}
     if meta.get("mismatched"):
         groups = dataclasses.replace(groups, donors=_column(folder, "donors"))
     prepared = Prepared(folder, meta, groups, _column(folder, "plan"), _column(folder.parent, "source_rows"), weight)
@@ -96,7 +97,7 @@ def read(folder: str | Path, columns: Mapping[str, np.ndarray] | None = None, *,
 def read_groups(folder: str | Path) -> pack.Groups:
     """The groups of a NAME-HASH folder with their columns, without a row plan."""
     folder = Path(folder)
-    columns = {name: _column(folder, f"column-{name}") for name in read_meta(folder).get("keep_columns", ())}
+    columns = {name: _column(folder, f"column-{name}") for name in META.read(folder).get("keep_columns", ())}
     return pack.Groups(**{name: _column(folder, name) for name in GROUPS}, columns=columns)
 
 
@@ -244,19 +245,19 @@ def write_once(final: str | Path, write: Callable[[Path], None]) -> Path:
     A damaged folder is named, removed and made again: nothing in it is more than the source and the settings give.
     """
     final = Path(final)
-    if not is_complete(final) or manifest.damage(final):
+    if not is_complete(final) or META.damage(final):
         with exclusive(final.with_name(f".{final.name}.lock")), clear_disk_errors(final):
-            wrong = manifest.damage(final) if is_complete(final) else None
-            if wrong is not None:
-                LOG.warning("prepared set %s is damaged: %s; it is made again", final, wrong)
-            if wrong is not None or not is_complete(final):
+            wrong = META.damage(final) if is_complete(final) else ""
+            if wrong:
+                LOG.warning("%s is damaged: %s; it is made again", final, wrong)
+            if wrong or not is_complete(final):
                 shutil.rmtree(final, ignore_errors=True)
                 write(final)
     return final
 
 
 def _publish(partial, final, meta):
-    manifest.write(partial, meta)
+    META.write(partial, meta)
     os.replace(partial, final)
 
 

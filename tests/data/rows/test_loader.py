@@ -77,6 +77,13 @@ def test_sets_are_mixed_in_proportion_to_their_weights():
     assert picks.count(1) == 300
 
 
+def test_the_sets_of_a_mixture_are_shuffled_each_in_its_own_order():
+    twins = [prepared(), prepared()]
+    rows = [row for step in row_order(twins, rows=2, seed=0, steps=len(twins[0])) for row in step]
+    first, second = ([members for number, members in rows if number == which] for which in (0, 1))
+    assert sorted(first) == sorted(second) == sorted(tuple(row) for row in twins[0].plan.tolist()) and first != second
+
+
 def test_sets_of_different_widths_are_mixed_into_batches_of_one_shape():
     sets = [prepared(responses=1), prepared(responses=4, seed=1)]
     batches = loader.batches(sets, rows=6, seed=0, steps=4)
