@@ -42,6 +42,7 @@ def opened(cfg):
     return prepared_sets(cfg, tell=lambda _: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["dpo", "kto"])
 def test_a_run_on_precomputed_log_probs_is_the_run_with_a_frozen_reference(tmp_path, cache, objective):
     frozen = run(tmp_path / "frozen", cache, objective=objective)
@@ -51,6 +52,7 @@ def test_a_run_on_precomputed_log_probs_is_the_run_with_a_frozen_reference(tmp_p
     assert saved and not any("reference" in name for name in saved)  # the reference's weights are nowhere
 
 
+@pytest.mark.slow
 def test_a_run_with_a_table_of_log_probs_is_the_run_with_a_moving_reference_also_after_a_restart(tmp_path, cache):
     every = "--config.reference.every_steps=3"
     moving = run(tmp_path / "moving", cache, "--config.reference.rule=hard", every)
@@ -197,6 +199,7 @@ def test_columns_that_are_none_are_reported(cache):
         resolved(cache, "--config.data.computed=3")
 
 
+@pytest.mark.slow
 def test_an_advantage_may_sum_a_column_whose_name_comes_later_and_is_made_again_with_it(tmp_path, cache):
     model = shipped(tmp_path)
     style = {"kind": "implicit_reward", "model": model, "reference": "package:stories260k", "beta": 1e-6}

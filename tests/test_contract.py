@@ -2,7 +2,7 @@
 
 An objective is picked up by its file. Policy and reference have different random weights; groups are uneven, some are filler, some are
 pairs and some judged one by one, and all have a response of another prompt. Every objective looks at the batch with the model of light.py;
-those of DECODED look at it with the real decoder too.
+those of DECODED look at it with the real decoder too. One mesh with microbatches is in the quick tests, the others carry the marker slow.
 """
 
 import functools
@@ -174,10 +174,12 @@ def test_what_padding_and_filler_hold_does_not_change_the_step(case):
     assert_same(run(case, arrays), expected(case))
 
 
+@pytest.mark.slow
 def test_eight_microbatches_equal_one_batch(case):
     assert_same(run(case, base(), microbatches=8), expected(case))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_meshes_agree(case, mesh):
     assert_same(run(case, base(), mesh=mesh), expected(case))

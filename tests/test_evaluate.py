@@ -39,7 +39,7 @@ def numbers(path):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_numbers_are_those_that_the_run_logged_at_that_step(finished, step):
     assert evaluate.main(["--workdir", str(finished / "dpo"), "--step", str(step)]) == 0
     found = numbers(finished / "dpo" / "evaluations" / f"step-{step}.json")

@@ -50,7 +50,10 @@ def test_both_ways_of_a_map_end_at_its_goal_and_the_optimal_one_is_optimal(name)
         grid.path("L")
 
 
-@pytest.mark.parametrize("optimizer", [many_seeds.rmsprop, many_seeds.adam, many_seeds.gradient_descent])
+@pytest.mark.parametrize(
+    "optimizer",
+    [many_seeds.rmsprop, *(pytest.param(rule, marks=pytest.mark.slow) for rule in (many_seeds.adam, many_seeds.gradient_descent))],
+)
 def test_a_seed_trained_among_others_ends_where_it_ends_alone(optimizer):
     pairs, params = tree_mdp.PAIRS["C: B and one more pair"], tree_mdp.start(3, first_seed=0)
 
@@ -111,6 +114,7 @@ def test_texts_of_the_tree_have_probability_one_together_and_are_those_of_a_plai
     np.testing.assert_allclose(p[1, tree_mdp.TEXTS.index((2, 0, 1))], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_tree_writes_its_table_and_a_moving_reference_goes_further(tmp_path, monkeypatch):
     monkeypatch.setattr(tree_mdp, "PAIRS", dict(list(tree_mdp.PAIRS.items())[:1]))
     (found,) = tree_mdp.run(tmp_path, seeds=2, steps=300).values()

@@ -100,6 +100,7 @@ def with_the_example(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_contract_takes_up_the_examples_and_they_keep_its_promises(with_the_example):
     files = [f"tests/{name}.py" for name in ("test_contract", "test_objectives")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", " or ".join([*EXAMPLES, "costly"])]

@@ -87,6 +87,7 @@ def two_stages(tmp_path, cache):
     return path
 
 
+@pytest.mark.slow
 def test_a_stop_between_stages_ends_the_run_and_the_next_start_goes_on(tmp_path, cache, monkeypatch):
     from jaxalign.hf import save as hf_save
 
@@ -113,6 +114,7 @@ def test_stages_hand_their_model_on(tmp_path, cache):
     assert before_dpo["logps/chosen"] == pytest.approx(after_sft, rel=0.2)  # DPO holds out pairs whose rejected side fits too
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_survives_beside_the_last_also_over_a_restart(tmp_path, cache, monkeypatch):
     from jaxalign.evaluators import held_out
     from jaxalign.reports.estimates import Estimate

@@ -86,8 +86,7 @@ class RunLog:
     def _tensorboard(self):
         """The writer of TensorBoard files, made at the first value: a run that is opened and has nothing to write leaves no empty file."""
         if self._board is None:
-            import tensorboardX
-
+            tensorboardX = _tensorboardx()
             self._board = tensorboardX.SummaryWriter(str(self._workdir / "tensorboard"), purge_step=self._start_step)
         return self._board
 
@@ -168,3 +167,17 @@ def _drop_lines(path: Path, start_step: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(partial, path)
+
+
+def _tensorboardx():
+    """The library, imported as where there is no torch: it imports torch for a type that no number here has, and that takes seconds."""
+    if "torch" in sys.modules:
+        import tensorboardX
+
+        return tensorboardX
+    sys.modules["torch"] = None
+    try:
+        import tensorboardX
+    finally:
+        del sys.modules["torch"]
+    return tensorboardX

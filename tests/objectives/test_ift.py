@@ -191,7 +191,11 @@ def on_decoder(mode, arrays, mesh=(1, 1, 1)):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("plan", "share_prompt", "mesh"),
-    [(PLAN, False, (1, 1, 1)), (np.arange(12, dtype=np.int32)[:, None], True, (1, 1, 1)), (PLAN, False, (2, 2, 2))],
+    [
+        pytest.param(PLAN, False, (1, 1, 1), marks=pytest.mark.slow),
+        pytest.param(np.arange(12, dtype=np.int32)[:, None], True, (1, 1, 1), marks=pytest.mark.slow),
+        (PLAN, False, (2, 2, 2)),
+    ],
     ids=["prompts repeated", "one group a row", "prompts repeated, on a mesh"],
 )
 def test_packed_and_unpacked_shared_and_repeated_prompts_are_the_same(mode, plan, share_prompt, mesh):

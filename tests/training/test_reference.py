@@ -157,7 +157,7 @@ def hard_run(name):
     return run(name, functools.partial(reference.hard, every_steps=2))
 
 
-@pytest.mark.parametrize("name", sorted(FIRST_LOSS))
+@pytest.mark.parametrize("name", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(FIRST_LOSS) if name != "dpo")])
 def test_the_first_loss_after_every_hard_move_is_that_of_equal_models(name):
     losses, _ = hard_run(name)
     np.testing.assert_allclose(losses[::2], FIRST_LOSS[name], rtol=1e-6)
@@ -186,7 +186,7 @@ def test_a_column_of_log_probs_equals_the_frozen_reference():
     np.testing.assert_allclose(losses, frozen_run()[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("mesh", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)
 def test_a_moved_reference_is_the_same_on_a_mesh(mesh):
     def two_steps():
         rule, optimizer = functools.partial(reference.soft, alpha=0.6, every_steps=1), toys.keep_gradient()

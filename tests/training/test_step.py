@@ -155,7 +155,10 @@ def test_groups_stay_with_their_rows_in_a_microbatch(on_one_device):
         np.testing.assert_array_equal(parts.valid[part], whole["valid"].reshape(4, 2, 3)[rows].reshape(4, 3))
 
 
-@pytest.mark.parametrize("rule", sorted(optim.RULES))
+OTHERS = [pytest.param(rule, marks=pytest.mark.slow) for rule in sorted(optim.RULES) if rule != "adamw"]
+
+
+@pytest.mark.parametrize("rule", ["adamw", *OTHERS])
 def test_state_and_metrics_stay_float32_under_bfloat16_compute(on_one_device, rule):
     schedule = optax.constant_schedule(1e-2)
     optimizer = optim.make_optimizer(optim.RULES[rule], schedule, max_grad_norm=1.0, weight_decay=0.1, axes=toys.model().axes)
@@ -259,7 +262,12 @@ def test_what_is_measured_against_the_first_reference_is_not_measured_against_th
 
 
 @pytest.mark.parametrize(
-    ("mesh", "rows", "microbatches"), [((1, 1, 1), 1, 1), ((1, 1, 1), 2, 2), ((1, 1, 8), 1, 1), ((4, 1, 2), 8, 2)], ids=str
+    ("mesh", "rows", "microbatches"),
+    [
+        ((1, 1, 1), 1, 1),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (((1, 1, 1), 2, 2), ((1, 1, 8), 1, 1), ((4, 1, 2), 8, 2))),
+    ],
+    ids=str,
 )
 def test_one_row_per_device_gives_the_step_of_any_other_layout(mesh, rows, microbatches):
     # jax 0.12 drops mesh axes of one device from the types of dimensions of size 1: every dimension of a batch is 1 somewhere here.
@@ -289,7 +297,7 @@ def largest_array(objective, remat):
     return max(math.prod(map(int, sizes.split(","))) for sizes in ARRAY.findall(text)) / (rows * length * 8192)
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "full"])
 def test_no_array_of_the_compiled_step_has_a_vocabulary_for_every_token(on_one_device, remat):
     # attention scores of all heads would have 0.5 a layer, a chunk of the head has 0.25
     assert largest_array(toys.objective("dpo")[0], remat) <= 0.25
