@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from jaxalign.config.command_line import Run, parse_with_overrides, run, start_devices
 
+PIPED_WIDTH = 160  # columns of a table that goes to a file or a pipe
 FLAGS = (
     ("--workdir", {"help": "folder of a run or of one of its stages"}),
     ("--stage", {"help": "which stage of the run, or of the config"}),
@@ -175,10 +176,13 @@ def _report(subject, measured, command):
     before = held_out.estimates(measured.get("before", {}))
     change = held_out.changes(measured["before"], measured["after"]) if before else {}
     first = page.headline(after)
-    table = rich.table.Table("held out", "start", "checkpoint (± one standard error)", "change", "prompts")
+    table = rich.table.Table("held out", "start", "checkpoint (± 1 SE)", "change", "prompts")
     for name in [*first, *sorted(set(after) - set(first))]:
         table.add_row(name, str(before.get(name, MISSING)), str(after[name]), str(change.get(name, MISSING)), f"{after[name].n:,}")
-    rich.console.Console(soft_wrap=False).print(table)
+    console = rich.console.Console()
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    console.print(table)
     if subject.out:
         parts = {"start": before, "checkpoint": after, "change": change}
         numbers = {part: {name: one.as_dict() for name, one in values.items()} for part, values in parts.items()}

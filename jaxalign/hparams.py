@@ -21,6 +21,12 @@ def hparams_of(function) -> dict[str, Any]:
     return {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def check_beta(beta: float) -> None:
+    """Raises ValueError where an objective's beta is not above 0."""
+    if not beta > 0:
+        raise ValueError(f"objective.beta={beta} is not above 0; it is the strength of the pull to the reference, often 0.01 to 0.5.")
+
+
 def meanings_of(function) -> dict[str, str]:
     """Argument -> its meaning, as the "Args:" block of the function's docstring has it."""
     block = re.search(r"^Args:\n((?:  .*(?:\n|$)|\n)*)", inspect.getdoc(function) or "", re.MULTILINE)

@@ -86,6 +86,17 @@ def column(batch: Batch, name: str) -> Array:
     return batch.columns[name]
 
 
+def prompt_values(policy: Outputs) -> Array:
+    """The value head's prediction for each response's prompt, float32[N, K].
+
+    Raises:
+      ValueError: the model has no value head.
+    """
+    if policy.prompt_values is None:
+        raise ValueError("the objective reads the value head but the model has none; set model.value_head to the largest reward.")
+    return policy.prompt_values
+
+
 def mismatched(batch: Batch) -> Array:
     """Which responses answer another group's prompt, kept to estimate KL(policy || reference): bool[N, K], never valid too."""
     return column(batch, "mismatched") > 0

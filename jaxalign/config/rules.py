@@ -162,10 +162,7 @@ def _objective_rule(resolved):
         yield f"model.trainable={model['trainable']!r}: objective {name!r} teaches the value head alone; set model.trainable='value_head'."
     if model["trainable"] == "value_head" and model["value_head"] is None:
         yield "model.trainable='value_head' but the model has none; set model.value_head to the largest reward."
-    if "value_head" in reads and model["value_head"] is None:
-        yield f"objective {name!r} reads the value head but the model has none; set model.value_head to the largest reward."
-        return
-    if "scores_of_prompts" in reads and model["value_head"] != 1:
+    if "scores_of_prompts" in reads and model["value_head"] not in (None, 1):
         yield f"model.value_head={model['value_head']}: objective {name!r} reads values in (0, 1) here; set model.value_head=1.0."
     if model["trainable"] == "value_head" and "value_head" not in reads:
         yield f"model.trainable='value_head' but objective {name!r} does not read the value head; leave the key out."

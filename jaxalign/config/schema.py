@@ -2,7 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from jaxalign.data.raw.formats import FORMATS
+from jaxalign.data.raw.formats import FEEDBACK, FORMATS
+from jaxalign.data.raw.scores import TRANSFORMS
+from jaxalign.data.rows.encode import PROMPT_TRUNCATION, RESPONSE_TRUNCATION, TRAIN_TURNS
+from jaxalign.data.text.thoughts import REASONING
 from jaxalign.hparams import REQUIRED
 
 NONE = type(None)
@@ -111,11 +114,11 @@ SOURCE = {
     "weight": Field((float,), 1.0, "share in a mixture", least=0),
     "responses": Field((str,), "all", "which responses of a row to keep", ("all", "chosen")),
     "feedback": Field(
-        (str, NONE), None, "convert feedback to pairs, labels or scores; None keeps it as it is", (None, "pair", "label", "score")
+        (str, NONE), None, "convert feedback to pairs, labels or scores; None keeps it as it is", (None, *FEEDBACK)
     ),
     "score_range": Field((tuple, NONE), None, "(worst, best) of the scores, mapped to [0, 1]"),
     "score_weights": Field((dict, NONE), None, "attribute -> weight: the score is their weighted mean"),
-    "score_transform": Field((str,), "linear", "how a score becomes a reward; sigmoid takes logits", ("linear", "sigmoid")),
+    "score_transform": Field((str,), "linear", "how a score becomes a reward; sigmoid takes logits", TRANSFORMS),
     "keep_columns": Field((dict, NONE), None, "our name -> the dataset's numbers of responses, kept as columns for the objective"),
 }
 # One computed column of data.computed; `python -m jaxalign.annotate`, or the run itself, writes it beside the prepared rows.
@@ -147,17 +150,17 @@ SCHEMA: dict[str, Any] = {
         "row_tokens": Field((int, NONE), None, "tokens per row (T); None: a multiple of 64 that holds 99 % of the rows whole", least=2),
         "max_prompt_tokens": Field((int, NONE), None, "longest prompt; None: what the responses leave of the row", least=1),
         "max_response_tokens": Field((int, NONE), None, "longest response; None: an equal share of the row, less 2", least=1),
-        "prompt_truncation": Field((str,), "keep_end", "what happens to a longer prompt", ("keep_end", "keep_start", "drop")),
-        "response_truncation": Field((str,), "drop", "what happens to a longer response", ("keep_start", "drop")),
+        "prompt_truncation": Field((str,), "keep_end", "what happens to a longer prompt", PROMPT_TRUNCATION),
+        "response_truncation": Field((str,), "drop", "what happens to a longer response", RESPONSE_TRUNCATION),
         "template": Field((str,), "auto", "auto (the tokenizer's), plain, a built-in name, or a .jinja file"),
         "add_tokens": Field((tuple, NONE), None, "special tokens that a base model's tokenizer gains, such as <|im_start|>"),
         "reasoning": Field(
             (str,),
             "keep",
             "thoughts before an answer: keep (as row and template have them), strip (none is trained), or train (before the last answer)",
-            ("keep", "strip", "train"),
+            REASONING,
         ),
-        "train_turns": Field((str,), "last", "which assistant turns are trained", ("last", "all")),
+        "train_turns": Field((str,), "last", "which assistant turns are trained", TRAIN_TURNS),
         "computed": Field((dict,), {}, "column name -> dict(kind=..., ...): numbers that a model computes for the data"),
         "sampling": Field(
             (str,), "shuffle", "prompts of an epoch: all, those with a column above 0, or drawn by it", ("shuffle", "positive", "priority")

@@ -1,5 +1,6 @@
 """Self-play preference optimization with hard labels (arXiv 2405.00675)."""
 
+from jaxalign.hparams import check_beta
 from jaxalign.objectives.families.pairs import pair_terms, pairs
 from jaxalign.types import Batch, Outputs, Terms
 
@@ -19,8 +20,7 @@ def sppo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.0
     Raises:
       ValueError: beta is not above 0.
     """
-    if not beta > 0:
-        raise ValueError(f"objective 'sppo' got beta={beta}; it is the strength of the pull to the reference, > 0.")
+    check_beta(beta)
     both = pairs(policy, reference, batch)
     half = 0.5 / beta
     # L = (rho_w - 1 / (2 beta))^2 + (rho_l + 1 / (2 beta))^2

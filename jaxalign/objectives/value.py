@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxalign.types import Batch, Outputs, Terms, column
+from jaxalign.types import Batch, Outputs, Terms, column, prompt_values
 
 REQUIRES = ("value_head", "value_head_alone")
 
@@ -29,9 +29,7 @@ def value(policy: Outputs, reference: Outputs | None, batch: Batch, *, rewards: 
     """
     if not rewards:
         raise ValueError("objective 'value' got rewards=(); name what is summed: 'reward', the feedback, or columns.")
-    if policy.prompt_values is None:
-        raise ValueError("objective 'value' trains a value head but the model has none; set model.value_head to the largest reward.")
-    valid, values = batch.valid.astype(jnp.float32), policy.prompt_values
+    valid, values = batch.valid.astype(jnp.float32), prompt_values(policy)
     reward = sum(batch.reward if name == "reward" else column(batch, name) for name in rewards)
     # L = (V - R)^2
     loss = (values - reward) ** 2

@@ -48,6 +48,19 @@ def test_positions_beyond_a_learned_table_are_refused():
         sets.check_fits(config, prepared(), "the model a", "")
 
 
+def test_rows_beyond_the_positions_of_a_rotary_model_are_counted(caplog):
+    one = prepared()
+    lengths = one.groups.lengths()
+    whole = lengths[:, 0] + lengths[:, 1:].max(1)
+    config = dataclasses.replace(toys.CONFIG, max_positions=int(whole.max()) - 1)
+    sets.check_fits(config, one, "the model a", "")
+    count = int((whole == whole.max()).sum())
+    assert f"{count} of {len(whole)} examples are longer than the {config.max_positions} positions of the model a" in caplog.text
+    caplog.clear()
+    sets.check_fits(dataclasses.replace(config, max_positions=int(whole.max())), one, "the model a", "")
+    assert not caplog.records
+
+
 def test_responses_labelled_bad_are_not_imitated():
     labels = (np.arange(16).reshape(8, 2) % 2).astype(np.float32)
     with pytest.raises(ValueError, match="'sft' trains on every response.*labelled bad"):

@@ -97,5 +97,5 @@ def test_the_correlation_of_value_and_reward_follows_from_the_metrics():
 
 
 def test_a_model_without_a_value_head_is_refused():
-    with pytest.raises(ValueError, match="'value' trains a value head but the model has none; set model.value_head to the largest reward"):
+    with pytest.raises(ValueError, match="reads the value head but the model has none; set model.value_head to the largest reward"):
         toys.objective("value")[0](Outputs(jnp.zeros((1, 1))), None, responses(np.ones((1, 1, 1))))

@@ -107,7 +107,8 @@ def _encoded(example, renderer, train_turns, changed):
     if not prompt.ids:
         raise RowError("empty_prompt", "the prompt has no tokens; give every row a prompt, or use format 'text'.")
     responses = [renderer.response(prompt, response, train_turns=train_turns) for response in example.responses]
-    for rule, message in dict.fromkeys(note for part in (prompt, *responses) for note in part.notes):
+    notes = [note for part in (prompt, *responses) for note in part.notes]
+    for rule, message in dict(reversed(notes)).items():  # the first of each rule: a row counts once
         changed(rule, message)
     return prompt.ids, [(response.ids, response.scored) for response in responses]
 

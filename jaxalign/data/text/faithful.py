@@ -13,6 +13,7 @@ from jaxalign.data.text.templates import Message
 from jaxalign.data.text.tokenizer import Tokenizer
 
 SHOWN = 60  # characters of a text in a message
+NOT_ALWAYS_WRITTEN = ("name", "tool_call_id", "reasoning_content")  # fields of a message; a template may do without
 
 
 def shorten(text: str) -> str:
@@ -80,6 +81,18 @@ def check_context(messages: Sequence[Message], rendered: str, *, template: str) 
                 "template_text",
                 f"template {template!r} does not write the {message['role']} text {shorten(message['content'])}; use another template.",
             )
+
+
+def unwritten(messages: Sequence[Message], rendered: str, *, template: str) -> tuple[tuple[str, str], ...]:
+    """(rule, message) of what a rendering leaves out beside what must be in it: names, ids of calls, thoughts and answers of past turns."""
+    notes: dict[str, str] = {}
+    for message in messages:
+        fields = [*NOT_ALWAYS_WRITTEN, *(["content"] if message["role"] == "assistant" else [])]
+        for field in fields:
+            if message.get(field) and find(message[field], rendered) is None:
+                what = f"the {field} {shorten(message[field])} of the {message['role']} turn"
+                notes.setdefault(f"unwritten_{field}", f"template {template!r} does not write {what}")
+    return tuple(notes.items())
 
 
 def check_markers(texts: Iterable[str], pattern: re.Pattern, *, bos: str | None, stops: Sequence[str]) -> None:

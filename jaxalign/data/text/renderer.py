@@ -62,6 +62,7 @@ class Renderer:
         if tools and text == self._asked(messages, ()):
             raise RowError("tools", f"template {self.template.name!r} does not write the tools of the row; use a template with tools.")
         self._check_calls(messages, tools, text)
+        notes += faithful.unwritten(messages, text, template=self.template.name)
         return Prompt(messages, tuple(tools), text, self.tokenizer.encode(text), notes)
 
     def response(self, prompt: Prompt, response: str | Sequence[Message], *, train_turns: str) -> Response:
@@ -145,6 +146,7 @@ class Renderer:
         first = places[0][2] if turns[0] == 0 else self._start(prompt.text, whole, begin)
         faithful.check_context(response, whole, template=self.template.name)
         self._check_calls(messages, prompt.tools, whole)
+        notes = (*notes, *faithful.unwritten(messages[begin:], whole, template=self.template.name))
         pieces = [Piece(whole[first : places[0][2]], None, ())] if turns[0] else []
         ends = [place for _, _, place in places[1:]] + [len(whole)]
         for (turn, asked, start), end in zip(places, ends, strict=True):

@@ -8,6 +8,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from jaxalign.hparams import check_beta
 from jaxalign.types import Array, Batch, Outputs, Terms, response_lengths, sum_responses
 
 
@@ -70,8 +71,7 @@ def pair_terms(loss: Array, pairs: Pairs, *, beta: float, metrics: dict[str, Arr
     Raises:
       ValueError: beta is not above 0.
     """
-    if not beta > 0:
-        raise ValueError(f"objective.beta={beta} is not above 0; it is the strength of the pull to the reference, often 0.01 to 0.5.")
+    check_beta(beta)
     rewards = beta * pairs.log_ratios
     values = {
         "rewards/accuracies": ranked_right(pairs.margin),

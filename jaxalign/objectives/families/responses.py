@@ -8,7 +8,8 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from jaxalign.types import Array, Batch, Outputs, Terms, mismatched, response_lengths, sum_responses
+from jaxalign.hparams import check_beta
+from jaxalign.types import Array, Batch, Outputs, Terms, mismatched, prompt_values, response_lengths, sum_responses
 
 SATURATED = 0.01  # a score nearer than this to 0 or 1; its squared and absolute errors have almost no gradient
 
@@ -71,11 +72,10 @@ def prompt_offset(policy: Outputs, *, squashed: bool) -> Array:
     Raises:
       ValueError: the model has no value head.
     """
-    if policy.prompt_values is None:
-        raise ValueError("offset='value_head' reads the value head but the model has none; set model.value_head to the largest reward.")
+    values = prompt_values(policy)
     if not squashed:
-        return policy.prompt_values
-    value = jnp.clip(policy.prompt_values, 1e-6, 1 - 1e-6)
+        return values
+    value = jnp.clip(values, 1e-6, 1 - 1e-6)
     return jnp.log(value) - jnp.log1p(-value)
 
 
@@ -108,8 +108,7 @@ def side_metrics(each: Responses, target: Array, *, beta: float) -> dict[str, tu
     Raises:
       ValueError: beta is not above 0.
     """
-    if not beta > 0:
-        raise ValueError(f"objective.beta={beta} is not above 0; it is the strength of the pull to the reference, often 0.01 to 0.5.")
+    check_beta(beta)
     values = {"rewards": beta * each.log_ratios, "logps": each.logps, "lengths": each.lengths}
     sides = {"chosen": each.weight * (target > 0.5), "rejected": each.weight * (target <= 0.5)}
     return {f"{name}/{side}": (value, weight) for name, value in values.items() for side, weight in sides.items()}

@@ -4,6 +4,8 @@ import pytest
 from tiny_data import CHATML
 
 from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.examples import Example
+from jaxalign.data.rows import encode
 from jaxalign.data.text import faithful, render, tokenizer
 
 HI = {"role": "user", "content": "Hi"}
@@ -163,6 +165,7 @@ def test_answers_for_a_template_that_opens_a_thought_are_trained_with_or_without
     assert trained(train, [HI], [answer]) == f"{thought}\n</think>\n\nYo</s>"
 
 
+SHORT_PAST = CHATML.replace("+ message['content'] +", "+ (message['content'] if loop.last or message['role'] != 'assistant' else '...') +")
 QWEN3 = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n"
     "{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -191,6 +194,28 @@ def test_thoughts_that_are_left_out_are_counted(make_tokenizer):
     train = make(make_tokenizer, R1, name="train", reasoning="train")
     assert [rule for rule, _ in train.response(train.prompt([HI]), [YO], train_turns="last").notes] == ["empty_thought"]
     assert train.response(train.prompt([HI]), [THOUGHT], train_turns="last").notes == ()
+
+
+def test_fields_and_past_answers_that_a_template_leaves_out_are_counted(make_tokenizer):
+    renderer = make(make_tokenizer)
+    asked = [{**HI, "name": "Berta"}, {**YO, "reasoning_content": "mull"}, BYE]
+    notes = dict(renderer.prompt(asked).notes)
+    assert notes.keys() == {"unwritten_name", "unwritten_reasoning_content"}
+    assert "does not write the name 'Berta' of the user turn" in notes["unwritten_name"]
+    answers = [YO, {"role": "tool", "content": "21", "tool_call_id": "c-7"}, YO]
+    assert [rule for rule, _ in renderer.response(renderer.prompt([HI]), answers, train_turns="last").notes] == ["unwritten_tool_call_id"]
+    short = make(make_tokenizer, SHORT_PAST, name="short")
+    assert [rule for rule, _ in short.prompt([HI, {**YO, "content": "a long answer"}, BYE]).notes] == ["unwritten_content"]
+
+
+def test_a_row_counts_once_per_rule(make_tokenizer):
+    changes = []
+    asked = [{**HI, "name": "Berta"}, YO, {**BYE, "name": "Carl"}]
+    answers = [[YO, {**HI, "name": name}, YO] for name in ("Dora", "Emil")]
+    example = Example(asked, tuple(answers), rewards=(1.0, 0.0), paired=True)
+    limits = encode.Limits(row_tokens=500, share_prompt=True)
+    encode.encode(example, renderer=make(make_tokenizer), limits=limits, row=0, train_turns="last", changed=lambda *note: changes.append(note))
+    assert [rule for rule, _ in changes] == ["unwritten_name"] and "Berta" in changes[0][1]
 
 
 def test_a_base_model_gains_the_markers_of_a_template(make_tokenizer):
