@@ -211,10 +211,11 @@ def test_fields_and_past_answers_that_a_template_leaves_out_are_counted(make_tok
 def test_a_row_counts_once_per_rule(make_tokenizer):
     changes = []
     asked = [{**HI, "name": "Berta"}, YO, {**BYE, "name": "Carl"}]
-    answers = [[YO, {**HI, "name": name}, YO] for name in ("Dora", "Emil")]
+    answers = [[YO, {**HI, "name": name}, {**YO, "content": name[0]}] for name in ("Dora", "Emil")]
     example = Example(asked, tuple(answers), rewards=(1.0, 0.0), paired=True)
     limits = encode.Limits(row_tokens=500, share_prompt=True)
-    encode.encode(example, renderer=make(make_tokenizer), limits=limits, row=0, train_turns="last", changed=lambda *note: changes.append(note))
+    renderer = make(make_tokenizer)
+    encode.encode(example, renderer=renderer, limits=limits, row=0, train_turns="last", changed=lambda *note: changes.append(note))
     assert [rule for rule, _ in changes] == ["unwritten_name"] and "Berta" in changes[0][1]
 
 
