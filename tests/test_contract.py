@@ -2,7 +2,8 @@
 
 An objective is picked up by its file. Policy and reference have different random weights; groups are uneven, some are filler, some are
 pairs and some judged one by one, and all have a response of another prompt. Every objective looks at the batch with the model of light.py;
-those of DECODED look at it with the real decoder too. One mesh with microbatches is in the quick tests, the others carry the marker slow.
+those of DECODED look at it with the real decoder too. One mesh with microbatches
+is in the quick tests for an objective of each family; the rest carries the marker slow.
 """
 
 import functools
@@ -21,9 +22,10 @@ from jaxalign.training import reference, step
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
 DECODED = ("dpo",)  # IFT and the value head have tests of their own with it
+QUICK = ("alol_kl", "dpo", "ift", "ipo", "kto", "modpo", "pro", "sft", "simpo", "una", "value")  # one of each family, quickly on a mesh
 COUNT, ROW_TOKENS = 12, 80
 PLAN = np.array([[0, 1], [2, -1], [3, 4], [-1, 5], [6, 7], [8, 9], [-1, -1], [10, 11]], np.int32)  # 8 rows
-WIDE_ROWS, WIDE_TOKENS, WIDE_GROUPS = 16, 144, 3  # one shape that every other layout of the same groups fits: one compile for all
+WIDE_ROWS, WIDE_TOKENS, WIDE_GROUPS = 16, 144, 3  # one shape that every other layout of the same groups fits: one compile for most
 
 
 class Result(NamedTuple):
@@ -84,13 +86,9 @@ def run(case, arrays, *, mesh=(1, 1, 1), microbatches=1):
         return Result(*jax.device_get((metrics, state.opt_state[0].trace, state.trainable)))
 
 
-def base():
-    return pack.assemble(text(), PLAN, row_tokens=ROW_TOKENS, share_prompt=True)
-
-
 @functools.cache
 def expected(case):
-    return run(case, base())
+    return run(case, wide(PLAN))
 
 
 def wide(plan, *, share_prompt=True):
@@ -119,6 +117,10 @@ CASES = [
 ]
 
 
+def _on_a_mesh(case):
+    return pytest.param(case, marks=() if case.name in QUICK and not case.hparams else pytest.mark.slow)
+
+
 @pytest.fixture(scope="module", params=CASES, ids=str)
 def case(request):
     """One objective after the other, and its programs are let go: those of all would use up the process's memory maps."""
@@ -133,22 +135,21 @@ def test_the_case_is_not_trivial(case):
     assert all(np.isfinite(value) for value in metrics.values())
     reached = {key for key, part in gradient.items() if any(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(part))}
     assert reached == gradient.keys() - ({"value_head"} if "value_head" not in case.reads else set())
-    assert len({int(n) for n in (base()["slots"] >= 0).sum(1)}) > 4  # rows carry unequal numbers of scored tokens
+    assert len({int(n) for n in (wide(PLAN)["slots"] >= 0).sum(1)}) > 4  # rows carry unequal numbers of scored tokens
 
 
+@pytest.mark.slow
 def test_padding_rows_and_padding_tokens_do_not_change_the_step(case):
-    assert_same(run(case, wide(PLAN)), expected(case))
+    assert_same(run(case, pack.assemble(text(), PLAN, row_tokens=ROW_TOKENS, share_prompt=True)), expected(case))
 
 
 def test_the_order_of_rows_does_not_change_the_step(case):
     order = np.random.default_rng(0).permutation(len(PLAN))
-    arrays = pack.assemble(text(), PLAN[order], row_tokens=ROW_TOKENS, share_prompt=True)
-    assert_same(run(case, arrays), expected(case))
+    assert_same(run(case, wide(PLAN[order])), expected(case))
 
 
 def test_the_order_of_groups_in_a_row_does_not_change_the_step(case):
-    arrays = pack.assemble(text(), PLAN[:, ::-1], row_tokens=ROW_TOKENS, share_prompt=True)
-    assert_same(run(case, arrays), expected(case))
+    assert_same(run(case, wide(PLAN[:, ::-1])), expected(case))
 
 
 def test_packed_rows_equal_one_group_a_row(case):
@@ -164,7 +165,7 @@ def test_a_shared_prompt_equals_a_repeated_one(case):
 
 
 def test_what_padding_and_filler_hold_does_not_change_the_step(case):
-    draw, arrays = np.random.default_rng(1), base()
+    draw, arrays = np.random.default_rng(1), wide(PLAN)
     padding = arrays["segments"] == 0
     arrays["tokens"] = np.where(padding, draw.integers(0, toys.CONFIG.vocab_size, padding.shape), arrays["tokens"]).astype(np.int32)
     arrays["positions"] = np.where(padding, 7, arrays["positions"]).astype(np.int32)
@@ -176,14 +177,15 @@ def test_what_padding_and_filler_hold_does_not_change_the_step(case):
 
 @pytest.mark.slow
 def test_eight_microbatches_equal_one_batch(case):
-    assert_same(run(case, base(), microbatches=8), expected(case))
+    assert_same(run(case, wide(PLAN), microbatches=8), expected(case))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_meshes_agree(case, mesh):
-    assert_same(run(case, base(), mesh=mesh), expected(case))
+    assert_same(run(case, wide(PLAN), mesh=mesh), expected(case))
 
 
+@pytest.mark.parametrize("case", [_on_a_mesh(case) for case in CASES], ids=str, indirect=True)
 def test_microbatches_on_a_mesh_equal_one_batch_on_one_device(case):
     assert_same(run(case, wide(PLAN), mesh=(2, 2, 2), microbatches=2), expected(case))

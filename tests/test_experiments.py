@@ -50,10 +50,8 @@ def test_both_ways_of_a_map_end_at_its_goal_and_the_optimal_one_is_optimal(name)
         grid.path("L")
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [many_seeds.rmsprop, *(pytest.param(rule, marks=pytest.mark.slow) for rule in (many_seeds.adam, many_seeds.gradient_descent))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", [many_seeds.rmsprop, many_seeds.adam, many_seeds.gradient_descent])
 def test_a_seed_trained_among_others_ends_where_it_ends_alone(optimizer):
     pairs, params = tree_mdp.PAIRS["C: B and one more pair"], tree_mdp.start(3, first_seed=0)
 

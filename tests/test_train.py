@@ -105,6 +105,7 @@ def test_a_stop_between_stages_ends_the_run_and_the_next_start_goes_on(tmp_path,
     assert log.read_metrics(tmp_path / "run" / "dpo", "eval")[-1]["step"] == 2
 
 
+@pytest.mark.slow
 def test_stages_hand_their_model_on(tmp_path, cache):
     path = two_stages(tmp_path, cache)
     assert train.main(["--config", str(path), "--workdir", str(tmp_path / "run")]) == 0

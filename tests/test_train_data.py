@@ -41,7 +41,8 @@ def pair(number):
     return {"prompt": f"Question {number}?", "chosen": f"Yes {number}.", "rejected": f"No, {number}."}
 
 
-@pytest.mark.parametrize("feedback", [None, pytest.param("label", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("feedback", [None, "label"])
 def test_kto_gets_responses_of_other_prompts_from_the_configuration_alone(start, tmp_path, feedback):
     assert start("run", "kto", [pair(i) for i in range(150)], feedback=feedback) == 0
     lines = log.read_metrics(tmp_path / "run", "train")

@@ -140,7 +140,7 @@ def run(name, hparams, policy, reference, of):
         return terms, value, gradient
 
 
-@pytest.mark.parametrize("case", CASES, ids=named)
+@pytest.mark.parametrize("case", [case if not case[1] else pytest.param(case, marks=pytest.mark.slow) for case in CASES], ids=named)
 def test_loss_gradient_and_metrics_are_finite_at_the_extremes(case):
     name, hparams = case
     reads = objectives.bind(name, **hparams).reads

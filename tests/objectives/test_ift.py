@@ -188,7 +188,7 @@ def on_decoder(mode, arrays, mesh=(1, 1, 1)):
         return jax.device_get(jax.jit(jax.value_and_grad(total))(toys.place_params(toys.params(0)), toys.place(arrays)))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [MODES[0], *(pytest.param(mode, marks=pytest.mark.slow) for mode in MODES[1:])])
 @pytest.mark.parametrize(
     ("plan", "share_prompt", "mesh"),
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 import grain
 import jax
 import jax.numpy as jnp
+import light
 import numpy as np
 import optax
 import pytest
@@ -123,14 +124,14 @@ def arrays(number):
 
 def run(name, rule, *, kind="frozen", steps=5, every=None):
     """(losses, state) of some steps on different batches; with `every` the source adds the policy's log-probs."""
-    optimizer, look = toys.keep_gradient(0.01), toys.next_token()
+    optimizer, look = toys.keep_gradient(0.01), light.next_token
     made = step.make_train_step(look, objectives.bind(name), rule, optimizer, optax.constant_schedule(0.01))
     dataset = grain.MapDataset.range(steps).map(arrays)
     options = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": every}
     batches = source.PolicyLogps(dataset, 0, **options) if every else source.Rows(dataset, 0)
     carried = {"source": functools.partial(source.PolicyLogps.carried, every, 4, 80)} if every else {}
     state = step.init_state(
-        toys.place_params(toys.params(0)), optimizer, rule=reference.RULES[kind], seed=0, statistics=toys.statistics(name), **carried
+        light.params(0), optimizer, rule=reference.RULES[kind], seed=0, statistics=toys.statistics(name), **carried
     )
     losses = []
     for number in range(steps):
@@ -173,9 +174,9 @@ def test_a_table_of_log_probs_equals_the_reference_that_moves():
 
 
 def test_a_column_of_log_probs_equals_the_frozen_reference():
-    params, first, optimizer = toys.place_params(toys.params(0)), toys.place_params(toys.params(0)), toys.keep_gradient(0.01)
-    made = step.make_train_step(toys.next_token(), objectives.bind("dpo"), reference.precomputed, optimizer, optax.constant_schedule(0.01))
-    look = jax.jit(lambda batch: toys.next_token()(first, batch, 0).logps)
+    params, first, optimizer = light.params(0), light.params(0), toys.keep_gradient(0.01)
+    made = step.make_train_step(light.next_token, objectives.bind("dpo"), reference.precomputed, optimizer, optax.constant_schedule(0.01))
+    look = jax.jit(lambda batch: light.next_token(first, batch, 0).logps)
     state, losses = step.init_state(params, optimizer, rule=reference.RULES["precomputed"], seed=0), []
     for number in range(5):
         batch: Batch = toys.place(arrays(number))
@@ -190,8 +191,8 @@ def test_a_column_of_log_probs_equals_the_frozen_reference():
 def test_a_moved_reference_is_the_same_on_a_mesh(mesh):
     def two_steps():
         rule, optimizer = functools.partial(reference.soft, alpha=0.6, every_steps=1), toys.keep_gradient()
-        made = step.make_train_step(toys.next_token(), objectives.bind("dpo"), rule, optimizer, optax.constant_schedule(0.1))
-        state = step.init_state(toys.place_params(toys.params(0)), optimizer, rule=reference.RULES["soft"], seed=0, keep_initial=True)
+        made = step.make_train_step(light.next_token, objectives.bind("dpo"), rule, optimizer, optax.constant_schedule(0.1))
+        state = step.init_state(light.params(0), optimizer, rule=reference.RULES["soft"], seed=0, keep_initial=True)
         layout = jax.tree.map(lambda x: x.sharding, state)
         whole = pack.assemble(toys.groups(8, seed=1), np.arange(8, dtype=np.int32)[:, None], row_tokens=80, share_prompt=True)
         for _ in range(2):

@@ -40,10 +40,8 @@ def seen(lines):
     return [line for line in kept if line["step"] >= 3]
 
 
-QUICK = "a running mean of rewards"
-
-
-@pytest.mark.parametrize("case", [QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != QUICK)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_a_continued_run_equals_one_that_was_not_stopped(tmp_path, cache, case):
     whole = start(tmp_path, cache, *CASES[case])
     shutil.rmtree(tmp_path / "checkpoints" / "6")  # as if it had been killed before its last save

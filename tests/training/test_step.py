@@ -78,7 +78,7 @@ def test_a_frozen_reference_keeps_every_bit_and_the_policy_moves(on_one_device):
     assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, before, jax.device_get(state.trainable))))
 
 
-@pytest.mark.parametrize("name", ["dpo", "cdpo", "rdpo"])
+@pytest.mark.parametrize("name", ["dpo", pytest.param("cdpo", marks=pytest.mark.slow), pytest.param("rdpo", marks=pytest.mark.slow)])
 def test_the_first_loss_is_ln_2_with_an_accuracy_of_a_half_and_no_margin(on_one_device, name):
     _, metrics = toys.make_step(name)(toys.make_state(name, same=True), toys.place(arrays()))
     np.testing.assert_allclose(metrics["loss"], math.log(2), rtol=1e-6)
@@ -86,7 +86,7 @@ def test_the_first_loss_is_ln_2_with_an_accuracy_of_a_half_and_no_margin(on_one_
     assert metrics["grad_norm"] > 1e-3
 
 
-@pytest.mark.parametrize("name", ["dpo", "cdpo", "rdpo"])
+@pytest.mark.parametrize("name", ["dpo", pytest.param("cdpo", marks=pytest.mark.slow), pytest.param("rdpo", marks=pytest.mark.slow)])
 def test_no_gradient_reaches_the_reference(on_one_device, name):
     batch = toys.place(arrays())
 
