@@ -38,7 +38,7 @@ def of_nll(case, **hparams):
         terms = ift(Outputs(-nll), None, batch, **hparams)
         return terms.loss.sum(), terms
 
-    gradient, terms = jax.grad(total, has_aux=True)(nll)
+    gradient, terms = jax.jit(jax.grad(total, has_aux=True))(nll)
     return terms.loss[:, 0], gradient, terms
 
 

@@ -34,7 +34,7 @@ def evaluate(name, policy, reference, columns, **hparams):
         return jnp.sum(terms.loss * terms.weight) / jnp.sum(terms.weight), terms
 
     arrays = jnp.asarray(policy, jnp.float32), jnp.asarray(reference, jnp.float32), columns
-    (_, terms), gradients = jax.value_and_grad(mean, argnums=(0, 1, 2), has_aux=True)(*arrays)
+    (_, terms), gradients = jax.jit(jax.value_and_grad(mean, argnums=(0, 1, 2), has_aux=True))(*arrays)
     return terms, *gradients
 
 

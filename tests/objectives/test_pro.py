@@ -15,7 +15,7 @@ def evaluate(policy, mask, reward, *, valid=None, **hparams):
         terms = toys.objective("pro")[0](outputs(policy), None, responses(mask, reward=reward, valid=valid), **hparams)
         return jnp.sum(terms.loss * terms.weight) / jnp.sum(terms.weight), terms
 
-    (_, terms), gradient = jax.value_and_grad(mean, has_aux=True)(jnp.asarray(policy, jnp.float32))
+    (_, terms), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(jnp.asarray(policy, jnp.float32))
     return terms, gradient
 
 

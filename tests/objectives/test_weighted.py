@@ -30,7 +30,7 @@ def evaluate(name, policy, reference, mask, *, reward, advantage, valid=None, **
 
     arrays = (jnp.asarray(x, jnp.float32) for x in (policy, reference))
     judged = tuple(jnp.asarray(x, jnp.float32) for x in (reward, advantage))
-    (_, terms), gradients = jax.value_and_grad(mean, argnums=(0, 1, 2), has_aux=True)(*arrays, judged)
+    (_, terms), gradients = jax.jit(jax.value_and_grad(mean, argnums=(0, 1, 2), has_aux=True))(*arrays, judged)
     return terms, *gradients
 
 
@@ -233,7 +233,7 @@ def with_kl(policy_logits, reference_logits, advantage, kl_beta):
             terms = toys.objective("alol_kl")[0](look(logits), look(reference_logits), batch, kl_beta=kl_beta)
             return terms.loss.sum(), terms.loss
 
-        (_, loss), gradient = jax.value_and_grad(total, has_aux=True)(policy_logits)
+        (_, loss), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(policy_logits)
     return np.asarray(loss), np.asarray(gradient)
 
 
@@ -264,12 +264,14 @@ def test_on_a_bandit_the_mean_reward_rises_with_every_step(name):
     reward = jnp.array([0.9, 0.6, 0.3, 0.1])  # a uniform reference whose data hold every arm once; its value is the mean reward
     reference, scores, means = jnp.full(4, -jnp.log(4.0)), jnp.zeros(4), []
 
-    def loss(scores):
+    @jax.jit
+    @jax.grad
+    def slope(scores):
         batch = responses(np.ones((4, 1, 1)), reward=reward[:, None], advantage=(reward - reward.mean())[:, None])
         terms = toys.objective(name)[0](outputs(jax.nn.log_softmax(scores)[:, None]), outputs(reference[:, None]), batch)
         return (terms.loss * terms.weight).sum() / terms.weight.sum()
 
     for _ in range(30):
         means.append(float(jax.nn.softmax(scores) @ reward))
-        scores = scores - 1.0 * jax.grad(loss)(scores)
+        scores = scores - 1.0 * slope(scores)
     assert (np.diff(means) > 0).all() and means[-1] > means[0] + 0.05
