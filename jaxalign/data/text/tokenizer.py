@@ -76,7 +76,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence; no BOS, no EOS."""
-        return self.model.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return self.model.encode(text, add_special_tokens=False).ids
 
     def encode_next(self, text: str) -> list[int]:
         """Ids of a text that goes on where another ended: as `encode`, without the space that sentencepiece puts in front."""
