@@ -2,8 +2,8 @@
 
 An objective is picked up by its file. Policy and reference have different random weights; groups are uneven, some are filler, some are
 pairs and some judged one by one, and all have a response of another prompt. Every objective looks at the batch with the model of light.py;
-those of DECODED look at it with the real decoder too. One mesh with microbatches
-is in the quick tests for an objective of each family; the rest carries the marker slow.
+those of DECODED look at it with the real decoder too. An objective of each family is
+among the quick tests, on one mesh with microbatches; the rest carries the marker slow.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jaxalign.training import reference, step
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
 DECODED = ("dpo",)  # IFT and the value head have tests of their own with it
-QUICK = ("alol_kl", "dpo", "ift", "ipo", "kto", "modpo", "pro", "sft", "simpo", "una", "value")  # one of each family, quickly on a mesh
+QUICK = ("alol_kl", "dpo", "ift", "ipo", "kto", "modpo", "pro", "sft", "simpo", "una", "value")  # one of each family
 COUNT, ROW_TOKENS = 12, 80
 PLAN = np.array([[0, 1], [2, -1], [3, 4], [-1, 5], [6, 7], [8, 9], [-1, -1], [10, 11]], np.int32)  # 8 rows
 WIDE_ROWS, WIDE_TOKENS, WIDE_GROUPS = 16, 144, 3  # one shape that every other layout of the same groups fits: one compile for most
@@ -117,11 +117,10 @@ CASES = [
 ]
 
 
-def _on_a_mesh(case):
-    return pytest.param(case, marks=() if case.name in QUICK and not case.hparams else pytest.mark.slow)
+PARAMS = [pytest.param(case, marks=() if case.name in QUICK and not case.hparams else pytest.mark.slow) for case in CASES]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=str)
+@pytest.fixture(scope="module", params=PARAMS, ids=str)
 def case(request):
     """One objective after the other, and its programs are let go: those of all would use up the process's memory maps."""
     yield request.param
@@ -186,6 +185,5 @@ def test_meshes_agree(case, mesh):
     assert_same(run(case, wide(PLAN), mesh=mesh), expected(case))
 
 
-@pytest.mark.parametrize("case", [_on_a_mesh(case) for case in CASES], ids=str, indirect=True)
 def test_microbatches_on_a_mesh_equal_one_batch_on_one_device(case):
     assert_same(run(case, wide(PLAN), mesh=(2, 2, 2), microbatches=2), expected(case))

@@ -38,7 +38,10 @@ def place(*arrays):
     return [jax.device_put(x, sharding.named(sharding.spec(*axes(x)))) for x in arrays]
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)], ids=str)
+SHAPES = [(1, 1, 1), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((8, 1, 1), (1, 8, 1), (1, 1, 8))), (2, 2, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("vocab_size", "softcap", "chunk"), [(64, None, 8), (61, None, 1024), (61, 3.0, 7)])
 def test_chunked_equals_dense_in_values_and_gradients(monkeypatch, shape, vocab_size, softcap, chunk):
     monkeypatch.setattr(chunks, "REST_TOKENS", 5)  # whole chunks of 8 or 7 tokens, then some of 5

@@ -188,14 +188,11 @@ def on_decoder(mode, arrays, mesh=(1, 1, 1)):
         return jax.device_get(jax.jit(jax.value_and_grad(total))(toys.place_params(toys.params(0)), toys.place(arrays)))
 
 
-@pytest.mark.parametrize("mode", [MODES[0], *(pytest.param(mode, marks=pytest.mark.slow) for mode in MODES[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("plan", "share_prompt", "mesh"),
-    [
-        pytest.param(PLAN, False, (1, 1, 1), marks=pytest.mark.slow),
-        pytest.param(np.arange(12, dtype=np.int32)[:, None], True, (1, 1, 1), marks=pytest.mark.slow),
-        (PLAN, False, (2, 2, 2)),
-    ],
+    [(PLAN, False, (1, 1, 1)), (np.arange(12, dtype=np.int32)[:, None], True, (1, 1, 1)), (PLAN, False, (2, 2, 2))],
     ids=["prompts repeated", "one group a row", "prompts repeated, on a mesh"],
 )
 def test_packed_and_unpacked_shared_and_repeated_prompts_are_the_same(mode, plan, share_prompt, mesh):

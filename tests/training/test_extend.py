@@ -35,7 +35,7 @@ def start(workdir, cache, *settings, code=0):
 TABLE = pytest.param(("reference.rule=hard_table", "reference.every_steps=3"), id="hard_table", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("settings", [pytest.param((), id="frozen"), TABLE])
+@pytest.mark.parametrize("settings", [pytest.param((), id="frozen", marks=pytest.mark.slow), TABLE])
 def test_a_run_extended_at_its_end_is_the_run_extended_from_the_start(tmp_path, cache, settings):
     start(tmp_path / "later", cache, *settings, "data.eval=None")
     later = start(tmp_path / "later", cache, *settings, "data.eval=None", *LONGER)
