@@ -2,9 +2,10 @@
 
     python tests/benchmarks/prepare.py HH_FILE TOKENIZER_FOLDER [ROWS]
 
-Both read the same rows. `datasets.map` encodes the two dialogues of a row whole, in batches, into input_ids and attention_mask, which is
-the least that a trainer of preferences needs; `prepare` renders, encodes, checks, packs and writes them. They alternate three times, and
-the ratio is that of the best times.
+All read the same rows. `prepare` parses the dialogues, renders, encodes, checks, packs and writes them. `datasets.map` does it twice:
+"as trainers do", where the prompt and both answers of a row are rendered with the same chat template and encoded, row by row; and
+"encoding alone", where the raw dialogues are encoded whole, in batches, and nothing is parsed, rendered or cut. They alternate three
+times, and the ratios are those of the best times.
 """
 
 import os
@@ -25,8 +26,8 @@ def ours(file: str, tokenizer: str, rows: int) -> None:
         prepare(source, tokenizer=tokenizer, template="hh", row_tokens=1024, out_root=out, processes=1, quiet=True)
 
 
-def theirs(file: str, tokenizer: str, rows: int) -> None:
-    """Encodes the same rows with `datasets.map`, chosen and rejected, and writes them to its cache."""
+def encoding_alone(file: str, tokenizer: str, rows: int) -> None:
+    """Encodes the same rows with `datasets.map`, chosen and rejected whole, and writes them to its cache."""
     import datasets
     import tokenizers
 
@@ -45,6 +46,41 @@ def theirs(file: str, tokenizer: str, rows: int) -> None:
         data.map(encode, batched=True, remove_columns=data.column_names)
 
 
+def as_trainers_do(file: str, tokenizer: str, rows: int) -> None:
+    """Renders and encodes prompt, chosen and rejected of the same rows with `datasets.map` and transformers."""
+    import datasets
+    import transformers
+
+    from jaxalign.data.text import templates
+
+    model = transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(tokenizer) / "tokenizer.json"))
+    model.chat_template = (Path(templates.__file__).parent / "chat" / "hh.jinja").read_text()
+
+    def turns(text):
+        pieces = text.split("\n\n")[1:]
+        roles = {"Human": "user", "Assistant": "assistant"}
+        messages = []
+        for piece in pieces:
+            name, colon, content = piece.partition(":")
+            if colon and name in roles:
+                messages.append({"role": roles[name], "content": content.strip()})
+            elif messages:
+                messages[-1]["content"] += f"\n\n{piece}"
+        return messages
+
+    def encode(row):
+        asked = model.apply_chat_template(turns(row["chosen"])[:-1], tokenize=False, add_generation_prompt=True)
+        columns = {"prompt_input_ids": model(asked, add_special_tokens=False)["input_ids"]}
+        for side in ("chosen", "rejected"):
+            whole = model.apply_chat_template(turns(row[side]), tokenize=False)
+            columns[f"{side}_input_ids"] = model(whole.removeprefix(asked), add_special_tokens=False)["input_ids"]
+        return columns
+
+    with tempfile.TemporaryDirectory() as cache:
+        data = datasets.load_dataset("json", data_files=file, split=f"train[:{rows}]", cache_dir=cache)
+        data.map(encode, remove_columns=data.column_names)
+
+
 def seconds(function, *arguments) -> float:
     """CPU seconds, of all threads, of one call."""
     start = time.process_time()
@@ -53,13 +89,16 @@ def seconds(function, *arguments) -> float:
 
 
 def main(file: str, tokenizer: str, rows: str = "1500") -> None:
-    """Runs both in turn and prints their best times."""
+    """Runs all in turn and prints their best times."""
     import datasets
 
     datasets.disable_progress_bars()
-    times = [(seconds(theirs, file, tokenizer, int(rows)), seconds(ours, file, tokenizer, int(rows))) for _ in range(3)]
-    map_s, prepare_s = (min(column) for column in zip(*times, strict=True))
-    print(f"datasets.map {map_s:.2f} s, prepare {prepare_s:.2f} s: prepare is {map_s / prepare_s:.2f} times as fast")
+    ways = (ours, as_trainers_do, encoding_alone)
+    times = [[seconds(way, file, tokenizer, int(rows)) for way in ways] for _ in range(3)]
+    prepare_s, *others = (min(column) for column in zip(*times, strict=True))
+    for way, map_s in zip(ways[1:], others, strict=True):
+        name = way.__name__.replace("_", " ")
+        print(f"datasets.map, {name}: {map_s:.2f} s; prepare {prepare_s:.2f} s: prepare is {map_s / prepare_s:.2f} times as fast")
 
 
 if __name__ == "__main__":
