@@ -8,6 +8,7 @@
 | HelpSteer2-preference | response_1, response_2 | preference_strength | -3 to 3; below 0: the first |
 | SHP | human_ref_A, human_ref_B | labels | 1: the first |
 | arena | conversation_a, conversation_b | winner | model_a, model_b, tie |
+| arena 55k | response_a, response_b | winner_model_a, winner_model_b | the one that has a 1 |
 | WebGPT | answer_0, answer_1 | score_0, score_1 | the higher score, where no column chooses |
 """
 
@@ -28,6 +29,7 @@ CHOICES = (
 )  # fmt: skip
 SIGNED = ("overall_preference", "preference_strength")  # below 0: the first is better
 FIRST_IS_ONE = {"human_ref": "labels"}  # column of which 1 is the first answer and 0 the second
+NUMBERS = {"winner_model": 1, "score": 1, "rating": 1, "reward": 1, "rank": -1}  # NAME_0 and NAME_1: 1: the higher is better, -1: the lower
 TIES = ("tie", "both", "equal", "same", "neither", "none", "draw", "tie (bothbad)", "both_bad")
 PROMPTS = ("prompt", "instruction", "question", "context", "history", "conversations", "input")
 
@@ -37,7 +39,13 @@ class Sides(NamedTuple):
 
     columns: tuple[str, str]  # equal: one column that holds a list of two
     suffixes: tuple[str, str]
-    choice: str | None  # the column that chooses; None: the higher score
+    choice: str | None  # the column that chooses; None: `numbers` do
+    numbers: str | None = None  # one of NUMBERS
+
+    @property
+    def columns_of_numbers(self) -> list[str]:
+        """The columns that decide where none chooses."""
+        return [f"{self.numbers}_{suffix}" for suffix in self.suffixes]
 
 
 def sides_in(names: set[str], lists: Iterable[str] = ()) -> Sides | None:
@@ -49,8 +57,8 @@ def sides_in(names: set[str], lists: Iterable[str] = ()) -> Sides | None:
                 if not set(columns) <= names:
                     continue
                 choice = next((name for name in (FIRST_IS_ONE.get(text), *CHOICES) if name in names), None)
-                scored = {f"score_{suffix}" for suffix in suffixes} <= names
-                return Sides(columns, suffixes, choice) if choice or scored else None
+                numbers = next((name for name in NUMBERS if {f"{name}_{suffix}" for suffix in suffixes} <= names), None)
+                return Sides(columns, suffixes, choice, numbers) if choice or numbers else None
     choice = next((name for name in CHOICES if name in names), None)
     column = next((name for name in ANSWERS if name in lists), None)
     return Sides((column, column), ("0", "1"), choice) if choice and column else None
@@ -117,12 +125,13 @@ def place_of(value, sides: Sides, base: int | None) -> int:
 def _better(row, sides, base):
     if sides.choice is not None:
         return place_of(row[sides.choice], sides, base)
-    scores = [number(row[f"score_{suffix}"]) for suffix in sides.suffixes]
-    if None in scores:
-        raise RowError("missing_score", f"the two answers need numbers in {' and '.join(f'score_{suffix}' for suffix in sides.suffixes)}.")
-    if scores[0] == scores[1]:
-        raise RowError("tie", f"both answers have the score {scores[0]:g}, so neither is preferred; leave the row out.")
-    return int(scores[1] > scores[0])
+    names = sides.columns_of_numbers
+    values = [number(int(row[name]) if isinstance(row[name], bool) else row[name]) for name in names]
+    if None in values:
+        raise RowError("missing_score", f"the two answers need numbers in {' and '.join(names)}.")
+    if values[0] == values[1]:
+        raise RowError("tie", f"both answers have {values[0]:g} in {' and '.join(names)}, so neither is preferred; leave the row out.")
+    return int((values[1] - values[0]) * NUMBERS[sides.numbers] > 0)
 
 
 def _numbers(row, sides, better):

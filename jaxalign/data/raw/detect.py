@@ -28,7 +28,7 @@ def detect(row: Mapping) -> tuple[str, str]:
             return "binary", f"it has {name}"
     sides = choices.sides_of(Record(row))
     if sides is not None:
-        by = sides.choice or " and ".join(f"score_{suffix}" for suffix in sides.suffixes)
+        by = sides.choice or " and ".join(sides.columns_of_numbers)
         return "choice", f"it has {' and '.join(dict.fromkeys(sides.columns))}, of which {by} chooses the better one"
     of_several = answers is not None and isinstance(row[answers], (list, tuple)) and answers.endswith("s")
     inside = {key for item in row[answers] if isinstance(item, Mapping) for key in item} if of_several else set()

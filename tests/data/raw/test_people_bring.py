@@ -31,6 +31,7 @@ ARENA = {
     "conversation_b": [turn("user", "p"), turn("assistant", "b")],
     "winner": "model_b",
 }
+ARENA_55K = {"prompt": "p", "response_a": "a", "response_b": "b", "winner_model_a": 0, "winner_model_b": 0, "winner_tie": 1}
 NECTAR = {"prompt": HH, "answers": [{"answer": "b", "rank": 2, "model": "m"}, {"answer": "a", "rank": 1}, {"answer": "c", "rank": 3}]}
 
 
@@ -45,6 +46,8 @@ NECTAR = {"prompt": HH, "answers": [{"answer": "b", "rank": 2, "model": "m"}, {"
         ({**SHP, "labels": 0, "score_A": 3, "score_B": 9}, "of which labels chooses", ("b", "a")),
         (ARENA, "of which winner chooses", ("b", "a")),
         ({"question": "p", "answer_0": "a", "answer_1": "b", "score_0": -0.5, "score_1": 0.5}, "score_0 and score_1", ("b", "a")),
+        ({**ARENA_55K, "winner_model_b": 1}, "winner_model_a and winner_model_b", ("b", "a")),
+        ({"prompt": "p", "response_1": "a", "response_2": "b", "rank_1": "1", "rank_2": "2"}, "rank_1 and rank_2", ("a", "b")),
         ({"prompt": "p", "response_1": "a", "response_2": "b", "preferred": "1"}, "of which preferred chooses", ("a", "b")),
         ({"prompt": "p", "response_a": "a", "response_b": "b", "preference": "B"}, "of which preference chooses", ("b", "a")),
         (NECTAR, "it has answers with ranks", ("a", "b", "c")),
@@ -65,6 +68,7 @@ def test_two_answers_and_a_choice_become_best_first(row, because, best_first):
     [
         ({**HELPSTEER3, "overall_preference": 0}, "tie"),
         ({**ARENA, "winner": "tie (bothbad)"}, "tie"),
+        (ARENA_55K, "tie"),
         ({**ARENA, "winner": "model_c"}, "choice"),
         ({**PKU, "better_response_id": 2}, "choice"),
         ({**PKU, "better_response_id": [1]}, "choice"),
