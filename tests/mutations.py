@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 XLA, CHUNKS, KL = "models/attention/xla.py", "lm_head/chunks.py", "lm_head/distributions.py"
 PACK, LOADER, STEP = "data/rows/pack.py", "data/rows/loader.py", "training/step.py"
 REFERENCE, SOURCE, CHECKPOINT = "training/reference.py", "rollout/source.py", "training/checkpoint.py"
+METRICS, ESTIMATES, OPTIM = "training/metrics.py", "reports/estimates.py", "training/optim.py"
 RUNS, MANIFEST = "training/runs.py", "manifest.py"
 KTO, RESPONSES, FORWARD, IFT = "objectives/kto.py", "objectives/families/responses.py", "training/forward.py", "objectives/ift.py"
 RENDER, RENDERER, NAMES = "data/text/render.py", "data/text/renderer.py", "hf/names.py"
@@ -33,6 +34,10 @@ class Function:
     changes: tuple[tuple[str, str, str], ...]
 
 
+CLIP = "        optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),\n"
+RULE = "        rule(axes, **hparams),\n"
+DECAY = "        optax.add_decayed_weights(weight_decay, mask=_matrices(axes)) if weight_decay else optax.identity(),\n"
+RATE = "        optax.scale_by_learning_rate(schedule),\n"
 FUNCTIONS = (
     Function(
         "attention mask",
@@ -167,6 +172,17 @@ FUNCTIONS = (
             (KL, "jnp.exp(log_p) * (log_p - log_q - heads.at(kl, index)[:, None])", "jnp.exp(log_p) * (log_p - log_q)"),
         ),
     ),
+    Function(
+        "optimizer and held-out numbers",
+        "tests/training/test_optim.py tests/training/test_metrics.py tests/evaluators tests/reports/test_estimates.py",
+        (
+            (OPTIM, CLIP + RULE, RULE + CLIP),
+            (OPTIM, DECAY + RATE, RATE + DECAY),
+            (METRICS, "token_kl(*sides, batch", "token_kl(*sides[::-1], batch"),
+            (ESTIMATES, "value = sums.sum() / weights.sum()", "value = (sums / weights).mean()"),
+            (METRICS, "(batch.reward[:, :, None] > batch.reward[:, None])", "(batch.reward[:, :, None] >= batch.reward[:, None])"),
+        ),
+    ),
 )  # fmt: skip
 
 
@@ -185,7 +201,7 @@ def main(words: list[str]) -> int:
                 start = time.monotonic()
                 noticed = _noticed(Path(folder), function, Path(folder, "jaxalign", file), right, wrong)
                 survivors += noticed == "SURVIVED"
-                change = f"`{right}` -> `{wrong}`".replace("\n", " ")
+                change = " ".join(f"`{right}` -> `{wrong}`".split())
                 print(f"| {function.name} | {change} | {noticed} in {time.monotonic() - start:.0f} s |", flush=True)
     print(f"{survivors} survived.")
     return survivors > 1
