@@ -117,6 +117,25 @@ def test_loss_and_metrics_are_weighted_means_over_the_whole_batch(on_one_device,
     assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())
 
 
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_the_gradient_is_that_of_the_weighted_mean_over_the_whole_batch(on_one_device, microbatches):
+    def look(params, batch, step):
+        return Outputs(params["scale"] * jnp.ones(batch.tokens.shape))
+
+    def scaled(policy, constant, batch):
+        return Terms(policy.logps[0, 0] * batch.reward**2, batch.valid.astype(jnp.float32) * batch.reward, {})
+
+    optimizer = toys.keep_gradient()
+    train_step = step.make_train_step(
+        look, objectives.plain(scaled), reference.none, optimizer, optax.constant_schedule(0.0), microbatches=microbatches
+    )
+    state = step.init_state({"scale": jnp.ones(())}, optimizer, rule=reference.RULES["none"], seed=0)
+    state, metrics = train_step(state, toys.place(arrays() | {"reward": numbers()}))
+    expected = np.average(numbers() ** 2, weights=np.where(arrays()["valid"], numbers(), 0.0))
+    np.testing.assert_allclose(state.opt_state[0].trace["scale"], expected, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], expected, rtol=1e-6)
+
+
 def numbers():
     return np.arange(1.0, 25.0, dtype=np.float32).reshape(8, 3)
 
