@@ -85,7 +85,7 @@ FUNCTIONS = (
     ),
     Function(
         "step",
-        "tests/training/test_step.py",
+        "tests/training/test_step.py tests/training/test_reference.py",
         (
             (STEP, 'g / jnp.where(sums["loss"][1] > 0, sums["loss"][1], 1.0)', "g / batch.paired.size"),
             (STEP, "reference_rule(state.reference, trainable, state", "reference_rule(state.reference, state.trainable, state"),
