@@ -1,6 +1,7 @@
 """A checkpoint that was damaged on disk is named and passed over: the run goes on from the newest good one, bit for bit."""
 
 import json
+import os
 from pathlib import Path
 import random
 import shutil
@@ -16,7 +17,7 @@ from jaxalign.training.checkpoint import Checkpoints
 OPTIMIZED = True
 TINY = str(Path(__file__).parents[1] / "tiny.py") + ":sft"
 SETTINGS = ("train.total_steps=4", "train.save_every_steps=2", "train.eval_every_steps=2", "train.log_every_steps=1")
-FEW, MANY = range(1), range(1, 61)
+FEW, MANY = range(1), range(1, 1 + int(os.environ.get("DAMAGES", 6)))  # a sweep: DAMAGES=60 python -m pytest -m slow THIS_FILE
 
 
 def start(workdir, cache):
