@@ -140,7 +140,7 @@ FUNCTIONS = (
     ),
     Function(
         "render",
-        "tests/data/text/test_render.py",
+        "tests/data/text/test_render.py tests/data/text/test_faithful.py tests/data/text/test_against_transformers.py",
         (
             (RENDER, "if len(ends) > 1 and ends[0] == ends[1] and", "if len(ends) > 2 and ends[0] == ends[1] and"),
             (RENDER, "tokenizer.eos_id if tokenizer.eos_id in common else common[0]", "common[0]"),
@@ -151,7 +151,7 @@ FUNCTIONS = (
     ),
     Function(
         "hf names",
-        "tests/hf/test_stories260k.py tests/hf/test_export_command.py",
+        "tests/hf/test_stories260k.py tests/hf/test_vocabulary.py tests/hf/test_weights_folder.py tests/models/test_decoder_parity.py",
         (
             (NAMES, '"HE D", "HE", "layers.attention.q", "DHE", "HE"', '"D HE", "HE", "layers.attention.q", "DHE", "HE"'),
             (NAMES, "np.take(array, part, axis=", "np.take(array, 0, axis="),
@@ -174,7 +174,8 @@ FUNCTIONS = (
     ),
     Function(
         "optimizer and held-out numbers",
-        "tests/training/test_optim.py tests/training/test_metrics.py tests/evaluators tests/reports/test_estimates.py",
+        "tests/training/test_optim.py tests/training/test_metrics.py tests/evaluators tests/reports/test_estimates.py "
+        "tests/training/test_step.py::test_the_evaluated_kl_is_that_of_the_policy_from_the_reference",
         (
             (OPTIM, CLIP + RULE, RULE + CLIP),
             (OPTIM, DECAY + RATE, RATE + DECAY),

@@ -96,6 +96,11 @@ def test_noise_depends_on_seed_and_step_only():
     assert not np.array_equal(first, other)
 
 
+def test_the_mixing_rises_from_its_start_to_its_largest_over_the_warm_up():
+    shares = [float(mixing(step, largest=0.5, start=0.1, warmup=4)) for step in (0, 2, 4, 9)]
+    np.testing.assert_allclose(shares, [0.1, 0.3, 0.5, 0.5], rtol=1e-6)
+
+
 @pytest.mark.parametrize("options", [{"mixing": 1.2}, {"mixing_start": 0.1}, {"mixing_noise": -1.0}], ids=str)
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=f"forward.*{next(iter(options))}"):

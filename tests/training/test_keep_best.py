@@ -36,6 +36,10 @@ def test_what_is_no_number_is_never_best_and_never_deletes_the_best(tmp_path, lo
     assert save_all(tmp_path, losses, keep_last=1, keep_best=1) == kept
 
 
+def test_without_a_count_of_the_best_the_newest_are_kept(tmp_path):
+    assert save_all(tmp_path, [1.0, 2.0, 3.0, 4.0], keep_last=2) == [3, 4]
+
+
 def test_two_best_by_a_metric_of_which_more_is_better(tmp_path):
     assert save_all(tmp_path, [0.0, 5.0, NAN, 3.0, 1.0], keep_last=1, keep_best=2, metric="-loss") == [2, 4, 5]
 

@@ -147,6 +147,15 @@ def numbered(policy, constant, batch):
     return Terms(loss, valid * value, {"plain": (loss / value, valid), "nobody": (value, jnp.zeros_like(value))})
 
 
+def test_the_statistics_of_the_batch_are_carried_to_the_next_step(on_one_device):
+    train_step, state, batch = toys.make_step("bco"), toys.make_state("bco"), toys.place(arrays())
+    state, _ = train_step(state, batch)
+    first = jax.device_get(state.statistics)
+    assert first["seen"] == pytest.approx(0.1) and first["rewards"] != 0  # its decay is 0.9
+    state, _ = train_step(state, batch)
+    assert float(state.statistics["seen"]) == pytest.approx(0.19)
+
+
 def test_a_batch_of_padding_changes_nothing_and_has_no_loss(on_one_device):
     empty = pack.empty_batch(4, groups=2, responses=2, row_tokens=ROW_TOKENS)
     state = toys.make_state("dpo")
