@@ -27,6 +27,9 @@ def load_file(reference: str) -> ConfigDict:
         config, or any error inside the file; with the file and, where there is one, the line.
     """
     path, _, argument = reference.partition(":")
+    if Path(path).is_dir():
+        there = ", ".join(sorted(file.name for file in Path(path).glob("*.py"))) or "none"
+        raise ConfigError(f"--config {path}: it is a folder; name one of its Python files: {there}.")
     if not Path(path).is_file():
         raise ConfigError(f"--config {path}: no such file; {nearby(Path(path))}")
     if Path(path).suffix != ".py":
@@ -93,7 +96,7 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
             raise ConfigError(f"--config.{key} has no value; write --config.{key}=VALUE.")
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # what literal_eval raises of text that is no literal
             value = {"true": True, "false": False}.get(text.lower(), text)
         *parents, leaf = key.split(".")
         node = config
@@ -113,5 +116,9 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
                     raise ConfigError(f"--config.{other} and --config.{key} are both given; keep one of them.")
                 for sibling in set(siblings) & set(node.keys()):
                     del node[sibling]
-        with node.ignore_type():
+        if leaf in node:
+            del node[leaf]  # a ConfigDict would turn the value into the type of the one before
+        try:
             node[leaf] = value
+        except ValueError as error:
+            raise ConfigError(f"--config.{key}={text}: {error}") from error

@@ -33,7 +33,7 @@ def _sources(value, name):
         return value
     sets = named_sets(dict(value))
     renamed = {key: _renamed(source, FORMER_OF_SOURCES, f"{name}.{key}" if key else name) for key, source in sets.items()}
-    return renamed.get("", renamed)
+    return renamed[""] if renamed.keys() == {""} else renamed
 
 
 def _renamed(section, names, name):

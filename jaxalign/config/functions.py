@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import math
 from typing import Any
 
-from jaxalign.config.schema import DURATIONS, OTHER_NAMES, SCHEMA, units
+from jaxalign.config.schema import DURATIONS, LARGEST, OTHER_NAMES, SCHEMA, units
 from jaxalign.hparams import REQUIRED, hparams_of
 from jaxalign.suggest import closest, meant
 
@@ -113,7 +113,7 @@ def fill_options(
       fixed: further keys of the section.
     """
     misspelt = set()
-    for option in sorted(set(given) - accepted.keys() - set(fixed)):
+    for option in sorted(set(given) - accepted.keys() - set(fixed), key=str):
         resolved.pop(option, None)
         if other := OTHER_NAMES.get(f"{section}.{option}"):
             yield f"{section}.{option} is called {other} here."
@@ -129,7 +129,7 @@ def fill_options(
             if option not in misspelt:
                 yield f"{section}.{option} is missing: {name!r} needs it."
             continue
-        if isinstance(default, float) and type(value) is int:
+        if isinstance(default, float) and type(value) is int and abs(value) < LARGEST:
             value = resolved[option] = float(value)
         if default is not REQUIRED and default is not None and type(value) is not type(default):
             yield f"{section}.{option}={value!r} is {type(value).__name__}, not {type(default).__name__}."

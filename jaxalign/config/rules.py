@@ -6,8 +6,8 @@ Options of objectives, forwards, optimizers and reference rules are the keyword 
 from collections.abc import Collection
 import importlib.util
 
-from jaxalign.config import columns, functions, trace
-from jaxalign.config.schema import SCHEMA, named_sets, units
+from jaxalign.config import columns, functions, idle, trace
+from jaxalign.config.schema import named_sets, units
 from jaxalign.hparams import hparams_of
 
 
@@ -57,18 +57,28 @@ def _data_rule(resolved):
         yield f"data.eval_fraction={data['eval_fraction']} is not in [0, 1)."
     if data["eval_fraction"] and isinstance(data["train"], tuple):
         yield "data.eval_fraction holds rows of one source out; with a mixture name the held-out rows in data.eval."
-    if wrong := [token for token in data["add_tokens"] or () if not isinstance(token, str) or not token.strip()]:
+    if wrong := [token for token in data["add_tokens"] or () if not token.strip()]:
         yield f"data.add_tokens={data['add_tokens']!r}: {wrong[0]!r} is no text of a token; name tokens like '<|im_start|>'."
     for source in data["train"] if isinstance(data["train"], tuple) else ():
         if not source["weight"] > 0:
             yield f"data.train: weight={source['weight']} of a source is not above 0; leave the source out."
-    if data["sampling"] == "shuffle" and data["sampling_column"] != SCHEMA["data"]["sampling_column"].default:
-        yield f"data.sampling_column={data['sampling_column']!r} has no effect on data.sampling='shuffle'; leave it out."
     for where, source in columns.sources(data):
         try:
             scores.Scoring(source["score_range"], tuple((source["score_weights"] or {}).items()), source["score_transform"])
         except ValueError as error:
             yield f"{where}: {error}"
+
+
+def _optimizer_rule(resolved):
+    from jaxalign.training import optim
+
+    section = resolved["optimizer"]
+    if section["learning_rate"] == 0:
+        yield "optimizer.learning_rate=0.0 trains nothing; give a peak above 0."
+    try:
+        optim.RULES[section["name"]]({}, **functions.options(resolved, "optimizer"))
+    except ValueError as error:
+        yield str(error)
 
 
 def _mesh_rule(resolved):
@@ -178,9 +188,12 @@ RULES = (  # (rule, the sections that it reads)
     (_batch_rule, ("batch",)),
     (_model_rule, ("model",)),
     (_data_rule, ("data",)),
+    (_optimizer_rule, ("optimizer",)),
     (_mesh_rule, ("mesh",)),
     (_train_rule, ("train", "data", "reference")),
     (_reference_rule, ("reference",)),
     (_forward_rule, ("forward", "reference")),
+    (idle.check_sources, ("data",)),
+    *((idle.check(section), (section,)) for section in idle.SECTIONS),
     (_objective_rule, ("objective", "reference", "model", "data")),
 )

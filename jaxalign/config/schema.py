@@ -9,12 +9,21 @@ from jaxalign.data.text.thoughts import REASONING
 from jaxalign.hparams import REQUIRED
 
 NONE = type(None)
+LONGEST_ROW = 2**20  # tokens; arrays of a row are allocated whole
+LARGEST_SEED = 2**32 - 1  # a key of jax.random takes 32 bits of it
+LARGEST = 2**1000  # whole numbers beyond have no float
+
+
 class Field(NamedTuple):
+    """What the value of a key may be; a number is finite, whatever its range."""
+
     types: tuple[type, ...]
     default: Any
     help: str
     choices: tuple = ()
     least: float | None = None
+    most: float | None = None
+    items: tuple[type, ...] = ()  # of the elements of a tuple, and of the values of a dict, whose keys are text; (): any
 
 
 def units(duration: str) -> tuple[str, ...]:
@@ -55,7 +64,7 @@ SECTIONS = {
 
 def named_sets(source: dict[str, Any]) -> dict[str, dict]:
     """Held-out sources by name: data.eval is one source, which is called "", or a dict of sources."""
-    several = bool(source) and all(isinstance(value, dict) for value in source.values()) and not source.keys() & SOURCE.keys()
+    several = any(isinstance(value, dict) for value in source.values()) and not source.keys() & SOURCE.keys()
     return source if several else {"": source}
 
 
@@ -100,6 +109,7 @@ SOURCE = {
         (str, tuple, NONE),
         None,
         "a .jsonl, .json, .csv, .tsv or .parquet file (.gz too), a glob, package:FILE, a folder saved by datasets, or a tuple of those",
+        items=(str,),
     ),
     "hf": Field((str, NONE), None, "a dataset name for datasets.load_dataset; with limit only the first rows are downloaded"),
     "tfds": Field((str, NONE), None, "a TFDS name, prepared as array_record"),
@@ -108,7 +118,10 @@ SOURCE = {
     "split": Field((str, NONE), None, "a split, also a slice of it like train[:90%]"),
     "format": Field((str, NONE), None, "what a row is; None detects it", (None, *FORMATS)),
     "rename": Field(
-        (dict, NONE), None, "our column name -> the dataset's; TEXT.0 and metadata.score reach into a column; COLUMN -> None leaves it out"
+        (dict, NONE),
+        None,
+        "our column name -> the dataset's; TEXT.0 and metadata.score reach into a column; COLUMN -> None leaves it out",
+        items=(str, NONE),
     ),
     "limit": Field((int, NONE), None, "use only the first rows", least=1),
     "weight": Field((float,), 1.0, "share in a mixture", least=0),
@@ -116,10 +129,12 @@ SOURCE = {
     "feedback": Field(
         (str, NONE), None, "convert feedback to pairs, labels or scores; None keeps it as it is", (None, *FEEDBACK)
     ),
-    "score_range": Field((tuple, NONE), None, "(worst, best) of the scores, mapped to [0, 1]"),
-    "score_weights": Field((dict, NONE), None, "attribute -> weight: the score is their weighted mean"),
+    "score_range": Field((tuple, NONE), None, "(worst, best) of the scores, mapped to [0, 1]", items=(float,)),
+    "score_weights": Field((dict, NONE), None, "attribute -> weight: the score is their weighted mean", items=(float,)),
     "score_transform": Field((str,), "linear", "how a score becomes a reward; sigmoid takes logits", TRANSFORMS),
-    "keep_columns": Field((dict, NONE), None, "our name -> the dataset's numbers of responses, kept as columns for the objective"),
+    "keep_columns": Field(
+        (dict, NONE), None, "our name -> the dataset's numbers of responses, kept as columns for the objective", items=(str,)
+    ),
 }
 # One computed column of data.computed; `python -m jaxalign.annotate`, or the run itself, writes it beside the prepared rows.
 COLUMN = {
@@ -127,11 +142,11 @@ COLUMN = {
     "model": Field((str,), REQUIRED, "a Hugging Face folder, package:NAME or stage:NAME; of an advantage: a run of objective value"),
     "reference": Field((str, NONE), None, "of an implicit reward: the model that its model was trained against"),
     "beta": Field((float,), 0.1, "of an implicit reward: the beta that its model was trained with", least=0),
-    "rewards": Field((tuple,), ("reward",), "of an advantage: the columns that are summed to the reward"),
+    "rewards": Field((tuple,), ("reward",), "of an advantage: the columns that are summed to the reward", items=(str,)),
 }
 OPTIONS_OF_KIND = {"logps": (), "implicit_reward": ("reference", "beta"), "advantage": ("rewards",)}
 SCHEMA: dict[str, Any] = {
-    "seed": Field((int,), 0, "seed of the data order and of random weights", least=0),
+    "seed": Field((int,), 0, "seed of the data order and of random weights", least=0, most=LARGEST_SEED),
     "model": {
         "checkpoint": Field((str, NONE), None, "a Hugging Face folder, package:NAME, stage:NAME, or a run (RUN, RUN@best, RUN@STEP)"),
         "preset": Field((str, NONE), None, "a named shape with random weights"),
@@ -147,13 +162,15 @@ SCHEMA: dict[str, Any] = {
         "train": Field((dict, tuple), REQUIRED, "dict(path=...), dict(hf=...), dict(tfds=...), or a tuple of them with weights"),
         "eval": Field((dict, NONE), None, "a source of held-out rows, or name -> source for several"),
         "eval_fraction": Field((float,), 0.0, "share of the training rows to hold out instead, by hash of the first question", least=0),
-        "row_tokens": Field((int, NONE), None, "tokens per row (T); None: a multiple of 64 that holds 99 % of the rows whole", least=2),
-        "max_prompt_tokens": Field((int, NONE), None, "longest prompt; None: what the responses leave of the row", least=1),
-        "max_response_tokens": Field((int, NONE), None, "longest response; None: an equal share of the row, less 2", least=1),
+        "row_tokens": Field(
+            (int, NONE), None, "tokens per row (T); None: a multiple of 64 that holds 99 % of the rows whole", least=2, most=LONGEST_ROW
+        ),
+        "max_prompt_tokens": Field((int, NONE), None, "longest prompt; None: what the responses leave of the row", least=2),
+        "max_response_tokens": Field((int, NONE), None, "longest response; None: an equal share of the row, less 2", least=2),
         "prompt_truncation": Field((str,), "keep_end", "what happens to a longer prompt", PROMPT_TRUNCATION),
         "response_truncation": Field((str,), "drop", "what happens to a longer response", RESPONSE_TRUNCATION),
         "template": Field((str,), "auto", "auto (the tokenizer's), plain, a built-in name, or a .jinja file"),
-        "add_tokens": Field((tuple, NONE), None, "special tokens that a base model's tokenizer gains, such as <|im_start|>"),
+        "add_tokens": Field((tuple, NONE), None, "special tokens that a base model's tokenizer gains, such as <|im_start|>", items=(str,)),
         "reasoning": Field(
             (str,),
             "keep",
@@ -168,13 +185,15 @@ SCHEMA: dict[str, Any] = {
         "sampling_column": Field((str,), "advantage", "the column that sampling reads: reward, a kept or a computed one"),
         "pack": Field((bool,), True, "pack several prompts with their responses into a row"),
         "share_prompt": Field((bool,), True, "compute a prompt once for all its responses"),
-        "max_groups_per_row": Field((int, NONE), None, "groups per row at most (G); None: as many as fill it", least=1),
+        "max_groups_per_row": Field((int, NONE), None, "groups per row at most (G); None: as many as fill it", least=1, most=LONGEST_ROW),
         "on_bad_row": Field((str,), "drop", "drop and count rows that break a rule, or stop at the first", ("drop", "error")),
-        "processes": Field((int, NONE), None, "processes that tokenize; None: one per core", least=1),
+        "processes": Field((int, NONE), None, "processes that tokenize; None: one per core", least=1, most=4096),
         "prepared_dir": Field((str, NONE), None, "where prepared rows are kept; None: $JAXALIGN_CACHE or ~/.cache/jaxalign"),
     },
     "batch": {
-        "rows": Field((int,), REQUIRED, "packed rows per step on all devices (R); a row holds as many prompts as fit", least=1),
+        "rows": Field(
+            (int,), REQUIRED, "packed rows per step on all devices (R); a row holds as many prompts as fit", least=1, most=LONGEST_ROW
+        ),
         "gradient_accumulation_steps": Field((int,), 1, "parts that the rows of a step are split into to save memory", least=1),
     },
     "objective": {"name": Field((str,), REQUIRED, "a file of jaxalign/objectives"), "*": True},
@@ -188,7 +207,7 @@ SCHEMA: dict[str, Any] = {
         "name": Field((str,), "adamw", "a rule of jaxalign/training/optim.py"),
         "learning_rate": Field((float,), REQUIRED, "peak learning rate", least=0),
         "schedule": Field((str,), "cosine", "after the warm-up", ("constant", "linear", "cosine")),
-        "min_lr_ratio": Field((float,), 0.0, "learning rate at the end, as a share of the peak", least=0),
+        "min_lr_ratio": Field((float,), 0.0, "learning rate at the end, as a share of the peak", least=0, most=1),
         "weight_decay": Field((float,), 0.0, "decoupled, on matrices only", least=0),
         "max_grad_norm": Field((float,), 1.0, "largest global norm of the gradient, which is clipped to it; 0: no clipping", least=0),
         "*": True,
@@ -197,7 +216,9 @@ SCHEMA: dict[str, Any] = {
         "data": Field((int,), 1, "copies of the parameters, which split the rows", least=-1),
         "fsdp": Field((int,), -1, "shards of parameters and rows; -1: what is left", least=-1),
         "tensor": Field((int,), 1, "shards of heads, mlp and vocabulary", least=-1),
-        "cpu_devices": Field((int, NONE), None, "split the CPU into so many devices, to use its cores; ignored elsewhere", least=1),
+        "cpu_devices": Field(
+            (int, NONE), None, "split the CPU into so many devices, to use its cores; ignored elsewhere", least=1, most=4096
+        ),
     },
     "train": {
         "keep_last": Field((int,), 2, "newest checkpoints to keep", least=1),

@@ -4,12 +4,14 @@ One mistake is one problem: a key that is only misspelt is not reported as missi
 """
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
-from jaxalign.config.schema import COLUMN, DURATIONS, OPTIONS_OF_KIND, OTHER_NAMES, SCHEMA, SOURCE, Field, named_sets, units
+from jaxalign.config.schema import COLUMN, DURATIONS, LARGEST, OPTIONS_OF_KIND, OTHER_NAMES, SCHEMA, SOURCE, Field, named_sets, units
 from jaxalign.hparams import REQUIRED
 from jaxalign.suggest import closest, meant
 
+LONGEST = 2**31  # steps are counted in 32 bits
 Problems = dict[str, list[str]]  # by section; what stands beside the sections is under ""
 
 
@@ -17,7 +19,7 @@ def check(given: Mapping) -> tuple[dict[str, Any], Problems]:
     """(the sections with their defaults, the problems of those that have any)."""
     resolved: dict[str, Any] = {}
     problems: Problems = {"": [], **{key: [] for key in SCHEMA}}
-    misspelt = {_unknown(key, SCHEMA, "", problems[""]) for key in sorted(given.keys() - SCHEMA.keys())}
+    misspelt = {_unknown(key, SCHEMA, "", problems[""]) for key in sorted(given.keys() - SCHEMA.keys(), key=str)}
     for key, field in SCHEMA.items():
         check = _subsection if isinstance(field, dict) else _value
         resolved[key] = check(given, key, field, "", problems[key])
@@ -38,7 +40,7 @@ def _subsection(given, key, schema, prefix, problems):
 def _section(given, schema, prefix, problems):
     durations = {f"{name}_{unit}": name for name in DURATIONS.get(prefix.rstrip("."), ()) for unit in units(name)}
     known = {key for key in schema if key != "*"} | durations.keys()
-    unknown = sorted(given.keys() - known)  # in an open section these are options of a function, and checked with it
+    unknown = sorted(given.keys() - known, key=str)  # in an open section these are options of a function, and checked with it
     misspelt = {closest(key, known) if "*" in schema else _unknown(key, schema, prefix, problems) for key in unknown}
     resolved = {key: value for key, value in given.items() if key in durations or ("*" in schema and key not in known)}
     for key, field in schema.items():
@@ -71,7 +73,7 @@ def _value(given, key, field: Field, prefix, problems):
             problems.append(f"{prefix}{key} is missing: {field.help}.")
         return field.default
     value = given[key]
-    if float in field.types and type(value) is int:
+    if float in field.types and type(value) is int and abs(value) < LARGEST:
         value = float(value)
     if isinstance(value, list):
         value = tuple(value)
@@ -79,12 +81,29 @@ def _value(given, key, field: Field, prefix, problems):
     if not isinstance(value, field.types) or (isinstance(value, bool) and bool not in field.types):
         wanted = " or ".join("None" if t is type(None) else t.__name__ for t in field.types)
         problems.append(f"{prefix}{key}={value!r} is {type(value).__name__}, not {wanted}: {field.help}.")
+    elif not isinstance(value, float | int) and (wrong := _wrong_item(value, field.items)):
+        problems.append(f"{prefix}{key}={value!r}: {wrong}: {field.help}.")
+    elif isinstance(value, float) and not math.isfinite(value):
+        problems.append(f"{prefix}{key}={value!r} is no finite number: {field.help}.")
     elif field.choices and value not in field.choices:
         choices, names = ", ".join(map(repr, field.choices)), [name for name in field.choices if isinstance(name, str)]
         problems.append(f"{prefix}{key}={value!r} is not one of {choices}{meant(value, names)}: {field.help}.")
     elif field.least is not None and value is not None and not value >= field.least:
         problems.append(f"{prefix}{key}={value!r} is not at least {field.least}: {field.help}.")
+    elif field.most is not None and value is not None and value > field.most:
+        problems.append(f"{prefix}{key}={value!r} is not at most {field.most:,}: {field.help}.")
     return value
+
+
+def _wrong_item(value, types) -> str:
+    """What is wrong with the first element of a tuple, or the first name or value of a dict, that is of another type; "" if none is."""
+    names, items = (value.keys(), value.values()) if isinstance(value, Mapping) else ((), value if isinstance(value, tuple) else ())
+    wrong = [(name, "str") for name in names if not isinstance(name, str)] if types else []
+    taken = (*types, int) if float in types else types
+    huge = [item for item in items if type(item) is int and abs(item) >= LARGEST]
+    shown = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
+    wrong += [(item, shown) for item in items if types and (not isinstance(item, taken) or isinstance(item, bool) or item in huge)]
+    return f"{wrong[0][0]!r} is {type(wrong[0][0]).__name__}, not {wrong[0][1]}" if wrong else ""
 
 
 def _check_durations(resolved, prefix, durations, problems):
@@ -96,8 +115,8 @@ def _check_durations(resolved, prefix, durations, problems):
             problems.append(f"{prefix}{name} is missing; give one of {', '.join(f'{name}_{unit}' for unit in units(name))}.")
         for key in keys:
             value = resolved[key]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                problems.append(f"{prefix}{key}={value!r} is not a finite number >= 0.")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LONGEST:
+                problems.append(f"{prefix}{key}={value!r} is not a finite number >= 0 and below {LONGEST:,}.")
         if not keys and default:
             resolved[f"{name}_{default[0]}"] = default[1]
 
@@ -114,6 +133,10 @@ def _check_sources(data, problems):
         checked = {
             name: _source(source, f"data.eval.{name}" if name else "data.eval", problems) for name, source in named_sets(held_out).items()
         }
+        if "" in checked and len(checked) > 1:
+            others = ", ".join(checked.keys() - {""})
+            problems.append(f"data.eval names a set '' beside {others}; give every set a name.")
+        problems += [f"data.eval: the name {name!r} of a set is no file name; leave / out." for name in checked if "/" in str(name)]
         data["eval"] = checked.get("", checked)
 
 
@@ -129,6 +152,10 @@ def _source(source, name, problems):
     return resolved
 
 
+def _options_of(kind):
+    return OPTIONS_OF_KIND.get(kind, COLUMN) if isinstance(kind, str) else COLUMN
+
+
 def _check_columns(data, problems):
     columns = data["computed"]
     for name, given in columns.items() if isinstance(columns, dict) else ():
@@ -137,7 +164,7 @@ def _check_columns(data, problems):
             problems.append(f"{where}={given!r} is not a column; write {name}=dict(kind=..., model=...).")
             continue
         columns[name] = column = _section(given, COLUMN, f"{where}.", problems)
-        idle = given.keys() & COLUMN.keys() - {"kind", "model", *OPTIONS_OF_KIND.get(column["kind"], COLUMN)}
+        idle = given.keys() & COLUMN.keys() - {"kind", "model", *_options_of(column["kind"])}
         problems += [f"{where}.{key}={given[key]!r} has no effect on kind={column['kind']!r}; leave it out." for key in sorted(idle)]
         if column["kind"] == "implicit_reward" and column["reference"] is None:
             problems.append(f"{where}.reference is missing: an implicit reward is beta times the log-ratio of model to reference.")

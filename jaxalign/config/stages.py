@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+import re
 
 from ml_collections import ConfigDict
 
+from jaxalign.config import idle
 from jaxalign.config.resolve import ConfigError, raise_problems, resolve
 from jaxalign.config.schema import SCHEMA
 from jaxalign.suggest import meant
 
+NAME = re.compile(r"\w[\w.-]*")  # of a stage: a folder of the run is called so
 STAGE = "stage:"  # what stands before the name of an earlier stage where a checkpoint is named
 
 
@@ -41,13 +44,15 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
     """Stage name -> resolved configuration. Problems of all stages are reported together."""
     if "stages" not in config:
         whole = resolve(config)
-        raise_problems([] if "experiment" in whole else list(_earlier_stages("", whole, ())))
+        raise_problems([] if "experiment" in whole else [*_earlier_stages("", whole, ()), *_idle_exports({"": whole})])
         return {"": whole}
     plain, problems, resolved = config.to_dict(), [], {}
     names = plain.pop("stages")
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
         raise_problems([f"stages={names!r} is no tuple of names; write stages=('first', 'second') and a configuration under each name."])
     problems += [f"stages: {name!r} is named {names.count(name)} times; give each stage a name of its own." for name in _repeated(names)]
+    wrong = [name for name in names if not NAME.fullmatch(name)]
+    problems += [f"stages: {name!r} is no name of a stage, whose folder is called so; use letters, digits, _, - and ." for name in wrong]
     for key in plain:
         if key not in names:
             whole = ", ".join(f"{name}.{key}" for name in names)
@@ -69,8 +74,16 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
     training = training_stages(resolved)
     for i, name in enumerate(training):
         problems += _earlier_stages(name, training[name], list(training)[:i])
+    problems += _idle_exports(resolved)
     raise_problems(problems)
     return resolved
+
+
+def _idle_exports(stages):
+    exported = exported_stages(stages)
+    for name, cfg in training_stages(stages).items():
+        if name not in exported:
+            yield from idle.problems(idle.EXPORT, cfg.train, f"{name}.train" if name else "train", SCHEMA["train"])
 
 
 def _repeated(names):

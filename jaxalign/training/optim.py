@@ -28,6 +28,7 @@ def adamw(axes, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, mu_dty
       eps: added to the root of the second moment.
       mu_dtype: dtype of the first moment, float32 or bfloat16. The second stays float32: bfloat16 would round away its changes of 1 - b2.
     """
+    _check("adamw", b1=b1, b2=b2, eps=eps)
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=_moment("adamw", mu_dtype))
 
 
@@ -39,6 +40,7 @@ def rmsprop(axes, *, decay: float = 0.99, eps: float = 1e-8) -> optax.GradientTr
       decay: of the mean of squares.
       eps: added to its root, outside of it.
     """
+    _check("rmsprop", decay=decay, eps=eps)
     return optax.scale_by_rms(decay=decay, eps=eps, eps_in_sqrt=False)
 
 
@@ -53,6 +55,7 @@ def adafactor(
       clipping_threshold: largest root mean square of the update of one parameter.
       min_dim_size_to_factor: smallest dimension of a matrix whose second moment is factored.
     """
+    _check("adafactor", decay=decay, clipping_threshold=clipping_threshold, min_dim_size_to_factor=min_dim_size_to_factor)
     return optax.chain(
         optax.scale_by_factored_rms(decay_rate=decay, min_dim_size_to_factor=min_dim_size_to_factor),
         optax.clip_by_block_rms(clipping_threshold),
@@ -70,6 +73,7 @@ def lion(axes, *, b1: float = 0.9, b2: float = 0.99, mu_dtype: str = "float32") 
       b2: decay of the momentum.
       mu_dtype: dtype of the momentum, float32 or bfloat16.
     """
+    _check("lion", b1=b1, b2=b2)
     return optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=_moment("lion", mu_dtype))
 
 
@@ -89,6 +93,7 @@ def muon(
       eps: of AdamW, added to the root of the second moment.
       mu_dtype: dtype of the momentum and of the first moment, float32 or bfloat16.
     """
+    _check("muon", beta=beta)
     rules = {
         "matrix": _orthogonal_momentum(axes, beta, _moment("muon", mu_dtype)),
         "rest": adamw(axes, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
@@ -160,6 +165,16 @@ def _matrices(axes):
 
 def _is_axes(x) -> bool:
     return isinstance(x, tuple)
+
+
+DECAYS = ("b1", "b2", "beta", "decay")  # options of the rules that lie in [0, 1); the others are above 0
+
+
+def _check(rule: str, **options: float) -> None:
+    """Raises ValueError where a decay is not in [0, 1), or another option not above 0."""
+    for name, value in options.items():
+        if not (0 <= value < 1 if name in DECAYS else value > 0):
+            raise ValueError(f"optimizer.{name}={value!r} of {rule!r} is not {'in [0, 1)' if name in DECAYS else 'above 0'}.")
 
 
 def _moment(rule: str, dtype: str) -> jnp.dtype:

@@ -236,7 +236,7 @@ def test_all_mistakes_are_reported_at_once():
         (dict(forward=dict(name="next_tokn")), "(did you mean next_token?)"),
         (dict(model=dict(checkpoint="a", dtype="bfloat")), "model.dtype='bfloat' is not one of 'auto', 'float32', 'bfloat16' (did"),
         (dict(batch=dict(rows=float("nan"))), "batch.rows=nan is float, not int"),
-        (dict(optimizer=dict(learning_rate=float("nan"))), "optimizer.learning_rate=nan is not at least 0"),
+        (dict(optimizer=dict(learning_rate=float("nan"))), "optimizer.learning_rate=nan is no finite number"),
         (dict(train=dict(total_steps=float("inf"))), "train.total_steps=inf is not a finite number"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
