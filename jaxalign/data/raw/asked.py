@@ -1,5 +1,7 @@
 """The prompt of a row: one column, or what several columns of public sets ask together (Alpaca's instruction and input, a history)."""
 
+import re
+
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import Message
 from jaxalign.data.raw.records import EMPTY, Record
@@ -17,7 +19,8 @@ def has_prompt(names: set[str]) -> bool:
 def prompt_of(row: Record, names: tuple[str, ...] = PROMPTS) -> str | tuple[Message, ...] | None:
     """The prompt, text or messages; None where the row has none.
 
-    An `input` or `context` stands below its instruction, after a line break, as in LLaMA-Factory; pairs of a `history` before both.
+    An `input` or `context` stands below its instruction, after a line break, as in LLaMA-Factory; pairs of a `history` before both. A
+    prompt may hold the text of such a column already; where it is but a part of a line, `row` notes that nothing was added.
 
     Raises:
       RowError: a column that belongs to the question cannot be joined to it (rules "input", "context", "history").
@@ -35,18 +38,18 @@ def prompt_of(row: Record, names: tuple[str, ...] = PROMPTS) -> str | tuple[Mess
 
 def _with_subject(prompt, row, column, *, instructed):
     subject = row.get(column)
-    if _holds(prompt, subject):
-        return prompt
     if not isinstance(subject, str):
         raise RowError(column, f"{column} is {type(subject).__name__} {str(subject)[:40]!r} and not part of the prompt; {_out(column)}")
     if instructed and isinstance(prompt, str):
         return f"{prompt}\n{subject}"
+    if _holds(prompt, row, column):
+        return prompt
     raise RowError(column, f"the prompt does not hold the text of {column}, {subject[:40]!r}; join them in the data, or {_out(column)}")
 
 
 def _with_history(prompt, row):
     history = row.get("history")
-    if _holds(prompt, history):
+    if isinstance(history, str) and _holds(prompt, row, "history"):
         return prompt
     pairs = isinstance(history, (list, tuple)) and all(
         isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in history
@@ -57,9 +60,14 @@ def _with_history(prompt, row):
     return (*turns, {"role": "user", "content": prompt})
 
 
-def _holds(prompt, text):
+def _holds(prompt, row, column):
     whole = prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
-    return isinstance(text, str) and text.strip() in whole
+    text = row.get(column).strip()
+    if text not in whole:
+        return False
+    if not re.search(rf"^{re.escape(text)}\s*$|(?<!\w){re.escape(text)}\s*\Z", whole, re.MULTILINE):
+        row.changed[f"{column}_in_prompt"] = f"the prompt holds the text of {column}, {text[:40]!r}, within a line; it was not added again"
+    return True
 
 
 def _out(column):

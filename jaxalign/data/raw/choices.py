@@ -98,7 +98,8 @@ def place_of(value, sides: Sides, base: int | None) -> int:
     Raises:
       RowError: it names neither (rule "choice"), or both (rule "tie").
     """
-    if isinstance(value, str):
+    place = int(value) if isinstance(value, bool) else number(value)
+    if place is None and isinstance(value, str):  # a number is one in text too: "1" is no name of response1
         word = value.strip().lower()
         if word in TIES:
             raise RowError("tie", f"{sides.choice} is {value!r}, so neither answer is preferred; leave the row out.")
@@ -107,7 +108,6 @@ def place_of(value, sides: Sides, base: int | None) -> int:
         places = [place for place, known in enumerate(names) if word in known]
         if len(places) == 1:
             return places[0]
-    place = int(value) if isinstance(value, bool) else number(value)
     if place is None:
         raise RowError("choice", f"{sides.choice} is {str(value)[:40]!r}; it must name one of the two answers.")
     if sides.choice in SIGNED:

@@ -31,7 +31,9 @@ def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE, rea
                 "the tokenizer has no EOS token, and plain text must end in one; name it as eos_token in tokenizer_config.json, "
                 "or use a chat template whose turns end in a token of their own."
             )
-        return Renderer(tokenizer, None, tokenizer.writes_bos, Stops(tokenizer.eos_id, None))
+        if reasoning == "train":
+            raise ValueError("reasoning='train' writes thoughts into a conversation, which template='plain' has not; use a chat template.")
+        return Renderer(tokenizer, None, tokenizer.writes_bos, Stops(tokenizer.eos_id, None), reasoning=reasoning)
     chat = templates.load(
         template, own=tokenizer.templates, special=_special(tokenizer, template), writes_bos=tokenizer.writes_bos, date=date
     )

@@ -111,12 +111,16 @@ class Renderer:
 
     def _plain_response(self, prompt, response):
         self._check_plain(response, ())
+        notes = ()
+        if prompt.text:
+            (turn,), notes = self._without_thoughts(({"role": "assistant", "content": response},))
+            response = turn["content"]
         known = self.tokenizer.encode(prompt.text) if prompt.text else []
         own = self.tokenizer.encode_after(prompt.text, known, response) if known else self.tokenizer.encode(response)
         faithful.check_markers([response], self._typed[1], bos=self.tokenizer.bos, stops=self._stop_texts)
         faithful.check_tokens(self.tokenizer, known, own, response)
         ids = [*own, self.stops.last]
-        return Response(ids, [1] * len(ids))
+        return Response(ids, [1] * len(ids), notes)
 
     def _check_plain(self, text, tools):
         if not isinstance(text, str):

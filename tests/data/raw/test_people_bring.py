@@ -49,6 +49,8 @@ NECTAR = {"prompt": HH, "answers": [{"answer": "b", "rank": 2, "model": "m"}, {"
         ({**ARENA_55K, "winner_model_b": 1}, "winner_model_a and winner_model_b", ("b", "a")),
         ({"prompt": "p", "response_1": "a", "response_2": "b", "rank_1": "1", "rank_2": "2"}, "rank_1 and rank_2", ("a", "b")),
         ({"prompt": "p", "response_1": "a", "response_2": "b", "preferred": "1"}, "of which preferred chooses", ("a", "b")),
+        ({"prompt": "p", "response1": "a", "response2": "b", "overall_preference": "1"}, "overall_preference", ("b", "a")),
+        ({"prompt": "p", "response_1": "a", "response_2": "b", "preference_strength": "-2"}, "preference_strength", ("a", "b")),
         ({"prompt": "p", "response_a": "a", "response_b": "b", "preference": "B"}, "of which preference chooses", ("b", "a")),
         (NECTAR, "it has answers with ranks", ("a", "b", "c")),
         ({"prompt": "p", "responses": ["b", "a"], "ranks": ["1", "0"]}, "it has responses with ranks", ("a", "b")),
@@ -110,6 +112,21 @@ def test_a_row_that_cannot_be_meant_is_refused_by_name(row, rule):
 def test_an_instruction_keeps_its_subject(row, prompt):
     example, record = convert(row)
     assert example.prompt == prompt and texts(example) == ("c",) and record.unread() == []
+
+
+@pytest.mark.parametrize("column", ["input", "context"])
+def test_a_subject_whose_words_stand_in_the_instruction_too_is_asked_about(column):
+    row = {"instruction": "Classify as cat or dog", column: "cat", "output": "c"}
+    assert convert(row)[0].prompt == "Classify as cat or dog\ncat"
+    example, record = convert({"prompt": "Is a cat a dog?", column: "cat", "completion": "c"})
+    assert example.prompt == "Is a cat a dog?" and set(record.changed) == {f"{column}_in_prompt"}
+    assert not convert({"prompt": "Which is a pet?\ncat\nelk", column: "cat", "completion": "c"})[1].changed
+
+
+@pytest.mark.parametrize(("first", "values"), [(1, ["1", "2"]), (0, ["0", "1"]), (1, ["1.0", 2])])
+def test_choices_counted_from_the_number_of_the_set_are_read_as_text_too(first, values):
+    rows = [{"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": value} for value in values]
+    assert [texts(convert(row, base=first)[0])[0] for row in rows] == ["a", "b"]
 
 
 def test_a_history_stands_before_the_question():

@@ -196,6 +196,36 @@ def test_thoughts_that_are_left_out_are_counted(make_tokenizer):
     assert train.response(train.prompt([HI]), [THOUGHT], train_turns="last").notes == ()
 
 
+@pytest.mark.parametrize("reasoning", ["strip", "train"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"content": "two</think>Yo"},
+        {"content": "<think>two"},
+        {"content": "<think>two</think>"},
+        {"content": "Well <think>two</think> Yo"},
+        {"content": "<think>one</think><think>two</think>Yo"},
+        {"content": "<think>two</think>Yo", "reasoning_content": "three"},
+        {"content": "Yo</think>", "reasoning_content": "three"},
+    ],
+)
+def test_a_thought_that_cannot_be_told_from_its_answer_refuses_the_row(make_tokenizer, reasoning, fields):
+    rule, message = refused(make(make_tokenizer, R1, reasoning=reasoning), [HI], [{**YO, **fields}])
+    assert rule == "reasoning" and ("think>" in message or "two different thoughts" in message)
+    same = {**YO, "content": "<think>two</think>Yo", "reasoning_content": "two"}
+    assert trained(make(make_tokenizer, R1, name="b", reasoning=reasoning), [HI], [same]).endswith("Yo</s>")
+
+
+def test_plain_answers_lose_their_thoughts_too(make_tokenizer):
+    loaded = tokenizer.load(make_tokenizer())
+    plain = render.make(loaded, template="plain", reasoning="strip")
+    assert trained(plain, "Hi", "<think>two</think>Yo") == "Yo</s>"
+    assert refused(plain, "Hi", "two</think>Yo")[0] == "reasoning"
+    assert trained(render.make(loaded, template="plain"), "Hi", "two</think>Yo") == "two</think>Yo</s>"
+    with pytest.raises(ValueError, match="use a chat template"):
+        render.make(loaded, template="plain", reasoning="train")
+
+
 def test_fields_and_past_answers_that_a_template_leaves_out_are_counted(make_tokenizer):
     renderer = make(make_tokenizer)
     asked = [{**HI, "name": "Berta"}, {**YO, "reasoning_content": "mull"}, BYE]
