@@ -147,8 +147,9 @@ def numbered(policy, constant, batch):
     return Terms(loss, valid * value, {"plain": (loss / value, valid), "nobody": (value, jnp.zeros_like(value))})
 
 
-def test_the_statistics_of_the_batch_are_carried_to_the_next_step(on_one_device):
-    train_step, state, batch = toys.make_step("bco"), toys.make_state("bco"), toys.place(arrays())
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_the_statistics_of_the_whole_batch_are_carried_to_the_next_step(on_one_device, microbatches):
+    train_step, state, batch = toys.make_step("bco", microbatches=microbatches), toys.make_state("bco"), toys.place(arrays())
     state, _ = train_step(state, batch)
     first = jax.device_get(state.statistics)
     assert first["seen"] == pytest.approx(0.1) and first["rewards"] != 0  # its decay is 0.9
