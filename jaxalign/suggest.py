@@ -5,8 +5,9 @@ import difflib
 
 
 def closest(word: object, known: Iterable[str]) -> str | None:
-    """The known name that is most like the word; None where none is."""
-    return next(iter(difflib.get_close_matches(str(word), list(known), n=1)), None)
+    """The known name that is most like the word, in letters of any case; None where none is."""
+    by_letters = {name.lower(): name for name in known}
+    return next((by_letters[name] for name in difflib.get_close_matches(str(word).lower(), list(by_letters), n=1)), None)
 
 
 def meant(word: object, known: Iterable[str]) -> str:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import sharding
+from jaxalign.data.text.tokenizer_files import unique
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import names, notes
-from jaxalign.hf.tensors import Stored, scan
+from jaxalign.hf.tensors import DTYPES, Stored, scan
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 
@@ -76,8 +77,8 @@ def read_json(file: Path) -> Any:
       ValueError: it is not valid JSON.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}); download or copy it again.") from error
 
 
@@ -145,6 +146,8 @@ def _check(folder: str | Path, stored: dict[str, Stored], wanted: list[names.Ten
     for name, shape in expected.items():
         if name in stored and stored[name].shape != shape:
             problems.append(f"tensor {name} has shape {stored[name].shape}, config.json says {shape}; correct config.json.")
+        if name in stored and stored[name].dtype not in DTYPES:
+            problems.append(f"tensor {name} has dtype {stored[name].dtype}; convert the checkpoint to F32, BF16 or F16.")
     if problems:
         shown = problems if len(problems) <= 5 else [*problems[:5], f"And {len(problems) - 5} more."]
         raise ValueError(f"the checkpoint in {folder} does not fit its config: " + " ".join(shown))

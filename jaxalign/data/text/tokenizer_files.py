@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 import tempfile
+from typing import Any
 
 import tokenizers
 
@@ -84,11 +85,24 @@ def read_json(file: Path) -> dict:
     if not file.is_file():
         return {}
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}. Mend it, or copy it again from the checkpoint.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds a {type(values).__name__}, not a JSON object; copy it again from the checkpoint.")
+    return values
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs of a JSON file.
+
+    Raises:
+      ValueError: a key stands twice; json would take the last value and drop the others.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
     return values
 
 
@@ -149,14 +163,20 @@ def _listed_tokens(folder, settings):
 def _special_tokens(settings):
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
     named = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, (str, dict))}
+    if wrong := [key for key in ("bos_token", "eos_token") if not isinstance(settings.get(key), (str, dict, type(None)))]:
+        raise ValueError(f"{wrong[0]}={settings[wrong[0]]!r} is no text of a token")
     if isinstance(extra, Mapping):
         named, extra = {**named, **extra}, ()
+    if not isinstance(extra, (list, tuple)):
+        raise ValueError(f"extra_special_tokens={extra!r} is no list of tokens")
     return {name: _token(token) for name, token in named.items()}, [_token(token) for token in extra]
 
 
 def _token(token):
     if isinstance(token, str):
         return tokenizers.AddedToken(token, special=True)
+    if not isinstance(token.get("content"), str):
+        raise ValueError(f"{token!r} is no token: it has no content")
     values = {key: value for key, value in token.items() if key != "__type"}
     return tokenizers.AddedToken(**{"special": True, **values})
 
@@ -165,12 +185,19 @@ def _templates(folder, settings):
     # Files of their own replace what the settings hold; chat_template.json belongs to a processor and comes last.
     files = {"default": folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
-    own = {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
+    own = {name: _text(file) for name, file in files.items() if file.is_file()}
     return (
         own
         or _named(settings.get("chat_template"), folder)
         or _named(read_json(folder / "chat_template.json").get("chat_template"), folder)
     )
+
+
+def _text(file):
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error}. Mend it, or copy it again from the checkpoint.") from error
 
 
 def _named(template, folder):

@@ -1,0 +1,56 @@
+"""Files of a checkpoint that hold what no reader may guess at: keys that stand twice, special tokens that are none, other bytes."""
+
+import json
+
+import pytest
+
+from jaxalign.data.text import tokenizer_files
+from jaxalign.hf import load
+from jaxalign.paths import resolve
+from jaxalign.suggest import closest
+
+
+@pytest.mark.parametrize("reader", [load.read_json, tokenizer_files.read_json])
+def test_a_key_that_stands_twice_in_a_json_file_is_refused_and_a_bom_is_read(tmp_path, reader):
+    file = tmp_path / "config.json"
+    file.write_text('\ufeff{"a": {"b": 1}}', encoding="utf-8")
+    assert reader(file) == {"a": {"b": 1}}
+    file.write_text('{"a": {"b": 1, "b": 2}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="config.json.*the key 'b' stands twice"):
+        reader(file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"extra_special_tokens": "abc"}, "extra_special_tokens='abc' is no list of tokens"),
+        ({"eos_token": ["</s>"]}, "eos_token=.* is no text of a token"),
+        ({"eos_token": 2}, "eos_token=2 is no text of a token"),
+        ({"eos_token": {"special": True}}, "it has no content"),
+    ],
+)
+def test_a_special_token_that_is_none_is_refused_with_its_file(tmp_path, settings, words):
+    folder = tokenizer_folder(tmp_path)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **settings}))
+    with pytest.raises(ValueError, match=f"tokenizer_config.json.*{words}"):
+        tokenizer_files.read(folder)
+
+
+def test_a_template_of_other_bytes_is_refused_with_its_file(tmp_path):
+    folder = tokenizer_folder(tmp_path)
+    (folder / "chat_template.jinja").write_bytes(b"{{ messages }}\xff")
+    with pytest.raises(ValueError, match="chat_template.jinja is not UTF-8 text"):
+        tokenizer_files.read(folder)
+
+
+@pytest.mark.parametrize(("word", "name"), [("SFT", "sft"), ("Dpo", "dpo"), ("bfloat", "BFloat16"), ("xyz", None)])
+def test_what_was_meant_is_found_in_letters_of_any_case(word, name):
+    assert closest(word, ("sft", "wpo", "dpo", "BFloat16")) == name
+
+
+def tokenizer_folder(tmp_path):
+    """A folder with the vocabulary of the shipped model and no settings."""
+    source = resolve("package:stories260k") / "tokenizer.json"
+    (tmp_path / "tokenizer.json").write_bytes(source.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    return tmp_path
