@@ -165,3 +165,18 @@ def test_a_tokenizer_or_template_that_cannot_work_is_refused_before_any_row(make
 def test_plain_text_refuses_messages(make_tokenizer):
     with pytest.raises(RowError, match="use a chat template"):
         make(make_tokenizer, "plain").prompt_ids(PROMPT)
+
+
+def test_a_turn_that_calls_a_tool_may_end_in_a_token_of_its_own(make_tokenizer):
+    calls = "{% if m.tool_calls %}CALL {{ m.tool_calls[0].function | tojson }}<|eom|>{% else %}{{ m.content }}<|im_end|>{% endif %}"
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n" + calls + "{% endfor %}"
+    renderer = make(make_tokenizer, "auto", chat_template=template, extra=("<|im_start|>", "<|im_end|>", "<|eom|>"))
+    assert (renderer.stops.last, renderer.stops.middle, renderer.stops.call) == (END, END, END + 1)
+
+
+def test_a_token_of_a_later_turn_ends_no_answer_in_the_middle(make_tokenizer):
+    # Answers in the middle end with no token: the next turn's marker follows, and that turn's own end comes after its text.
+    user = "{% if m.role == 'user' %}<|im_start|>{{ m.content }}<|im_end|>{% else %}"
+    template = "{% for m in messages %}" + user + "{{ m.content }}{% if loop.last %}</s>{% endif %}{% endif %}{% endfor %}"
+    renderer = make(make_tokenizer, "auto", chat_template=template)
+    assert (renderer.stops.last, renderer.stops.middle) == (EOS, None)
