@@ -72,6 +72,7 @@ def parse_with_overrides(
 ) -> tuple[argparse.Namespace, list[str]]:
     """(the flags of a command, what is written --config.KEY=VALUE): for commands whose configuration need not be a file."""
     parser = _parser(description, command, epilog=ANY_KEY)
+    _add_help(parser)
     _add(parser, flags)
     return _parsed(parser, argv)
 
@@ -91,14 +92,9 @@ def from_command_line(argv: Sequence[str] | None, description: str, flags: Flags
     """
     parser = _parser(description, command, epilog=ANY_KEY)
     parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="Python file with get_config()")
-    parser.add_argument("--help-config", nargs="?", const="", metavar="SECTION", help="explain the keys of a section, and exit")
+    _add_help(parser)
     _add(parser, flags)
     options, overrides = _parsed(parser, argv)
-    if options.help_config is not None:
-        from jaxalign.config import keys
-
-        print(keys.text(options.help_config))
-        parser.exit()
     if instead and getattr(options, instead.strip("-")):
         if options.config or overrides:
             parser.error(f"{instead} stands in the place of --config; give one of them")
@@ -118,6 +114,11 @@ def from_command_line(argv: Sequence[str] | None, description: str, flags: Flags
 def _parsed(parser, argv):
     options, rest = parser.parse_known_args(argv)
     overrides = [argument for argument in rest if argument.startswith("--config.")]
+    if options.help_config is not None:
+        from jaxalign.config import keys
+
+        print(keys.text(options.help_config))
+        parser.exit()
     if unknown := [argument for argument in rest if argument not in overrides]:
         parser.error(f"unknown arguments {unknown}{_meant(unknown[0], parser)}; overrides are written --config.KEY=VALUE")
     return options, overrides
@@ -154,6 +155,10 @@ def start_devices(asked: Run) -> None:
 
 def _parser(description, command, **options):
     return argparse.ArgumentParser(prog=f"python -m jaxalign.{command}" if command else None, description=description, **options)
+
+
+def _add_help(parser):
+    parser.add_argument("--help-config", nargs="?", const="", metavar="SECTION", help="explain the keys of a section, and exit")
 
 
 def _add(parser, flags):

@@ -46,7 +46,8 @@ def rows(section: str) -> list[Key]:
         return _options(_experiments()[name], hparams_of(_experiments()[name]))
     if head in functions.KEYS and name in functions.table(head):
         return _options(functions.function(head, name), functions.accepted(head, name))
-    schema = NESTED.get(section) or ({"seed": SCHEMA["seed"]} if section == "seed" else SCHEMA.get(section))
+    nested = NESTED.get("data.train" if section == "data.eval" else section)  # which have the same keys
+    schema = nested or ({"seed": SCHEMA["seed"]} if section == "seed" else SCHEMA.get(section))
     if schema is None:
         raise ValueError(f"--help-config {section}: no such section{meant(section, sections())}; there are {', '.join(SECTIONS)}.")
     return [*(_key(name, field) for name, field in schema.items() if name != "*"), *_durations(section)]

@@ -60,7 +60,7 @@ def _unknown(key, schema, prefix, problems) -> str | None:
     known = [k for k in schema if k != "*"] + [name for names in durations.values() for name in names]
     if other := OTHER_NAMES.get(f"{table}.{key}"):
         name = other.removeprefix(f"{table}.")
-        problems.append(f"{prefix}{key} is called {prefix}{name} here.")
+        problems.append(f"{prefix}{key} is called {prefix + name if name != other else other} here.")
         return name
     shown = sorted([k for k in schema if k != "*"] + [f"{name}_[{'|'.join(units(name))}]" for name in durations])
     problems.append(f"{prefix}{key}: unknown key{meant(key, known)}; accepted here: {', '.join(shown)}.")

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 import pytest
 from test_config import good
 
+from jaxalign import evaluate
 from jaxalign.config import files
 from jaxalign.config.resolve import ConfigError
 from jaxalign.config.stages import resolve_stages
@@ -137,6 +138,16 @@ def test_a_folder_in_the_place_of_a_config_names_its_files(tmp_path):
     (tmp_path / "mine.py").touch()
     with pytest.raises(ConfigError, match=r"it is a folder; name one of its Python files: mine\.py\."):
         files.load_file(str(tmp_path))
+
+
+def test_a_key_of_another_section_leads_there():
+    refused(good(train=dict(STEPS, learning_rate=1e-4)), "train.learning_rate is called optimizer.learning_rate here.")
+
+
+def test_evaluate_explains_the_keys_of_held_out_sources(capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--help-config", "data.eval"])
+    assert stop.value.code in (None, 0) and "score_range" in capsys.readouterr().out
 
 
 def refused(config, words):
