@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jaxalign.data.raw import notation
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import Message
 from jaxalign.data.raw.records import EMPTY, Record
 from jaxalign.data.raw.turns import conversation, side
-from jaxalign.data.raw.typed import written_list
 
 ANSWERS = ("completions", "responses", "completion", "response", "answers", "output", "outputs")
 TEXTS = ("response", "answer", "completion", "text", "output", "content")
@@ -30,16 +30,24 @@ def answers_of(row: Record) -> Answers:
     column = row.first(ANSWERS) or next((name for name in ANSWERS if row.get(name) is not None), None)
     if column is None:
         raise RowError("missing_column", "the row has no completion; set rename={'completion': ...} to the column that holds it.")
-    value = row.get(column)
-    if column.endswith("s") and isinstance(value, str):
-        value = written_list(value) or value
-    several = column.endswith("s") and isinstance(value, (list, tuple))
-    items = [_text(item, column, row) for item in (value if several else [value])]
+    several = several_in(row, column)
+    if several is not None and None in several:
+        raise RowError("empty_response", f"{column} has no text at place {several.index(None)} (from 0); give it one, or leave it out.")
+    if several == []:
+        raise RowError("empty_response", f"{column} is an empty list; give it answers, or leave the row out.")
+    items = [_text(item, column, row) for item in ([row.get(column)] if several is None else several)]
     for ours in dict.fromkeys(NUMBERS.values()):
         numbers = [item.numbers.get(ours) for item in items]
         if any(number is not None for number in numbers) and row.get(ours) in EMPTY:
             row.put(ours, numbers)
     return Answers(column, tuple(side(item.value, column, row) for item in items))
+
+
+def several_in(row: Mapping, column: str) -> list | None:
+    """The answers of a column that holds a list of them, also one written as text; None where it holds one answer."""
+    value = row.get(column) if column.endswith("s") else None
+    value = notation.read_list(value) if isinstance(value, str) else value
+    return list(value) if isinstance(value, (list, tuple)) else None
 
 
 def of_one_kind(prompt, sides: tuple) -> tuple[str | tuple[Message, ...], tuple]:

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 import re
 from typing import NamedTuple
 
-from jaxalign.data.raw.answers import ANSWERS
+from jaxalign.data.raw import asked
+from jaxalign.data.raw.answers import ANSWERS, several_in
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.records import Record
 from jaxalign.data.raw.scores import number
@@ -31,7 +32,7 @@ SIGNED = ("overall_preference", "preference_strength")  # below 0: the first is 
 FIRST_IS_ONE = {"human_ref": "labels"}  # column of which 1 is the first answer and 0 the second
 NUMBERS = {"winner_model": 1, "score": 1, "rating": 1, "reward": 1, "rank": -1}  # NAME_0 and NAME_1: 1: the higher is better, -1: the lower
 TIES = ("tie", "both", "equal", "same", "neither", "none", "draw", "tie (bothbad)", "both_bad")
-PROMPTS = ("prompt", "instruction", "question", "context", "history", "conversations", "input")
+PROMPTS = (*asked.PROMPTS, "question", "context", "history", "input")
 
 
 class Sides(NamedTuple):
@@ -67,7 +68,7 @@ def sides_in(names: set[str], lists: Iterable[str] = ()) -> Sides | None:
 def sides_of(row: Record) -> Sides | None:
     """The sides of a row."""
     names = {name for name in row if row.first([name])}
-    return sides_in(names, [name for name in ANSWERS if name in names and isinstance(row[name], (list, tuple)) and len(row[name]) == 2])
+    return sides_in(names, [name for name in ANSWERS if name in names and len(several_in(row, name) or ()) == 2])
 
 
 def to_pair(row: Record, *, base: int | None) -> None:
@@ -83,7 +84,7 @@ def to_pair(row: Record, *, base: int | None) -> None:
     if sides is None:
         raise RowError("missing_column", f"the row has {', '.join(sorted(row))}: no two answers with a column that chooses one.")
     first, second = sides.columns
-    answers = row[first] if first == second else (row[first], row[second])
+    answers = several_in(row, first) if first == second else (row[first], row[second])
     better = _better(row, sides, base)
     if row.first(("prompt",)) is None and row.first(PROMPTS):
         row.put("prompt", row[row.first(PROMPTS)])

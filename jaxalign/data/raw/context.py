@@ -5,8 +5,8 @@ JSON text), `images`.
 """
 
 from collections.abc import Mapping, Sequence
-import json
 
+from jaxalign.data.raw import notation
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import Message
 from jaxalign.data.raw.records import EMPTY, Record
@@ -56,7 +56,9 @@ def tools_of(row: Record) -> tuple[dict, ...]:
         value = row.get(column)
         if isinstance(value, str) and value.strip():
             try:
-                value = json.loads(value)
+                value = notation.read(value)
+            except RowError:
+                raise
             except (ValueError, RecursionError) as error:
                 raise RowError("tools", f"{column} is the text {value[:40]!r}, which is not valid JSON: {str(error)[:60]}.") from error
         if value in EMPTY or (isinstance(value, str) and not value.strip()):

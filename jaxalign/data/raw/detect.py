@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from jaxalign.data.raw import choices
-from jaxalign.data.raw.answers import ANSWERS
+from jaxalign.data.raw.answers import ANSWERS, several_in
 from jaxalign.data.raw.asked import has_prompt
 from jaxalign.data.raw.formats import FORMATS
 from jaxalign.data.raw.labels import LABELS
@@ -30,13 +30,13 @@ def detect(row: Mapping) -> tuple[str, str]:
     if sides is not None:
         by = sides.choice or " and ".join(sides.columns_of_numbers)
         return "choice", f"it has {' and '.join(dict.fromkeys(sides.columns))}, of which {by} chooses the better one"
-    of_several = answers is not None and isinstance(row[answers], (list, tuple)) and answers.endswith("s")
-    inside = {key for item in row[answers] if isinstance(item, Mapping) for key in item} if of_several else set()
+    several = several_in(row, answers) if answers else None
+    inside = {key for item in several or () if isinstance(item, Mapping) for key in item}
     if answers and (has & {"score", "scores"} or inside & {"score", "overall_score", "rating"}):
         return "scored", "it has score or scores"
     if answers and (has & {"rank", "ranks"} or "rank" in inside):
         return "ranked", f"it has {answers} with ranks, 1 or the lowest is best"
-    if answers in ("responses", "answers") and of_several:
+    if answers in ("responses", "answers") and several is not None:
         return "ranked", f"it has {answers}, taken as best first"
     for name in CONVERSATIONS:
         if name in has:

@@ -55,7 +55,7 @@ def written(example: Example) -> bytes:
       RowError: a text holds half a surrogate pair (rule "unicode"), or a tool or call holds what JSON cannot write.
     """
     try:
-        return json.dumps([example.prompt, example.responses, example.tools], ensure_ascii=False).encode("utf-8")
+        return json.dumps([example.prompt, example.responses, example.tools], ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError as error:
         raise RowError(
             "unicode",

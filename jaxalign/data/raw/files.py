@@ -17,6 +17,7 @@ import mmap
 from pathlib import Path
 import zlib
 
+from jaxalign.data.raw import arrow, notation
 from jaxalign.data.raw.counts import RowError
 from jaxalign.paths import nearby, resolve
 
@@ -43,14 +44,22 @@ def paths_of(given: str | Sequence[str]) -> list[Path]:
 
     Raises:
       FileNotFoundError: one of them names nothing.
+      ValueError: a file is named twice: its rows would train twice.
     """
-    found = []
+    found: list[Path] = []
+    names: dict[Path, str] = {}  # the file behind a path -> what named it
     for text in [given] if isinstance(given, str) else given:
         path = resolve(text)
-        matches = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        matches = [path] if path.exists() else [Path(name) for name in sorted(set(glob.glob(str(path), recursive=True)))]
         if not matches:
             raise FileNotFoundError(f"there is no data at {text!r}; {nearby(path)}")
-        found += matches
+        for match in matches:
+            file = match.resolve()
+            if file in names:
+                twice = f"path names {match} twice, by {names[file]!r} and by {text!r}"
+                raise ValueError(f"{twice}; name every file once, and let rows count more by the weight of their source.")
+            names[file] = text
+            found.append(match)
     if not found:
         raise FileNotFoundError("path=() names no file; give at least one.")
     return found
@@ -74,7 +83,7 @@ def read(path: Path) -> tuple[Sequence, str]:
     data = _unzipped(path, by_line=kind == ".jsonl") if path.suffix == ".gz" else data
     if kind != ".parquet":
         _refuse_binary(path, data[:4096])
-    return {".jsonl": _lines, ".json": _json, ".csv": _table, ".tsv": _table, ".parquet": _parquet}[kind](data, path), identity
+    return {".jsonl": _lines, ".json": _json, ".csv": _table, ".tsv": _table, ".parquet": arrow.parquet}[kind](data, path), identity
 
 
 def joined(parts: list[tuple[Sequence, str]]) -> tuple[Sequence, str]:
@@ -133,30 +142,9 @@ class _Lines(Sequence):
         return _parsed(text, f"{self._path}, line {number}")
 
 
-class _Repeated(dict):
-    """An object with a key that stands twice: `key`. Python would keep the last value and drop the others."""
-
-    key = ""
-
-
-def repeated_key(value: dict) -> str | None:
-    """The key that stands twice in an object of a JSON file, None where none does."""
-    return value.key if isinstance(value, _Repeated) else None
-
-
-def _object(pairs):
-    made = dict(pairs)
-    if len(made) == len(pairs):
-        return made
-    twice = _Repeated(made)
-    keys = [key for key, _ in pairs]
-    twice.key = next(key for key in keys if keys.count(key) > 1)
-    return twice
-
-
 def _parsed(text, where):
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return notation.loads(text)
     except json.JSONDecodeError as error:
         raise RowError("json", f"{where}: not valid JSON: {error.msg} at column {error.colno}. Mend or remove the line.") from error
     except RecursionError as error:
@@ -173,7 +161,7 @@ def _json(data, path):
     # A byte that is not UTF-8 becomes half a surrogate pair: the rule "unicode" refuses its row, and no other.
     text = data[:].decode("utf-8-sig", errors="surrogateescape")
     try:
-        rows = json.loads(text, object_pairs_hook=_object)
+        rows = notation.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and "\n" in text[: error.pos]:
             return _Lines(data, path)  # one row a line, under the name of a list
@@ -181,7 +169,12 @@ def _json(data, path):
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{path} is not valid JSON: {str(error)[:80]}. Mend the file, or write one row per line as .jsonl.") from error
     if isinstance(rows, dict) and "data" in rows:
+        lists = [name for name, value in rows.items() if isinstance(value, list) and value]
+        if len(lists) > 1:
+            raise ValueError(f"{path} holds the lists {', '.join(lists)}; data alone would be read. Write each into its own file.")
         rows = rows["data"]
+    elif isinstance(rows, dict) and "\n" not in text.strip():
+        return _Lines(data, path)  # a single row
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a {type(rows).__name__}; a .json file must hold a list of rows. One row a line is .jsonl.")
     return rows
@@ -207,7 +200,7 @@ class _Cells(Sequence):
 def _table(data, path):
     text = data[:].decode("utf-8-sig", errors="surrogateescape")
     head = text.partition("\n")[0]
-    delimiter = "\t" if ".tsv" in path.suffixes else ";" if "," not in head and ";" in head else ","
+    delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ";" if "," not in head and ";" in head else ","
     limit = csv.field_size_limit(LINE_BYTES)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -220,29 +213,9 @@ def _table(data, path):
         csv.field_size_limit(limit)
     names = [name.strip() for name in header[1]]
     if len(set(names)) < len(names) or "" in names:
-        raise ValueError(f"{path}: the first line must name every column once; it is {head[:80]!r}.")
+        index = "; the first column has no name: is it pandas' index? Write the table with index=False" if names[0] == "" else ""
+        raise ValueError(f"{path}: the first line must name every column once; it is {head[:80]!r}{index}.")
     return _Cells(names, rows, path)
-
-
-def _parquet(data, path):
-    import pyarrow  # slow to import, needed for this format only
-    import pyarrow.parquet
-
-    try:
-        return _Arrow(pyarrow.parquet.read_table(pyarrow.BufferReader(pyarrow.py_buffer(data))))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no parquet file or is damaged: {error}. Get the file again.") from error
-
-
-class _Arrow(Sequence):
-    def __init__(self, table):
-        self._table = table
-
-    def __len__(self):
-        return self._table.num_rows
-
-    def __getitem__(self, i):
-        return {name: column[0].as_py() for name, column in zip(self._table.column_names, self._table.slice(i, 1).columns, strict=True)}
 
 
 def _unzipped(path, *, by_line):

@@ -9,6 +9,8 @@ import itertools
 import json
 from pathlib import Path
 
+from jaxalign.data.raw import arrow
+
 
 def saved_folder(path: Path, split: str) -> tuple[Sequence, str]:
     """The rows of a save_to_disk folder.
@@ -42,7 +44,7 @@ def hub(source: Mapping, split: str, *, whole: bool) -> tuple[Sequence, str]:
         stream = datasets.load_dataset(name, source.get("config"), streaming=True, **options)
         if isinstance(stream, Mapping):
             raise ValueError(f"{name} has the splits {', '.join(stream)}; set split to one of them")
-        rows = list(itertools.islice(stream, source["limit"]))
+        rows = [arrow.unfilled(row) for row in itertools.islice(stream, source["limit"])]
     except (OSError, ValueError, datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(
             f"the data set {name!r} could not be had from the Hugging Face hub: {type(error).__name__}: {error}. Check name, config and "
@@ -84,4 +86,4 @@ def _with_split(data, name, split):
         if split not in data:
             raise ValueError(f"{name} has the splits {', '.join(data)}, not {split or 'none'!r}; set split to one of them.")
         data = data[split]
-    return data, f"fingerprint:{data._fingerprint}"
+    return arrow.Filled(data), f"fingerprint:{data._fingerprint}"

@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 
+from jaxalign.data.raw import notation
 from jaxalign.data.raw.counts import RowError
 
 TRANSFORMS = ("linear", "sigmoid")
@@ -85,8 +86,7 @@ def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = Fa
     if sides:
         values = [row.get(f"{name}_chosen"), row.get(f"{name}_rejected")]
     else:
-        values = row.get(name)
-        values = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
+        values = listed(row.get(name))
     if any(value is None for value in values):
         wanted = f"{name}_chosen and {name}_rejected" if sides else name
         names = "COLUMN of COLUMN_chosen and COLUMN_rejected" if sides else "a column of the row"
@@ -99,6 +99,14 @@ def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = Fa
         if value is None:
             raise RowError("wrong_type", f"{name} {repr(raw)[:40]} is not a finite number that float32 holds.")
     return tuple(float(value) if kept else value for value in read)
+
+
+def listed(value) -> list:
+    """The items of a column that holds a list, also one written as text, or the value itself as the only one."""
+    if isinstance(value, str):
+        items = notation.read_list(value)
+        return [value] if items is None else items
+    return list(value) if isinstance(value, Sequence) else [value]
 
 
 def number(value) -> float | int | None:

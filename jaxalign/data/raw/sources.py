@@ -9,7 +9,7 @@ import decimal
 import math
 import re
 
-from jaxalign.data.raw import files, libraries
+from jaxalign.data.raw import files, libraries, notation
 from jaxalign.data.raw.counts import RowError
 
 SPLIT = re.compile(r"(?P<name>[\w.\-/]*)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
@@ -106,7 +106,7 @@ def _plain(value, depth=0):
             raise RowError("nested", f"lists or objects stand more than {DEEPEST} deep in each other; a row is a flat object.")
         if not isinstance(value, dict):
             return [_plain(item, depth + 1) for item in value]
-        twice = files.repeated_key(value)
+        twice = notation.repeated_key(value)
         if twice is not None:
             raise RowError("repeated_key", f"the key {twice[:40]!r} stands twice in one object; keep one of them.")
         return {key: _plain(item, depth + 1) for key, item in value.items()}

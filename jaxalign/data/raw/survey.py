@@ -13,7 +13,7 @@ from jaxalign.data.raw.answers import answers_of
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.labels import LABELS, WORDS, word_of
 from jaxalign.data.raw.records import EMPTY, Record
-from jaxalign.data.raw.scores import Scoring, number
+from jaxalign.data.raw.scores import Scoring, listed, number
 from jaxalign.data.raw.sources import Rows
 
 FEW = 0.01  # share of rows whose judgement may be odd: they are dropped and counted, row by row
@@ -85,10 +85,8 @@ def _check_scores(rows, format, scoring):
 def _scores(row, name):
     # the numbers of a row in a column, of a list, of a pair, or inside its answers
     for column in (name, f"{name}s", f"{name}_chosen", f"{name}_rejected"):
-        value = row.get(column)
-        for item in value if isinstance(value, (list, tuple)) else [value]:
-            if number(item) is not None:
-                yield number(item)
+        with contextlib.suppress(RowError):
+            yield from (number(item) for item in listed(row.get(column)) if number(item) is not None)
 
 
 def _base(rows):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import re
 
+from jaxalign.data.raw import notation
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import Message, read_message
 from jaxalign.data.raw.records import Record
@@ -41,6 +42,9 @@ def side(value, name: str, row: Record) -> str | tuple[Message, ...]:
     if isinstance(value, str):
         messages = written_out(value, name)
         if messages is None:
+            items = notation.read_list(value) if value.lstrip()[:2] in ("['", '["') else None
+            if items and all(isinstance(item, str) for item in items):
+                row.changed["written_list"] = f"{name} is a list written as text, {value[:40]!r}; it is trained as that text"
             return value
         row.changed["written_messages"] = f"{name} is a conversation written as text; it was read as messages"
         value = messages

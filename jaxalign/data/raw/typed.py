@@ -3,10 +3,9 @@ r"""Text that is a conversation in writing: JSON or Python notation, "\n\nHuman:
 The first two become the conversation that they stand for; rendered text is refused, since a template would write its marks around it again.
 """
 
-import ast
-import json
 import re
 
+from jaxalign.data.raw import notation
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import CALLS, ROLES
 
@@ -28,34 +27,22 @@ def written_out(text: str, name: str) -> list | dict | None:
     """The messages that text writes out in JSON or Python notation; None where it is ordinary text.
 
     Raises:
-      RowError: it begins like messages and is neither notation (rule "written_messages").
+      RowError: it begins like messages and is neither notation (rule "written_messages"), or repeats a key ("repeated_key").
     """
     if not NOTATION.match(text) or not all(key.search(text) for key in KEYS):
         return None
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        try:
-            parsed = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-            raise RowError(
-                "written_messages",
-                f"{name} is a conversation written as text, {text[:40]!r}, but neither valid JSON nor a Python list of messages; "
-                "write lists of messages as JSON.",
-            ) from error
+        parsed = _parsed(text)
+    except RowError:
+        raise
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise RowError(
+            "written_messages",
+            f"{name} is a conversation written as text, {text[:40]!r}, but neither valid JSON nor a Python list of messages; "
+            "write lists of messages as JSON.",
+        ) from error
     messages = parsed if isinstance(parsed, list) else [parsed]
     return parsed if messages and all(_is_message(message) for message in messages) else None
-
-
-def written_list(text: str) -> list | None:
-    """The list that text writes out in JSON notation; None where it is ordinary text."""
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return parsed if isinstance(parsed, list) else None
 
 
 def hh_turns(dialogue: str, name: str) -> list[dict[str, str]]:
@@ -92,6 +79,15 @@ def refuse_rendered(text: str, what: str, *, asks: bool) -> None:
             f"{what} holds {found[0].strip()!r}, which a chat template writes: is it rendered already? Give the messages themselves, or "
             "train the text as it stands with template='plain'.",
         )
+
+
+def _parsed(text):
+    try:
+        return notation.read(text)
+    except RowError:
+        raise
+    except (ValueError, RecursionError):
+        return notation.read_python(text)
 
 
 def _is_message(value):
