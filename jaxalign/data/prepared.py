@@ -16,7 +16,7 @@ from jaxalign.paths import resolve
 
 # Raise these by hand where the same source and settings give other groups, or the same groups another plan: sets made before are then made
 # again. tests/data/test_golden_rows.py holds them.
-GROUPS_FORMAT = 1
+GROUPS_FORMAT = 2
 PLAN_FORMAT = 1
 DETECTION_ROWS = 100  # that are looked at for the format of a set
 MISMATCH_SEED = 0  # of the shuffle that pairs groups with responses of other prompts: part of the data, like the order of a file
