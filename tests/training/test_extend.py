@@ -57,7 +57,7 @@ def test_an_extension_needs_a_rate_where_the_schedule_ends_at_0_and_does_not_end
 @pytest.mark.parametrize(("schedule", "expected"), [("constant", 1e-3), ("linear", 2e-4), ("cosine", 2e-4)])
 def test_the_rate_of_an_extension_is_that_of_the_end_of_the_schedule(schedule, expected):
     cfg = tiny.get_config()
-    cfg.optimizer.update(schedule=schedule, min_lr_ratio=0.2)
+    cfg.optimizer.update(schedule=schedule, min_lr_ratio=0.0 if schedule == "constant" else 0.2)
     lengths = durations.Durations(total=15, planned=10, warmup=2, log_every=1, eval_every=5, save_every=5)
     rates = [float(build.learning_rate(resolve(cfg), lengths)(step)) for step in range(15)]
     np.testing.assert_allclose(rates[10:], expected, rtol=1e-6)
