@@ -169,7 +169,7 @@ def _json(data, path):
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{path} is not valid JSON: {str(error)[:80]}. Mend the file, or write one row per line as .jsonl.") from error
     if isinstance(rows, dict) and "data" in rows:
-        lists = [name for name, value in rows.items() if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)]
+        lists = [name for name, value in rows.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
         if len(lists) > 1:
             raise ValueError(f"{path} holds the lists {', '.join(lists)}; data alone would be read. Write each into its own file.")
         rows = rows["data"]
