@@ -25,7 +25,6 @@ SECTIONS = {
     "data": (Idle("sampling_column", lambda data: data["sampling"] == "shuffle", "on data.sampling='shuffle'"),),
     "optimizer": (Idle("min_lr_ratio", lambda own: own["schedule"] == "constant", "on optimizer.schedule='constant'"),),
     "train": (
-        Idle("best_metric", lambda train: not train["keep_best"], "without train.keep_best"),
         Idle(
             "extend_learning_rate",
             lambda train: not any(train.get(f"extend_{unit}") for unit in units("extend")),

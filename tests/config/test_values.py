@@ -87,7 +87,6 @@ def test_a_number_is_finite_and_in_the_range_of_its_key(sections, words):
         (source(format="messages", score_range=(0, 5)), "data.train.score_range=(0, 5) has no effect on a format without scores"),
         (source(format="binary", score_transform="sigmoid"), "data.train.score_transform='sigmoid' has no effect"),
         (dict(optimizer=dict(RATE, schedule="constant", min_lr_ratio=0.1)), "optimizer.min_lr_ratio=0.1 has no effect"),
-        (dict(train=dict(STEPS, best_metric="-accuracy")), "train.best_metric='-accuracy' has no effect without train.keep_best"),
         (dict(train=dict(STEPS, extend_learning_rate=1e-5)), "train.extend_learning_rate=1e-05 has no effect without train.extend_"),
         (dict(train=dict(STEPS, export_dtype="bfloat16")), "train.export_dtype='bfloat16' has no effect without train.export"),
     ],
