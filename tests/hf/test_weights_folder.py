@@ -65,6 +65,12 @@ def loaded(folder, model=MODEL):
         return load(folder, model)
 
 
+def test_tables_are_filled_up_with_rows_of_zeros(folder):
+    params = jax.device_get(loaded(folder))
+    for table in (params["embed"]["tokens"], params["head"]["kernel"]):
+        assert table.shape == (MODEL.config.padded_vocab, 16) and not table[20:].any() and table[:20].any(1).all()
+
+
 @pytest.mark.parametrize(("config", "head"), [(LLAMA, "lm_head.weight"), (NEOX, "embed_out.weight")], ids=["llama", "gpt_neox"])
 def test_a_head_of_its_own_beside_a_tied_flag_is_refused_by_name(tmp_path, config, head):
     untied, tied = (models.build(ModelConfig(**config, tied=tied)) for tied in (False, True))
