@@ -113,6 +113,7 @@ def test_an_implicit_reward_is_beta_times_the_log_ratio_of_whole_responses(tmp_p
     assert np.abs(margin).max() > 0.05
 
 
+@pytest.mark.slow
 def test_token_log_probs_stand_beside_their_tokens(cache):
     cfg = resolved(cache)
     prepared = scored(cfg, "seen", {"kind": "logps", "model": "package:stories260k"})

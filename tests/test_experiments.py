@@ -87,6 +87,7 @@ def test_the_lake_mixes_each_state_with_where_the_greedy_action_led():
             assert ours.greedy[s, i] == logits(np.eye(16)[state]).argmax()
 
 
+@pytest.mark.slow
 def test_the_lake_writes_its_table_and_sft_nears_the_optimal_policy(tmp_path, monkeypatch):
     monkeypatch.setattr(frozen_lake, "STARTS", {"standard map": ("standard", False)})
     monkeypatch.setattr(frozen_lake, "METHODS", {name: frozen_lake.METHODS[name] for name in ("SFT", "IFT", "ORPO", "DPO")})

@@ -67,6 +67,7 @@ def test_no_gradient_reaches_the_reference_the_rewards_or_the_columns(name):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(others))
 
 
+@pytest.mark.slow  # test_extremes goes further, quickly
 @files
 def test_loss_and_gradient_are_finite_at_huge_log_ratios(name):
     policy, reference, batch = seen()

@@ -110,6 +110,7 @@ def test_the_contract_takes_up_the_examples_and_they_keep_its_promises(with_the_
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 45
 
 
+@pytest.mark.slow
 def test_a_run_with_the_example_starts_at_its_known_loss(with_the_example, tmp_path):
     settings = ["objective.beta=0.05", "train.total_steps=1", "data.eval=None", f"data.prepared_dir={tmp_path}"]
     arguments = ["--config", "tests/tiny.py:squared_hinge", "--workdir", str(tmp_path / "run"), *(f"--config.{key}" for key in settings)]

@@ -60,6 +60,7 @@ def test_sft_lowers_the_held_out_loss(finished):
     assert last["loss"] < first["loss"] - 0.05
 
 
+@pytest.mark.slow
 def test_dpo_starts_from_an_export_at_ln_2_and_kl_0(finished, tmp_path, cache):
     workdir = tmp_path / "dpo"
     assert start(workdir, cache, f"--config.model.checkpoint={finished / 'export'}", "--config.train.total_steps=2") == 0
@@ -222,6 +223,7 @@ def test_a_second_start_in_the_same_folder_is_refused(tmp_path, cache, capsys):
     assert "another process is training" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_changed_data_are_not_continued_on(tmp_path, cache, capsys):
     rows = [{**PAIR, "prompt": f"Hi {i}"} for i in range(200)]
     path = write_rows(tmp_path / "rows.jsonl", rows)

@@ -50,6 +50,7 @@ def test_kto_gets_responses_of_other_prompts_from_the_configuration_alone(start,
     assert lines[-1]["z0/raw"] != 0
 
 
+@pytest.mark.slow
 def test_groups_are_drawn_by_a_number_of_the_data_set_and_an_epoch_shrinks_with_them(start, tmp_path, capsys):
     rows = [{"prompt": f"Question {i}?", "completion": f"Answer {i}.", "gain": i - 35.5} for i in range(60)]
     drawn = "sampling='priority', max_groups_per_row=1"

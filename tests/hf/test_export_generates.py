@@ -8,6 +8,7 @@ import tiny_data
 from jaxalign import train
 from jaxalign.training import runs
 
+pytestmark = pytest.mark.slow
 OPTIMIZED = True
 CONFIG = """
 from ml_collections import ConfigDict

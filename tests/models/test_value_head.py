@@ -85,6 +85,7 @@ def test_packing_and_sharing_of_prompts_do_not_change_a_value(plan, share_prompt
     np.testing.assert_allclose(values(plan, share_prompt=share_prompt), alone(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)], ids=str)
 def test_meshes_agree(mesh):
     plan = np.array([[0, 1], [2, -1], [3, -1], [4, -1], [5, -1], [-1, -1], [-1, -1], [-1, -1]])

@@ -44,6 +44,7 @@ def test_a_run_extended_at_its_end_is_the_run_extended_from_the_start(tmp_path, 
     assert [line["learning_rate"] for line in later[4:]] == pytest.approx([5e-4] * 3)
 
 
+@pytest.mark.slow
 def test_an_extension_needs_a_rate_where_the_schedule_ends_at_0_and_does_not_end_before_the_checkpoint(tmp_path, cache, capsys):
     start(tmp_path, cache, *LONGER)
     start(tmp_path / "other", cache, "train.extend_steps=3", code=1)

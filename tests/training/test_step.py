@@ -45,7 +45,7 @@ def test_the_state_is_donated(on_one_device):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new))
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("mesh", [pytest.param((1, 1, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)
 def test_two_steps_compile_once(mesh):
     with jax.set_mesh(toys.mesh(mesh)):
         train_step = toys.make_step("dpo")
@@ -147,7 +147,7 @@ def numbered(policy, constant, batch):
     return Terms(loss, valid * value, {"plain": (loss / value, valid), "nobody": (value, jnp.zeros_like(value))})
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("microbatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_statistics_of_the_whole_batch_are_carried_to_the_next_step(on_one_device, microbatches):
     train_step, state, batch = toys.make_step("bco", microbatches=microbatches), toys.make_state("bco"), toys.place(arrays())
     state, _ = train_step(state, batch)
@@ -187,6 +187,7 @@ def test_groups_stay_with_their_rows_in_a_microbatch(on_one_device):
 OTHERS = [pytest.param(rule, marks=pytest.mark.slow) for rule in sorted(optim.RULES) if rule != "adamw"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["adamw", *OTHERS])
 def test_state_and_metrics_stay_float32_under_bfloat16_compute(on_one_device, rule):
     schedule = optax.constant_schedule(1e-2)
@@ -290,6 +291,7 @@ def test_what_is_measured_against_the_first_reference_is_not_measured_against_th
     assert {name for name in ("loss", "kl") if abs(mean(both[name]) - mean(both[f"initial/{name}"])) > 0.1} == {"loss", "kl"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "rows", "microbatches"),
     [
@@ -326,12 +328,14 @@ def largest_array(objective, remat):
     return max(math.prod(map(int, sizes.split(","))) for sizes in ARRAY.findall(text)) / (rows * length * 8192)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "full"])
 def test_no_array_of_the_compiled_step_has_a_vocabulary_for_every_token(on_one_device, remat):
     # attention scores of all heads would have 0.5 a layer, a chunk of the head has 0.25
     assert largest_array(toys.objective("dpo")[0], remat) <= 0.25
 
 
+@pytest.mark.slow
 def test_the_search_for_such_an_array_finds_one(on_one_device):
     def with_logits(policy, constant, batch):
         terms = toys.objective("dpo")[0](policy, constant, batch)
