@@ -1,7 +1,6 @@
 """Reads a Hugging Face checkpoint folder: its config, and its weights one tensor at a time straight into their shards."""
 
 import functools
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import sharding
-from jaxalign.data.text.tokenizer_files import unique
+from jaxalign.data.raw.notation import read_file
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import names, notes
 from jaxalign.hf.tensors import DTYPES, Stored, scan
@@ -30,7 +29,7 @@ def load_config(folder: str | Path) -> ModelConfig:
     if not file.is_file():
         raise ValueError(f"{folder} has no config.json; give a folder that transformers' save_pretrained or a model download wrote.")
     try:
-        return hf_config.from_json(read_json(file))
+        return hf_config.from_json(read_file(file))
     except ValueError as error:
         raise ValueError(f"{error} (in {folder})") from error
 
@@ -70,18 +69,6 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
     return params
 
 
-def read_json(file: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-      ValueError: it is not valid JSON.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); download or copy it again.") from error
-
-
 def _folder(folder: str | Path) -> Path:
     if not Path(folder).is_dir():
         raise ValueError(f"{folder} is not a folder; give the path of a downloaded checkpoint (hf download NAME --local-dir FOLDER).")
@@ -101,7 +88,7 @@ def _stored(folder: Path, config: ModelConfig) -> dict[str, Stored]:
             if name in found:
                 raise ValueError(f"{folder} holds tensor {name} twice, in {found[name].file.name} and in {file}; remove the wrong file.")
             found[name] = stored
-    if not single and (absent := sorted(set(read_json(folder / INDEX)["weight_map"]) - set(found))):
+    if not single and (absent := sorted(set(read_file(folder / INDEX)["weight_map"]) - set(found))):
         raise ValueError(f"{folder / INDEX} promises {notes.some(absent)}, but no file holds them; download or copy the shards again.")
     prefix = names.prefix(config)
     if not any(name.startswith(prefix) for name in found):  # saved from the base model, as gpt2's own release
@@ -117,7 +104,7 @@ def _indexed(folder: Path) -> list[str]:
         other = sorted(file.name for file in [*folder.glob("*.bin"), *folder.glob("adapter_config.json")])
         way_out = f"it has {notes.some(other)}: convert with transformers' save_pretrained" if other else "copy the weights there"
         raise ValueError(f"{folder} has neither {SINGLE} nor {INDEX}; {way_out}.")
-    parsed = read_json(index)
+    parsed = read_file(index)
     weights = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(weights, dict) or not weights or not all(isinstance(file, str) and file for file in weights.values()):
         raise ValueError(f"{index} has no weight_map from tensors to files; download or copy it again.")

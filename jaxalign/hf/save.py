@@ -13,8 +13,9 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
+from jaxalign.data.raw.notation import read_file
 from jaxalign.hf import config_json, names
-from jaxalign.hf.load import INDEX, SINGLE, read_json
+from jaxalign.hf.load import INDEX, SINGLE
 from jaxalign.hf.tensors import NAMES, write
 from jaxalign.models.model import Model
 
@@ -148,5 +149,5 @@ def _pick(leaf: jax.Array, layer: int, dtype: str, stacked: bool) -> jax.Array:
 def _token_ids(source: str | Path | None) -> dict[str, Any]:
     """The ids of the special tokens: of the model that the tokenizer lies beside, else those that generation goes by."""
     files = [] if source is None else [Path(source) / name for name in ("config.json", "generation_config.json")]
-    values = next((read_json(file) for file in files if file.is_file()), {})
+    values = next((read_file(file) for file in files if file.is_file()), {})
     return {key: values[key] for key in TOKEN_IDS if key in values}

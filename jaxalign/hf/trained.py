@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 import shutil
 
+from jaxalign.data.raw.notation import read_file
 from jaxalign.data.text import tokenizer as tokenizers
 from jaxalign.data.text.renderer import Renderer
-from jaxalign.hf.load import read_json
 from jaxalign.hf.save import carry
 
 GENERATION = "generation_config.json"
@@ -55,7 +55,7 @@ def _replace_templates(folder: Path, templates: dict[str, str]) -> None:
         else:
             (folder / name).unlink(missing_ok=True)
     settings = folder / "tokenizer_config.json"
-    values = read_json(settings) if settings.is_file() else {}
+    values = read_file(settings) if settings.is_file() else {}
     values.pop("chat_template", None)
     settings.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     tokenizers.save_templates(folder, templates)
@@ -63,7 +63,7 @@ def _replace_templates(folder: Path, templates: dict[str, str]) -> None:
 
 def _generation(renderer: Renderer, source: Path, all_turns: bool) -> dict:
     """The generation settings of the source with the trained tokens first among those that end a text."""
-    known = [read_json(source / name) if (source / name).is_file() else {} for name in (GENERATION, "config.json")]
+    known = [read_file(source / name) if (source / name).is_file() else {} for name in (GENERATION, "config.json")]
     stops, tokenizer = renderer.stops, renderer.tokenizer
     ends = [stops.last, stops.call, stops.middle if all_turns else None, tokenizer.eos_id]
     for values in known:

@@ -56,6 +56,13 @@ def test_an_edited_setting_is_no_longer_what_was_written(made, key):
 
 
 def test_sound_files_are_hashed_once(made, monkeypatch):
+    hashed, digest = [], manifest.hashlib.file_digest
+    monkeypatch.setattr(manifest.hashlib, "file_digest", lambda file, name: hashed.append(file.name) or digest(file, name))
     store.read(made)
-    monkeypatch.setattr(manifest.hashlib, "file_digest", None)
+    first = len(hashed)
     store.read(made)
+    assert len(hashed) == first == len({*hashed})
+    flip(made / "plan.npy")
+    with pytest.raises(ValueError, match="plan.npy has other bytes"):
+        store.read(made)
+    assert len(hashed) == first + 1

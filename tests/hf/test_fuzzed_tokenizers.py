@@ -32,29 +32,38 @@ def mutated(folder, seed):
     return file
 
 
+def read(folder):
+    """(ids of TEXT as we read the folder, or None, and the message that refuses it)"""
+    try:
+        return tokenizers.load(folder).encode(TEXT), ""
+    except (ValueError, FileNotFoundError) as error:
+        return None, str(error)
+
+
+def as_transformers(folder):
+    """The ids that transformers gives, None where it cannot read the folder: it has many errors."""
+    transformers = pytest.importorskip("transformers")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)(TEXT, add_special_tokens=False)["input_ids"]
+    except Exception:
+        return None
+
+
 def check(tmp_path, seed):
     folder = tiny_data.write_tokenizer(tmp_path / f"t{seed}", chat_template=OWN)
     file = mutated(folder, seed)
-    try:
-        ours = tokenizers.load(folder)
-    except (ValueError, FileNotFoundError) as error:
-        assert str(folder) in str(error) or file.name in str(error), (seed, str(error))
-        return
-    ids = ours.encode(TEXT)
-    try:
-        transformers = pytest.importorskip("transformers")
-        theirs = transformers.AutoTokenizer.from_pretrained(folder)(TEXT, add_special_tokens=False)["input_ids"]
-    except Exception:  # it has many errors
-        return
-    assert ids == theirs, seed
+    ids, message = read(folder)
+    if ids is None:
+        return str(folder) in message or file.name in message
+    return ids and as_transformers(folder) in (None, ids)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_mutated_tokenizer_is_refused_by_file_or_read_as_transformers_reads_it(tmp_path, seed):
-    check(tmp_path, seed)
+    assert check(tmp_path, seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 110))
 def test_many_mutated_tokenizers_are_refused_by_file_or_read_as_transformers_reads_them(tmp_path, seed):
-    check(tmp_path, seed)
+    assert check(tmp_path, seed)

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from jaxalign.data.raw import notation
 from jaxalign.data.text import tokenizer_files
-from jaxalign.hf import load
 from jaxalign.paths import resolve
 from jaxalign.suggest import closest
 
 
-@pytest.mark.parametrize("reader", [load.read_json, tokenizer_files.read_json])
+@pytest.mark.parametrize("reader", [notation.read_file, tokenizer_files.read_json])
 def test_a_key_that_stands_twice_in_a_json_file_is_refused_and_a_bom_is_read(tmp_path, reader):
     file = tmp_path / "config.json"
     file.write_text('\ufeff{"a": {"b": 1}}', encoding="utf-8")

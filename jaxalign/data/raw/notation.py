@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+from pathlib import Path
 import tokenize
 
 from jaxalign.data.raw.counts import RowError
@@ -36,6 +37,18 @@ def read(text: str) -> object:
       ValueError, RecursionError: it is not JSON.
     """
     return json.loads(text, object_pairs_hook=_whole)
+
+
+def read_file(file: Path) -> object:
+    """The value of a JSON file of a checkpoint or a tokenizer.
+
+    Raises:
+      ValueError: it is not JSON, or a key stands twice in one object; the message names the file.
+    """
+    try:
+        return read(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON: {error} Mend it, or download or copy it again.") from error
 
 
 def read_python(text: str) -> object:

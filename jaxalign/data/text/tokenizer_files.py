@@ -11,10 +11,10 @@ import json
 import os
 from pathlib import Path
 import tempfile
-from typing import Any
 
 import tokenizers
 
+from jaxalign.data.raw import notation
 from jaxalign.paths import nearby, resolve
 
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that take tokenizer.json as it is
@@ -84,25 +84,9 @@ def read_json(file: Path) -> dict:
     """
     if not file.is_file():
         return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON: {error}. Mend it, or copy it again from the checkpoint.") from error
+    values = notation.read_file(file)
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds a {type(values).__name__}, not a JSON object; copy it again from the checkpoint.")
-    return values
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs of a JSON file.
-
-    Raises:
-      ValueError: a key stands twice; json would take the last value and drop the others.
-    """
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
     return values
 
 
