@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from jaxalign.config.command_line import Run, parse_with_overrides, run, start_devices
 
 PIPED_WIDTH = 160  # columns of a table that goes to a file or a pipe
+OF_TRAINING = ("keep_best", "best_metric", "wandb")  # keys of train that an evaluation does not read, whatever is true of them here
 FLAGS = (
     ("--workdir", {"help": "folder of a run or of one of its stages"}),
     ("--stage", {"help": "which stage of the run, or of the config"}),
@@ -62,8 +63,10 @@ def _of_run(options, overrides) -> Subject:
     """The subject of --workdir: configuration and model of a checkpoint."""
     from ml_collections import ConfigDict
 
-    from jaxalign.config.files import override
+    from jaxalign.config import stored
+    from jaxalign.config.files import keys_of, override
     from jaxalign.config.resolve import resolve
+    from jaxalign.config.schema import SCHEMA
     from jaxalign.models import model as models
     from jaxalign.models.heads import ValueHeadConfig
     from jaxalign.training import runs
@@ -76,8 +79,9 @@ def _of_run(options, overrides) -> Subject:
     record = runs.record(workdir, options.step if options.step in there else there[-1])
     config = ConfigDict(record["config"])
     config.model.tokenizer = record["tokenizer"]
+    config.train.update({key: SCHEMA["train"][key].default for key in OF_TRAINING})
     override(config, overrides)
-    cfg = resolve(config)
+    cfg = resolve(ConfigDict(stored.settled(config.to_dict(), typed=keys_of(overrides))))
     start_devices(Run("", {"": cfg}, options))
     step = runs.chosen(workdir, options.step)
     head = None if record["value_head"] is None else ValueHeadConfig(max_value=record["value_head"])

@@ -106,11 +106,11 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         build.write_tokenizer(cfg, workdir / runs.TOKENIZER)
         check_rewards(cfg, objective, sets.all)
         lengths = durations(cfg, sets.train)
-        check_best(cfg, lengths)
         steps = lengths.total + lengths.every  # a source may look so far ahead
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         batches = loader.batches(sets.train, rows=cfg.batch.rows, seed=cfg.seed, steps=steps, sampling=build.sampling(cfg), **hosts)
         made = build.functions(cfg, objective, model, lengths)
+        check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out))
         prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item in sets.train]
         state, evaluated = _begin(cfg, model, made, saved, start, lengths, prepared, workdir)
         log = RunLog(
@@ -193,7 +193,6 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
             follow = [functools.partial(samples.record, step) for samples in run.samples]
             estimates = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows, follow=follow)
             held_out_metrics = {name: estimate.value for name, estimate in estimates.items()}
-            run.saved.check_metrics(held_out_metrics)
             run.log.held_out(step, estimates)
             meter.restart()
         if step > start and (stopping or step == total or _is_due(step, every.save_every, total)):

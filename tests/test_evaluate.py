@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+import shutil
 
 import pytest
 
 from jaxalign import evaluate, train
 from jaxalign.reports import log
+from jaxalign.training import runs
 
 OPTIMIZED = True
 TINY = str(Path(__file__).parent / "tiny.py")
@@ -60,6 +62,20 @@ def test_other_rows_are_evaluated_and_written_under_another_name(finished, capsy
     assert found["checkpoint"]["loss"]["n"] < log.read_estimates(finished / "dpo")[-1][1]["loss"].n
     assert "--config.data.eval.limit=12" in found["command"]
     assert "accuracy" in capsys.readouterr().out
+
+
+def test_a_run_that_stored_keys_without_effect_is_evaluated_and_they_are_named(finished, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(finished / "sft", folder)
+    step = folder / "checkpoints" / "2"
+    record = json.loads((step / "run" / "metadata").read_text())
+    record["config"]["data"]["eval"]["weight"] = 0.5
+    record["config"]["train"] |= {"keep_best": 1, "best_metric": "-other/accuracy"}
+    (step / "run" / "metadata").write_text(json.dumps(record))
+    runs.SEAL.write(step)
+    assert evaluate.main(["--workdir", str(folder)]) == 0
+    assert [line for line in caplog.messages if "data.eval.weight=0.5, which has no effect" in line]
+    assert numbers(folder / "evaluations" / "step-2.json")["checkpoint"]["loss"]["n"] > 0
 
 
 def test_a_run_without_a_reference_is_compared_with_what_it_started_from(finished, tmp_path):

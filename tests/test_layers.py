@@ -16,6 +16,7 @@ ROOMS = (  # from the ground up: a room imports from rooms that stand before it,
     "hparams",  # options of functions
     "suggest",  # what was meant by a name
     "paths",
+    "hub",  # names on the Hugging Face hub
     "manifest",  # hashes of files and settings
     "sharding",  # the table of axes
     "types",  # batch, outputs, terms, state

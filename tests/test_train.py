@@ -245,6 +245,8 @@ def test_changed_data_are_not_continued_on(tmp_path, cache, capsys):
         (["--config.data.train.responses=chosen"], ["'dpo' reads pairs"]),
         (["--config.train.total_steps=0"], ["train.total"]),
         (["--config.objective.beta=-1.0"], ["objective.beta=-1.0", "above 0"]),
+        (["--config.train.best_metric=-acuracy"], ["train.best_metric='-acuracy' is no held-out metric", "did you mean accuracy?"]),
+        (["--config.train.best_metric=kl", "--config.data.eval=None"], ["there are none, as no rows are held out"]),
         (["--config.objective.name=sft"], ["'sft' trains on every response", 'responses="chosen"']),
         (["--process=1", "--processes=2"], ["--coordinator HOST:PORT"]),
     ],

@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 from jaxalign import objectives, sharding
 from jaxalign.config.durations import Durations
 from jaxalign.config.functions import options
+from jaxalign.data.rows import store
 from jaxalign.data.rows.sampling import Sampling
-from jaxalign.data.text import render
+from jaxalign.data.text import render, tokenizer_files
 from jaxalign.data.text.renderer import Renderer
 from jaxalign.data.text.tokenizer import load as load_tokenizer
+from jaxalign.evaluators import held_out
 from jaxalign.hf import config as hf_config
-from jaxalign.hf import hub, trained, vocabulary
+from jaxalign.hf import trained, vocabulary
 from jaxalign.hparams import hparams_of
 from jaxalign.models import model as models
 from jaxalign.models import presets
@@ -65,7 +67,7 @@ def tokenizer_name(cfg: ConfigDict) -> str:
 
 def tokenizer_folder(cfg: ConfigDict) -> str:
     """Where the tokenizer is: the one named, or the checkpoint's."""
-    return str(hub.checkpoint_folder(tokenizer_name(cfg)))
+    return str(tokenizer_files.locate(tokenizer_name(cfg)))
 
 
 def renderer(cfg: ConfigDict) -> Renderer:
@@ -223,6 +225,11 @@ def decaying_axes(cfg: ConfigDict, built: models.Model) -> dict:
 def abstract_state(built: models.Model, init_state) -> TrainState:
     """The train state as shapes on the mesh in scope."""
     return checkpoint.abstract_like(jax.eval_shape(init_state, abstract_params(built)))
+
+
+def held_out_metrics(cfg: ConfigDict, built: models.Model, made: Functions, sets: dict[str, store.Prepared]) -> set[str]:
+    """Names of the metrics that evaluations of this run will give; nothing is computed."""
+    return held_out.names(made.eval_step, abstract_state(built, made.init_state), sets, rows=cfg.batch.rows)
 
 
 def export_folder(workdir: Path) -> Path:

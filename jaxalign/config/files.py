@@ -81,6 +81,15 @@ def _run_file(path, arguments):
     return module.get_config(*arguments)
 
 
+def keys_of(arguments: list[str]) -> list[str]:
+    """The keys that `--config.a.b=value` sets: "a.b"."""
+    return [_parts(written)[0] for written in arguments]
+
+
+def _parts(written):
+    return written.removeprefix("--config.").partition("=")
+
+
 def override(config: ConfigDict, arguments: list[str]) -> None:
     """Applies `--config.a.b=value` in place. Values are Python literals; anything else is a string.
 
@@ -90,8 +99,7 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
       ConfigError: an argument has no value, one duration has two units, or a key below a list is set.
     """
     seen: dict[str, str] = {}  # duration -> what was written of it
-    for written in arguments:
-        key, equals, text = written.removeprefix("--config.").partition("=")
+    for key, equals, text in map(_parts, arguments):
         if not equals:
             raise ConfigError(f"--config.{key} has no value; write --config.{key}=VALUE.")
         try:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import math
 from typing import Any
 
-from jaxalign.config.schema import DURATIONS, LARGEST, OTHER_NAMES, SCHEMA, units
+from jaxalign.config.other_names import called_here
+from jaxalign.config.schema import DURATIONS, LARGEST, SCHEMA, units
 from jaxalign.hparams import REQUIRED, hparams_of
 from jaxalign.suggest import closest, meant
 
@@ -115,10 +116,10 @@ def fill_options(
     misspelt = set()
     for option in sorted(set(given) - accepted.keys() - set(fixed), key=str):
         resolved.pop(option, None)
-        if other := OTHER_NAMES.get(f"{section}.{option}"):
+        known = [*accepted, *fixed]
+        if other := called_here(section, option, known):
             yield f"{section}.{option} is called {other} here."
             continue
-        known = [*accepted, *fixed]
         misspelt.add(closest(option, known))
         yield f"{section}.{option}: {name!r} has no such option{meant(option, known)}; it takes {', '.join(accepted) or 'none'}."
     for option, default in accepted.items():

@@ -5,7 +5,7 @@ import re
 from typing import Any, NamedTuple
 
 from jaxalign.config import columns
-from jaxalign.config.schema import SCHEMA, SOURCE, units
+from jaxalign.config.schema import COLUMN, OPTIONS_OF_KIND, SCHEMA, SOURCE, units
 from jaxalign.data.raw.files import SUFFIXES
 from jaxalign.data.raw.formats import FEEDBACK
 
@@ -39,34 +39,54 @@ SOURCES = (
     Idle("split", lambda source: _names_split_of_files(source), "on files, whose splits have no names; of a slice write '[:90%]'"),
     *(Idle(key, lambda source: source["format"] not in (None, *FEEDBACK["score"]), "on a format without scores") for key in SCORING),
 )
+COLUMNS = tuple(
+    Idle(key, lambda column, kind=kind: column["kind"] == kind, f"on kind={kind!r}")
+    for kind, options in OPTIONS_OF_KIND.items()
+    for key in sorted(COLUMN.keys() - {"kind", "model", *options})
+)
 EXPORT = Idle("export_dtype", lambda train: not train["export"], "without train.export")
 WEIGHT = Idle("weight", lambda source: True, "on a source that is not part of a mixture")
+
+
+class Place(NamedTuple):
+    """A part of a configuration and the keys of it that may have no effect."""
+
+    name: str  # as in a message: "optimizer", "data.eval.SET"
+    values: dict
+    schema: dict
+    idle: tuple[Idle, ...]
+
+
+def places(sections: dict, name: str) -> Iterator[Place]:
+    """The parts below a section, its sources and columns too."""
+    yield Place(name, sections[name], SCHEMA[name], SECTIONS[name])
+    if name == "data":
+        for where, source in columns.sources(sections["data"]):
+            yield Place(where, source, SOURCE, SOURCES if where.startswith("data.train[") else (*SOURCES, WEIGHT))
+        for column, values in sections["data"]["computed"].items():
+            yield Place(f"data.computed.{column}", values, COLUMN, COLUMNS)
 
 
 def check(section: str) -> Callable[[dict], Iterator[str]]:
     """The rule that objects to keys of a section that have no effect."""
 
     def rule(resolved: dict) -> Iterator[str]:
-        for idle in SECTIONS[section]:
-            yield from problems(idle, resolved[section], section, SCHEMA[section])
+        for place in places(resolved, section):
+            for idle in place.idle:
+                yield from problems(idle, place.values, place.name, place.schema)
 
     return rule
 
 
-def check_sources(resolved: dict) -> Iterator[str]:
-    """Objects to keys of sources that have no effect."""
-    data = resolved["data"]
-    for where, source in columns.sources(data):
-        alone = not where.startswith("data.train[")
-        for idle in (*SOURCES, *([WEIGHT] if alone else [])):
-            yield from problems(idle, source, where, SOURCE)
-
-
 def problems(idle: Idle, section: dict, where: str, schema: dict) -> Iterator[str]:
     """Objects to the key where it has no effect and another value than its default."""
-    value = section[idle.key]
-    if value != schema[idle.key].default and idle.when(section):
-        yield f"{where}.{idle.key}={value!r} has no effect {idle.beside}; leave it out."
+    if has_no_effect(idle, section, schema):
+        yield f"{where}.{idle.key}={section[idle.key]!r} has no effect {idle.beside}; leave it out."
+
+
+def has_no_effect(idle: Idle, section: dict, schema: dict) -> bool:
+    """Whether the key is set to another value than its default where it has no effect."""
+    return section[idle.key] != schema[idle.key].default and bool(idle.when(section))
 
 
 def _names_split_of_files(source):

@@ -11,10 +11,19 @@ from typing import Any, NamedTuple, get_args
 
 from jaxalign.config import functions
 from jaxalign.config.schema import COLUMN, DURATIONS, HELP_OF_DURATIONS, SCHEMA, SECTIONS, SOURCE, Field, units
-from jaxalign.hparams import hparams_of, meanings_of
+from jaxalign.hparams import REQUIRED, hparams_of, meanings_of
 from jaxalign.suggest import meant
 
 NESTED = {"data.train": SOURCE, "data.computed.NAME": COLUMN}  # sections below a key of data
+STAGES = {  # of a configuration of several
+    "stages": Field((tuple,), REQUIRED, "names of the stages, which run in this order"),
+    "NAME": Field(
+        (dict,),
+        REQUIRED,
+        "under each name a whole configuration: all other sections, or an experiment; model.checkpoint='stage:EARLIER' starts from what "
+        "an earlier stage leaves, and --config.NAME.KEY=VALUE overrides a key",
+    ),
+}
 WIDTH = 120  # of a line on a terminal
 
 
@@ -30,35 +39,50 @@ class Key(NamedTuple):
 def sections() -> list[str]:
     """Names that `rows` takes: the sections, those below them, and SECTION.NAME for every function that a section names."""
     named = [f"{section}.{name}" for section in functions.KEYS for name in functions.table(section)]
-    return [*SECTIONS, *NESTED, *named, "experiment", *(f"experiment.{name}" for name in _experiments())]
+    return [*_about(), *NESTED, *named, *(f"experiment.{name}" for name in _experiments())]
 
 
 def rows(section: str) -> list[Key]:
-    """The keys of a section.
+    """The keys of a section, or the one key that SECTION.KEY names.
 
     Raises:
       ValueError: there is no such section.
     """
+    known = _rows(section)
+    if known is not None:
+        return known
+    parent, _, key = section.rpartition(".")
+    known = [row for row in _rows(parent) or () if key in (row.name, *_with_units(row.name))]
+    if not known:
+        raise ValueError(f"--help-config {section}: no such section{meant(section, sections())}; there are {', '.join(_about())}.")
+    return known
+
+
+def _rows(section):
     head, _, name = section.partition(".")
     if section == "experiment":
-        return [Key("name", " | ".join(_experiments()), "(required)", SECTIONS_OF_FUNCTIONS[section])]
+        return [Key("name", " | ".join(_experiments()), "(required)", _about()[section])]
     if head == "experiment" and name in _experiments():
         return _options(_experiments()[name], hparams_of(_experiments()[name]))
     if head in functions.KEYS and name in functions.table(head):
         return _options(functions.function(head, name), functions.accepted(head, name))
     nested = NESTED.get("data.train" if section == "data.eval" else section)  # which have the same keys
-    schema = nested or ({"seed": SCHEMA["seed"]} if section == "seed" else SCHEMA.get(section))
-    if schema is None:
-        raise ValueError(f"--help-config {section}: no such section{meant(section, sections())}; there are {', '.join(SECTIONS)}.")
-    return [*(_key(name, field) for name, field in schema.items() if name != "*"), *_durations(section)]
+    schema = nested or {"seed": {"seed": SCHEMA["seed"]}, "stages": STAGES}.get(section, SCHEMA.get(section))
+    return None if schema is None else [*(_key(name, field) for name, field in schema.items() if name != "*"), *_durations(section)]
+
+
+def _with_units(name):
+    """Every name of a duration, which has one row: `total_steps` of `total_[steps|epochs]`."""
+    base, _, several = name.rstrip("]").partition("_[")
+    return [f"{base}_{unit}" for unit in several.split("|")]
 
 
 def text(section: str = "") -> str:
     """The keys of a section, or the list of sections, for a terminal."""
     if not section:
-        lines = [f"  {name:<22} {about}" for name, about in {**SECTIONS, **SECTIONS_OF_FUNCTIONS}.items()]
+        lines = [f"  {name:<22} {about}" for name, about in _about().items()]
         return "\n".join(["Sections of a configuration; --help-config SECTION shows the keys of one:", *lines])
-    lines = [f"{section}: {SECTIONS.get(section, '')}".rstrip(": ")]
+    lines = [f"{section}: {_about().get(section, '')}".rstrip(": ")]
     for key in rows(section):
         lines.append(f"  {key.name}: {key.kind}; default {key.default}")
         lines += textwrap.wrap(key.meaning, WIDTH, initial_indent="      ", subsequent_indent="      ")
@@ -74,7 +98,7 @@ def markdown() -> str:
     parts = ["# Keys of a configuration", "", about, ""]
     for section in sections():
         if keys := rows(section):
-            parts += [f"## {section}", "", *([f"{SECTIONS[section]}.", ""] if section in SECTIONS else [])]
+            parts += [f"## {section}", "", *([f"{_about()[section]}.", ""] if section in _about() else [])]
             parts += ["| key | type | default | meaning |", "|---|---|---|---|", *map(_line, keys), ""]
     return "\n".join(parts)
 
@@ -112,7 +136,10 @@ def _experiments() -> dict:
     return {name: experiments.named(name) for name in experiments.names()}
 
 
-SECTIONS_OF_FUNCTIONS = {"experiment": "instead of all other sections: one of jaxalign/experiments and its options"}
+def _about() -> dict[str, str]:
+    """Section -> what it is about."""
+    instead = {"stages": "several runs one after the other", "experiment": "one of jaxalign/experiments and its options"}
+    return SECTIONS | {section: f"instead of all other sections: {about}" for section, about in instead.items()}
 
 
 if __name__ == "__main__":

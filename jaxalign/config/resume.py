@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxalign.config import build
+from jaxalign.config import build, stored
 from jaxalign.config.schema import units
 from jaxalign.models import model as models
 from jaxalign.training import runs
@@ -52,8 +52,9 @@ def check_same_data(before: list[str], now: list[str], workdir) -> None:
 def check_same_run(before: dict, now: dict, workdir) -> None:
     """Raises ValueError where a run is continued with settings that would have made it another run.
 
-    A run without an extension may get one, at any learning rate.
+    A run without an extension may get one, at any learning rate; a key without effect, as earlier versions stored it, is no setting.
     """
+    before = stored.settled(before)
     extended = any(before["train"].get(f"extend_{unit}") for unit in units("extend"))
     free = FREE_TO_CHANGE if extended else (*FREE_TO_CHANGE, "train.extend_learning_rate")
 
@@ -64,7 +65,7 @@ def check_same_run(before: dict, now: dict, workdir) -> None:
             else:
                 yield f"{prefix}{key}", value
 
-    old, new = dict(flat(before)), dict(flat(json.loads(json.dumps(now))))
+    old, new = (dict(flat(json.loads(json.dumps(values)))) for values in (before, now))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import importlib.util
 
 from jaxalign.config import columns, functions, idle, trace
-from jaxalign.config.schema import named_sets, units
+from jaxalign.config.schema import SCHEMA, named_sets, units
 from jaxalign.hparams import hparams_of
 
 
@@ -93,7 +93,7 @@ def _train_rule(resolved):
     train, data = resolved["train"], resolved["data"]
     if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
         yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction."
-    if train["keep_best"] and data["eval"] is not None:
+    if (train["keep_best"] or train["best_metric"] != SCHEMA["train"]["best_metric"].default) and data["eval"] is not None:
         yield from _best_metric_rule(train["best_metric"], named_sets(data["eval"]), resolved["reference"])
     if train["wandb"] and importlib.util.find_spec("wandb") is None:
         yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
@@ -193,7 +193,6 @@ RULES = (  # (rule, the sections that it reads)
     (_train_rule, ("train", "data", "reference")),
     (_reference_rule, ("reference",)),
     (_forward_rule, ("forward", "reference")),
-    (idle.check_sources, ("data",)),
     *((idle.check(section), (section,)) for section in idle.SECTIONS),
     (_objective_rule, ("objective", "reference", "model", "data")),
 )

@@ -68,50 +68,6 @@ def named_sets(source: dict[str, Any]) -> dict[str, dict]:
     return source if several else {"": source}
 
 
-# Names that keys had, or have elsewhere -> names here; SOURCE stands for every source of data.train and data.eval.
-OTHER_NAMES = {
-    "batch.microbatches": "batch.gradient_accumulation_steps",
-    "batch.batch_size": "batch.rows",
-    "batch.size": "batch.rows",
-    "data.columns": "data.computed",
-    "data.max_length": "data.row_tokens",
-    "data.max_seq_length": "data.row_tokens",
-    "data.max_prompt_length": "data.max_prompt_tokens",
-    "data.max_completion_length": "data.max_response_tokens",
-    "data.packing": "data.pack",
-    "data.chat_template": "data.template",
-    "data.num_proc": "data.processes",
-    "model.name_or_path": "model.checkpoint",
-    "model.path": "model.checkpoint",
-    "model.train": "model.trainable",
-    "optimizer.clip_norm": "optimizer.max_grad_norm",
-    "optimizer.final_fraction": "optimizer.min_lr_ratio",
-    "optimizer.lr": "optimizer.learning_rate",
-    "optimizer.lr_scheduler_type": "optimizer.schedule",
-    "optimizer.warmup_ratio": "optimizer.warmup_percent",
-    "train.max_steps": "train.total_steps",
-    "train.steps": "train.total_steps",
-    "train.num_train_epochs": "train.total_epochs",
-    "train.epochs": "train.total_epochs",
-    "train.eval_steps": "train.eval_every_steps",
-    "train.save_steps": "train.save_every_steps",
-    "train.logging_steps": "train.log_every_steps",
-    "train.save_total_limit": "train.keep_last",
-    "train.learning_rate": "optimizer.learning_rate",
-    "train.lr_scheduler_type": "optimizer.schedule",
-    "train.warmup_ratio": "optimizer.warmup_percent",
-    "train.weight_decay": "optimizer.weight_decay",
-    "train.max_grad_norm": "optimizer.max_grad_norm",
-    "train.per_device_train_batch_size": "batch.rows",
-    "batch.per_device_train_batch_size": "batch.rows",
-    "train.gradient_accumulation_steps": "batch.gradient_accumulation_steps",
-    "train.bf16": "model.dtype",
-    "SOURCE.columns": "SOURCE.rename",
-    "SOURCE.response_columns": "SOURCE.keep_columns",
-    "SOURCE.name": "SOURCE.config",
-    "SOURCE.file": "SOURCE.path",
-}
-
 # One source of rows; data.train may be a tuple of them (a mixture by weight).
 SOURCE = {
     "path": Field(

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import math
 from typing import Any
 
-from jaxalign.config.schema import COLUMN, DURATIONS, LARGEST, OPTIONS_OF_KIND, OTHER_NAMES, SCHEMA, SOURCE, Field, named_sets, units
+from jaxalign.config.other_names import called_here
+from jaxalign.config.schema import COLUMN, DURATIONS, LARGEST, SCHEMA, SOURCE, Field, named_sets, units
 from jaxalign.hparams import REQUIRED
 from jaxalign.suggest import closest, meant
 
@@ -25,8 +26,27 @@ def check(given: Mapping) -> tuple[dict[str, Any], Problems]:
         resolved[key] = check(given, key, field, "", problems[key])
     _check_sources(resolved["data"], problems["data"])
     _check_columns(resolved["data"], problems["data"])
+    for name in _misplaced(given):
+        section, missing = name.partition(".")[0], _missing(name)
+        kept = [line for line in problems.get(section, ()) if not line.startswith(missing)]
+        if len(kept) < len(problems.get(section, ())):
+            problems[section] = kept
+            misspelt.add(section)
     bad = {key: lines for key, lines in problems.items() if lines}
-    return resolved, bad | {key: [] for key in misspelt & SCHEMA.keys()}  # reported under ""
+    return resolved, {key: [] for key in misspelt & SCHEMA.keys()} | bad  # reported under another section
+
+
+def _missing(name):
+    # how a problem begins; of train.total_steps it is that of train.total, of data.train.path that of data.train
+    return tuple(f"{part} is missing" for part in (name, name.rpartition("_")[0], name.rpartition(".")[0]) if part)
+
+
+def _misplaced(given) -> set[str]:
+    """Whole names of the keys that are given under other names, or in other sections: none of them is missing."""
+    written = [("", key) for key in given.keys() - SCHEMA.keys()]
+    sections = [key for key, schema in SCHEMA.items() if isinstance(schema, dict) and isinstance(given.get(key), Mapping)]
+    written += [(section, key) for section in sections for key in given[section].keys() - SCHEMA[section].keys()]
+    return {name for section, key in written if (name := called_here(section, key, ()))}
 
 
 def _subsection(given, key, schema, prefix, problems):
@@ -58,7 +78,7 @@ def _unknown(key, schema, prefix, problems) -> str | None:
     table = "SOURCE" if schema is SOURCE else section
     durations = {name: [f"{name}_{unit}" for unit in units(name)] for name in DURATIONS.get(section, ())}
     known = [k for k in schema if k != "*"] + [name for names in durations.values() for name in names]
-    if other := OTHER_NAMES.get(f"{table}.{key}"):
+    if other := called_here(table, key, known):
         name = other.removeprefix(f"{table}.")
         problems.append(f"{prefix}{key} is called {prefix + name if name != other else other} here.")
         return name
@@ -152,19 +172,15 @@ def _source(source, name, problems):
     return resolved
 
 
-def _options_of(kind):
-    return OPTIONS_OF_KIND.get(kind, COLUMN) if isinstance(kind, str) else COLUMN
-
-
 def _check_columns(data, problems):
-    columns = data["computed"]
-    for name, given in columns.items() if isinstance(columns, dict) else ():
+    if not isinstance(data["computed"], dict):
+        return
+    columns = data["computed"] = dict(data["computed"])  # the schema's default stays empty
+    for name, given in columns.items():
         where = f"data.computed.{name}"
         if not isinstance(given, dict):
             problems.append(f"{where}={given!r} is not a column; write {name}=dict(kind=..., model=...).")
             continue
         columns[name] = column = _section(given, COLUMN, f"{where}.", problems)
-        idle = given.keys() & COLUMN.keys() - {"kind", "model", *_options_of(column["kind"])}
-        problems += [f"{where}.{key}={given[key]!r} has no effect on kind={column['kind']!r}; leave it out." for key in sorted(idle)]
         if column["kind"] == "implicit_reward" and column["reference"] is None:
             problems.append(f"{where}.reference is missing: an implicit reward is beta times the log-ratio of model to reference.")

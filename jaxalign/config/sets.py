@@ -1,5 +1,6 @@
 """The rules between a configuration and its prepared sets: what objective and model cannot use, and how labels are balanced."""
 
+from collections.abc import Callable, Collection
 import logging
 import math
 
@@ -7,9 +8,11 @@ from ml_collections import ConfigDict
 
 from jaxalign import objectives
 from jaxalign.config.durations import Durations
+from jaxalign.config.schema import SCHEMA
 from jaxalign.data import summary
 from jaxalign.data.rows import store
 from jaxalign.models import model as models
+from jaxalign.suggest import meant
 
 LOG = logging.getLogger(__name__)
 
@@ -65,14 +68,24 @@ def check_rewards(cfg: ConfigDict, objective: objectives.Objective, sets: list[s
             )
 
 
-def check_best(cfg: ConfigDict, lengths: Durations) -> None:
-    """Raises ValueError where train.keep_best can keep nothing: no checkpoint before the last one is evaluated."""
+def check_best(cfg: ConfigDict, lengths: Durations, metrics: Callable[[], Collection[str]]) -> None:
+    """Raises ValueError where no held-out metric is called train.best_metric, or train.keep_best can keep nothing.
+
+    Args:
+      metrics: gives the names of the held-out metrics; called where train.best_metric matters.
+    """
+    keep, best = cfg.train.keep_best, cfg.train.best_metric
+    if keep or best != SCHEMA["train"]["best_metric"].default:
+        names = metrics()
+        if (metric := best.removeprefix("-")) not in names:
+            there = ", ".join(sorted(names)) or "none, as no rows are held out"
+            raise ValueError(f"train.best_metric={best!r} is no held-out metric of this run{meant(metric, names)}; there are {there}.")
     evaluated, saved, total = lengths.eval_every, lengths.save_every, lengths.total
-    if not cfg.train.keep_best or not saved or saved >= total or (evaluated and math.lcm(evaluated, saved) < total):
+    if not keep or not saved or saved >= total or (evaluated and math.lcm(evaluated, saved) < total):
         return
     raise ValueError(
-        f"train.keep_best={cfg.train.keep_best}: of {total} steps every {evaluated}th is evaluated and every {saved}th is saved, so no "
-        "checkpoint but the last is ever both; make train.save_every a multiple of train.eval_every."
+        f"train.keep_best={keep}: of {total} steps every {evaluated}th is evaluated and every {saved}th is saved, so no checkpoint but "
+        "the last has held-out metrics; make train.save_every a multiple of train.eval_every."
     )
 
 

@@ -25,22 +25,30 @@ def evaluate(
     return estimates(by_prompt)
 
 
+def names(eval_step, state, sets: dict[str, Prepared], *, rows: int) -> set[str]:
+    """Names of the metrics that `evaluate` will give. Nothing is computed: the evaluation of a batch of each set is traced.
+
+    Args:
+      state: a TrainState, or the shapes of one.
+    """
+    traced = {
+        name: jax.eval_shape(eval_step, state, loader.to_device(next(_batches(prepared, rows=rows)))) for name, prepared in sets.items()
+    }
+    return set(_by_name(traced))
+
+
 def estimates(sets: dict[str, ByPrompt]) -> dict[str, Estimate]:
     """The metrics of every set, estimated over its prompts; those of a set with a name stand under NAME/."""
-    return {
-        f"{name}/{metric}" if name else metric: estimate(*parts)
-        for name, by_prompt in sets.items()
-        for metric, parts in by_prompt.items()
-    }
+    return {name: estimate(*parts) for name, parts in _by_name(sets).items()}
 
 
 def changes(before: dict[str, ByPrompt], after: dict[str, ByPrompt]) -> dict[str, Estimate]:
     """How every metric changed on the same prompts; the error of a change is smaller than those of its two ends."""
+    first = _by_name(before)
     return {
-        f"{name}/{metric}" if name else metric: change(before[name][metric], parts)
-        for name, by_prompt in after.items()
-        for metric, parts in by_prompt.items()
-        if metric in before[name] and np.array_equal(before[name][metric][1] > 0, parts[1] > 0)
+        name: change(first[name], parts)
+        for name, parts in _by_name(after).items()
+        if name in first and np.array_equal(first[name][1] > 0, parts[1] > 0)
     }
 
 
@@ -49,7 +57,15 @@ def measure(eval_step, state, prepared: Prepared, *, rows: int) -> ByPrompt:
 
     Prompts stand in the order of the set's rows, whatever the number of hosts and devices.
     """
-    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    batches = loader.iterate(loader.eval_batches(prepared, rows=rows, **hosts))
-    parts = [jax.device_get(eval_step(state, loader.to_device(arrays))) for arrays in batches]
+    parts = [jax.device_get(eval_step(state, loader.to_device(arrays))) for arrays in _batches(prepared, rows=rows)]
     return {name: tuple(np.concatenate([part[name][i] for part in parts]).astype(np.float64) for i in (0, 1)) for name in parts[0]}
+
+
+def _batches(prepared, *, rows):
+    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return loader.iterate(loader.eval_batches(prepared, rows=rows, **hosts))
+
+
+def _by_name(sets):
+    """Metric -> its value, of all sets: those of a set with a name stand under NAME/."""
+    return {f"{name}/{metric}" if name else metric: value for name, metrics in sets.items() for metric, value in metrics.items()}

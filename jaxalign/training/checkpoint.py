@@ -5,7 +5,7 @@ WORKDIR/checkpoints/STEP holds the items `trainable` (the parameters that are tr
 not finish leaves a folder of another name, which no start reads. `runs` reads what is written here.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import dataclasses
@@ -22,7 +22,6 @@ import orbax.checkpoint as ocp
 
 from jaxalign import sharding
 from jaxalign.models import model as models
-from jaxalign.suggest import meant
 from jaxalign.training import runs
 from jaxalign.training.runs import CheckpointError
 from jaxalign.types import TrainState
@@ -113,12 +112,6 @@ class Checkpoints:
                 under_way.result()
         except Exception as error:
             raise self._failed(error) from error
-
-    def check_metrics(self, names: Collection[str]) -> None:
-        """Raises ValueError where the metric that decides what is best is not among these names of held-out metrics."""
-        if self._keep_best and (metric := self._metric.removeprefix("-")) not in names:
-            there = f"there are {', '.join(sorted(names))}"
-            raise ValueError(f"train.best_metric={self._metric!r} is no held-out metric here{meant(metric, names)}; {there}.")
 
     def read_run(self, step: int) -> dict[str, Any]:
         """The `run` record of a checkpoint.

@@ -4,8 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from jaxalign import manifest, paths
-from jaxalign.hf import hub
+from jaxalign import hub, manifest, paths
 from jaxalign.hf import load as hf_load
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
@@ -34,7 +33,7 @@ class Source:
     @functools.cached_property
     def folder(self) -> Path:
         """The folder that holds the weights."""
-        return runs.checkpoints(self._workdir) / str(self.step) if self.is_run else Path(hub.checkpoint_folder(self.name))
+        return runs.checkpoints(self._workdir) / str(self.step) if self.is_run else hub.local(self.name, hub.CHECKPOINT)
 
     def config(self) -> ModelConfig:
         """The model's config.

@@ -11,7 +11,6 @@ from jaxalign import objectives
 from jaxalign.config import files
 from jaxalign.config.resolve import ConfigError, resolve
 from jaxalign.config.resume import check_same_run
-from jaxalign.config.schema import DURATIONS, OTHER_NAMES, SCHEMA, SOURCE, units
 from jaxalign.config.stages import resolve_stages
 from jaxalign.hparams import REQUIRED, hparams_of
 
@@ -201,13 +200,6 @@ def test_a_former_name_still_works_and_a_line_names_the_present_one(sections, pr
 def test_a_former_name_beside_its_present_one_is_refused():
     with pytest.raises(ConfigError, match="optimizer.clip_norm is called optimizer.max_grad_norm here"):
         resolve(good(optimizer=dict(learning_rate=1e-4, clip_norm=2.0, max_grad_norm=1.0)))
-
-
-def test_every_other_name_leads_to_a_key_and_is_none_itself():
-    known = {f"{section}.{key}" for section, keys in SCHEMA.items() if isinstance(keys, dict) for key in keys}
-    known |= {f"{section}.{name}_{unit}" for section, names in DURATIONS.items() for name in names for unit in units(name)}
-    known |= {f"SOURCE.{key}" for key in SOURCE}
-    assert set(OTHER_NAMES.values()) <= known and not OTHER_NAMES.keys() & known
 
 
 def test_all_mistakes_are_reported_at_once():

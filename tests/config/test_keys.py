@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxalign import prepare, train
+from jaxalign import annotate, evaluate, inspect, prepare, train
 from jaxalign.config import functions, keys
 from jaxalign.config.schema import DURATIONS, HELP_OF_DURATIONS, SCHEMA, SECTIONS
 
@@ -26,7 +26,7 @@ def test_every_key_has_a_type_and_a_meaning(section):
         assert key.kind and key.default and len(key.meaning) > 3, key
 
 
-@pytest.mark.parametrize("command", [train, prepare])
+@pytest.mark.parametrize("command", [train, prepare, annotate, inspect, evaluate])
 def test_help_of_a_section_is_printed_without_a_config(capsys, command):
     with pytest.raises(SystemExit) as end:
         command.main(["--help-config", "batch"])
@@ -53,3 +53,31 @@ def test_help_of_an_objective_shows_its_options_with_their_meanings(name, beta):
 def test_a_misspelt_section_is_met_with_the_one_that_is_meant(capsys, section, words):
     assert train.main(["--help-config", section]) == 1
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("stages", "stages: tuple; default (required)"),
+        ("data.eval", "  score_range: tuple or None"),
+        ("data.eval.path", "  path: str or tuple or None"),
+        ("optimizer.learning_rate", "  learning_rate: float >= 0; default (required)"),
+        ("train.total_epochs", "  total_[steps|epochs|examples]: number >= 0"),
+        ("objective.dpo.beta", "  beta: float; default 0.1"),
+        ("objective.nll", "objective.nll"),
+    ],
+)
+def test_help_is_there_below_a_section_too(section, words):
+    shown = keys.text(section)
+    assert words in shown
+    if section.count(".") == 2 or section.startswith(("optimizer", "train")):  # one key
+        assert shown.count("; default ") == 1
+
+
+def test_help_on_a_section_without_keys_names_none():
+    assert keys.rows("objective.nll") == []
+
+
+def test_every_section_that_the_list_names_is_explained():
+    listed = [line.split()[0] for line in keys.text().splitlines()[1:]]
+    assert {*SCHEMA, "stages", "experiment"} == set(listed) and all(keys.rows(section) for section in listed)

@@ -110,6 +110,13 @@ def test_sets_with_names_stand_beside_each_other(eval_step, state):
     assert (found["helpful/loss"].n, found["harmless/loss"].n) == (7, 8)
 
 
+@pytest.mark.parametrize("named", [("",), ("helpful", "harmless")])
+def test_the_names_of_the_metrics_are_known_from_shapes_alone(eval_step, state, named):
+    sets = {name: prepared(7 + number) for number, name in enumerate(named)}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    assert held_out.names(eval_step, shapes, sets, rows=ROWS) == held_out.evaluate(eval_step, state, sets, rows=ROWS).keys()
+
+
 def test_prompts_keep_the_order_of_the_set(eval_step, state):
     data = prepared(23)
     sums, weights = held_out.measure(eval_step, state, data, rows=ROWS)["loss"]

@@ -68,10 +68,24 @@ def test_no_best_where_nothing_was_evaluated(tmp_path):
     (2, 4, 10, True), (3, 4, 12, False), (3, 4, 13, True), (0, 4, 12, False), (5, 12, 12, True), (5, 0, 12, True),
 ])  # fmt: skip
 def test_evaluations_and_saves_that_never_meet_are_refused_before_the_run(evaluated, saved, total, meets):
-    cfg = ConfigDict(dict(train=dict(keep_best=1)))
+    cfg = ConfigDict(dict(train=dict(keep_best=1, best_metric="loss")))
     lengths = Durations(total, total, 0, 1, evaluated, saved)
     if meets:
-        check_best(cfg, lengths)
+        check_best(cfg, lengths, lambda: {"loss"})
     else:
         with pytest.raises(ValueError, match="keep_best=1.*make train.save_every a multiple of train.eval_every"):
-            check_best(cfg, lengths)
+            check_best(cfg, lengths, lambda: {"loss"})
+
+
+@pytest.mark.parametrize(("metric", "keep_best", "words"), [
+    ("acuracy", 1, r"'acuracy' is no held-out metric of this run \(did you mean accuracy\?\); there are accuracy, loss"),
+    ("-test/acuracy", 0, "no held-out metric of this run"),
+])  # fmt: skip
+def test_a_metric_that_no_evaluation_will_give_is_refused_before_the_run(metric, keep_best, words):
+    cfg = ConfigDict(dict(train=dict(keep_best=keep_best, best_metric=metric)))
+    with pytest.raises(ValueError, match=words):
+        check_best(cfg, Durations(10, 10, 0, 1, 2, 4), lambda: {"loss", "accuracy"})
+
+
+def test_the_metrics_are_not_asked_for_where_none_is_chosen():
+    check_best(ConfigDict(dict(train=dict(keep_best=0, best_metric="loss"))), Durations(10, 10, 0, 1, 2, 4), lambda: 1 / 0)

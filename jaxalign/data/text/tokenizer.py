@@ -139,11 +139,12 @@ def load(path: str | Path) -> Tokenizer:
     """The tokenizer in a folder (a checkpoint will do), in one tokenizer file, or under a name on the Hugging Face hub.
 
     Every format that transformers' AutoTokenizer reads is read, except those without a fast form; ids, special tokens and templates
-    are the library's. Where the settings name no BOS or EOS, config.json's ids do.
+    are the library's. Where the settings name no BOS or EOS, config.json's ids do. A special token that the vocabulary lacks is added to
+    it, as transformers does; a warning names a BOS or EOS of which that is true.
 
     Raises:
       FileNotFoundError: there is no such folder and no such hub name, or no tokenizer file in it.
-      ValueError: a file is damaged, or names a special token that the vocabulary lacks; the message names it.
+      ValueError: a file is damaged, or a special token in it is no text; the message names it.
     """
     path = tokenizer_files.locate(path)
     files = tokenizer_files.read(path)

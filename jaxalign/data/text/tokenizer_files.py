@@ -7,15 +7,21 @@ AutoTokenizer itself.
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import json
+import logging
+import multiprocessing
 import os
 from pathlib import Path
 import tempfile
 
 import tokenizers
 
+from jaxalign import hub
 from jaxalign.data.raw import notation
-from jaxalign.paths import nearby, resolve
+from jaxalign.paths import nearby
+
+LOG = logging.getLogger(__name__)
 
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that take tokenizer.json as it is
 # Model types whose own class AutoTokenizer takes although tokenizer_config.json names a generic one.
@@ -24,6 +30,8 @@ OWN_CLASS_ALWAYS = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen
 NO_OWN_CLASS = ("llama", "mistral", "mixtral", "olmo2", "olmo3", "phi3", "granite", "stablelm", "smollm3", "gpt_oss", "falcon")
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json", "chat_template.jinja")
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json", "tekken.json", "spiece.model", "tiktoken.model")
+TRAINED = ("bos_token", "eos_token")  # special tokens that a run trains
+NAMED = (*TRAINED, "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # those that transformers gives a name
 TEMPLATE_FOLDER = "additional_chat_templates"  # of those that have another name than default
 COMPANIONS = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
 LIBRARY_NAMES = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}  # GPT-2's own names -> those that transformers reads
@@ -42,23 +50,15 @@ class Files:
 
 
 def locate(path: str | Path) -> Path:
-    """The local file or folder of a tokenizer; a name of the form owner/name is fetched from (or found in the cache of) the hub."""
-    local = resolve(str(path))
-    if local.exists():
-        return local
-    name = str(path)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download  # slow to import, needed for hub names only
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    """The local file or folder of a tokenizer; a name of the form owner/name is fetched from (or found in the cache of) the hub.
 
-        try:
-            return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise FileNotFoundError(
-                f"tokenizer {name!r} is neither a local folder nor available from the Hugging Face hub ({type(error).__name__}: "
-                f"{str(error).splitlines()[0]}). Check the name, log in for a gated model, or give a local folder."
-            ) from error
-    raise FileNotFoundError(f"there is no tokenizer at {name!r}; {nearby(local)}")
+    Raises:
+      FileNotFoundError: there is neither.
+    """
+    local = hub.local(str(path), HUB_FILES)
+    if not local.exists():
+        raise FileNotFoundError(f"there is no tokenizer at {str(path)!r}; {nearby(local)}")
+    return local
 
 
 def read(path: Path) -> Files:
@@ -120,6 +120,8 @@ def _from_tokenizer_json(file, settings):
         known = {repr(token) for token in model.get_added_tokens_decoder().values()}
         tokens = [token for _, token in sorted(listed.items()) if repr(token) not in known]
         names = {token.content for token in model.get_added_tokens_decoder().values()} | {token.content for token in tokens}
+        new = [(name, special[name].content) for name in TRAINED if name in special and special[name].content not in names]
+        _warn_of_new(file, tuple(new))
         by_text = {token.content: token for token in listed.values()}
         for token in [*special.values(), *extra]:
             if token.content not in names:
@@ -147,13 +149,23 @@ def _listed_tokens(folder, settings):
 def _special_tokens(settings):
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
     named = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, (str, dict))}
-    if wrong := [key for key in ("bos_token", "eos_token") if not isinstance(settings.get(key), (str, dict, type(None)))]:
+    if wrong := [key for key in NAMED if not isinstance(settings.get(key), (str, dict, type(None)))]:
         raise ValueError(f"{wrong[0]}={settings[wrong[0]]!r} is no text of a token")
     if isinstance(extra, Mapping):
         named, extra = {**named, **extra}, ()
     if not isinstance(extra, (list, tuple)):
         raise ValueError(f"extra_special_tokens={extra!r} is no list of tokens")
     return {name: _token(token) for name, token in named.items()}, [_token(token) for token in extra]
+
+
+@functools.cache  # the first time only, though a run loads its tokenizer several times
+def _warn_of_new(file, tokens):
+    if multiprocessing.parent_process() is None:
+        for name, text in tokens:
+            LOG.warning(
+                "%s: %s=%r is not in the vocabulary; it is added as a new token, as transformers does, and no model has seen it. "
+                "Correct the name in tokenizer_config.json, unless the model is to learn it.", file, name, text,
+            )  # fmt: skip
 
 
 def _token(token):

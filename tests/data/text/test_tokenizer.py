@@ -82,7 +82,7 @@ def test_a_continuation_gets_no_space_from_sentencepiece(shared):
     ("path", "words"),
     [
         ("nowhere", "no tokenizer at 'nowhere'"),
-        ("nobody/nothing-here", "neither a local folder nor available"),
+        ("nobody/nothing-here", "no path here and could not be fetched from the Hugging Face hub.*Check the name"),
         (None, "holds no tokenizer file"),
     ],
 )

@@ -1,0 +1,133 @@
+"""Names that people bring from other trainers, from earlier versions or from another section, and what they are called here."""
+
+from collections.abc import Collection
+
+from jaxalign.config.schema import DURATIONS, SCHEMA, SOURCE, units
+from jaxalign.suggest import TYPO, closest
+
+# In whatever section somebody writes them. Names of transformers' TrainingArguments, of TRL, axolotl and others.
+NAMES = {
+    # model
+    "attn_implementation": "model.attention",
+    "base_model": "model.checkpoint",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "gradient_checkpointing": "model.remat",
+    "model_name_or_path": "model.checkpoint",
+    "name_or_path": "model.checkpoint",
+    "pretrained_model_name_or_path": "model.checkpoint",
+    "tokenizer_name": "model.tokenizer",
+    "tokenizer_name_or_path": "model.tokenizer",
+    "torch_dtype": "model.dtype",
+    # data
+    "chat_template": "data.template",
+    "dataset_name": "data.train.hf",
+    "dataset_num_proc": "data.processes",
+    "dataset_path": "data.train.path",
+    "datasets": "data.train",
+    "dataset": "data.train",
+    "eval_dataset": "data.eval",
+    "max_completion_length": "data.max_response_tokens",
+    "max_length": "data.row_tokens",
+    "max_prompt_length": "data.max_prompt_tokens",
+    "max_response_length": "data.max_response_tokens",
+    "max_seq_length": "data.row_tokens",
+    "num_proc": "data.processes",
+    "packing": "data.pack",
+    "sample_packing": "data.pack",
+    "sequence_len": "data.row_tokens",
+    "train_dataset": "data.train",
+    "truncation_mode": "data.prompt_truncation",
+    "val_set_size": "data.eval_fraction",
+    # batch
+    "batch_size": "batch.rows",
+    "micro_batch_size": "batch.rows",
+    "microbatches": "batch.gradient_accumulation_steps",
+    "per_device_eval_batch_size": "batch.rows",
+    "per_device_train_batch_size": "batch.rows",
+    "train_batch_size": "batch.rows",
+    # objective and reference
+    "beta": "objective.beta",
+    "desirable_weight": "objective.desirable_weight",
+    "label_smoothing": "objective.label_smoothing",
+    "loss_type": "objective.name",
+    "precompute_ref_log_probs": "reference.rule='precomputed'",
+    "ref_model_mixup_alpha": "reference.alpha",
+    "ref_model_sync_steps": "reference.every_steps",
+    "simpo_gamma": "objective.gamma",
+    "sync_ref_model": "reference.rule='soft'",
+    "undesirable_weight": "objective.undesirable_weight",
+    # optimizer
+    "adam_beta1": "optimizer.b1",
+    "adam_beta2": "optimizer.b2",
+    "adam_epsilon": "optimizer.eps",
+    "beta1": "optimizer.b1",
+    "beta2": "optimizer.b2",
+    "betas": "optimizer.b1 and optimizer.b2",
+    "clip_norm": "optimizer.max_grad_norm",
+    "gradient_clipping": "optimizer.max_grad_norm",
+    "lr": "optimizer.learning_rate",
+    "lr_scheduler": "optimizer.schedule",
+    "lr_scheduler_type": "optimizer.schedule",
+    "optim": "optimizer.name",
+    "warmup_ratio": "optimizer.warmup_percent",
+    # train
+    "epochs": "train.total_epochs",
+    "eval_steps": "train.eval_every_steps",
+    "eval_strategy": "train.eval_every_steps",
+    "evaluation_strategy": "train.eval_every_steps",
+    "load_best_model_at_end": "train.keep_best",
+    "logging_steps": "train.log_every_steps",
+    "max_steps": "train.total_steps",
+    "metric_for_best_model": "train.best_metric",
+    "num_epochs": "train.total_epochs",
+    "num_train_epochs": "train.total_epochs",
+    "output_dir": "--workdir",
+    "report_to": "train.wandb",
+    "resume_from_checkpoint": "--workdir",
+    "save_steps": "train.save_every_steps",
+    "save_strategy": "train.save_every_steps",
+    "save_total_limit": "train.keep_last",
+    "data_seed": "seed",
+}
+# In one section alone; SOURCE stands for every source of data.train and data.eval.
+OF_SECTION = {
+    "batch.size": "batch.rows",
+    "data.columns": "data.computed",
+    "model.path": "model.checkpoint",
+    "model.train": "model.trainable",
+    "optimizer.beta": "optimizer.b1",
+    "optimizer.final_fraction": "optimizer.min_lr_ratio",
+    "reference.model": "model.checkpoint",
+    "train.steps": "train.total_steps",
+    "SOURCE.columns": "SOURCE.rename",
+    "SOURCE.response_columns": "SOURCE.keep_columns",
+    "SOURCE.name": "SOURCE.config",
+    "SOURCE.file": "SOURCE.path",
+}
+
+
+def _own() -> dict[str, str]:
+    """Every key of ours that stands in one section only -> its whole name."""
+    pairs = [(key, f"{section}.{key}") for section, keys in SCHEMA.items() if isinstance(keys, dict) for key in keys if key != "*"]
+    pairs += [(f"{name}_{unit}", f"{at}.{name}_{unit}") for at, names in DURATIONS.items() for name in names for unit in units(name)]
+    pairs += [(key, f"data.train.{key}") for key in SOURCE] + [(section, section) for section in SCHEMA]
+    keys = [key for key, _ in pairs]
+    return {key: whole for key, whole in pairs if keys.count(key) == 1}
+
+
+OWN = _own()
+
+
+def called_here(section: str, key: str, known: Collection[str]) -> str:
+    """The whole name here of what somebody calls `key` in a section; "" where nothing is known of it.
+
+    Args:
+      section: "optimizer"; "SOURCE" for a source of data.train or data.eval, "" beside the sections.
+      key: no key of that section.
+      known: the keys of that section; one that differs by a letter was meant rather than one of another section.
+    """
+    whole = f"{section}.{key}" if section else key
+    name = OF_SECTION.get(whole) or NAMES.get(key) or ("" if closest(key, known, least=TYPO) else OWN.get(key, ""))
+    name = name.replace("data.train.", "SOURCE.") if section == "SOURCE" else name
+    return "" if name == whole else name
