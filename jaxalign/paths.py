@@ -7,10 +7,18 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 
 
 def resolve(path: str) -> Path:
-    """The path; "package:NAME" lies in jaxalign/assets and ~ is the home folder."""
+    """The path; "package:NAME" lies in jaxalign/assets and ~ is the home folder.
+
+    Raises:
+      FileNotFoundError: it begins with ~NAME, and no user of that name has a home folder here.
+    """
     if path.startswith("package:"):
         return ASSETS / path.removeprefix("package:")
-    return Path(path).expanduser()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = Path(path).parts[0]
+        raise FileNotFoundError(f"{path!r} begins with {user}, which is no home folder here; write the path out, or ./{user}.") from error
 
 
 def nearby(path: Path) -> str:

@@ -8,6 +8,7 @@ import re
 
 from jaxalign.data import progress
 from jaxalign.data.raw import detect, sources, survey
+from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.scores import Scoring
 from jaxalign.data.rows import lengths, mismatch, pack, shards, store
 from jaxalign.data.rows.encode import Limits
@@ -16,7 +17,7 @@ from jaxalign.paths import resolve
 
 # Raise these by hand where the same source and settings give other groups, or the same groups another plan: sets made before are then made
 # again. tests/data/test_golden_rows.py holds them.
-GROUPS_FORMAT = 2
+GROUPS_FORMAT = 3
 PLAN_FORMAT = 1
 DETECTION_ROWS = 100  # that are looked at for the format of a set
 MISMATCH_SEED = 0  # of the shuffle that pairs groups with responses of other prompts: part of the data, like the order of a file
@@ -169,9 +170,18 @@ def _write_groups(final, rows, recipe, renderer, meta, *, processes, quiet):
         count = shards.write_all(rows, partial, recipe=recipe, renderer=renderer, processes=processes, progress=advance)
     counts = store.shard_counts(partial, count)
     if counts.kept == 0:
-        lines = "\n".join(counts.lines())
-        raise ValueError(f"no row of {rows.name} can be used:\n{lines}\nMend the data, or the settings named above.")
-    store.merge_shards(partial, final, shards=count, meta={**meta, "counts": counts.to_dict()})
+        _refuse_empty(rows, recipe, counts)
+    store.merge_shards(partial, final, shards=count, meta={**meta, "counts": counts.to_dict(), "absent": rows.absent()})
+
+
+def _refuse_empty(rows, recipe, counts):
+    if counts.rules.keys() == {"held_out"}:
+        raise ValueError(
+            f"eval_fraction={recipe.eval_fraction} puts none of the {counts.read:,} rows of {rows.name} on the {recipe.side} side, which "
+            "the hash of their first questions decides; set another eval_fraction, or name the rows to evaluate on in data.eval."
+        )
+    lines = "\n".join(counts.lines())
+    raise ValueError(f"no row of {rows.name} can be used:\n{lines}\nMend the data, or the settings named above.")
 
 
 def _format(source, rows):
@@ -180,13 +190,17 @@ def _format(source, rows):
     # A row that cannot be read, or lacks a column, does not decide: the first that fits a format does.
     problems = []
     for i in range(min(len(rows), DETECTION_ROWS)):
+        row = rows.read(i)
+        if isinstance(row, RowError):
+            problems.append(str(row))  # it names the file and the line
+            continue
         try:
-            name, why = detect.detect(rows[i])
+            name, why = detect.detect(row)
             break
         except ValueError as error:
-            problems.append(error)
+            problems.append(f"{rows.name}: {error}")
     else:
-        raise ValueError(f"{rows.name}: {problems[0]}") from problems[0]
+        raise ValueError(problems[0])
     if name == "completion" and source.get("score_weights"):
         return "scored", "it has score_weights"
     return name, f"detected because {why}"

@@ -18,6 +18,7 @@ def report(folder: str | Path) -> list[str]:
         *_warning(meta),
         f"{meta['name']}, format {meta['format']} ({meta['format_because']}): {folder}",
         *(f"  {line}" for line in store.Counts.from_dict(meta["counts"]).lines()),
+        *(f"  rename leaves out the column {column}, which no row has; mend or remove it" for column in meta["absent"]),
         *_balance(prepared),
         f"  {meta['groups']:,} groups of up to {meta['responses']} responses, {meta['tokens']:,} tokens, in {meta['rows']:,} rows of "
         f"{meta['row_tokens']:,}: {meta['fill']:.1%} full, {meta['padding']:.1%} padding",

@@ -11,7 +11,7 @@ from jaxalign.data.raw.turns import conversation, side
 
 ANSWERS = ("completions", "responses", "completion", "response", "answers", "output", "outputs")
 TEXTS = ("response", "answer", "completion", "text", "output", "content")
-NUMBERS = {"rank": "ranks", "score": "scores", "overall_score": "scores", "rating": "scores"}
+NUMBERS = {"rank": "ranks", "score": "scores", "overall_score": "scores", "rating": "scores"}  # field -> column; the first one is read
 
 
 class Answers(NamedTuple):
@@ -22,7 +22,7 @@ class Answers(NamedTuple):
 
 
 def answers_of(row: Record) -> Answers:
-    """The answers of a row. Ranks and scores that stand inside them become its columns `ranks` and `scores`.
+    """The answers of a row. Ranks and scores that stand inside them become its columns `ranks` and `scores`, where it has none.
 
     Raises:
       RowError: there are none, or one is malformed.
@@ -36,10 +36,13 @@ def answers_of(row: Record) -> Answers:
     if several == []:
         raise RowError("empty_response", f"{column} is an empty list; give it answers, or leave the row out.")
     items = [_text(item, column, row) for item in ([row.get(column)] if several is None else several)]
-    for ours in dict.fromkeys(NUMBERS.values()):
-        numbers = [item.numbers.get(ours) for item in items]
-        if any(number is not None for number in numbers) and row.get(ours) in EMPTY:
-            row.put(ours, numbers)
+    for theirs, ours in NUMBERS.items():
+        numbers = [item.numbers.get(theirs) for item in items]
+        if any(number is not None for number in numbers):
+            origin = f"{column}[].{theirs}"
+            row.derive(ours, numbers, origin=origin)
+            if row.origin(ours) != origin:
+                row.fields.add(origin)
     return Answers(column, tuple(side(item.value, column, row) for item in items))
 
 
@@ -71,4 +74,4 @@ def _text(item, column, row):
     if field is None:
         raise RowError("wrong_type", f"{column} holds {str(item)[:60]!r}; an answer that is an object needs one of {', '.join(TEXTS)}.")
     row.fields.update(f"{column}[].{key}" for key in item.keys() - {field, *NUMBERS} if item[key] not in EMPTY)
-    return _Item(item[field], {ours: item[theirs] for theirs, ours in reversed(NUMBERS.items()) if item.get(theirs) is not None})
+    return _Item(item[field], {name: item[name] for name in NUMBERS if item.get(name) is not None})

@@ -8,6 +8,8 @@ from jaxalign.data.raw.records import EMPTY, Record
 from jaxalign.data.raw.turns import side_of
 
 PROMPTS = ("prompt", "instruction", "conversations", "conversation")
+BESIDE_ANSWERS = (*PROMPTS, "messages")  # messages hold the question alone where the answer stands in a column of its own
+BESIDE_CHOICES = (*BESIDE_ANSWERS, "question", "context", "history", "input")  # where two answers and a choice leave no doubt
 SUBJECTS = ("input", "context")  # what an instruction is about
 
 

@@ -32,7 +32,6 @@ SIGNED = ("overall_preference", "preference_strength")  # below 0: the first is 
 FIRST_IS_ONE = {"human_ref": "labels"}  # column of which 1 is the first answer and 0 the second
 NUMBERS = {"winner_model": 1, "score": 1, "rating": 1, "reward": 1, "rank": -1}  # NAME_0 and NAME_1: 1: the higher is better, -1: the lower
 TIES = ("tie", "both", "equal", "same", "neither", "none", "draw", "tie (bothbad)", "both_bad")
-PROMPTS = (*asked.PROMPTS, "question", "context", "history", "input")
 
 
 class Sides(NamedTuple):
@@ -86,8 +85,8 @@ def to_pair(row: Record, *, base: int | None) -> None:
     first, second = sides.columns
     answers = several_in(row, first) if first == second else (row[first], row[second])
     better = _better(row, sides, base)
-    if row.first(("prompt",)) is None and row.first(PROMPTS):
-        row.put("prompt", row[row.first(PROMPTS)])
+    if row.first(("prompt",)) is None and row.first(asked.BESIDE_CHOICES):
+        row.put("prompt", row[row.first(asked.BESIDE_CHOICES)])
     for name, place in (("chosen", better), ("rejected", 1 - better)):
         row.put(name, answers[place])
     _numbers(row, sides, better)
@@ -144,6 +143,6 @@ def _numbers(row, sides, better):
         shared = re.sub("__+", "_", "".join(parts)).strip("_")
         if len(parts) != 2 or other not in row or name in sides.columns or not shared:
             continue
-        values = row[name], row[other]
         for side, place in (("chosen", better), ("rejected", 1 - better)):
-            row.put(f"{shared}_{side}", values[place])
+            origin = (name, other)[place]
+            row.derive(f"{shared}_{side}", row.peek(origin), origin=origin)

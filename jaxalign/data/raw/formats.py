@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 
-from jaxalign.data.raw import choices, examples, scores
-from jaxalign.data.raw.answers import answers_of, of_one_kind
-from jaxalign.data.raw.asked import prompt_of
+from jaxalign.data.raw import asked, choices, examples, scores
+from jaxalign.data.raw.answers import ANSWERS, answers_of, of_one_kind
 from jaxalign.data.raw.context import refuse_media, system_of, tools_of, with_system
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.examples import Example
@@ -26,7 +25,7 @@ def paired(row: Record, *, scoring: Scoring) -> Example:
     The rewards are 1 and 0, or `score_chosen` and `score_rejected` where the source specifies how to read scores; so also of hh and choice.
     """
     pair = tuple(side_of(row, name) for name in ("chosen", "rejected"))
-    prompt = prompt_of(row)
+    prompt = asked.prompt_of(row)
     if prompt is not None and all(isinstance(answer, str) for answer in pair):
         return Example(prompt, pair, (1.0, 0.0), True)
     pair = tuple(conversation(answer) for answer in pair)
@@ -34,9 +33,9 @@ def paired(row: Record, *, scoring: Scoring) -> Example:
         shared, pair = common_prompt(*pair)
         _check_within(prompt, shared)
         return Example(shared, pair, (1.0, 0.0), True)
-    asked = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
-    pair = tuple(answer[len(asked) :] if answer[: len(asked)] == asked else answer for answer in pair)
-    return Example(asked, pair, (1.0, 0.0), True)
+    question = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+    pair = tuple(answer[len(question) :] if answer[: len(question)] == question else answer for answer in pair)
+    return Example(question, pair, (1.0, 0.0), True)
 
 
 def hh(row: Record, *, scoring: Scoring) -> Example:
@@ -68,6 +67,7 @@ def binary(row: Record, *, scoring: Scoring) -> Example:
 def scored(row: Record, *, scoring: Scoring) -> Example:
     """From a prompt and an answer with `score`, or answers with `scores`, read as `scores.Scoring` specifies."""
     prompt, responses = _several(row)
+    scores.ranks_against_scores(row, scoring, count=len(responses))
     return Example(prompt, responses, scoring.rewards(row, count=len(responses), sides=False), False)
 
 
@@ -76,8 +76,10 @@ def ranked(row: Record, *, scoring: Scoring) -> Example:
     prompt, responses = _several(row)
     if len(responses) < 2:
         raise RowError("too_few", f"a ranking of {len(responses)} response; it needs at least 2.")
-    name = row.first(("ranks", "rank"))
-    ranks = scores.numbers(row, name, count=len(responses), sides=False) if name else range(len(responses))
+    if row.first(("ranks", "rank")) is None:
+        row.derive("ranks", list(range(1, len(responses) + 1)), origin="the order of the answers")
+    scores.ranks_against_scores(row, scoring, count=len(responses))
+    ranks = scores.numbers(row, row.first(("ranks", "rank")), count=len(responses), sides=False)
     places = sorted(set(ranks))
     rewards = [1 - places.index(rank) / max(len(places) - 1, 1) for rank in ranks]
     order = sorted(range(len(ranks)), key=lambda k: ranks[k])
@@ -213,7 +215,7 @@ def _check_within(prompt, shared):
 
 def _prompt_and_completion(row):
     name = row.first(CONVERSATIONS)
-    if name is not None and row.first(("completion", "completions", "response", "output")) is None:
+    if name is not None and row.first(ANSWERS) is None:
         turns = side_of(row, name)
         if isinstance(turns, str):
             raise RowError("wrong_type", f"{name} is {turns[:40]!r}; it must be a list of messages.")
@@ -226,7 +228,7 @@ def _prompt_and_completion(row):
 
 def _several(row):
     answers = answers_of(row)
-    prompt = prompt_of(row)
+    prompt = asked.prompt_of(row, asked.BESIDE_ANSWERS)
     if prompt is None:
         raise RowError("missing_column", "the row has no prompt; set rename={'prompt': ...} to the column that holds it.")
     return of_one_kind(prompt, answers.sides)

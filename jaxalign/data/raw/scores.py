@@ -5,6 +5,7 @@ Ranges and weights of published work: UNA (arXiv 2408.15339), HelpSteer2 attribu
 
 from collections.abc import Collection, Mapping, Sequence
 import dataclasses
+import itertools
 import math
 import re
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from jaxalign.data.raw import notation
 from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.records import Record
 
 TRANSFORMS = ("linear", "sigmoid")
 FLOAT32_MAX = float(np.finfo(np.float32).max)  # numbers of responses are stored as float32
@@ -48,8 +50,13 @@ class Scoring:
 
     @property
     def declared(self) -> bool:
-        """Whether anything is said about scores, so that pairs with scores use them."""
+        """Whether the source specifies how to read scores, so that pairs with scores use them."""
         return self.range is not None or bool(self.weights) or self.transform != "linear"
+
+    @property
+    def falls(self) -> bool:
+        """Whether the lower score is the better one."""
+        return self.range is not None and self.range[0] > self.range[1]
 
     def rewards(self, row: Mapping, *, count: int, sides: bool) -> tuple[float, ...]:
         """The rewards in [0, 1] of `count` responses; `sides`: of a pair, whose columns end in _chosen and _rejected.
@@ -121,13 +128,12 @@ def number(value) -> float | int | None:
     return value if -FLOAT32_MAX <= value <= FLOAT32_MAX else None
 
 
-def against_order(row: Mapping, scoring: Scoring, leave: Collection[str] = ()) -> None:
-    """Raises RowError (rule "scores_against_order") where a pair's own numbers say that `rejected` is the better one.
+def against_order(row: Record, scoring: Scoring, leave: Collection[str] = ()) -> None:
+    """Raises RowError (rule "scores_against_order") where a pair's own numbers show that `rejected` is the better one.
 
     Numbers of a pair are two columns such as score_chosen and score_rejected, or chosen-rating and rejected-rating; of ranks the lower is
     better, and of scores too where the range says so. `leave`: names, without their side, of columns that mean something else here.
     """
-    falls = scoring.range is not None and scoring.range[0] > scoring.range[1]
     for name in row:
         other = name.replace("chosen", "rejected")
         kind = EVIDENCE.search(name)
@@ -136,12 +142,31 @@ def against_order(row: Mapping, scoring: Scoring, leave: Collection[str] = ()) -
         chosen, rejected = number(row[name]), number(row[other])
         if chosen is None or rejected is None:
             continue
-        lower_is_better = kind[0].lower() == "rank" or falls
+        lower_is_better = kind[0].lower() == "rank" or scoring.falls
         if chosen != rejected and (chosen > rejected) == lower_is_better:
+            theirs = [row.origin(column) for column in (name, other)]
             raise RowError(
                 "scores_against_order",
-                f"{name} is {chosen:g} and {other} is {rejected:g}, which says that rejected is the better one; leave the row out, "
-                f"use feedback='score', or leave the numbers out with rename={{{name!r}: None, {other!r}: None}}.",
+                f"{theirs[0]} of the chosen answer is {chosen:g} and {theirs[1]} of the rejected one is {rejected:g}, so that rejected is "
+                "the better one; leave the row out, use feedback='score', or leave the numbers out with "
+                f"rename={{{theirs[0]!r}: None, {theirs[1]!r}: None}}.",
+            )
+
+
+def ranks_against_scores(row: Record, scoring: Scoring, *, count: int) -> None:
+    """Raises RowError (rule "scores_against_order") where ranks and scores of `count` answers order two of them the other way round."""
+    columns = row.first(("ranks", "rank")), row.first(("scores", "score"))
+    if count < 2 or None in columns or scoring.weights or any(len(listed(row.peek(name))) != count for name in columns):
+        return
+    ranks, scores = ([number(value) for value in listed(row[name])] for name in columns)
+    judged = [pair for pair in zip(ranks, scores, strict=True) if None not in pair]
+    for (rank, score), (other_rank, other_score) in itertools.combinations(judged, 2):
+        if (rank - other_rank) * (score - other_score) * (-1 if scoring.falls else 1) > 0:
+            theirs = " and ".join(row.origin(name) for name in columns)
+            raise RowError(
+                "scores_against_order",
+                f"{theirs} contradict each other: rank {rank:g} has score {score:g} and rank {other_rank:g} has score {other_score:g}; "
+                "mend the numbers, or leave the row or one of the two out.",
             )
 
 

@@ -5,12 +5,15 @@ columns, "text.0" and "metadata.score" reach into one, and {name: None} leaves o
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import decimal
 import math
 import re
 
+from jaxalign import suggest
 from jaxalign.data.raw import files, libraries, notation
 from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.records import REPLACED
 
 SPLIT = re.compile(r"(?P<name>[\w.\-/]*)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 DEEPEST = 50  # lists and objects in each other
@@ -31,21 +34,39 @@ class Rows:
 
     @property
     def renamed(self) -> tuple[str, ...]:
-        """The data set's names of columns that have another name here."""
-        return tuple(sorted({name for theirs in self._columns.values() for name in (theirs, theirs.split(".")[0])}))
+        """The data set's names, or paths, of columns that have another name here."""
+        return tuple(sorted(self._columns.values()))
 
     def __len__(self) -> int:
         return len(self._span)
 
     def __getitem__(self, number: int) -> dict:
+        row = self._raw(number)
+        kept = {name: value for name, value in row.items() if name not in self._left_out}
+        renamed = {ours: _reach(row, theirs, self.name, number) for ours, theirs in self._columns.items()}
+        replaced = {ours: kept[ours] for ours, value in renamed.items() if ours in kept and kept[ours] != value}
+        return {**kept, **renamed, **({REPLACED: replaced} if replaced else {})}
+
+    def _raw(self, number):
         try:
             row = _plain(self._items[self._span[number]])
         except UnicodeDecodeError as error:
             raise RowError("encoding", f"{self.name}: row {number} holds bytes that are not UTF-8: {error.reason}.") from error
         if not isinstance(row, dict):
             raise RowError("wrong_type", f"{self.name}: row {number} is {str(row)[:40]!r}; a row must be an object with named columns.")
-        kept = {name: value for name, value in row.items() if name not in self._left_out}
-        return {**kept, **{ours: _reach(row, theirs, self.name, number) for ours, theirs in self._columns.items()}}
+        return row
+
+    def absent(self) -> list[str]:
+        """Columns that `rename` leaves out and no row has, each with the name of one that rows have and it may mean."""
+        absent, names = set(self._left_out), {}
+        for number in range(len(self)):
+            if not absent:
+                break
+            with contextlib.suppress(RowError):
+                row = self._raw(number)
+                absent -= row.keys()
+                names |= dict.fromkeys(row)
+        return [name + suggest.meant(name, names) for name in sorted(absent)]
 
     def read(self, number: int) -> dict | RowError:
         """The row, or the error of a row that cannot be read."""
@@ -121,7 +142,6 @@ def _reach(row, path, name, number):
         try:
             value = value[int(part)] if isinstance(value, list) else value[part]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise RowError(
-                "missing_column", f"{name}: row {number} has no column {path!r}, only {', '.join(sorted(row))}; mend `rename`."
-            ) from error
+            what = f"{name}: row {number} has no column {path!r}, only {', '.join(sorted(row))}{suggest.meant(path, row)}"
+            raise RowError("missing_column", f"{what}; mend `rename`.") from error
     return value

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.formats import Example
+from jaxalign.data.text.pieces import Prompt
 from jaxalign.data.text.renderer import Renderer, messages_from
 
 PROMPT_TRUNCATION = ("keep_end", "keep_start", "drop")
@@ -102,11 +103,12 @@ def _encoded(example, renderer, train_turns, changed):
     if example.prompt is None:
         # Plain language modelling: something must stand before the first token to predict it from.
         first = renderer.tokenizer.bos_id if renderer.writes_bos else renderer.stop_id
-        return [first], [renderer.text_ids(response) for response in example.responses]
-    prompt = renderer.prompt(example.prompt, example.tools)
-    if not prompt.ids:
-        raise RowError("empty_prompt", "the prompt has no tokens; give every row a prompt, or use format 'text'.")
-    responses = [renderer.response(prompt, response, train_turns=train_turns) for response in example.responses]
+        prompt, responses = Prompt(None, (), "", [first]), [renderer.text(response) for response in example.responses]
+    else:
+        prompt = renderer.prompt(example.prompt, example.tools)
+        if not prompt.ids:
+            raise RowError("empty_prompt", "the prompt has no tokens; give every row a prompt, or use format 'text'.")
+        responses = [renderer.response(prompt, response, train_turns=train_turns) for response in example.responses]
     notes = [note for part in (prompt, *responses) for note in part.notes]
     for rule, message in dict(reversed(notes)).items():  # the first of each rule: a row counts once
         changed(rule, message)

@@ -1,7 +1,8 @@
 """Checks that what is trained is what the row holds: its texts stand in the rendering, its markers are the template's, its ids decode back.
 
-A template may trim white space, write markers around a text and escape it as JSON; a tokenizer may normalize (NFC, lower case) and put a
-space after a marker. Anything beyond that refuses the row by name.
+A template may trim white space, write markers around a text and escape it as JSON; a tokenizer may put a space after a marker. What its
+normalizer changes in a text (NFC, lower case), a special token that is typed in a text, and what a template adds to an answer are counted.
+Anything beyond that refuses the row by name.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,6 +96,30 @@ def unwritten(messages: Sequence[Message], rendered: str, *, template: str) -> t
     return tuple(notes.items())
 
 
+def added(turn: Message, rendered: str, tokenizer: Tokenizer, *, stops: Sequence[str], template: str) -> tuple[tuple[str, str], ...]:
+    """(rule, message) of a text that a template writes between an answer and the token that ends it; calls of tools may stand there."""
+    own, written = turn["content"].strip(), rendered
+    for stop in stops:
+        written = written.partition(stop)[0]
+    place = written.rfind(own) if own and not turn.get("tool_calls") else -1
+    after = tokenizer.special_pattern.sub("", written[place + len(own) :]).strip() if place >= 0 else ""
+    if not after:
+        return ()
+    what = f"template {template!r} writes {shorten(after)} between the answer {shorten(own)} and its stop token, which is trained too"
+    return (("text_after_answer", f"{what}; use another template if the model should not write it"),)
+
+
+def typed_tokens(texts: Iterable[str], tokenizer: Tokenizer) -> tuple[tuple[str, str], ...]:
+    """(rule, message) of the first text that holds a special token in letters, which the tokenizer reads as that token."""
+    for text in texts:
+        typed = tokenizer.control_pattern.search(text)
+        if typed and tokenizer.model.token_to_id(typed[0]) in tokenizer.encode(text):
+            where = shorten(text[max(0, typed.start() - 20) : typed.end() + 20])
+            what = f"a text holds {typed[0]!r}: {where}, which the tokenizer reads as its special token of that name"
+            return (("typed_token", f"{what}; take it out of the data if it is meant as letters"),)
+    return ()
+
+
 def check_markers(texts: Iterable[str], pattern: re.Pattern, *, bos: str | None, stops: Sequence[str]) -> None:
     """Refuses a row in whose texts a marker is typed: the tokenizer would take it for the template's own.
 
@@ -128,31 +153,37 @@ def texts_of(messages: Sequence[Message]) -> Iterable[str]:
             yield from _texts_of_calls(message["tool_calls"])
 
 
-def check_tokens(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int], text: str) -> None:
-    """Refuses ids that do not decode back to the text they were made of (rule "lossy_tokens").
+def check_tokens(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int], text: str) -> tuple[tuple[str, str], ...]:
+    """(rule, message) of what the tokenizer's normalizer changes in a text; () where its ids decode back to it.
 
-    `before` are the ids to their left, in whose context they are decoded.
+    Args:
+      before: the ids to their left, in whose context they are decoded.
+
+    Raises:
+      RowError: they decode to another text, which no normalization explains (rule "lossy_tokens").
     """
     if not tokenizer.adds_space and tokenizer.decode(ids) == text:
-        return
+        return ()
     decoded = tokenizer.decode_after(before, ids)
-    if decoded == text or _plain(tokenizer, decoded) == _plain(tokenizer, text):
-        return
+    # A tokenizer may put spaces beside special tokens.
+    texts = [[piece.strip(" \n") for piece in tokenizer.special_pattern.split(side)] for side in (decoded, text)]
+    if decoded == text or texts[0] == texts[1]:
+        return ()
     place = next((i for i, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b), min(len(decoded), len(text)))
     start = max(0, place - SHOWN // 2)
+    now, own = (shorten(side[start : place + SHOWN // 2]) for side in (decoded, text))
+    if _normalized(tokenizer, texts[0]) == _normalized(tokenizer, texts[1]):
+        return (("normalized_text", f"the tokenizer's normalizer makes {now} of {own}; that is what the model sees and learns"),)
     raise RowError(
         "lossy_tokens",
-        f"the tokens of an answer decode to {shorten(decoded[start : place + SHOWN // 2])}, but its text is "
-        f"{shorten(text[start : place + SHOWN // 2])}: the tokenizer cannot write it; use another tokenizer, or leave such rows out.",
+        f"the tokens of an answer decode to {now}, but its text is {own}: the tokenizer cannot write it; use another tokenizer, or leave "
+        "such rows out.",
     )
 
 
-def _plain(tokenizer, text):
-    # What the tokenizer's own normalization makes of a text, without the spaces that it puts beside special tokens.
+def _normalized(tokenizer, pieces):
     normalizer = tokenizer.model.normalizer
-    pieces = tokenizer.special_pattern.split(text)
-    pieces = pieces if normalizer is None else [normalizer.normalize_str(piece).replace("▁", " ") for piece in pieces]
-    return [piece.strip(" \n") for piece in pieces]
+    return pieces if normalizer is None else [normalizer.normalize_str(piece).replace("▁", " ").strip(" \n") for piece in pieces]
 
 
 def _texts_of_calls(calls):

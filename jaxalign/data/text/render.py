@@ -44,6 +44,8 @@ def make(tokenizer: Tokenizer, *, template: str, date: str = templates.DATE, rea
         raise ValueError(f"template {chat.name!r} writes the BOS token {tokenizer.bos!r} twice at the beginning; remove one.")
     if ANSWER not in text:
         raise ValueError(f"template {chat.name!r} does not write the assistant's text; it renders an answer as {text!r}.")
+    if text.count(ANSWER) > 1:
+        raise ValueError(f"template {chat.name!r} writes the assistant's text {text.count(ANSWER)} times, as {text!r}; mend the template.")
     stops = _stops(tokenizer, chat, text.rpartition(ANSWER)[2])
     return Renderer(tokenizer, chat, writes_bos, stops, _markers(tokenizer, chat), reasoning)
 

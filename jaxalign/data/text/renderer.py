@@ -8,13 +8,12 @@ one stop token.
 from collections.abc import Sequence
 import dataclasses
 import functools
-import re
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.text import faithful, thoughts
 from jaxalign.data.text.pieces import Piece, Prompt, Response, Stops
 from jaxalign.data.text.templates import Message, Template
-from jaxalign.data.text.tokenizer import Tokenizer
+from jaxalign.data.text.tokenizer import Tokenizer, any_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,8 @@ class Renderer:
         """
         if self.template is None:
             self._check_plain(prompt, tools)
-            return Prompt(None, (), prompt, self._bos() + self.tokenizer.encode(prompt))
+            notes = faithful.typed_tokens([prompt], self.tokenizer)
+            return Prompt(None, (), prompt, self._bos() + self.tokenizer.encode(prompt), notes)
         messages = tuple(messages_from(prompt, "user"))
         faithful.check_markers(faithful.texts_of(messages), self._typed[0], bos=self.tokenizer.bos, stops=self._stop_texts)
         messages, notes = self._without_thoughts(messages)
@@ -62,6 +62,7 @@ class Renderer:
         if tools and text == self._asked(messages, ()):
             raise RowError("tools", f"template {self.template.name!r} does not write the tools of the row; use a template with tools.")
         self._check_calls(messages, tools, text)
+        notes += faithful.typed_tokens(faithful.texts_of(messages), self.tokenizer)
         notes += faithful.unwritten(messages, text, template=self.template.name)
         return Prompt(messages, tuple(tools), text, self.tokenizer.encode(text), notes)
 
@@ -80,12 +81,13 @@ class Renderer:
         messages = tuple(messages_from(response, "assistant"))
         faithful.check_markers(faithful.texts_of(messages), self._typed[1], bos=self.tokenizer.bos, stops=self._stop_texts)
         pieces, notes = self._pieces(prompt, messages, train_turns)
+        notes += faithful.typed_tokens(faithful.texts_of(messages), self.tokenizer)
         before, known = prompt.text, prompt.ids
         ids: list[int] = []
         scored: list[int] = []
         for piece in pieces:
             own = self.tokenizer.encode_after(before, known, piece.text)
-            faithful.check_tokens(self.tokenizer, known, own, piece.text)
+            notes += faithful.check_tokens(self.tokenizer, known, own, piece.text)
             scored += [0] * len(own) if piece.end is None else self._mask(own, piece)
             ids += own
             if piece is not pieces[-1]:
@@ -102,12 +104,11 @@ class Renderer:
         made = self.response(self.prompt(prompt, tools), response, train_turns=train_turns)
         return made.ids, made.scored
 
-    def text_ids(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids and scored mask of a text without a prompt, for plain language modelling; its first token is predicted from BOS or EOS."""
+    def text(self, text: str) -> Response:
+        """A text without a prompt, for plain language modelling; its first token is predicted from BOS or EOS."""
         if self.template is not None:
             raise RowError("template", "a text without a prompt is no conversation; use template='plain' with format 'text'.")
-        made = self._plain_response(Prompt(None, (), "", []), text)
-        return made.ids, made.scored
+        return self._plain_response(Prompt(None, (), "", []), text)
 
     def _plain_response(self, prompt, response):
         self._check_plain(response, ())
@@ -118,7 +119,8 @@ class Renderer:
         known = self.tokenizer.encode(prompt.text) if prompt.text else []
         own = self.tokenizer.encode_after(prompt.text, known, response) if known else self.tokenizer.encode(response)
         faithful.check_markers([response], self._typed[1], bos=self.tokenizer.bos, stops=self._stop_texts)
-        faithful.check_tokens(self.tokenizer, known, own, response)
+        notes += faithful.typed_tokens([response], self.tokenizer)
+        notes += faithful.check_tokens(self.tokenizer, known, own, response)
         ids = [*own, self.stops.last]
         return Response(ids, [1] * len(ids), notes)
 
@@ -160,7 +162,9 @@ class Renderer:
                 self._no_stop()
             if not is_last and self.reasoning == "keep":
                 self._check_unchanged(messages[: begin + turn + 1], prompt.tools, start, text)
-            pieces.append(self._piece(messages[begin + turn], text, asked, thought if turn == turns[-1] else None, is_last))
+            answer = messages[begin + turn]
+            pieces.append(self._piece(answer, text, asked, thought if turn == turns[-1] else None, is_last))
+            notes += faithful.added(answer, text, self.tokenizer, stops=self._stop_texts, template=self.template.name)
         return pieces, notes
 
     def _piece(self, turn, text, asked, thought, is_last):
@@ -250,7 +254,7 @@ class Renderer:
         tokenizer = self.tokenizer
         ends_turns = tokenizer.bos_id in (self.stops.last, tokenizer.eos_id)
         anywhere = self.markers | (set() if tokenizer.bos is None or ends_turns else {tokenizer.bos})
-        return tuple(_any_of(texts) for texts in (anywhere, anywhere | set(self._stop_texts)))
+        return tuple(any_of(texts) for texts in (anywhere, anywhere | set(self._stop_texts)))
 
 
 def _places(ids, token, most):
@@ -259,10 +263,6 @@ def _places(ids, token, most):
     for _ in range(min(most, ids.count(token))):
         place = ids.index(token, place + 1)
         yield place
-
-
-def _any_of(texts):
-    return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"(?!)")
 
 
 def messages_from(content: str | Sequence[Message], role: str) -> list[Message]:

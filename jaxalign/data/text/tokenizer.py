@@ -1,6 +1,6 @@
 """A tokenizer: text to ids and back, its special tokens, its chat templates; and the folder that transformers reads it from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -62,8 +62,12 @@ class Tokenizer:
     @functools.cached_property
     def special_pattern(self) -> re.Pattern:
         """Matches the text of any added token, the longest first."""
-        texts = sorted((token.content for token in self.model.get_added_tokens_decoder().values()), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+        return any_of(token.content for token in self.model.get_added_tokens_decoder().values())
+
+    @functools.cached_property
+    def control_pattern(self) -> re.Pattern:
+        """Matches the text of any added token that is no part of a text: one that a decoder may skip."""
+        return any_of(token.content for token in self.model.get_added_tokens_decoder().values() if token.special)
 
     @functools.cached_property
     def adds_space(self) -> bool:
@@ -183,6 +187,11 @@ def save_templates(folder: Path, templates: Mapping[str, str]) -> None:
         file = folder / ("chat_template.jinja" if name == "default" else f"{tokenizer_files.TEMPLATE_FOLDER}/{name}.jinja")
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern:
+    """Matches any of these texts, the longest first; nothing where there are none."""
+    return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"(?!)")
 
 
 def _configured(config, name, model):

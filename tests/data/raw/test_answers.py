@@ -1,0 +1,90 @@
+"""Ranks and scores that stand inside answers or beside them are used, agree, or are named."""
+
+import pytest
+
+from jaxalign.data.raw import detect, formats
+from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.records import Record
+from jaxalign.data.raw.scores import Scoring
+
+
+def convert(row, name=None, **options):
+    record = Record(row)
+    return formats.to_example(record, name=name or detect.detect(row)[0], **options), record
+
+
+def answers(*numbers):
+    return {"prompt": "p", "responses": [{"text": text, **fields} for text, fields in zip("abc", numbers, strict=False)]}
+
+
+FIRST, SECOND = {"rank": 1, "score": 0.1}, {"rank": 2, "score": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "words"),
+    [
+        (answers(FIRST, SECOND), None, r"responses\[\].rank and responses\[\].score contradict each other: rank 1 has score 0.1"),
+        (answers(FIRST, SECOND), "ranked", "contradict"),
+        ({**answers({"rank": 1}, {"rank": 2}), "scores": [0.1, 0.9]}, None, r"responses\[\].rank and scores"),
+        ({**answers({}, {}), "ranks": ["1", "2"], "scores": [0.1, 0.9]}, None, "ranks and scores"),
+        ({**answers({}, {}, {}), "scores": "[0.9, 0.1, 0.5]"}, "ranked", "the order of the answers and scores"),
+    ],
+)
+def test_a_rank_against_its_score_refuses_the_row(row, name, words):
+    with pytest.raises(RowError, match=words) as error:
+        convert(row, name)
+    assert error.value.rule == "scores_against_order"
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "unread"),
+    [
+        (answers({"rank": 2, "score": 0.1}, {"rank": 1, "score": 0.9}), {}, []),
+        (answers({"rank": 2, "score": 0.5}, {"rank": 1, "score": 0.5}), {}, []),
+        (answers(FIRST, SECOND), {"scoring": Scoring((1, 0))}, []),
+        (answers({"score": 0.9, "overall_score": 0.1, "rating": 0.3}), {}, ["responses[].overall_score", "responses[].rating"]),
+        ({**answers({"rating": 0.3}, {"rating": 0.1}), "scores": [0.2, 0.4]}, {}, ["responses[].rating"]),
+        ({**answers({"score": 0.3}), "label": True}, {}, ["responses[].score"]),
+        ({**answers({}, {}), "scores": [0.2, 0.4], "rank": [1]}, {}, ["rank"]),
+    ],
+)
+def test_numbers_that_agree_are_read_and_others_are_named(row, options, unread):
+    assert convert(row, **options)[1].unread() == unread
+
+
+def test_the_first_number_of_an_answer_is_its_score():
+    row = answers({"score": 0.9, "rating": 0.1}, {"rating": 0.8, "score": 0.2})
+    assert convert(row)[0].rewards == (0.9, 0.2)
+    with pytest.raises(RowError, match="the row needs a number in scores"):
+        convert(answers({"score": 0.9}, {"rating": 0.8}))
+
+
+CHOSEN_BELOW = {"prompt": "p", "response_0": "a", "response_1": "b", "choice": 0, "score_0": 0.1, "score_1": 0.9}
+
+
+def test_the_advice_on_a_choice_names_columns_that_the_data_set_has():
+    with pytest.raises(RowError, match=r"score_0 of the chosen answer is 0.1 .*rename=\{'score_0': None, 'score_1': None\}"):
+        convert(CHOSEN_BELOW)
+    without = {name: value for name, value in CHOSEN_BELOW.items() if not name.startswith("score")}
+    assert convert(without)[0].responses == ("a", "b")
+
+
+def test_columns_of_two_answers_that_nothing_reads_are_named():
+    row = {**CHOSEN_BELOW, "choice": 1, "is_response_0_safe": True, "is_response_1_safe": False, "length_0": 3, "length_1": 5}
+    assert convert(row)[1].unread() == ["is_response_0_safe", "is_response_1_safe", "length_0", "length_1"]
+    example, record = convert(row, keep_columns={"size": "length"})
+    assert example.columns == {"size": (5.0, 3.0)} and record.unread() == ["is_response_0_safe", "is_response_1_safe"]
+
+
+TURNS = [{"role": "user", "content": "p"}]
+
+
+@pytest.mark.parametrize("column", ["completion", "response", "answers", "outputs"])
+def test_messages_may_hold_the_question_of_an_answer_that_stands_beside(column):
+    row = {"messages": TURNS, column: ["c"] if column.endswith("s") else "c", "label": True}
+    example, record = convert(row)
+    assert example.prompt[-1]["content"] == "p" and example.responses[0][0]["content"] == "c" and record.unread() == []
+    with pytest.raises(RowError, match="does not end with a user turn"):
+        convert({**row, "messages": [*TURNS, {"role": "assistant", "content": "a"}]})
+    two = {"messages": TURNS, "response_0": "a", "response_1": "b", "choice": 1}
+    assert convert(two)[0].responses == ("b", "a")
