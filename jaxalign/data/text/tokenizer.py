@@ -125,7 +125,9 @@ class Tokenizer:
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text of ids that go on where the ids `before` end: as `decode`, with the space that sentencepiece leaves out in front."""
-        head = list(before[-2:])
+        sizes = (2, 3, 4, 5)  # a character that is written byte by byte has up to four tokens: it is not cut in two
+        heads = [list(before[-size:]) for size in sizes]
+        head = next((head for head in heads if not self.decode(head).startswith("\ufffd")), heads[0])
         start, whole = self.decode(head), self.decode([*head, *ids])
         return whole[len(start) :] if whole.startswith(start) else self.decode(ids)
 

@@ -84,3 +84,9 @@ def test_a_template_that_writes_answers_twice_is_refused(make_tokenizer):
     twice = CHATML.replace("message['content'] +", "message['content'] + ' ' + message['content'] +")
     with pytest.raises(ValueError, match="writes the assistant's text 2 times"):
         make(make_tokenizer, "auto", chat=twice)
+
+
+@pytest.mark.parametrize("prompt", ["如", "a如", "\U0001f600"])
+def test_characters_in_bytes_on_both_sides_of_the_cut_are_kept(prompt):
+    renderer = render.make(tokenizer.load("package:stories260k"), template="plain")
+    assert rules(renderer, prompt, "果\U0001f600") == {}
