@@ -31,6 +31,39 @@ def test_tables_are_read_with_their_quotes(tmp_path, name, delimiter, mark):
     assert rows_of({"path": str(tmp_path / name)}) == ROWS
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        ("a.tsv.csv", "a,b\n1,2\n", [{"a": "1", "b": "2"}]),
+        ("a.csv.TSV", "a,x\tb\n1\t2\n", [{"a,x": "1", "b": "2"}]),
+        ("a.csv", "a;b\n1,5;2\n", [{"a": "1,5", "b": "2"}]),
+        ("a.csv", "a;x,b\n1,2\n", [{"a;x": "1", "b": "2"}]),
+    ],
+)
+def test_the_suffix_and_the_first_line_decide_what_stands_between_cells(tmp_path, name, text, rows):
+    (tmp_path / name).write_text(text)
+    assert rows_of({"path": str(tmp_path / name)}) == rows
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"data": [{"a": 1}], "train": [{"a": 2}]}, "holds the lists data, train; data alone would be read"),
+        ({"train": [{"a": 1}], "test": [{"a": 2}]}, "must hold a list of rows"),
+        ({"data": {"a": 1}}, "must hold a list of rows"),
+    ],
+)
+def test_a_json_file_of_several_lists_is_refused(tmp_path, value, words):
+    (tmp_path / "a.json").write_text(json.dumps(value, indent=1))
+    with pytest.raises(ValueError, match=words):
+        sources.read({"path": str(tmp_path / "a.json")})
+
+
+def test_a_json_file_with_facts_beside_its_rows_is_read(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"version": "1.0", "labels": ["x"], "data": ROWS}))
+    assert rows_of({"path": str(tmp_path / "a.json")}) == ROWS
+
+
 def test_several_files_and_globs_are_one_source(tmp_path, write_jsonl):
     one, two = write_jsonl(ROWS[:2], "a.jsonl"), write_jsonl(ROWS[2:], "b.jsonl")
     several = sources.read({"path": (one, two)})
@@ -102,7 +135,12 @@ def test_a_file_that_is_no_text_is_refused_as_what_it_is(tmp_path, data, words):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a,b\n1,2\n\"3,4\n", "line 3.*in quotes"), ("a,a\n1,2\n", "name every column once"), ("a,\n1,2\n", "name every column once")],
+    [
+        ('a,b\n1,2\n"3,4\n', "line 3.*in quotes"),
+        ("a,a\n1,2\n", "name every column once"),
+        ("a,\n1,2\n", "name every column once"),
+        (",a\n0,x\n", "is it pandas' index.*index=False"),
+    ],
 )
 def test_a_table_that_cannot_be_told_apart_is_refused(tmp_path, text, words):
     (tmp_path / "a.csv").write_text(text)

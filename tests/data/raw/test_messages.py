@@ -84,3 +84,40 @@ def test_a_field_that_nothing_reads_is_named():
     unread = set()
     read({"role": "user", "content": "a", "toxic": False, "language": "en", "note": None}, unread)
     assert unread == {"messages[].toxic", "messages[].language"}
+
+
+@pytest.mark.parametrize(
+    ("message", "unread"),
+    [
+        ({"role": "user", "content": [{"type": "text", "text": "a", "weight": 0, "cache": {"x": 1}, "note": None}]}, {"weight", "cache"}),
+        ({"role": "tool", "content": [{"type": "text", "text": "a", "id": "x"}, {"type": "text", "text": "b"}]}, {"id"}),
+    ],
+)
+def test_keys_of_content_parts_that_nothing_reads_are_named(message, unread):
+    names = set()
+    read(message, names)
+    assert names == {f"messages[].content[].{key}" for key in unread}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"), [("weight", 1, True), ("train", True, True), ("weight", 0, False), ("train", None, False)]
+)
+def test_a_weight_that_could_train_no_turn_is_named(field, value, named):
+    for role in ("user", "system", "tool"):
+        unread = set()
+        read({"role": role, "content": "a", field: value}, unread)
+        assert unread == ({f"messages[].{field} of {role} turns"} if named else set())
+
+
+@pytest.mark.parametrize(
+    ("fields", "read_as"),
+    [
+        ({"tool_calls": [], "function_call": AS_TEXT["function"]}, {"tool_calls": [CALL]}),
+        ({"tool_calls": [CALL], "function_call": {}}, {"tool_calls": [CALL]}),
+        ({"reasoning_content": "", "thinking": "hm"}, {"reasoning_content": "hm"}),
+        ({"reasoning_content": "", "thinking": ""}, {}),
+        ({"content": "", "value": "b"}, {"content": "b"}),
+    ],
+)
+def test_a_spelling_without_a_value_contradicts_nothing(fields, read_as):
+    assert read({"role": "assistant", "content": "a", **fields}) == {"role": "assistant", "content": "a", **read_as}
