@@ -1,7 +1,8 @@
-"""Local paths: files that travel with the package, and what lies near a path that does not exist."""
+"""Local paths: files that travel with the package, what lies near a path that does not exist, and the line of a file that failed."""
 
 import difflib
 from pathlib import Path
+import traceback
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 
@@ -31,3 +32,17 @@ def nearby(path: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     close = difflib.get_close_matches(path.name, names, n=5, cutoff=0.4) or names[:5]
     return f"in {str(folder)!r} there are {', '.join(close) if close else 'no files'}; check the path."
+
+
+def line_of(error: BaseException, path: str | Path) -> str:
+    """", line N": the last line of the file that an error passed through; "" where it passed through none."""
+    if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def message_of(error: BaseException) -> str:
+    """The kind of an error and its message, on one line, without the place that `line_of` names."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {next(iter(text.strip().splitlines()), '') or 'no message'}"

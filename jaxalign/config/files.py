@@ -10,13 +10,12 @@ import ast
 import importlib.util
 import inspect
 from pathlib import Path
-import traceback
 
 from ml_collections import ConfigDict
 
 from jaxalign.config.resolve import ConfigError
 from jaxalign.config.schema import DURATIONS, units
-from jaxalign.paths import nearby
+from jaxalign.paths import line_of, message_of, nearby
 
 
 def load_file(reference: str) -> ConfigDict:
@@ -43,7 +42,7 @@ def load_file(reference: str) -> ConfigDict:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"--config {path}{_line(error, path)}: {type(error).__name__}: {_message(error)}") from error
+        raise ConfigError(f"--config {path}{line_of(error, path)}: {message_of(error)}") from error
     raise ConfigError(f"--config {path}: get_config() returns {type(config).__name__}; it must return an ml_collections.ConfigDict.")
 
 
@@ -53,18 +52,6 @@ def _check_keys(section, where):
             raise ConfigError(f"{where}: the key {key!r} is {type(key).__name__}; a key is text.")
         if isinstance(value, dict):
             _check_keys(value, f"{where}{'.' if ': ' in where else ': '}{key}")
-
-
-def _line(error, path):
-    """", line N": the last line of the file that an error passed through; "" where it passed through none."""
-    if isinstance(error, SyntaxError) and error.filename == path and error.lineno:
-        return f", line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    return f", line {lines[-1]}" if lines else ""
-
-
-def _message(error):
-    return error.msg if isinstance(error, SyntaxError) else str(error) or "no message"
 
 
 def _run_file(path, arguments):

@@ -1,27 +1,58 @@
-"""An objective traced on the shapes of one tiny batch: what it objects to."""
+"""An objective traced on the shapes of one tiny batch: what it objects to, and what is wrong with it."""
+
+from pathlib import Path
+import traceback
 
 from jaxalign.config import columns
+from jaxalign.paths import line_of, message_of
 
 
 def check(resolved: dict, objective) -> None:
-    """Raises the ValueError that the bound objective raises of its hyper-parameters or of a column that it misses."""
+    """Raises ValueError where the bound objective objects to its hyper-parameters or misses a column, fails, or returns no Terms."""
     import jax
 
     from jaxalign import objectives, sharding
     from jaxalign.training.reference import RULES
-    from jaxalign.types import Terms
 
     by_response, by_token = columns.known(resolved, objective.reads)
     with_head = resolved["model"]["value_head"] is not None
     policy, batch = objectives.tiny_inputs(columns=by_response, token_columns=by_token, value_head=with_head)
     plain = policy.replace(hidden=None, unembed=None)
     reference = {"weights": policy, "logps": plain, "nothing": None}[RULES[resolved["reference"]["rule"]].holds]
-    with sharding.no_devices():
-        statistics = jax.eval_shape(objective.statistics, policy, reference, batch)
-        scalars = {name: jax.ShapeDtypeStruct((), "float32") for name in statistics}
-        terms = jax.eval_shape(objective.terms, policy, reference, batch, scalars)
+    file = objectives.named(objective.name)[1].__file__
+    try:
+        with sharding.no_devices():
+            statistics = jax.eval_shape(objective.statistics, policy, reference, batch)
+            scalars = {name: jax.ShapeDtypeStruct((), "float32") for name in statistics}
+            terms = jax.eval_shape(objective.terms, policy, reference, batch, scalars)
+    except Exception as error:
+        line = line_of(error, file)
+        if not line or (isinstance(error, ValueError) and _is_raised_here(error)):  # which is written for its reader
+            raise
+        raise ValueError(f"objective {objective.name!r} fails in {file}{line}: {message_of(error)}") from error
+    if wrong := _wrong(terms, batch):
+        raise ValueError(f"objective {objective.name!r} in {file} {wrong}.")
+
+
+def _is_raised_here(error):
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(Path(__file__).parents[1])
+
+
+def _wrong(terms, batch) -> str:
+    """What is wrong with the shapes that an objective returned; "" if nothing is."""
+    from jaxalign.types import Terms
+
+    if not isinstance(terms, Terms):
+        return f"returns {type(terms).__name__}, not Terms(loss, weight, metrics)"
     shapes = batch.paired.shape, batch.valid.shape, batch.tokens.shape
-    if not isinstance(terms, Terms) or terms.loss.shape not in shapes or terms.weight.shape != terms.loss.shape:
-        raise ValueError(
-            f"objective {objective.name!r} does not return Terms of a loss and a weight of one shape: [N], [N, K] or [R, T]."
-        )
+    loss, weight = (getattr(part, "shape", None) for part in (terms.loss, terms.weight))
+    if loss not in shapes or weight != loss:
+        return f"returns a loss of shape {loss} and a weight of {weight} for N, K, R, T = 1, 2, 1, 3; both are [N], [N, K] or [R, T]"
+    metrics = terms.metrics.items() if isinstance(terms.metrics, dict) else [("metrics", terms.metrics)]
+    for name, pair in metrics:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(hasattr(part, "shape") for part in pair):
+            return f"returns metrics in which {name!r} is no pair of arrays, (values, weights)"
+        values, weights = (part.shape for part in pair)
+        if weights != values or (values[:1] != batch.paired.shape and values != batch.tokens.shape):
+            return f"returns the metric {name!r} of shape {values} with weights of shape {weights}; both are [N, ...] or [R, T]"
+    return ""

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign.hparams import REQUIRED, hparams_of
+from jaxalign.paths import line_of, message_of
 from jaxalign.suggest import meant
 from jaxalign.types import Batch, Outputs
 
@@ -105,12 +106,17 @@ def named(name: str):
     """The objective function of jaxalign/objectives/NAME.py and its module.
 
     Raises:
-      ValueError: no such file; lists those there are. Or one that does not hold what this module's docstring asks for.
+      ValueError: no such file; lists those there are. Or one that cannot be imported, or does not hold what this module's docstring asks
+        for.
     """
     if name not in names():
         way = f"{meant(name, names())}; there are {', '.join(names())}"
         raise ValueError(f"objective.name={name!r} is no file of jaxalign/objectives{way}.")
-    module = importlib.import_module(f"jaxalign.objectives.{name}")
+    try:
+        module = importlib.import_module(f"jaxalign.objectives.{name}")
+    except Exception as error:
+        file = Path(__file__).with_name(f"{name}.py")
+        raise ValueError(f"jaxalign/objectives/{name}.py{line_of(error, file)}: {message_of(error)}") from error
     check(name, vars(module))
     return getattr(module, name), module
 
