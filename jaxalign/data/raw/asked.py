@@ -33,7 +33,8 @@ def prompt_of(row: Record, names: tuple[str, ...] = PROMPTS) -> str | tuple[Mess
     prompt = side_of(row, name)
     instructed = name == "instruction" or (name == "prompt" and row.get("instruction") == row.get("prompt"))
     for column in SUBJECTS:
-        if row.get(column) not in (*EMPTY, row.get(name)):
+        subject = row.get(column)
+        if subject not in (*EMPTY, row.get(name)) and not (isinstance(subject, str) and not subject.strip()):
             prompt = _with_subject(prompt, row, column, instructed=instructed)
     return prompt if row.get("history") in (*EMPTY, row.get(name)) else _with_history(prompt, row)
 

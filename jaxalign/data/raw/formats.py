@@ -67,7 +67,6 @@ def binary(row: Record, *, scoring: Scoring) -> Example:
 def scored(row: Record, *, scoring: Scoring) -> Example:
     """From a prompt and an answer with `score`, or answers with `scores`, read as `scores.Scoring` specifies."""
     prompt, responses = _several(row)
-    scores.ranks_against_scores(row, scoring, count=len(responses))
     return Example(prompt, responses, scoring.rewards(row, count=len(responses), sides=False), False)
 
 
@@ -77,8 +76,7 @@ def ranked(row: Record, *, scoring: Scoring) -> Example:
     if len(responses) < 2:
         raise RowError("too_few", f"a ranking of {len(responses)} response; it needs at least 2.")
     if row.first(("ranks", "rank")) is None:
-        row.derive("ranks", list(range(1, len(responses) + 1)), origin="the order of the answers")
-    scores.ranks_against_scores(row, scoring, count=len(responses))
+        row.derive("ranks", list(range(1, len(responses) + 1)), origin=scores.ORDER)
     ranks = scores.numbers(row, row.first(("ranks", "rank")), count=len(responses), sides=False)
     places = sorted(set(ranks))
     rewards = [1 - places.index(rank) / max(len(places) - 1, 1) for rank in ranks]
@@ -148,6 +146,7 @@ def to_example(
     example = _in_context(_in_turns(example, row) if chat else example, row, chat=chat)
     example = _with_numbers(example, row, name, scoring, feedback, keep_columns or {})
     examples.check(example)
+    row.note_missing()
     if chat:
         examples.refuse_rendered_text(example)
     return _as_feedback(example, name, feedback, responses)
@@ -155,6 +154,9 @@ def to_example(
 
 def _with_numbers(example, row, name, scoring, feedback, keep_columns):
     pair, count = name in PAIRS, len(example.responses)
+    judge = row.first({"scored": ("scores", "score"), "ranked": ("ranks", "rank")}.get(name, ()))
+    if judge is not None and count > 1 and not scoring.weights:
+        scores.lists_against_order(row, scoring, by=judge, count=count, leave=keep_columns.values())
     if pair and feedback != "score":
         scores.against_order(row, scoring, leave=keep_columns.values())
     if pair and (scoring.declared or feedback == "score"):

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 
 EMPTY = (None, "", [], {}, ())
+MISSING = ("nan", "none", "null", "<na>", "n/a")  # what tables hold in letters where a value is missing
 REPLACED = "(replaced by rename)"  # a column with what the data set has under the names that `rename` gives to other columns
 
 
@@ -64,6 +65,12 @@ class Record(Mapping):
     def first(self, names: Collection[str]) -> str | None:
         """The first of these columns that holds something, None where none does. It alone counts as read."""
         return next((name for name in names if self._values.get(name) not in EMPTY), None)
+
+    def note_missing(self) -> None:
+        """Notes a column that was read and holds but the word for a missing value."""
+        for name, value in self._values.items():
+            if isinstance(value, str) and self.origin(name) in self._read and value.strip().lower() in MISSING:
+                self.changed["missing_word"] = f"{name} is {value!r}, as tables write a missing value; it is taken as that text"
 
     def unread(self) -> list[str]:
         """Names of the columns that hold something and were not read, then of such fields of messages and answers, sorted.

@@ -17,7 +17,9 @@ from jaxalign.data.raw.records import Record
 
 TRANSFORMS = ("linear", "sigmoid")
 FLOAT32_MAX = float(np.finfo(np.float32).max)  # numbers of responses are stored as float32
-EVIDENCE = re.compile(r"rank|score|rating|grade", re.IGNORECASE)  # in the name of a column: it orders a pair; a model's reward need not
+EVIDENCE = re.compile(r"rank|score|rating|grade", re.IGNORECASE)  # in the name of a column: it orders answers; a model's reward need not
+EVIDENCE_OF_ORDER = re.compile(rf"{EVIDENCE.pattern}|reward", re.IGNORECASE)  # where nothing but their order judges the answers
+ORDER = "the order of the answers"  # what ranks stand for where a row has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +144,11 @@ def against_order(row: Record, scoring: Scoring, leave: Collection[str] = ()) ->
         chosen, rejected = number(row[name]), number(row[other])
         if chosen is None or rejected is None:
             continue
+        theirs = [row.origin(column) for column in (name, other)]
+        if chosen == rejected:
+            row.changed["equal_scores"] = f"{theirs[0]} and {theirs[1]} are both {chosen:g}: they prefer neither answer of the pair"
         lower_is_better = kind[0].lower() == "rank" or scoring.falls
         if chosen != rejected and (chosen > rejected) == lower_is_better:
-            theirs = [row.origin(column) for column in (name, other)]
             raise RowError(
                 "scores_against_order",
                 f"{theirs[0]} of the chosen answer is {chosen:g} and {theirs[1]} of the rejected one is {rejected:g}, so that rejected is "
@@ -153,21 +157,34 @@ def against_order(row: Record, scoring: Scoring, leave: Collection[str] = ()) ->
             )
 
 
-def ranks_against_scores(row: Record, scoring: Scoring, *, count: int) -> None:
-    """Raises RowError (rule "scores_against_order") where ranks and scores of `count` answers order two of them the other way round."""
-    columns = row.first(("ranks", "rank")), row.first(("scores", "score"))
-    if count < 2 or None in columns or scoring.weights or any(len(listed(row.peek(name))) != count for name in columns):
-        return
-    ranks, scores = ([number(value) for value in listed(row[name])] for name in columns)
-    judged = [pair for pair in zip(ranks, scores, strict=True) if None not in pair]
-    for (rank, score), (other_rank, other_score) in itertools.combinations(judged, 2):
-        if (rank - other_rank) * (score - other_score) * (-1 if scoring.falls else 1) > 0:
-            theirs = " and ".join(row.origin(name) for name in columns)
-            raise RowError(
-                "scores_against_order",
-                f"{theirs} contradict each other: rank {rank:g} has score {score:g} and rank {other_rank:g} has score {other_score:g}; "
-                "mend the numbers, or leave the row or one of the two out.",
-            )
+def lists_against_order(row: Record, scoring: Scoring, *, by: str, count: int, leave: Collection[str] = ()) -> None:
+    """Raises RowError (rule "scores_against_order") where a list of numbers orders two of `count` answers the other way round than `by`.
+
+    `by` is the column that judges them; where the order of the answers alone does, rewards of a model count as well. `leave`: columns that
+    mean something else here.
+    """
+    places = _ascending(row, by, scoring, count)
+    kinds = EVIDENCE_OF_ORDER if row.origin(by) == ORDER else EVIDENCE
+    for name in row:
+        others = _ascending(row, name, scoring, count) if kinds.search(name) and name not in (by, *leave) else None
+        if places is None or others is None:
+            continue
+        row.get(name)  # it is read
+        for i, k in itertools.combinations(range(count), 2):
+            if (places[i] - places[k]) * (others[i] - others[k]) < 0:
+                theirs = [row.origin(column) for column in (by, name)]
+                raise RowError(
+                    "scores_against_order",
+                    f"{theirs[0]} and {theirs[1]} order answers {i} and {k} (from 0) the other way round: {theirs[1]} are "
+                    f"{abs(others[i]):g} and {abs(others[k]):g}; mend the numbers, leave the row out, or leave a column out with rename.",
+                )
+
+
+def _ascending(row, name, scoring, count):
+    # the numbers of a column, so that the higher is the better; None where it does not have one per answer
+    values = [number(value) for value in listed(row.peek(name))]
+    falls = scoring.falls or "rank" in name.lower()
+    return None if len(values) != count or None in values else [-value if falls else value for value in values]
 
 
 def _finite(values):

@@ -23,14 +23,17 @@ FIRST, SECOND = {"rank": 1, "score": 0.1}, {"rank": 2, "score": 0.9}
 @pytest.mark.parametrize(
     ("row", "name", "words"),
     [
-        (answers(FIRST, SECOND), None, r"responses\[\].rank and responses\[\].score contradict each other: rank 1 has score 0.1"),
-        (answers(FIRST, SECOND), "ranked", "contradict"),
-        ({**answers({"rank": 1}, {"rank": 2}), "scores": [0.1, 0.9]}, None, r"responses\[\].rank and scores"),
-        ({**answers({}, {}), "ranks": ["1", "2"], "scores": [0.1, 0.9]}, None, "ranks and scores"),
-        ({**answers({}, {}, {}), "scores": "[0.9, 0.1, 0.5]"}, "ranked", "the order of the answers and scores"),
+        (answers(FIRST, SECOND), None, r"responses\[\].score and responses\[\].rank order answers 0 and 1 \(from 0\) the other way"),
+        (answers(FIRST, SECOND), "ranked", r"responses\[\].rank and responses\[\].score order answers"),
+        ({**answers({"rank": 1}, {"rank": 2}), "scores": [0.1, 0.9]}, None, r"scores and responses\[\].rank order"),
+        ({**answers({}, {}), "ranks": ["1", "2"], "scores": [0.1, 0.9]}, None, "scores and ranks order"),
+        ({**answers({}, {}, {}), "scores": "[0.9, 0.1, 0.5]"}, "ranked", "the order of the answers and scores order"),
+        ({**answers({}, {}), "ratings": [1, 5]}, None, "the order of the answers and ratings order answers 0 and 1"),
+        ({**answers({}, {}), "rewards": [-1.5, 2]}, None, "the order of the answers and rewards"),
+        ({**answers({}, {}), "ranks": [1, 2], "human_scores": [2, 3]}, None, "ranks and human_scores"),
     ],
 )
-def test_a_rank_against_its_score_refuses_the_row(row, name, words):
+def test_numbers_that_contradict_what_judges_the_answers_refuse_the_row(row, name, words):
     with pytest.raises(RowError, match=words) as error:
         convert(row, name)
     assert error.value.rule == "scores_against_order"
@@ -46,6 +49,9 @@ def test_a_rank_against_its_score_refuses_the_row(row, name, words):
         ({**answers({"rating": 0.3}, {"rating": 0.1}), "scores": [0.2, 0.4]}, {}, ["responses[].rating"]),
         ({**answers({"score": 0.3}), "label": True}, {}, ["responses[].score"]),
         ({**answers({}, {}), "scores": [0.2, 0.4], "rank": [1]}, {}, ["rank"]),
+        ({**answers({}, {}), "ratings": [5, 1], "lengths": [1, 2]}, {}, ["lengths"]),
+        ({**answers({}, {}), "ranks": [1, 2], "rewards": [2, 3]}, {}, ["rewards"]),
+        ({**answers({}, {}), "ranks": [1, 2], "other_scores": [2, 3]}, {"keep_columns": {"m": "other_scores"}}, []),
     ],
 )
 def test_numbers_that_agree_are_read_and_others_are_named(row, options, unread):
@@ -88,3 +94,15 @@ def test_messages_may_hold_the_question_of_an_answer_that_stands_beside(column):
         convert({**row, "messages": [*TURNS, {"role": "assistant", "content": "a"}]})
     two = {"messages": TURNS, "response_0": "a", "response_1": "b", "choice": 1}
     assert convert(two)[0].responses == ("b", "a")
+
+
+def test_a_pair_with_equal_scores_is_counted():
+    row = {"prompt": "p", "chosen": "c", "rejected": "r", "score_chosen": 8.5, "score_rejected": "8.50"}
+    assert convert(row)[1].changed.keys() == {"equal_scores"}
+    assert not convert({**row, "score_rejected": 8})[1].changed
+
+
+@pytest.mark.parametrize(("word", "found"), [("nan", True), (" None", True), ("null", True), ("None of them", False)])
+def test_a_text_that_tables_write_for_a_missing_value_is_counted(word, found):
+    assert ("missing_word" in convert({"prompt": "p", "completion": word})[1].changed) == found
+    assert not convert({"prompt": "p", "completion": "c", "note": word})[1].changed

@@ -104,6 +104,7 @@ def test_a_row_that_cannot_be_meant_is_refused_by_name(row, rule):
     [
         ({"instruction": "Sum up.", "input": "Once.", "output": "c"}, "Sum up.\nOnce."),
         ({"instruction": "Sum up.", "input": "", "output": "c"}, "Sum up."),
+        ({"instruction": "Sum up.", "input": " \n", "output": "c"}, "Sum up."),
         ({"prompt": "Sum up.", "instruction": "Sum up.", "input": "Once.", "completion": "c"}, "Sum up.\nOnce."),
         ({"instruction": "Sum up.", "context": "Once.", "response": "c"}, "Sum up.\nOnce."),
         ({"prompt": "Sum up: Once.", "input": "Once.", "completion": "c"}, "Sum up: Once."),
