@@ -21,13 +21,15 @@ class Answers(NamedTuple):
     sides: tuple[str | tuple[Message, ...], ...]
 
 
-def answers_of(row: Record) -> Answers:
-    """The answers of a row. Ranks and scores that stand inside them become its columns `ranks` and `scores`, where it has none.
+def answers_of(row: Record, column: str | None = None) -> Answers:
+    """The answers of a row, of the first of `ANSWERS` that it has or of `column`.
+
+    Ranks and scores that stand inside them become the row's columns `ranks` and `scores`, where it has none.
 
     Raises:
       RowError: there are none, or one is malformed.
     """
-    column = row.first(ANSWERS) or next((name for name in ANSWERS if row.get(name) is not None), None)
+    column = column or row.first(ANSWERS) or next((name for name in ANSWERS if row.get(name) is not None), None)
     if column is None:
         raise RowError("missing_column", "the row has no completion; set rename={'completion': ...} to the column that holds it.")
     several = several_in(row, column)

@@ -17,10 +17,10 @@ import re
 from typing import NamedTuple
 
 from jaxalign.data.raw import asked
-from jaxalign.data.raw.answers import ANSWERS, several_in
+from jaxalign.data.raw.answers import ANSWERS, answers_of, several_in
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.records import Record
-from jaxalign.data.raw.scores import number
+from jaxalign.data.raw.scores import EVIDENCE, listed, number
 
 TEXTS = ("response", "answer", "completion", "output", "human_ref", "summary", "conversation", "generation")
 SUFFIXES = (("0", "1"), ("1", "2"), ("a", "b"), ("A", "B"))
@@ -71,7 +71,7 @@ def sides_of(row: Record) -> Sides | None:
 
 
 def to_pair(row: Record, *, base: int | None) -> None:
-    """Adds `prompt`, `chosen` and `rejected` to a row, and NAME_chosen, NAME_rejected for numbers NAME_0, NAME_1 of the two answers.
+    """Adds `prompt`, `chosen` and `rejected` to a row, and NAME_chosen, NAME_rejected for NAME_0, NAME_1 or numbers NAMEs of the answers.
 
     Args:
       base: 0 or 1: the number of the first answer in a column of numbers; None: as the names of the answers say, else 0.
@@ -83,7 +83,7 @@ def to_pair(row: Record, *, base: int | None) -> None:
     if sides is None:
         raise RowError("missing_column", f"the row has {', '.join(sorted(row))}: no two answers with a column that chooses one.")
     first, second = sides.columns
-    answers = several_in(row, first) if first == second else (row[first], row[second])
+    answers = answers_of(row, first).sides if first == second else (row[first], row[second])
     better = _better(row, sides, base)
     if row.first(("prompt",)) is None and row.first(asked.BESIDE_CHOICES):
         row.put("prompt", row[row.first(asked.BESIDE_CHOICES)])
@@ -135,14 +135,20 @@ def _better(row, sides, base):
 
 
 def _numbers(row, sides, better):
-    # NAME_0, NAME_1 and is_response_0_NAME: numbers of the two answers, by the name without their mark
+    # NAME_0, NAME_1 and is_response_0_NAME: numbers of the two answers, by the name without their mark; lists NAMEs of two numbers likewise
     marks = [re.compile(rf"(?<![a-zA-Z0-9]){suffix}(?![a-zA-Z0-9])") for suffix in sides.suffixes]
     for name in list(row):
+        value = row.peek(name)
+        values = listed(value) if isinstance(value, list) or EVIDENCE.search(name) else []
+        if name not in (*sides.columns, "chosen", "rejected") and len(values) == 2 and None not in map(number, values):
+            _derive(row, name.removesuffix("s"), values, (name, name), better)
         parts = marks[0].split(name)
         other = sides.suffixes[1].join(parts)
         shared = re.sub("__+", "_", "".join(parts)).strip("_")
-        if len(parts) != 2 or other not in row or name in sides.columns or not shared:
-            continue
-        for side, place in (("chosen", better), ("rejected", 1 - better)):
-            origin = (name, other)[place]
-            row.derive(f"{shared}_{side}", row.peek(origin), origin=origin)
+        if len(parts) == 2 and other in row and name not in sides.columns and shared:
+            _derive(row, shared, [row.peek(name), row.peek(other)], (name, other), better)
+
+
+def _derive(row, name, values, origins, better):
+    for side, place in (("chosen", better), ("rejected", 1 - better)):
+        row.derive(f"{name}_{side}", values[place], origin=row.origin(origins[place]))

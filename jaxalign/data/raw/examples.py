@@ -9,9 +9,11 @@ import json
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import Message
+from jaxalign.data.raw.records import Record
 from jaxalign.data.raw.typed import refuse_rendered
 
 Messages = tuple[Message, ...]
+LOST = "\ufffd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,17 @@ def written(example: Example) -> bytes:
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError("wrong_type", f"a tool or a tool call holds what JSON cannot write: {str(error)[:80]}.") from error
+
+
+def note_odd(example: Example, row: Record) -> None:
+    """Notes in the row what its texts had lost before it was read: characters, and values of which a word is left."""
+    row.note_missing()
+    sides = [example.prompt or "", *example.responses]
+    texts = [text for side in sides for text in ([side] if isinstance(side, str) else [turn["content"] for turn in side])]
+    text = next((text for text in texts if LOST in text), None)
+    if text is not None:
+        where = text[max(0, text.index(LOST) - 20) : text.index(LOST) + 20]
+        row.changed["lost_character"] = f"a text holds {LOST!r}, which stands for bytes that somebody could not read: {where!r}"
 
 
 def refuse_rendered_text(example: Example) -> None:

@@ -76,6 +76,7 @@ def ranked(row: Record, *, scoring: Scoring) -> Example:
     if len(responses) < 2:
         raise RowError("too_few", f"a ranking of {len(responses)} response; it needs at least 2.")
     if row.first(("ranks", "rank")) is None:
+        scores.refuse_other_judges(row)
         row.derive("ranks", list(range(1, len(responses) + 1)), origin=scores.ORDER)
     ranks = scores.numbers(row, row.first(("ranks", "rank")), count=len(responses), sides=False)
     places = sorted(set(ranks))
@@ -146,7 +147,7 @@ def to_example(
     example = _in_context(_in_turns(example, row) if chat else example, row, chat=chat)
     example = _with_numbers(example, row, name, scoring, feedback, keep_columns or {})
     examples.check(example)
-    row.note_missing()
+    examples.note_odd(example, row)
     if chat:
         examples.refuse_rendered_text(example)
     return _as_feedback(example, name, feedback, responses)

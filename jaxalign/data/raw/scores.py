@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxalign.data.raw import notation
 from jaxalign.data.raw.counts import RowError
-from jaxalign.data.raw.records import Record
+from jaxalign.data.raw.records import EMPTY, Record
 
 TRANSFORMS = ("linear", "sigmoid")
 FLOAT32_MAX = float(np.finfo(np.float32).max)  # numbers of responses are stored as float32
 EVIDENCE = re.compile(r"rank|score|rating|grade", re.IGNORECASE)  # in the name of a column: it orders answers; a model's reward need not
 EVIDENCE_OF_ORDER = re.compile(rf"{EVIDENCE.pattern}|reward", re.IGNORECASE)  # where nothing but their order judges the answers
+JUDGES = re.compile(r"(?<![a-z])(?:chosen|rejected|choice|best|better|prefer\w*|winner|labels?)(?![a-z])", re.IGNORECASE)
 ORDER = "the order of the answers"  # what ranks stand for where a row has none
 
 
@@ -153,8 +154,19 @@ def against_order(row: Record, scoring: Scoring, leave: Collection[str] = ()) ->
                 "scores_against_order",
                 f"{theirs[0]} of the chosen answer is {chosen:g} and {theirs[1]} of the rejected one is {rejected:g}, so that rejected is "
                 "the better one; leave the row out, use feedback='score', or leave the numbers out with "
-                f"rename={{{theirs[0]!r}: None, {theirs[1]!r}: None}}.",
+                f"rename={dict.fromkeys(theirs)}.",
             )
+
+
+def refuse_other_judges(row: Record) -> None:
+    """Raises RowError (rule "choice") where a column may say which answers are the better ones, and their order would be taken for that."""
+    name = next((name for name in row if JUDGES.search(name) and row.peek(name) not in EMPTY), None)
+    if name is not None:
+        raise RowError(
+            "choice",
+            f"{name} is {str(row.peek(name))[:40]!r}, and answers without ranks count as best first; write ranks, or chosen and rejected, "
+            f"or leave the column out with rename={{{name!r}: None}}.",
+        )
 
 
 def lists_against_order(row: Record, scoring: Scoring, *, by: str, count: int, leave: Collection[str] = ()) -> None:

@@ -4,7 +4,7 @@ Scores outside the range would drop most rows and train the worst as the best; l
 would turn judgements around.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 import contextlib
 
@@ -18,6 +18,7 @@ from jaxalign.data.raw.sources import Rows
 
 FEW = 0.01  # share of rows whose judgement may be odd: they are dropped and counted, row by row
 SHOWN = 6
+SIGNED_ROWS = 10  # of a preference around 0, in one of which the first answer is the better one
 
 
 def check(rows: Rows, *, format: str, scoring: Scoring, feedback: str | None) -> int | None:
@@ -89,15 +90,27 @@ def _scores(row, name):
             yield from (number(item) for item in listed(row.get(column)) if number(item) is not None)
 
 
+def _check_signed(rows, seen):
+    for name, values in seen.items():
+        if name in choices.SIGNED and values.total() >= SIGNED_ROWS and min(values) >= 0:
+            raise ValueError(
+                f"{name} of {rows.name} goes from {min(values):g} to {max(values):g}; below 0 it prefers the first answer, above 0 the "
+                "second, and no row is below: is the scale another one? Write chosen and rejected instead."
+            )
+
+
 def _base(rows):
-    seen, sides = Counter(), None
+    seen_in, sides = defaultdict(Counter), None
     for row in _records(rows):
         sides = choices.sides_of(row)
-        if sides is not None and sides.choice not in (None, *choices.SIGNED, *choices.FIRST_IS_ONE.values()):
+        if sides is not None and sides.choice is not None:
             value = row[sides.choice]
             place = int(value) if isinstance(value, bool) else number(value)
             if place is not None and value not in EMPTY:
-                seen[place] += 1
+                seen_in[sides.choice][place] += 1
+    _check_signed(rows, seen_in)
+    counted = (values for name, values in seen_in.items() if name not in (*choices.SIGNED, *choices.FIRST_IS_ONE.values()))
+    seen = sum(counted, Counter())
     if not seen:
         return None
     named = sides is not None and sides.suffixes == ("1", "2")

@@ -106,3 +106,28 @@ def test_a_pair_with_equal_scores_is_counted():
 def test_a_text_that_tables_write_for_a_missing_value_is_counted(word, found):
     assert ("missing_word" in convert({"prompt": "p", "completion": word})[1].changed) == found
     assert not convert({"prompt": "p", "completion": "c", "note": word})[1].changed
+
+
+def test_a_character_that_was_lost_before_is_counted():
+    assert convert({"prompt": "p", "completion": "caf\ufffd"})[1].changed.keys() == {"lost_character"}
+    assert convert({"messages": [*TURNS, {"role": "assistant", "content": "\ufffd"}]})[1].changed.keys() == {"lost_character"}
+
+
+@pytest.mark.parametrize("column", ["chosen", "choice", "best_response_id", "preferred_idx", "Winner"])
+def test_answers_are_not_taken_as_best_first_where_a_column_may_choose_among_them(column):
+    row = {"prompt": "p", "responses": ["a", "b", "c"], column: 1}
+    with pytest.raises(RowError, match=rf"{column} is '1'.*rename=\{{'{column}': None\}}") as error:
+        convert(row, "ranked")
+    assert error.value.rule == "choice"
+    assert convert({**row, "ranks": [2, 1, 3]}, "ranked")[0].responses == ("b", "a", "c")
+    assert convert({**row, column: None})[0].responses == ("a", "b", "c")
+
+
+def test_a_choice_between_two_answers_that_are_objects_is_read_with_their_numbers():
+    row = {**answers({"score": 0.9}, {"score": 0.1}), "choice": 0}
+    example, record = convert(row)
+    assert example.responses == ("a", "b") and record.unread() == []
+    with pytest.raises(RowError, match=r"responses\[\].score of the chosen answer is 0.1 and responses\[\].score of the rejected"):
+        convert({**row, "choice": 1})
+    with pytest.raises(RowError, match=r"ratings of the chosen answer is 1 .*rename=\{'ratings': None\}"):
+        convert({**answers({}, {}), "choice": 0, "ratings": [1, 5]})

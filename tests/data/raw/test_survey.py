@@ -32,6 +32,8 @@ def pairs(name, values, suffixes):
         (answers("label", [-1, 0, 1]), {"format": "binary"}, "is 0 bad or neither"),
         (pairs("choice", [0, 1, 2], ("_a", "_b")), {"format": "choice"}, "leave open which answer"),
         (pairs("choice", [0, 1], ("_1", "_2")), {"format": "choice"}, "leave open which answer"),
+        (pairs("overall_preference", [0.1, 0.9] * 5, ("1", "2")), {"format": "choice"}, "goes from 0.1 to 0.9; below 0 .* another one"),
+        (pairs("preference_strength", ["1", "5"] * 5, ("_1", "_2")), {"format": "choice"}, "no row is below"),
     ],
 )
 def test_judgements_that_the_settings_do_not_cover_stop_the_run(write_jsonl, rows, options, words):
@@ -53,6 +55,8 @@ def test_judgements_that_the_settings_do_not_cover_stop_the_run(write_jsonl, row
         (pairs("choice", [1, 1], ("_1", "_2")), {"format": "choice"}, 1),
         (pairs("choice", [1, 1], ("_0", "_1")), {"format": "choice"}, 0),
         (pairs("overall_preference", [-3, 2], ("1", "2")), {"format": "choice"}, None),
+        (pairs("overall_preference", [1, 2], ("1", "2")), {"format": "choice"}, None),
+        (pairs("overall_preference", [3] * 20 + [-1], ("1", "2")), {"format": "choice"}, None),
         ([{"prompt": "p", "chosen": "c", "rejected": "r", "score_chosen": 8, "score_rejected": 2}], {"format": "paired"}, None),
     ],
 )
