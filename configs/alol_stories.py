@@ -3,13 +3,13 @@
 Paper:    A-LoL, arXiv 2305.14718, the HHA experiment (Table 2); there LLaMA-7B with QLoRA on 143,000 pairs.
 Model:    stories260K: 0.26M parameters, trained on children's stories; it travels in the package.
 Data:     3,281 prompts of Anthropic HH with two answers each and their scores by a reward model, rewards sigmoid(score); 464 prompts held
-          out; cut to 48 tokens of prompt and 64 an answer. Not in the package, as the scores have no stated licence: JAXALIGN_DATA names a
+          out; cut to 48 tokens of prompt and 64 per answer. Not in the package, as the scores have no stated licence: JAXALIGN_DATA names a
           folder with hh_rlhf_scored/{helpful_base,harmless_base}.{train,test}.jsonl.gz, JSON lines "prefix" (a list of which the first is
           the turns of the prompt), "suffix" (the answers) and "reward" (their scores), as data/hh_test of abaheti95/LoL-RL on GitHub.
 Command:  JAXALIGN_DATA=FOLDER python -m jaxalign.train --config configs/alol_stories.py:0 --workdir runs/alol_0
-Hardware: 1 CPU core, shared, no network; 8 to 10 CPU minutes a seed, compiling included.
-Measured: 2026-11-20, 100 steps of 8 rows a method, learning rate 3e-4 for all (not tuned), seeds 0, 1, 2: share
-          of 464 pairs of answers ranked as their scores are, by log pi - log pi_ref, and KL to the reference in nats a token, held out.
+Hardware: 1 CPU core, shared, no network; 8 to 10 CPU minutes per seed, compiling included.
+Measured: 2026-11-20, 100 steps of 8 rows per method, learning rate 3e-4 for all (not tuned), seeds 0, 1, 2: share
+          of 464 pairs of answers ranked as their scores are, by log pi - log pi_ref, and KL to the reference in nats per token, held out.
             nll               50.3 % (48.5 to 52.2)     0.026 (0.025 to 0.026)
             wbc               50.3 % (48.3 to 52.8)     0.027 (0.026 to 0.027)
             gold              50.6 % (49.6 to 51.5)     0.187 (0.183 to 0.194)
@@ -59,7 +59,7 @@ METHODS = {  # stage -> (objective, how its data differ)
 def rows(name: str, part: str, feedback: str | None) -> dict:
     """A source of answers with reward-model scores in the folder that JAXALIGN_DATA names."""
     if "JAXALIGN_DATA" not in os.environ:
-        raise ValueError("set JAXALIGN_DATA to the folder that holds hh_rlhf_scored/; configs/alol_stories.py says which files.")
+        raise ValueError("set JAXALIGN_DATA to the folder that holds hh_rlhf_scored/; the header of this config names its files.")
     path = str(Path(os.environ["JAXALIGN_DATA"]) / FILES[name].format(part))
     return dict(path=path, format="scored", rename=COLUMNS, score_transform="sigmoid", feedback=feedback)
 

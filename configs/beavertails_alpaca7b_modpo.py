@@ -2,7 +2,7 @@
 
 Paper:    MODPO, arXiv 2310.03708, its safety task. The fronts are published as figures without a table and with one run a point. Reported
           by two independent readings: MODPO matches or beats MORLHF and lies above DPO-soups and mixed DPO losses, at a third of MORLHF's
-          GPU hours (4.0 against 13.8 a policy). What to look for: fronts in that order, and rewards that follow the weight.
+          GPU hours (4.0 against 13.8 per policy). What to look for: fronts in that order, and rewards that follow the weight.
 Command:  python -m jaxalign.train --config configs/beavertails_alpaca7b_modpo.py --workdir runs/modpo_safety
 Variants: configs/beavertails_alpaca7b_modpo.py:W with W one weight of "better" or several, 0.1,0.5,0.9 as published by default. Stage
           modpo_10 has weight 0.1; weight 0 is the stage `safer` itself, weight 1 is DPO on the better pairs.
@@ -10,7 +10,7 @@ Order:    weights=(w, 1 - w): first that of the pairs in the batch ("better"), t
 Data:     PKU-Alignment/PKU-SafeRLHF-10K judges response_0 and response_1 twice, by better_response_id and safer_response_id, and fits no
           format. Write it twice: data/pku_better.{train,eval}.jsonl and data/pku_safer.{train,eval}.jsonl with `prompt`, the text
           "BEGINNING OF CONVERSATION: USER: ... ASSISTANT:" around it, and `chosen`, `rejected` by one judgement. Published: 90 % to train.
-Settings: beta 0.1 (of the margin too), AdamW, weight decay 0.05, cosine, 3 epochs and 96 pairs a step (64 in the paper's text) are
+Settings: beta 0.1 (of the margin too), AdamW, weight decay 0.05, cosine, 3 epochs and 96 pairs per step (64 in the paper's text) are
           published; its warm-up of "0.1" is a tenth of a step, so none. It trains LoRA (r 64, alpha 1) at 5e-4; LoRA is not there yet, so
           all parameters are trained at 1e-6: ours. Published runs take the checkpoint of least held-out loss of four; here it is kept, but
           the margin and the exports are those of the last step. They drop pairs of which an answer with its prompt has more than 512

@@ -1,21 +1,22 @@
 """Every method of jaxalign, from the same start on the same rows: SFT, then the method, of the quickstart's model on its pairs.
 
-Paper:    that of each objective, named in its file; at this size only whether a method does what it says, not which one is best.
+Paper:    that of each objective, named in its file; at this size it shows whether a method does what its formula asks for, not
+          which one is best.
 Model:    stories260K (A. Karpathy, MIT), 0.26M parameters. Data: the quickstart's 412 training and 214 held-out pairs (MIT).
 Command:  python -m jaxalign.train --config configs/every_method.py:METHOD      (or METHOD,SEED; or all, or all,SEED)
 Variants: METHODS below: every file of jaxalign/objectives, the forms of feedback and offsets of UNA, and moving references (tr_*).
 Hardware: 1 CPU core, no network.
 Compare:  held-out "accuracy", the share of pairs whose better answer gained more than the worse one against the start, and
-          "ranking/logps", of pairs whose better answer is likelier a token; the same rows and the same rule for every method. With a moving
-          reference read "initial/accuracy". Two standard errors on 214 pairs are 6.8 %; chance is 50 %. `sft` and `ift` read
+          "ranking/logps", of pairs whose better answer is likelier per token; the same rows and the same rule for every method.
+          With a moving reference read "initial/accuracy". Two standard errors on 214 pairs are 6.8 %; chance is 50 %. `sft` and `ift` read
           otherwise: the start of the first is the model before any training, and the second ranks by its second pass, whose input is mixed.
 Settings: one epoch at one learning rate for all, 1e-4, twice that of the quickstart's DPO for a third of its length; exceptions stand
           beside the method. Hyper-parameters are the objectives' defaults (of UNA on thumbs the paper's beta 0.01), how often a reference
           moves is ours. One judgement travels with the pairs, so MODPO's margin is that same score, given as a column: it shows the
           arithmetic, not two objectives in conflict.
 Measured: 2026-11-21, all, seed 0: 17 minutes for the 51 stages on one core, 20 s each, beside other work. Held-out loss of the SFT model
-          4.770 -> 1.321 nats a token. Objectives of pairs and thumbs rank 59 to 66 % of the held-out pairs right, but for discopop 33.6 %,
-          dpop 55.1 % and orpo 53.7 %; those of scores 55 to 56 %, those without a ranking 42 to 59 %. The table and its reading:
+          4.770 -> 1.321 nats per token. Objectives of pairs and thumbs rank 59 to 66 % of the held-out pairs right, but for discopop
+          33.6 %, dpop 55.1 % and orpo 53.7 %; those of scores 55 to 56 %, those without a ranking 42 to 59 %. The table and its reading:
           configs/README.md, "Every method".
 """
 

@@ -7,7 +7,7 @@ Paper:    DPO, arXiv 2305.18290, section 6 (beta 0.1, batch 64); its reference i
           Its abstract: with Pythia-6.9B on TL;DR, 8.4 (DPO), 14.3 (IPO) and 15 (KTO) points over the frozen form. No table of HH is known
           to us to compare with; a later paper (epsilon-DPO) finds more KL and no higher win rate on HH with Gemma-2-2B.
 Command:  python -m jaxalign.train --config configs/hh_pythia28_dpo.py --workdir runs/hh_dpo
-Variants: configs/hh_pythia28_dpo.py:VARIANT with VARIANT dpo, cdpo and rdpo (10 % label smoothing), ipo (mean a token), kto; and
+Variants: configs/hh_pythia28_dpo.py:VARIANT with VARIANT dpo, cdpo and rdpo (10 % label smoothing), ipo (mean per token), kto; and
           tr_dpo_soft, tr_dpo_hard, tr_dpo_frozen, likewise tr_ipo_* and tr_kto_*: the frozen ones are the baselines with the same settings.
 Hardware: one 80 GB GPU, or a TPU v5e 4x4 slice; needs a network for model and data; a moving reference holds one more copy of the weights
           to measure against (reference.keep_initial=False leaves it out). Not yet run by us at this size.

@@ -12,10 +12,10 @@ Data:     Anthropic HH (MIT), helpful-base and harmless-base, cut from the offic
 Command:  for seed in 0 1 2; do python -m jaxalign.train --config configs/hh_stories_tr.py:hh,$seed --workdir runs/hh_$seed; done
           python -m jaxalign.compare --runs runs/hh_0 runs/hh_1 runs/hh_2 --stages dpo tr_dpo_soft tr_dpo_hard ipo tr_ipo_hard kto
           tr_kto_hard --metrics initial/accuracy initial/kl --x initial/kl --y initial/accuracy --out runs/hh
-Hardware: 1 CPU core, 14 minutes a seed of hh, 6 of dialogue, at 4,500 to 11,000 tokens/s.
+Hardware: 1 CPU core, 14 minutes per seed of hh, 6 of dialogue, at 4,500 to 11,000 tokens/s.
 Measured: 2026-11-21, hh, three seeds: mean (least to greatest). SFT: held-out loss, mean of both sets, 3.109 -> 2.137, 2.141, 2.141 nats
-          a token. Share of held-out pairs that the log-ratios against the start rank right, mean of both sets, and KL to the start in
-          nats a token: dpo 50.0 (47.8 to 51.6) %, KL 0.134 (0.129 to 0.137); tr_dpo_soft 51.2 (50.8 to 51.7) %, KL 0.228 (0.209 to
+          per token. Share of held-out pairs that the log-ratios against the start rank right, mean of both sets, and KL to the start in
+          nats per token: dpo 50.0 (47.8 to 51.6) %, KL 0.134 (0.129 to 0.137); tr_dpo_soft 51.2 (50.8 to 51.7) %, KL 0.228 (0.209 to
           0.241); tr_dpo_hard 51.4 (50.4 to 52.5) %, KL 0.233 (0.213 to 0.245); ipo 50.6 (48.7 to 52.5) %, KL 0.144 (0.139 to 0.148);
           tr_ipo_hard 51.4 (50.4 to 52.9) %, KL 0.237 (0.216 to 0.250); kto 51.4 (50.0 to 53.7) %, KL 0.180 (0.171 to 0.186);
           tr_kto_hard 51.4 (50.0 to 52.1) %, KL 0.270 (0.242 to 0.290). With 160 steps of SFT and 40 of each method all rank 52 to 53 %,
@@ -56,12 +56,12 @@ def rows(name: str, split: str, **options) -> dict:
     """Pairs of a source in the folder that JAXALIGN_DATA names."""
     file = SOURCES[name]["path"].format(split)
     if "JAXALIGN_DATA" not in os.environ:
-        raise ValueError(f"set JAXALIGN_DATA to the folder that holds {file}; configs/hh_stories_tr.py says what that is.")
+        raise ValueError(f"set JAXALIGN_DATA to the folder that holds {file}; the header of this config describes it.")
     return dict(SOURCES[name], path=str(Path(os.environ["JAXALIGN_DATA"]) / file), format="hh", **options)
 
 
 def data(name: str, *, responses: str, row_tokens: int) -> dict:
-    """The data section: prompts are cut to 48 tokens and answers to their first 64, one prompt with its answers a row."""
+    """The data section: prompts are cut to 48 tokens and answers to their first 64, one prompt with its answers per row."""
     if name == "hh":
         train = tuple(rows(name, "train", responses=responses) for name in SOURCES)
         held_out = {name: rows(name, "test", responses=responses, limit=120) for name in SOURCES}

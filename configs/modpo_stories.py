@@ -2,13 +2,13 @@
 
 Paper:    MODPO, arXiv 2310.03708, the fronts of its safety experiment: Alpaca-7B on BeaverTails. Its DPO-LW is dpo_lw_* here.
 Model:    stories260K: 0.26M parameters, trained on children's stories; it travels in the package.
-Data:     Anthropic HH (MIT): 1,653 helpful and 1,602 harmless pairs, 221 and 241 held out, cut to 48 tokens of prompt and 64 an answer.
+Data:     Anthropic HH (MIT): 1,653 helpful and 1,602 harmless pairs, 221 and 241 held out, cut to 48 tokens of prompt and 64 per answer.
           Not in the package: JAXALIGN_DATA names a folder with hh_rlhf/{helpful_base,harmless_base}.{train,test}.jsonl.gz, dialogues
           "chosen" and "rejected" as in Anthropic/hh-rlhf on the hub (leave out `rename` below), or a list "text" of the two.
 Command:  JAXALIGN_DATA=FOLDER python -m jaxalign.train --config configs/modpo_stories.py:0 --workdir runs/modpo_0
-Hardware: 1 CPU core, shared, no network; 8 CPU minutes a seed, compiling included.
-Measured: 2026-11-20, 180 steps of 8 rows a policy, beta 0.1, learning rate 3e-4 for all (the middle of 1e-4, 3e-4 and 1e-3, tried with DPO
-          on seed 0), seeds 0, 1, 2: mean (least to greatest), held out, of beta * log-ratio margins and of the share of pairs in order.
+Hardware: 1 CPU core, shared, no network; 8 CPU minutes per seed, compiling included.
+Measured: 2026-11-20, 180 steps of 8 rows per policy, beta 0.1, learning rate 3e-4 for all (the middle of 1e-4, 3e-4 and 1e-3, tried with
+          DPO on seed 0), seeds 0, 1, 2: mean (least to greatest), held out, of beta * log-ratio margins and of the share of pairs in order.
                        margin, helpful            margin, harmless           accuracy, helpful      accuracy, harmless
             helpful    +0.067 (+0.036 to +0.091)  -0.006 (-0.034 to +0.008)  50.5 % (48.0 to 54.8)  48.7 % (46.9 to 51.0)
             modpo_75   +0.020 (-0.013 to +0.038)  +0.026 (-0.007 to +0.047)  47.4 % (46.2 to 48.9)  51.0 % (49.4 to 53.9)
@@ -43,7 +43,7 @@ PAIRS = {  # the hub's own files have columns chosen and rejected instead of the
 def rows(name: str, part: str, **options) -> dict:
     """A source of pairs in the folder that JAXALIGN_DATA names."""
     if "JAXALIGN_DATA" not in os.environ:
-        raise ValueError("set JAXALIGN_DATA to the folder that holds hh_rlhf/; configs/modpo_stories.py says which files and where from.")
+        raise ValueError("set JAXALIGN_DATA to the folder that holds hh_rlhf/; the header of this config names its files and their source.")
     path = str(Path(os.environ["JAXALIGN_DATA"]) / PAIRS[name]["path"].format(part))
     return dict(PAIRS[name], path=path, format="hh", **options)
 

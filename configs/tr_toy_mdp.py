@@ -10,7 +10,7 @@ Measured: 2026-11-20, 200 seeds, probability of a chosen text / of all texts out
           0.982 / 0.018 (every 256). B, one pair with a common beginning: frozen 0.056 / 0.944, all moving ones 0.033 to 0.035 / 0.965 to
           0.967. C, B and one more pair: all 0.194 to 0.200 / 0.600 to 0.611.
           Against frozen, of the same seed: A +0.057 (0.007), B -0.023 (0.005), C -0.003 (0.008).
-Reading:  a moving reference goes on where DPO was going. With nothing shared it learns the chosen text by heart, as the paper tells; with a
+Reading:  a moving reference goes on where DPO was going. With nothing shared it learns the chosen text by heart, as in the paper; with a
           common beginning it sends *more* probability out of the data than a frozen one.
 """
 

@@ -9,10 +9,10 @@ Paper:    SimPO, arXiv 2405.14734, which tuned these baselines: batch 128, 1 epo
 Command:  python -m jaxalign.train --config configs/ultrafeedback_llama3_8b_dpo.py --workdir runs/uf_llama3
 Variants: configs/ultrafeedback_llama3_8b_dpo.py:METHOD with METHOD a key of METHODS below.
 Settings: DPO's and SimPO's are those of the README. Of the others it gives none: theirs are the objectives' published defaults, or where a
-          comment says so ours, at DPO's learning rate; the paper searched 3e-7 to 1e-6 for each of them.
+          comment marks it ours, at DPO's learning rate; the paper searched 3e-7 to 1e-6 for each of them.
 Hardware: 8 x H100, or a TPU v5p 2x2x2 slice and larger; needs a network for model and data. Not yet run by us at this size.
-Memory:   2026-11-20, DPO, compiled ahead of time for v5p 2x2x2 (8 chips, fsdp 8) with 16 rows a microbatch: 15.0 GiB of state and 12.4 GiB
-          of temporaries a chip, by the compiler's memory analysis; 95 s to compile.
+Memory:   2026-11-20, DPO, compiled ahead of time for v5p 2x2x2 (8 chips, fsdp 8) with 16 rows per microbatch: 15.0 GiB of state and 12.4
+          GiB of temporaries per chip, by the compiler's memory analysis; 95 s to compile.
 Batch:    64 packed rows of 2,048 tokens with shared prompts are about 128 pairs; fewer of KTO, whose rows hold a mismatched answer too.
 """
 

@@ -5,7 +5,7 @@ Paper:    IFT, arXiv 2405.11870, its one-stage table on 120,000 examples, read b
           60.56 / not given; DPO 58.28 / 8.58, ORPO 57.70 / 12.34. The gain over SFT is mostly TruthfulQA and GSM8K. The best of many
           checkpoints on these same tests is reported, so expect less.
 Command:  python -m jaxalign.train --config configs/ultrafeedback_mistral_ift.py --workdir runs/uf_mistral_ift
-Variants: configs/ultrafeedback_mistral_ift.py:VARIANT with VARIANT ift; noisy (mixing 0.2 times 1 + 0.5 xi, one xi a step);
+Variants: configs/ultrafeedback_mistral_ift.py:VARIANT with VARIANT ift; noisy (mixing 0.2 times 1 + 0.5 xi, one xi per step);
           stopgrad_weights (constant weights: the ablation that matters, see jaxalign/objectives/ift.py); plain (mixing 0, gamma 0: SFT as
           the mean over each answer, embeddings read as constants like IFT's, the baseline that differs in nothing else); sft (the paper's
           baseline, whose embeddings train; ours takes the mean over tokens).

@@ -14,15 +14,15 @@ Data:     a sample of UltraFeedback (MIT) with GPT-4 scores 1 to 10: 776 prompts
 Command:  for seed in 0 1 2; do python -m jaxalign.train --config configs/ultrafeedback_stories.py:$seed --workdir runs/uf_$seed; done
           python -m jaxalign.compare --runs runs/uf_0 runs/uf_1 runs/uf_2 --stages una_score una_score_fast una_binary kto dpo --out runs/uf
           --metrics accuracy ranking/logps kl
-Hardware: 1 CPU core, 6 minutes a seed, at 5,000 to 8,000 tokens/s.
+Hardware: 1 CPU core, 6 minutes per seed, at 5,000 to 8,000 tokens/s.
 Measured: 2026-11-20 and again 2026-11-21 with the same numbers, three seeds: mean (least to greatest). SFT: held-out loss 5.084 -> 2.819,
-          2.807, 2.800 nats a token, flat since half the run. Share of held-out pairs that the log-ratios rank as the scores do, and KL to
-          the start in nats a token: una_score 49.6 (46.6 to 53.0) %, KL 0.0049 (0.0046 to 0.0052); una_score_fast 47.8 (44.0 to 50.0) %,
+          2.807, 2.800 nats per token, flat since half the run. Share of held-out pairs that the log-ratios rank as the scores do, and KL to
+          the start in nats per token: una_score 49.6 (46.6 to 53.0) %, KL 0.0049 (0.0046 to 0.0052); una_score_fast 47.8 (44.0 to 50.0) %,
           KL 0.0402 (0.0379 to 0.0423); una_binary 42.3 (39.6 to 44.8) %, KL 0.1449 (0.1392 to 0.1510); kto 42.0 (40.7 to 43.7) %, KL
           0.1639 (0.1577 to 0.1688); dpo 41.4 (37.6 to 45.1) %, KL 0.1606 (0.1592 to 0.1625). Rate 5e-5, of una_score_fast six times that
           as in the paper; 5e-5 is between two tried for DPO on seed 0: 2e-5 (42.1 % held out after 90 steps of 147) and 1e-4 (46.6 %
           after 120).
-Reading:  no order of methods appears. 134 pairs have two standard errors of 8.6 %, so 42 % is not surely below chance; nothing says that
+Reading:  no order of methods appears. 134 pairs have two standard errors of 8.6 %, so 42 % is not surely below chance; nothing shows that
           the first 130 letters hold what GPT-4 judged. Thumbs and pairs move the policy as far as each other and rank held-out pairs no
           better than chance; scores move the policy 30 times less at the same learning rate, and four times less at six times the rate,
           where their held-out loss already rises (0.067 to 0.071). The paper's order, UNA-score first, is not contradicted and not shown.
@@ -48,12 +48,12 @@ METHODS = {
 def rows(file: str, **options) -> dict:
     """A source in the folder that JAXALIGN_DATA names."""
     if "JAXALIGN_DATA" not in os.environ:
-        raise ValueError(f"set JAXALIGN_DATA to the folder that holds {file}; configs/ultrafeedback_stories.py says what that is.")
+        raise ValueError(f"set JAXALIGN_DATA to the folder that holds {file}; the header of this config describes it.")
     return dict(path=str(Path(os.environ["JAXALIGN_DATA"]) / file), format="paired", **options)
 
 
 def stage(seed: int, *, model: str, train: dict, held_out: dict, row_tokens: int, **sections) -> ConfigDict:
-    """What all stages share: prompts are cut to their last 48 tokens and answers to their first 64, one prompt with its answers a row."""
+    """What all stages share: prompts are cut to their last 48 tokens and answers to their first 64, one prompt with its answers per row."""
     return ConfigDict(
         dict(
             seed=seed,

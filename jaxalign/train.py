@@ -96,7 +96,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
     from jaxalign.training import checkpoint, exports, runs
 
     began = time.monotonic()
-    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of every file
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs every file
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
         objective, model = functions.objective(cfg), build.model(cfg)
         saved, start, origin = open_run(cfg, model, workdir)

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from jaxalign import train
+from jaxalign.config import keys
 from jaxalign.config.command_line import from_command_line
+from jaxalign.config.stages import resolve_stages
 from jaxalign.types import Batch, Outputs
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +28,19 @@ COMMANDS = re.findall(r"python -m jaxalign\.train (.*)", README)
 def test_every_train_command_is_accepted(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert from_command_line(shlex.split(command), "test", train.FLAGS).stages
+
+
+def test_the_config_is_whole():
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def get_config" in block]
+    example: dict = {}
+    exec(block, example)
+    resolved = resolve_stages(example["get_config"]())[""]
+    assert resolved.objective.name == "dpo" and resolved.train.total_epochs == 2
+
+
+@pytest.mark.parametrize("section", re.findall(r"`([\w.]+)`", re.search(r"`--help-config SECTION` \((.*?)\)", README, re.DOTALL)[1]))
+def test_every_section_that_it_names_is_explained(section):
+    assert "; default " in keys.text(section)
 
 
 EXAMPLES = {

@@ -34,26 +34,33 @@ def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tupl
 
 
 def check(resolved: dict) -> Iterator[str]:
-    """Objects to names, sums and options of columns that cannot be."""
+    """Yields a problem for each column with an invalid name, an unknown reward to sum, or an invalid option."""
     data = resolved["data"]
     for name in sorted(given(data)):
-        if not name.isidentifier() or name in RESERVED:
-            yield f"keep_columns names a column {name!r}, which is taken or not of letters, digits and _ only; choose another name."
+        if wrong := _wrong_name(name, RESERVED):
+            yield f"keep_columns.{name}: {wrong}."
     for name, column in data["computed"].items():
-        if not name.isidentifier() or name in RESERVED or name in given(data):
-            yield f"data.computed.{name}: the name is taken, or not of letters, digits and _ only; choose another."
+        if wrong := _wrong_name(name, {*RESERVED, *given(data)}):
+            yield f"data.computed.{name}: {wrong}."
         if column["kind"] == "implicit_reward" and not 0 < column["beta"] < math.inf:
-            yield f"data.computed.{name}.beta={column['beta']} makes every reward 0 or infinite; give that of the model's training."
+            yield f"data.computed.{name}.beta={column['beta']} makes every reward 0 or infinite; give that of its model's training."
         there = {"reward"} | given(data) | data["computed"].keys()
         if not column["rewards"] or not there >= set(column["rewards"]):
-            yield f"data.computed.{name}.rewards={column['rewards']} sums nothing, or what is not there; use {', '.join(sorted(there))}."
+            what = "names columns that are not there" if column["rewards"] else "sums nothing"
+            yield f"data.computed.{name}.rewards={column['rewards']} {what}; use {', '.join(sorted(there))}."
     drawn_by = data["sampling_column"]
     if data["sampling"] != "shuffle" and drawn_by != "reward" and drawn_by not in given(data) | data["computed"].keys():
         yield f"data.sampling goes by the column {drawn_by!r}, which neither keep_columns nor data.computed has; name it there."
 
 
+def _wrong_name(name, taken) -> str:
+    if name in taken:
+        return "the name is taken; choose another"
+    return "" if name.isidentifier() else "a name consists of letters, digits and _ and begins with no digit; choose another"
+
+
 def unread(resolved: dict, reads: tuple[str, ...]) -> Iterator[str]:
-    """Objects to columns that an objective reads and a source has not, and to computed ones that nothing reads."""
+    """Yields a problem for each column that the objective reads and a source lacks, and for each computed one that nothing reads."""
     name = resolved["objective"]["name"]
     read = {key.removeprefix("columns.") for key in reads}
     for where, source in sources(resolved["data"]):

@@ -76,7 +76,7 @@ def _opener(cfg, tell):
 
     if data["row_tokens"] is None:
         cfg.data.row_tokens = options["row_tokens"] = _fitting_row_tokens(cfg, _training_sources(cfg), options)
-        tell([f"data.row_tokens={cfg.data.row_tokens:,}: so many tokens hold 99 % of the training rows whole"])
+        tell([f"data.row_tokens={cfg.data.row_tokens} is chosen: 99 % of the training rows fit into it whole"])
 
     def opened(source, **side):
         folder = prepare(source, **options, **side)

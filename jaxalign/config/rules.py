@@ -32,7 +32,7 @@ def _model_rule(resolved):
     model = resolved["model"]
     origins = [key for key in ("checkpoint", "preset", "config") if model[key] is not None]
     if len(origins) != 1:
-        yield f"model names {origins or 'no origin'}; give just one of model.checkpoint, model.preset, model.config."
+        yield f"model names {' and '.join(origins) or 'no origin'}; give just one of model.checkpoint, model.preset, model.config."
     if model["checkpoint"] is None and model["tokenizer"] is None:
         yield "model.tokenizer is missing: a model with random weights brings no tokenizer; name a tokenizer folder."
     if model["value_head"] == 0:
@@ -56,7 +56,7 @@ def _data_rule(resolved):
     if not 0 <= data["eval_fraction"] < 1:
         yield f"data.eval_fraction={data['eval_fraction']} is not in [0, 1)."
     if data["eval_fraction"] and isinstance(data["train"], tuple):
-        yield "data.eval_fraction holds rows of one source out; with a mixture name the held-out rows in data.eval."
+        yield "data.eval_fraction holds out rows of one source, and data.train is a mixture; name the held-out rows in data.eval."
     if wrong := [token for token in data["add_tokens"] or () if not token.strip()]:
         yield f"data.add_tokens={data['add_tokens']!r}: {wrong[0]!r} is no text of a token; name tokens like '<|im_start|>'."
     for source in data["train"] if isinstance(data["train"], tuple) else ():
@@ -84,7 +84,7 @@ def _optimizer_rule(resolved):
 def _mesh_rule(resolved):
     sizes = {axis: resolved["mesh"][axis] for axis in ("data", "fsdp", "tensor")}
     if list(sizes.values()).count(-1) > 1:
-        yield f"mesh={sizes}: only one axis may be -1 (what is left)."
+        yield f"mesh={sizes}: only one axis may be -1 (what is left); give the others numbers of devices."
     if 0 in sizes.values():
         yield f"mesh={sizes}: an axis has at least 1 device, or -1 for what is left."
 
@@ -110,7 +110,7 @@ def _best_metric_rule(given, sets, reference):
         yield f"train.best_metric={given!r} is of no held-out set; begin it with one of {', '.join(sets)}, as in {next(iter(sets))}/loss."
     elif name.startswith("initial/"):
         if not starts_anew or not reference["keep_initial"]:
-            yield f"train.best_metric={given!r}: there is no other first reference here; leave initial/ out, or set reference.keep_initial."
+            yield f"train.best_metric={given!r} needs a reference that moves and reference.keep_initial; leave initial/ out, or set them."
     elif starts_anew and (name in ("loss", "kl") or name.startswith("rewards/")):
         first = f"use '{sign}{where}initial/{name}'" + ("" if reference["keep_initial"] else " and reference.keep_initial=True")
         yield f"train.best_metric={given!r} starts anew whenever reference.rule={reference['rule']!r} moves the reference; {first}."

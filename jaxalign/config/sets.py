@@ -25,7 +25,7 @@ def check_data(objective: objectives.Objective, built: models.Model, sets: list[
         own = groups.reward.shape[1]  # without mismatched responses
         if "ranked" in reads and own < 2:
             raise ValueError(
-                f"objective {name!r} reads ranked lists but {prepared.folder} has one response a prompt; "
+                f"objective {name!r} reads ranked lists but {prepared.folder} has one response per prompt; "
                 "use a data set of format 'ranked', 'scored' with several completions, or 'paired'."
             )
         if "paired" in reads and not groups.paired.any():
@@ -35,7 +35,7 @@ def check_data(objective: objectives.Objective, built: models.Model, sets: list[
             )
         if ("paired" in reads and own > 2) or ("mixed" in reads and own > 2 and groups.paired.any()):
             raise ValueError(
-                f"objective {name!r} reads pairs but {prepared.folder} has up to {own} responses a prompt, of which it would "
+                f"objective {name!r} reads pairs but {prepared.folder} has up to {own} responses per prompt, of which it would "
                 "use two; make pairs of them, or use an objective for lists."
             )
         if "unpaired" in reads and groups.paired.any():
@@ -83,9 +83,10 @@ def check_best(cfg: ConfigDict, lengths: Durations, metrics: Callable[[], Collec
     evaluated, saved, total = lengths.eval_every, lengths.save_every, lengths.total
     if not keep or not saved or saved >= total or (evaluated and math.lcm(evaluated, saved) < total):
         return
+    often = f"evaluated every {evaluated}" if evaluated else "never evaluated"
     raise ValueError(
-        f"train.keep_best={keep}: of {total} steps every {evaluated}th is evaluated and every {saved}th is saved, so no checkpoint but "
-        "the last has held-out metrics; make train.save_every a multiple of train.eval_every."
+        f"train.keep_best={keep}: the {total} steps are {often} and saved every {saved}, so no checkpoint but the last has "
+        "held-out metrics; make train.save_every a multiple of train.eval_every."
     )
 
 

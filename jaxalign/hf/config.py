@@ -1,6 +1,6 @@
 """config.json of Hugging Face transformers -> ModelConfig, for every supported family; `config_json` is the other direction.
 
-A key that is absent means what the family's config class of transformers says. What the decoder cannot reproduce (mixtures of experts,
+An absent key has the default of the family's config class in transformers. What the decoder cannot reproduce (mixtures of experts,
 other rotary types, bidirectional attention, quantised weights) is refused with its name and value; keys that do not change the function
 computed (dropout, cache, token ids) are passed over, and any other key that nobody reads is named.
 """

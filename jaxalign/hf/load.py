@@ -48,7 +48,7 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
 
     Raises:
       ValueError: no folder, a missing or broken file, tensors that are missing, left over, not finite, or of another shape than the
-        config says; a head of its own where the config ties it to the embedding.
+        config specifies; a head of its own where the config ties it to the embedding.
     """
     check(folder, model)
     stored, wanted, params = _stored(_folder(folder), model.config), names.tensors(model), _allocate(model)
@@ -132,7 +132,7 @@ def _check(folder: str | Path, stored: dict[str, Stored], wanted: list[names.Ten
         problems.append(f"{len(extra)} tensors have no place in that model: {notes.some(sorted(extra))}; is this their config.json?")
     for name, shape in expected.items():
         if name in stored and stored[name].shape != shape:
-            problems.append(f"tensor {name} has shape {stored[name].shape}, config.json says {shape}; correct config.json.")
+            problems.append(f"tensor {name} has shape {stored[name].shape}, config.json specifies {shape}; correct config.json.")
         if name in stored and stored[name].dtype not in DTYPES:
             problems.append(f"tensor {name} has dtype {stored[name].dtype}; convert the checkpoint to F32, BF16 or F16.")
     if problems:

@@ -16,7 +16,7 @@ import numpy as np
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}  # that a weight may have
 NAMES = {"float32": "F32", "bfloat16": "BF16"}
-BITS = {  # of one element, of every dtype that the format knows
+BITS = {  # of one element, of every dtype of the format
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
     "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64,
     "C64": 64,
@@ -70,7 +70,7 @@ def scan(file: Path) -> dict[str, Stored]:
 
 
 class _Entry(NamedTuple):
-    """What a header says of one tensor; start and stop are bytes from the end of the header."""
+    """What a header specifies of one tensor; start and stop are bytes from the end of the header."""
 
     start: int
     stop: int

@@ -9,7 +9,7 @@ REQUIRES = ("reference", "columns.advantage")
 def alol(policy: Outputs, reference: Outputs, batch: Batch, *, clip: float = 0.9) -> Terms:
     """max(A, 0) * clipped pi / pi_ref * -log pi of every valid response; advantage and ratio are constants.
 
-    The ratio is that of the whole response and soon saturates (at 100 tokens, 0.0065 nats a token reach 1.9): see ratios/high.
+    The ratio is that of the whole response and soon saturates (at 100 tokens, 0.0065 nats per token reach 1.9): see ratios/high.
 
     Args:
       policy, reference: log-probs of the same batch.

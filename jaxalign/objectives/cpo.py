@@ -13,7 +13,7 @@ def cpo(policy: Outputs, reference: Outputs | None, batch: Batch, *, beta: float
 
     ln 2 + alpha * (NLL a token) where both sides are equally likely. Rewards are beta * log p.
 
-    The mean a token is within the response, so that every pair weighs once; TRL takes it over all tokens of the batch.
+    The mean per token is within the response, so that every pair weighs once; TRL takes it over all tokens of the batch.
 
     Args:
       policy: log-probs of the batch.

@@ -13,7 +13,7 @@ def dpo_nll(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 
 
     ln 2 + alpha * (NLL a token) where policy and reference are equal.
 
-    The mean a token is within the response, as in the paper, so that every pair weighs once; TRL takes it over all tokens of the batch.
+    The mean per token is within the response, as in the paper, so that every pair weighs once; TRL takes it over all tokens of the batch.
 
     Args:
       policy, reference: log-probs of the same batch.

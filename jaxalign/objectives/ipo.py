@@ -13,14 +13,14 @@ def ipo(policy: Outputs, reference: Outputs, batch: Batch, *, tau: float = 0.1, 
 
     1/(4 tau^2) where policy and reference are equal; least at g = 1/(2 tau), so the margin stays bounded.
 
-    The paper prints whole responses; its authors' results, and TRL since January 2024, take the mean a token. tau means another strength in
-    each: with T tokens a response, 1/(2 tau) of the whole is 1/(2 tau T) a token. Rewards are tau * rho of whole responses in both.
+    The paper prints whole responses; its authors' results, and TRL since January 2024, take the mean per token. tau means another strength
+    in each: with T tokens per response, 1/(2 tau) of the whole is 1/(2 tau T) per token. Rewards are tau * rho of whole responses in both.
 
     Args:
       policy, reference: log-probs of the same batch.
       batch: paired groups; response 0 is preferred to response 1.
       tau: strength of the pull to the reference, > 0; TRL and HALOs: 0.1.
-      length_normalised: True for the mean a token, False for whole responses.
+      length_normalised: True for the mean per token, False for whole responses.
 
     Raises:
       ValueError: tau is not above 0.

@@ -29,7 +29,7 @@ def pro(policy: Outputs, reference: Outputs | None, batch: Batch, *, sft_weight:
     if not sft_weight >= 0:
         raise ValueError(f"objective 'pro' got sft_weight={sft_weight}; it must be >= 0, 0 being no supervised term.")
     if batch.valid.shape[1] < 2:
-        raise ValueError("objective 'pro' got groups of one response; it ranks at least two, so give data with several responses a prompt.")
+        raise ValueError("objective 'pro' got groups of one response; it ranks at least two: give data with several responses per prompt.")
     nll = likelihood.nll(policy, batch)
     score, reward = -nll / jnp.maximum(response_lengths(batch), 1.0), jax.lax.stop_gradient(batch.reward)
     ranking = _ranking(score, reward, batch.valid)

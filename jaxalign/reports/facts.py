@@ -1,4 +1,4 @@
-"""What a summary tells beside the metrics: the data, the machine, the versions."""
+"""What a summary contains beside the metrics: the data, the machine, the versions."""
 
 from importlib import metadata
 import platform

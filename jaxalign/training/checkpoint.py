@@ -122,7 +122,7 @@ class Checkpoints:
         return runs.record(self.workdir, step)
 
     def restore(self, abstract: TrainState, step: int) -> TrainState:
-        """The state of a checkpoint, laid out as `abstract` says: on any mesh, whatever mesh it was saved from.
+        """The state of a checkpoint, laid out as `abstract` specifies: on any mesh, whatever mesh it was saved from.
 
         Raises:
           CheckpointError: it cannot be read.
@@ -202,7 +202,7 @@ def only_run(workdir: str | Path) -> Iterator[None]:
 def run_record(
     config: dict, model: models.Model, tokenizer: str, *, step: int, prepared: list[str], weights: str | None = None
 ) -> dict[str, Any]:
-    """What a checkpoint says of its run. `weights` is a hash of those that it started from.
+    """What a checkpoint records of its run. `weights` is a hash of those that it started from.
 
     The data position is (seed, step) in the prepared sets, whose names are hashes of their content: a batch is a pure function of these.
     """

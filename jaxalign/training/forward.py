@@ -50,7 +50,7 @@ def two_pass(
       model, params, batch, dtype, remat, attention: as in `next_token`.
       step: int32[]; optimizer steps done, for the schedule of lambda.
       mixing, mixing_start, mixing_warmup_steps, mixing_noise: see `mixing_at`. The paper: 0.2, constant; noise 0.5 in its last table.
-      seed: of the noise; one draw a step, the same for all microbatches.
+      seed: of the noise; one draw per step, the same for all microbatches.
       train_embeddings: False (as published): the embeddings that are read are constants, so a table that is not tied to the head rests.
 
     Raises:

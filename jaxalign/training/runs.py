@@ -106,7 +106,8 @@ def record(workdir: str | Path, step: int) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint of step {step} cannot be read: {file}: {error}.") from error
+        way = "choose another step, or bring an intact copy there"
+        raise CheckpointError(f"the checkpoint of step {step} cannot be read: {file}: {error}; {way}.") from error
 
 
 def tokenizer(workdir: str | Path, step: int) -> str:
@@ -129,7 +130,7 @@ def read(workdir: str | Path, step: int, parts: dict[str, Any]) -> dict[str, Any
             first = str(error).strip().splitlines()[0][:200]
             raise CheckpointError(
                 f"the checkpoint {checkpoints(workdir) / str(step)} cannot be read as this model ({first}); it is another model's, "
-                "or damaged."
+                "or damaged: choose another step, or bring an intact copy of it there."
             ) from error
 
 
@@ -198,7 +199,7 @@ def parse_step(text: str | None, workdir: str | Path) -> int | None:
 
 
 def losses(workdir: str | Path, metric: str) -> dict[int, float]:
-    """Step -> what a held-out metric says of its checkpoint, less is better; "-NAME" turns it round. Without those that say nothing.
+    """Step -> the value of a held-out metric, where it is finite; less is better, and the sign of "-NAME" is turned round.
 
     Raises:
       CheckpointError: a record cannot be read.

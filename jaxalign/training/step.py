@@ -143,7 +143,7 @@ def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs
 
         if state.initial is None:
             return against(state.reference, state)
-        # What the objective carries was seen against the moving reference; against the first one it knows this batch only.
+        # What the objective carries was seen against the moving reference; against the first one it has seen this batch only.
         fresh = state.replace(statistics=jax.tree.map(jnp.zeros_like, state.statistics))
         return against(state.reference, state) | {f"initial/{name}": pair for name, pair in against(state.initial, fresh).items()}
 

@@ -106,7 +106,7 @@ def test_an_objective_without_a_reference_gets_none():
         ),
         (
             dict(objective=dict(name="alol"), data=dict(train=dict(path="x"), computed=dict(advantage=dict(ADVANTAGE, rewards=("foo",))))),
-            ["rewards=('foo',) sums nothing, or what is not there", "advantage, reward"],
+            ["rewards=('foo',) names columns that are not there", "advantage, reward"],
         ),
         (
             dict(objective=dict(name="alol"), data=dict(train=dict(path="x", keep_columns=dict(advantage="a")), eval=dict(path="y"))),
@@ -137,7 +137,7 @@ def test_an_objective_without_a_reference_gets_none():
         ),
         (
             dict(train=dict(total_steps=9, keep_best=1, best_metric="initial/loss"), data=dict(HELD_OUT)),
-            ["train.best_metric='initial/loss': there is no other first reference"],
+            ["train.best_metric='initial/loss' needs a reference that moves"],
         ),
         (dict(data=dict(train=dict(path="x"), sampling="priority")), ["data.sampling goes by the column 'advantage', which neither"]),
         (dict(objective=dict(name="ift"), reference=dict(rule="frozen"), forward=dict(mixing=2.0)), ["forward.mixing=2.0"]),

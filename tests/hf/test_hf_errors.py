@@ -142,7 +142,7 @@ def test_a_left_over_tensor_is_named(folder, monkeypatch):
 def test_a_wrong_shape_is_named_with_both_shapes(folder, monkeypatch):
     _rewrite(folder, lambda found: found.update({"model.norm.weight": np.zeros((17,), np.float32)}))
     message = _refusal(folder, monkeypatch)
-    assert "tensor model.norm.weight has shape (17,), config.json says (16,); correct config.json" in message
+    assert "tensor model.norm.weight has shape (17,), config.json specifies (16,); correct config.json" in message
 
 
 def test_many_problems_are_reported_together_and_counted(folder, monkeypatch):

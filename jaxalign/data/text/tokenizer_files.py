@@ -21,6 +21,7 @@ from jaxalign import hub
 from jaxalign.data.raw import notation
 from jaxalign.paths import nearby
 
+AGAIN = "Correct it, or copy it again from the checkpoint."
 LOG = logging.getLogger(__name__)
 
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that take tokenizer.json as it is
@@ -129,7 +130,7 @@ def _from_tokenizer_json(file, settings):
                 tokens.append(by_text.get(token.content, token))
         model.add_tokens(tokens)
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(f"the special tokens in {file.parent / 'tokenizer_config.json'} cannot be read: {error}.") from error
+        raise ValueError(f"the special tokens in {file.parent / 'tokenizer_config.json'} cannot be read: {error}. {AGAIN}") from error
     named = {name: token.content for name, token in special.items()}
     return Files(model, named, tuple(token.content for token in extra), _templates(file.parent, settings), settings.get("add_bos_token"))
 
@@ -193,7 +194,7 @@ def _text(file):
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}. Mend it, or copy it again from the checkpoint.") from error
+        raise ValueError(f"{file} is not UTF-8 text: {error}. {AGAIN}") from error
 
 
 def _named(template, folder):
@@ -206,7 +207,7 @@ def _named(template, folder):
     except (TypeError, KeyError):
         named = {"": None}
     if not all(isinstance(text, str) for text in (*named, *named.values())):
-        raise ValueError(f"chat_template in {folder / 'tokenizer_config.json'} is neither a text nor a list of named templates.")
+        raise ValueError(f"chat_template in {folder / 'tokenizer_config.json'} is neither a text nor a list of named templates. {AGAIN}")
     return named
 
 
@@ -218,7 +219,7 @@ def _from_library(file, settings, config):
     model = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     if not model.encode("Hello", add_special_tokens=False).ids:
         raise ValueError(
-            f"{file} gives no tokens as {type(loaded).__name__}; mend tokenizer_class in its config, or save it as tokenizer.json."
+            f"{file} gives no tokens as {type(loaded).__name__}; correct tokenizer_class in its config, or save it as tokenizer.json."
         )
     own = _named(loaded.chat_template, file.parent) or _templates(file.parent, {})
     extra = tuple(str(token) for token in loaded.extra_special_tokens or ())
@@ -257,7 +258,7 @@ def _auto_tokenizer(file, folder):
     except Exception as error:  # whatever a class of transformers raises on files that it cannot read
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"transformers cannot read the tokenizer {file}: {reason[0]} Mend its files, or save it as tokenizer.json."
+            f"transformers cannot read the tokenizer {file}: {reason[0]} Correct its files, or save it as tokenizer.json."
         ) from error
     finally:
         transformers.logging.set_verbosity(level)
