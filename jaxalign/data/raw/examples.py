@@ -5,6 +5,7 @@ One canonical record for all kinds of feedback after HALOs (arXiv 2402.01306).
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import json
 
 from jaxalign.data.raw.counts import RowError
@@ -43,7 +44,8 @@ def check(example: Example) -> None:
             raise RowError("roles", f"response {k} begins with {response[0]['role']} and ends with {response[-1]['role']}, not assistant.")
     if isinstance(example.prompt, tuple) and (not example.prompt or example.prompt[-1]["role"] not in ("user", "tool")):
         raise RowError("roles", "the prompt does not end with a user turn.")
-    if isinstance(example.prompt, str) and not example.prompt.strip():
+    last = example.prompt[-1] if isinstance(example.prompt, tuple) else {"role": "user", "content": example.prompt or ""}
+    if example.prompt is not None and last["role"] == "user" and not last["content"].strip():
         raise RowError("empty_prompt", "the prompt is empty; give every row a prompt, or use format 'text'.")
     if example.paired and example.responses[0] == example.responses[1]:
         raise RowError("same_response", "chosen and rejected are equal, so there is nothing to prefer; leave the row out.")
@@ -73,6 +75,8 @@ def note_odd(example: Example, row: Record) -> None:
     row.note_missing()
     sides = [example.prompt or "", *example.responses]
     texts = [text for side in sides for text in ([side] if isinstance(side, str) else [turn["content"] for turn in side])]
+    if any(one == other for one, other in itertools.combinations(example.responses, 2)):
+        row.changed["equal_responses"] = f"two of {len(example.responses)} responses are equal: judgements of them contradict each other"
     text = next((text for text in texts if LOST in text), None)
     if text is not None:
         where = text[max(0, text.index(LOST) - 20) : text.index(LOST) + 20]

@@ -31,7 +31,7 @@ def paired(row: Record, *, scoring: Scoring) -> Example:
     pair = tuple(conversation(answer) for answer in pair)
     if prompt is None or (isinstance(prompt, str) and any(answer[0]["role"] != "assistant" for answer in pair)):
         shared, pair = common_prompt(*pair)
-        _check_within(prompt, shared)
+        _check_within(prompt, shared, row)
         return Example(shared, pair, (1.0, 0.0), True)
     question = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
     pair = tuple(answer[len(question) :] if answer[: len(question)] == question else answer for answer in pair)
@@ -48,7 +48,7 @@ def hh(row: Record, *, scoring: Scoring) -> Example:
     prompt, responses = common_prompt(*dialogues)
     text = row.get("prompt")
     if isinstance(text, str) and text.strip() and not row["chosen"].strip().startswith(text.strip()):
-        _check_within(text, prompt)
+        _check_within(text, prompt, row)
     return Example(prompt, responses, (1.0, 0.0), True)
 
 
@@ -210,10 +210,15 @@ def _in_context(example, row, *, chat):
     return dataclasses.replace(example, prompt=with_system(example.prompt, system), responses=responses, tools=tools)
 
 
-def _check_within(prompt, shared):
+def _check_within(prompt, shared, row):
     # a prompt beside whole conversations must be what they share: it is not read otherwise
-    if prompt is not None and not any(prompt.strip() in turn["content"] or turn["content"].strip() in prompt for turn in shared):
+    texts = [turn["content"].strip() for turn in shared]
+    if prompt is None or prompt.strip() in texts:
+        return
+    if not any(prompt.strip() in text or text in prompt for text in texts):
         raise RowError("prompt_differs", f"the prompt {prompt[:40]!r} does not stand in chosen and rejected; leave one of them out.")
+    asked_instead = f"chosen and rejected ask {texts[-1][:40]!r}, which is trained; the prompt {prompt[:40]!r} is like a part of that"
+    row.changed["prompt_beside_conversation"] = f"{asked_instead}, and is not read"
 
 
 def _prompt_and_completion(row):

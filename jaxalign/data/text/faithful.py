@@ -181,6 +181,14 @@ def check_tokens(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]
     )
 
 
+def unknown(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> tuple[tuple[str, str], ...]:
+    """(rule, message) of a prompt for a part of which the tokenizer has no token; it is not trained, and so not refused."""
+    if tokenizer.unknown_id is None or tokenizer.unknown_id not in ids:
+        return ()
+    what = f"the tokenizer has no token for a part of the prompt {shorten(text)}"
+    return (("unknown_token", f"{what}; the model sees {tokenizer.model.id_to_token(tokenizer.unknown_id)!r} there"),)
+
+
 def _normalized(tokenizer, pieces):
     normalizer = tokenizer.model.normalizer
     return pieces if normalizer is None else [normalizer.normalize_str(piece).replace("▁", " ").strip(" \n") for piece in pieces]

@@ -52,8 +52,9 @@ class Renderer:
         """
         if self.template is None:
             self._check_plain(prompt, tools)
-            notes = faithful.typed_tokens([prompt], self.tokenizer)
-            return Prompt(None, (), prompt, self._bos() + self.tokenizer.encode(prompt), notes)
+            ids = self.tokenizer.encode(prompt)
+            notes = faithful.typed_tokens([prompt], self.tokenizer) + faithful.unknown(self.tokenizer, ids, prompt)
+            return Prompt(None, (), prompt, self._bos() + ids, notes)
         messages = tuple(messages_from(prompt, "user"))
         faithful.check_markers(faithful.texts_of(messages), self._typed[0], bos=self.tokenizer.bos, stops=self._stop_texts)
         messages, notes = self._without_thoughts(messages)
@@ -64,7 +65,8 @@ class Renderer:
         self._check_calls(messages, tools, text)
         notes += faithful.typed_tokens(faithful.texts_of(messages), self.tokenizer)
         notes += faithful.unwritten(messages, text, template=self.template.name)
-        return Prompt(messages, tuple(tools), text, self.tokenizer.encode(text), notes)
+        ids = self.tokenizer.encode(text)
+        return Prompt(messages, tuple(tools), text, ids, notes + faithful.unknown(self.tokenizer, ids, text))
 
     def response(self, prompt: Prompt, response: str | Sequence[Message], *, train_turns: str) -> Response:
         """A response to a prompt, with what is trained of it; every trained turn ends in exactly one scored stop token.

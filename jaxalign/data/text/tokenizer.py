@@ -49,6 +49,11 @@ class Tokenizer:
         """Id of the EOS token."""
         return None if self.eos is None else self.model.token_to_id(self.eos)
 
+    @functools.cached_property
+    def unknown_id(self) -> int | None:
+        """Id of the token that stands for whatever the vocabulary lacks."""
+        return self.model.token_to_id(self.special["unk_token"]) if "unk_token" in self.special else None
+
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included."""

@@ -131,3 +131,18 @@ def test_a_choice_between_two_answers_that_are_objects_is_read_with_their_number
         convert({**row, "choice": 1})
     with pytest.raises(RowError, match=r"ratings of the chosen answer is 1 .*rename=\{'ratings': None\}"):
         convert({**answers({}, {}), "choice": 0, "ratings": [1, 5]})
+
+
+def test_equal_answers_that_are_judged_differently_are_counted():
+    row = {**answers({}, {}), "responses": ["a", "a"], "scores": [0.1, 0.9]}
+    assert convert(row)[1].changed.keys() == {"equal_responses"}
+    assert not convert({**row, "responses": ["a", "a "]})[1].changed
+
+
+def test_a_prompt_beside_conversations_that_ask_otherwise_is_counted_and_an_empty_question_refused():
+    pair = {name: [*TURNS, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    assert not convert({**pair, "prompt": " p "})[1].changed
+    assert convert({**pair, "prompt": "p?"})[1].changed.keys() == {"prompt_beside_conversation"}
+    for prompt in (" ", [{"role": "user", "content": " "}]):
+        with pytest.raises(RowError, match="the prompt is empty"):
+            convert({"prompt": prompt, "system": "s", "completion": "c"}, "completion")

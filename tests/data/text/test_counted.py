@@ -14,8 +14,8 @@ HI, YO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo
 LIMITS = encode.Limits(row_tokens=500, share_prompt=True)
 
 
-def make(make_tokenizer, template="plain", *, chat=CHATML, normalizer=None, extra=("<|im_start|>", "<|im_end|>", "<unk>")):
-    folder = make_tokenizer(chat_template=chat, extra=extra)
+def make(make_tokenizer, template="plain", *, name="tokenizer", chat=CHATML, normalizer=None):
+    folder = make_tokenizer(name=name, chat_template=chat, extra=("<|im_start|>", "<|im_end|>", "<unk>"))
     if normalizer is not None:
         model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         model.normalizer = normalizer
@@ -84,6 +84,22 @@ def test_a_template_that_writes_answers_twice_is_refused(make_tokenizer):
     twice = CHATML.replace("message['content'] +", "message['content'] + ' ' + message['content'] +")
     with pytest.raises(ValueError, match="writes the assistant's text 2 times"):
         make(make_tokenizer, "auto", chat=twice)
+
+
+@pytest.mark.parametrize("template", ["plain", "auto"])
+def test_what_a_tokenizer_cannot_write_of_a_prompt_is_counted(make_tokenizer, template):
+    renderer = make(make_tokenizer, template)
+    vocabulary = {**renderer.tokenizer.model.get_vocab(), "<unk>": 260}
+    del vocabulary["z"]
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>"))
+    model.pre_tokenizer, model.decoder = renderer.tokenizer.model.pre_tokenizer, renderer.tokenizer.model.decoder
+    model.add_special_tokens(["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<unk>"])
+    loses = tokenizer.Tokenizer(model, {"unk_token": "<unk>"}, (), "<s>", "</s>", False, {"default": CHATML})
+    renderer = render.make(loses, template=template)
+    notes = rules(renderer, "a zoo", "yo")
+    assert notes.keys() == {"unknown_token"} and "the model sees '<unk>' there" in notes["unknown_token"]
+    with pytest.raises(RowError, match="the tokens of an answer decode to"):
+        rules(renderer, "yo", "a zoo")
 
 
 @pytest.mark.parametrize("prompt", ["如", "a如", "\U0001f600"])
