@@ -8,9 +8,9 @@
 from collections.abc import Sequence
 import sys
 
-from jaxalign.config.command_line import from_command_line, run, start_devices, workdir_of
+from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
 
-FLAGS = (("--workdir", {"help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),)
+FLAGS = (("--workdir", {"type": local, "help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

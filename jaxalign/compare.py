@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 import sys
 
-from jaxalign.config.command_line import parse, run
+from jaxalign.config.command_line import local, parse, run
 
 FLAGS = (
-    ("--runs", {"nargs": "+", "required": True, "help": "folders of runs (the --workdir that each was trained in)"}),
+    ("--runs", {"nargs": "+", "required": True, "type": local, "help": "folders of runs (the --workdir that each was trained in)"}),
     ("--stages", {"nargs": "+", "help": "which stages to compare, in this order (default: all)"}),
     ("--metrics", {"nargs": "+", "help": "held-out metrics, SET/METRIC for one of several held-out sets (default: accuracy loss kl)"}),
-    ("--out", {"help": "folder for table.md and the plots (default: print the table only)"}),
+    ("--out", {"type": local, "help": "folder for table.md and the plots (default: print the table only)"}),
     ("--x", {"help": "a metric to draw --y against: a trajectory per run"}),
     ("--y", {"help": "the metric on the other axis"}),
 )  # fmt: skip

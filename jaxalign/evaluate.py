@@ -13,17 +13,17 @@ import shlex
 import sys
 from typing import Any, NamedTuple
 
-from jaxalign.config.command_line import Run, parse_with_overrides, run, start_devices
+from jaxalign.config.command_line import Run, local, parse_with_overrides, run, start_devices
 
 PIPED_WIDTH = 160  # columns of a table that goes to a file or a pipe
 OF_TRAINING = ("keep_best", "best_metric", "wandb")  # keys of train that an evaluation does not read, whatever is true of them here
 FLAGS = (
-    ("--workdir", {"help": "folder of a run or of one of its stages"}),
+    ("--workdir", {"type": local, "help": "folder of a run or of one of its stages"}),
     ("--stage", {"help": "which stage of the run, or of the config"}),
-    ("--step", {"type": int, "help": "step of the checkpoint (default: the newest good one)"}),
+    ("--step", {"help": "checkpoint to evaluate: its step, or best (default: the newest good one)"}),
     ("--config", {"metavar": "FILE.py[:ARGUMENT]", "help": "with --checkpoint: data and objective to evaluate with"}),
     ("--checkpoint", {"help": "with --config: folder of weights, or a name on the hub; model.checkpoint of the config is its reference"}),
-    ("--out", {"help": "file for the numbers, as JSON (default: WORKDIR/evaluations/NAME.json)"}),
+    ("--out", {"type": local, "help": "file for the numbers, as JSON (default: WORKDIR/evaluations/NAME.json)"}),
 )
 
 
@@ -76,14 +76,15 @@ def _of_run(options, overrides) -> Subject:
     if not there:
         raise ValueError(runs.no_run(workdir))
     # the devices start as the configuration asks, before the files of a step are checked with them
-    record = runs.record(workdir, options.step if options.step in there else there[-1])
+    asked = runs.parse_step(options.step, workdir)
+    record = runs.record(workdir, asked if asked in there else there[-1])
     config = ConfigDict(record["config"])
     config.model.tokenizer = record["tokenizer"]
     config.train.update({key: SCHEMA["train"][key].default for key in OF_TRAINING})
     override(config, overrides)
     cfg = resolve(ConfigDict(stored.settled(config.to_dict(), typed=keys_of(overrides))))
     start_devices(Run("", {"": cfg}, options))
-    step = runs.chosen(workdir, options.step)
+    step = runs.chosen(workdir, asked)
     head = None if record["value_head"] is None else ValueHeadConfig(max_value=record["value_head"])
     digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
     name = f"step-{step}{'-' + digest if overrides else ''}.json"

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 import sys
 
-from jaxalign.config.command_line import parse, run
+from jaxalign.config.command_line import local, parse, run
 
 FLAGS = (
-    ("--workdir", {"required": True, "help": "the training run's --workdir"}),
-    ("--out", {"required": True, "help": "folder to write; must not exist"}),
-    ("--step", {"help": "checkpoint to export: its step, or best; the newest good one if not given"}),
+    ("--workdir", {"required": True, "type": local, "help": "the training run's --workdir"}),
+    ("--out", {"required": True, "type": local, "help": "folder to write; must not exist"}),
+    ("--step", {"help": "checkpoint to export: its step, or best (default: the newest good one)"}),
     ("--dtype", {"choices": ("float32", "bfloat16"), "default": "float32", "help": "type of the written weights"}),
 )
 

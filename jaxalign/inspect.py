@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import logging
 import sys
 
-from jaxalign.config.command_line import from_command_line, run
+from jaxalign.config.command_line import from_command_line, local, run
 
 FLAGS = (
     ("--rows", {"type": int, "default": 5, "help": "examples to show decoded (5)"}),
-    ("--prepared", {"metavar": "FOLDER", "help": "a prepared rows-... folder, instead of --config"}),
+    ("--prepared", {"metavar": "FOLDER", "type": local, "help": "a prepared rows-... folder, instead of --config"}),
 )
 
 

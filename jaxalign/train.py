@@ -13,10 +13,10 @@ import shlex
 import sys
 import time
 
-from jaxalign.config.command_line import from_command_line, run, start_devices, workdir_of
+from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
 
 FLAGS = (
-    ("--workdir", {"help": "folder of the run (default: runs/NAME); an existing one is continued"}),
+    ("--workdir", {"type": local, "help": "folder of the run (default: runs/NAME); an existing one is continued"}),
     ("--coordinator", {"help": "HOST:PORT of the first process, for several processes; 'auto' on a pod"}),
     ("--processes", {"type": int, "help": "number of processes, with --coordinator HOST:PORT"}),
     ("--process", {"type": int, "help": "number of this process, from 0, with --coordinator HOST:PORT"}),

@@ -54,6 +54,12 @@ def test_the_numbers_are_those_that_the_run_logged_at_that_step(finished, step):
     assert change["value"] == pytest.approx(logged["loss"].value - first[1]["loss"].value) and change["n"] == logged["loss"].n
 
 
+def test_the_best_checkpoint_is_evaluated_by_name(finished, tmp_path):
+    best = runs.parse_step("best", finished / "dpo")
+    assert evaluate.main(["--workdir", str(finished / "dpo"), "--step", "best", "--out", str(tmp_path / "best.json")]) == 0
+    assert numbers(tmp_path / "best.json")["checkpoint"]["loss"] == log.read_estimates(finished / "dpo")[best][1]["loss"].as_dict()
+
+
 def test_other_rows_are_evaluated_and_written_under_another_name(finished, capsys):
     overrides = ["--config.data.eval.limit=12"]
     assert evaluate.main(["--workdir", str(finished), "--stage", "dpo", *overrides]) == 0
@@ -102,6 +108,7 @@ def test_a_folder_of_weights_is_evaluated_against_the_model_of_the_config(finish
         (["--checkpoint", "x"], "--config and --checkpoint go together"),
         (["--workdir", "RUN"], "is a run of stages dpo, sft"),
         (["--workdir", "RUN/dpo", "--step", "7"], "checkpoints of steps [1, 2], not 7"),
+        (["--workdir", "RUN/dpo", "--step", "last"], "comes the step of a checkpoint, or best"),
         (["--workdir", "RUN/dpo", "--config.data.eval=None"], "there is nothing to evaluate on"),
         (["--config", "CONFIG", "--checkpoint", "x"], "--stage ... is needed"),
         (["--config", "CONFIG", "--stage", "dpo", "--checkpoint", "x"], "--config.dpo.model.checkpoint=FOLDER"),

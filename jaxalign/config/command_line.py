@@ -16,6 +16,8 @@ import re
 import sys
 from typing import Any, NamedTuple
 
+from jaxalign.paths import resolve
+
 TRACEBACK = "JAXALIGN_TRACEBACK"  # environment variable: any value shows the traceback of an error
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended, by the convention of shells
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -122,6 +124,11 @@ def _parsed(parser, argv):
     if unknown := [argument for argument in rest if argument not in overrides]:
         parser.error(f"unknown arguments {unknown}{_meant(unknown[0], parser)}; overrides are written --config.KEY=VALUE")
     return options, overrides
+
+
+def local(text: str) -> str:
+    """The path that a flag names, where ~ is the home folder: a shell leaves it as it is in --workdir=~/run."""
+    return text and str(resolve(text))
 
 
 def workdir_of(asked: Run) -> Path:

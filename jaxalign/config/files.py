@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxalign.config.resolve import ConfigError
 from jaxalign.config.schema import DURATIONS, units
-from jaxalign.paths import line_of, message_of, nearby
+from jaxalign.paths import line_of, message_of, nearby, resolve
 
 
 def load_file(reference: str) -> ConfigDict:
@@ -26,6 +26,7 @@ def load_file(reference: str) -> ConfigDict:
         config, or any error inside the file; with the file and, where there is one, the line.
     """
     path, _, argument = reference.partition(":")
+    path = str(resolve(path))
     if Path(path).is_dir():
         there = ", ".join(sorted(file.name for file in Path(path).glob("*.py"))) or "none"
         raise ConfigError(f"--config {path}: it is a folder; name one of its Python files: {there}.")

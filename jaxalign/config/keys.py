@@ -15,6 +15,11 @@ from jaxalign.hparams import REQUIRED, hparams_of, meanings_of
 from jaxalign.suggest import meant
 
 NESTED = {"data.train": SOURCE, "data.computed.NAME": COLUMN}  # sections below a key of data
+BELOW = {
+    "data.train": "a source of rows; data.train may be a tuple of them",
+    "data.eval": "a source of rows that are held out; data.eval may be a dict of them by name",
+    "data.computed.NAME": "a column that a model computes",
+}
 STAGES = {  # of a configuration of several
     "stages": Field((tuple,), REQUIRED, "names of the stages, which run in this order"),
     "NAME": Field(
@@ -61,7 +66,7 @@ def rows(section: str) -> list[Key]:
 def _rows(section):
     head, _, name = section.partition(".")
     if section == "experiment":
-        return [Key("name", " | ".join(_experiments()), "(required)", _about()[section])]
+        return [Key("name", " | ".join(_experiments()), "(required)", "a file of jaxalign/experiments")]
     if head == "experiment" and name in _experiments():
         return _options(_experiments()[name], hparams_of(_experiments()[name]))
     if head in functions.KEYS and name in functions.table(head):
@@ -82,12 +87,12 @@ def text(section: str = "") -> str:
     if not section:
         lines = [f"  {name:<22} {about}" for name, about in _about().items()]
         return "\n".join(["Sections of a configuration; --help-config SECTION shows the keys of one:", *lines])
-    lines = [f"{section}: {_about().get(section, '')}".rstrip(": ")]
+    lines = [f"{section}: {(_about() | BELOW).get(section, '')}".rstrip(": ")]
     for key in rows(section):
         lines.append(f"  {key.name}: {key.kind}; default {key.default}")
         lines += textwrap.wrap(key.meaning, WIDTH, initial_indent="      ", subsequent_indent="      ")
-    if section in functions.KEYS:
-        lines.append(f"Options of each: --help-config {section}.NAME, where NAME is one of {', '.join(functions.table(section))}.")
+    if names := [name.partition(".")[2] for name in sections() if name.startswith(f"{section}.") and name not in NESTED and _rows(name)]:
+        lines.append(f"Options of each: --help-config {section}.NAME, where NAME is one of {', '.join(names)}.")
     lines += [f"Keys below it: --help-config {name}" for name in NESTED if name.startswith(f"{section}.")]
     return "\n".join(lines)
 

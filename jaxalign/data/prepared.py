@@ -208,7 +208,7 @@ def _format(source, rows):
 
 def _root(out_root):
     default = Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")) / "prepared"
-    root = Path(out_root or default).expanduser()
+    root = resolve(str(out_root or default))
     try:
         root.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from jaxalign import export, inspect, prepare, train
-from jaxalign.config import command_line
+from jaxalign import annotate, compare, evaluate, export, inspect, prepare, train
+from jaxalign.config import command_line, files
 from jaxalign.config.resolve import ConfigError
 
 FILES = Path(train.__file__).parent.glob("*.py")
@@ -104,3 +104,23 @@ def test_an_accelerator_is_left_to_jax(monkeypatch, tmp_path, package, vendors):
     monkeypatch.setattr(command_line.glob, "glob", lambda pattern: [str(tmp_path / "vendor")])
     command_line.run(lambda argv: None)
     assert "JAX_PLATFORMS" not in command_line.os.environ
+
+
+@pytest.mark.parametrize("command", [train, annotate, evaluate, export, compare, inspect])
+def test_a_folder_in_a_flag_may_begin_with_the_home_folder(monkeypatch, tmp_path, command):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders = [name for name, _ in command.FLAGS if name in ("--workdir", "--out", "--prepared", "--runs")]
+    options = command_line.parse([f"{name}=~/a" for name in folders], "", command.FLAGS, command="x")
+    given = [getattr(options, name.strip("-")) for name in folders]
+    assert given and all(value in (str(tmp_path / "a"), [str(tmp_path / "a")]) for value in given)
+
+
+def test_a_config_may_lie_below_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("def get_config(x='a'):\n    return dict(seed=x)\n")
+    assert files.load_file("~/mine.py:b").seed == "b"
+
+
+def test_a_home_folder_that_is_not_there_is_named(capsys):
+    assert train.main(["--config", "~nobody-of-this-name/mine.py"]) == 1
+    assert "begins with ~nobody-of-this-name, which is no home folder here" in capsys.readouterr().err
