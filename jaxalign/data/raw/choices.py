@@ -81,7 +81,7 @@ def to_pair(row: Record, *, base: int | None) -> None:
     """
     sides = sides_of(row)
     if sides is None:
-        raise RowError("missing_column", f"the row has {', '.join(sorted(row))}: no two answers with a column that chooses one.")
+        raise RowError("missing_column", f"the row has {row.given}: no two answers with a column that chooses one.")
     first, second = sides.columns
     answers = answers_of(row, first).sides if first == second else (row[first], row[second])
     better = _better(row, sides, base)

@@ -46,7 +46,7 @@ def detect(row: Mapping) -> tuple[str, str]:
     if "text" in has and isinstance(row["text"], str):
         return "text", "it has text"
     raise ValueError(
-        f"the columns {', '.join(sorted(row))} fit none of the formats {', '.join(FORMATS)}"
+        f"the columns {Record(row).given} fit none of the formats {', '.join(FORMATS)}"
         + (" (a pair needs chosen and rejected)" if "chosen" in row else "")
         + "; set format, and rename={ours: theirs} to rename."
     )

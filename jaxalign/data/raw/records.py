@@ -16,6 +16,7 @@ class Record(Mapping):
 
     def __init__(self, values: Mapping, renamed: Collection[str] = ()):
         self._values = dict(values)
+        self._given = self._values.keys() - {REPLACED}
         self._renamed = frozenset(renamed)
         self._origins: dict[str, str] = {}  # column that was derived -> what it stands for
         self._read: set[str] = set()
@@ -30,6 +31,11 @@ class Record(Mapping):
         """The value of a column, `default` where the row lacks it."""
         self._read.add(self.origin(name))
         return self._values.get(name, default)
+
+    @property
+    def given(self) -> str:
+        """The names of the columns that the source gives, for a message: those that were added to the row are not among them."""
+        return ", ".join(sorted(self._given))
 
     def peek(self, name: str) -> object:
         """The value of a column that the row has; this does not count as reading it."""

@@ -3,7 +3,7 @@
 Ranges and weights of published work: UNA (arXiv 2408.15339), HelpSteer2 attributes and UltraFeedback ratings.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import itertools
 import math
@@ -61,7 +61,7 @@ class Scoring:
         """Whether the lower score is the better one."""
         return self.range is not None and self.range[0] > self.range[1]
 
-    def rewards(self, row: Mapping, *, count: int, sides: bool) -> tuple[float, ...]:
+    def rewards(self, row: Record, *, count: int, sides: bool) -> tuple[float, ...]:
         """The rewards in [0, 1] of `count` responses; `sides`: of a pair, whose columns end in _chosen and _rejected.
 
         Raises:
@@ -85,7 +85,7 @@ class Scoring:
         return abs(score - worst) / (high - low)
 
 
-def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = False) -> tuple[float, ...]:
+def numbers(row: Record, name: str, *, count: int, sides: bool, kept: bool = False) -> tuple[float, ...]:
     """The numbers of column `name` for `count` responses: one number, or a list of them; `sides`: NAME_chosen and NAME_rejected.
 
     `kept`: the name comes from keep_columns, and True and False are 1 and 0. Numbers may be written as text, as in csv files.
@@ -101,7 +101,7 @@ def numbers(row: Mapping, name: str, *, count: int, sides: bool, kept: bool = Fa
         wanted = f"{name}_chosen and {name}_rejected" if sides else name
         names = "COLUMN of COLUMN_chosen and COLUMN_rejected" if sides else "a column of the row"
         way = f"keep_columns names {names}" if kept else "name it with rename"
-        raise RowError("missing_score", f"the row needs a number in {wanted} and has {', '.join(sorted(row))}; {way}.")
+        raise RowError("missing_score", f"the row needs a number in {wanted} and has {row.given}; {way}.")
     if len(values) != count:
         raise RowError("wrong_type", f"{count} completions have {len(values)} {name}; each needs one.")
     read = [float(value) if kept and isinstance(value, bool) else number(value) for value in values]

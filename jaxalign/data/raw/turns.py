@@ -21,7 +21,7 @@ def text_of(row: Record, name: str) -> str:
     """
     value = row.get(name)
     if value is None:
-        raise RowError("missing_column", f"the row has no {name} but {', '.join(sorted(row))}; set rename={{{name!r}: ...}}.")
+        raise RowError("missing_column", f"the row has no {name} but {row.given}; set rename={{{name!r}: ...}}.")
     if not isinstance(value, str):
         raise RowError("wrong_type", f"{name} is {type(value).__name__} {str(value)[:40]!r}; it must be text.")
     return value

@@ -75,6 +75,12 @@ def test_the_advice_on_a_choice_names_columns_that_the_data_set_has():
     assert convert(without)[0].responses == ("a", "b")
 
 
+def test_a_message_lists_the_columns_that_the_data_set_has():
+    with pytest.raises(RowError, match="has choice, prompt, response_0, response_1, score_0, score_1; keep_columns names") as error:
+        convert({**CHOSEN_BELOW, "choice": 1}, keep_columns={"m": "safety"})
+    assert error.value.rule == "missing_score"
+
+
 def test_columns_of_two_answers_that_nothing_reads_are_named():
     row = {**CHOSEN_BELOW, "choice": 1, "is_response_0_safe": True, "is_response_1_safe": False, "length_0": 3, "length_1": 5}
     assert convert(row)[1].unread() == ["is_response_0_safe", "is_response_1_safe", "length_0", "length_1"]
