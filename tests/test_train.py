@@ -212,7 +212,7 @@ def test_pairs_out_of_ranked_lists_are_refused_not_cut(tmp_path, cache, capsys):
     rows = [{"prompt": f"Question {i}", "responses": [f"Good {i}.", f"Fair {i}.", f"Poor {i}."]} for i in range(40)]
     source = f"--config.data.train={dict(path=str(write_rows(tmp_path / 'rows.jsonl', rows)), format='ranked')!r}"
     assert start(tmp_path / "run", cache, source, "--config.data.eval=None") == 1
-    assert "up to 3 responses a prompt, of which it would use two" in capsys.readouterr().err
+    assert "up to 3 responses per prompt, of which it would use two" in capsys.readouterr().err
 
 
 def test_a_second_start_in_the_same_folder_is_refused(tmp_path, cache, capsys):

@@ -9,6 +9,7 @@ import importlib.util
 from jaxalign.config import columns, functions, idle, trace
 from jaxalign.config.schema import SCHEMA, named_sets, units
 from jaxalign.hparams import hparams_of
+from jaxalign.suggest import meant
 
 
 def check(resolved: dict, *, bad: Collection[str] = ()) -> list[str]:
@@ -93,27 +94,36 @@ def _train_rule(resolved):
     train, data = resolved["train"], resolved["data"]
     if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
         yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction."
-    if (train["keep_best"] or train["best_metric"] != SCHEMA["train"]["best_metric"].default) and data["eval"] is not None:
-        yield from _best_metric_rule(train["best_metric"], named_sets(data["eval"]), resolved["reference"])
     if train["wandb"] and importlib.util.find_spec("wandb") is None:
         yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
 
 
-def _best_metric_rule(given, sets, reference):
+def _best_metric_rule(resolved):
     from jaxalign.training.reference import RULES
 
+    given, data, reference = resolved["train"]["best_metric"], resolved["data"], resolved["reference"]
+    chosen = resolved["train"]["keep_best"] or given != SCHEMA["train"]["best_metric"].default
+    if not chosen or (data["eval"] is None and not data["eval_fraction"]):
+        return
+    sets = {"": None} if data["eval"] is None else named_sets(data["eval"])
     starts_anew = (rule := RULES[reference["rule"]]).moves and rule.holds == "weights"
     sign, metric = ("-", given[1:]) if given.startswith("-") else ("", given)
     where, _, name = ("", "", metric) if "" in sets else metric.partition("/")
     where += "/" if where else ""
     if "" not in sets and where[:-1] not in sets:
         yield f"train.best_metric={given!r} is of no held-out set; begin it with one of {', '.join(sets)}, as in {next(iter(sets))}/loss."
-    elif name.startswith("initial/"):
-        if not starts_anew or not reference["keep_initial"]:
-            yield f"train.best_metric={given!r} needs a reference that moves and reference.keep_initial; leave initial/ out, or set them."
-    elif starts_anew and (name in ("loss", "kl") or name.startswith("rewards/")):
+        return
+    if name.startswith("initial/") and not (starts_anew and reference["keep_initial"]):
+        yield f"train.best_metric={given!r} needs a reference that moves and reference.keep_initial; leave initial/ out, or set them."
+        return
+    if starts_anew and (name in ("loss", "kl") or name.startswith("rewards/")):
         first = f"use '{sign}{where}initial/{name}'" + ("" if reference["keep_initial"] else " and reference.keep_initial=True")
         yield f"train.best_metric={given!r} starts anew whenever reference.rule={reference['rule']!r} moves the reference; {first}."
+        return
+    names = {f"{where}{other}" for other in trace.metrics(resolved, functions.objective(resolved))}
+    if where + name not in names:
+        close = meant(where + name, names)
+        yield f"train.best_metric={given!r} is no held-out metric of this run{close}; there are {', '.join(sorted(names))}."
 
 
 def _reference_rule(resolved):
@@ -190,7 +200,8 @@ RULES = (  # (rule, the sections that it reads)
     (_data_rule, ("data",)),
     (_optimizer_rule, ("optimizer",)),
     (_mesh_rule, ("mesh",)),
-    (_train_rule, ("train", "data", "reference")),
+    (_train_rule, ("train", "data")),
+    (_best_metric_rule, ("train", "data", "reference", "objective", "model")),
     (_reference_rule, ("reference",)),
     (_forward_rule, ("forward", "reference")),
     *((idle.check(section), (section,)) for section in idle.SECTIONS),

@@ -1,4 +1,4 @@
-"""An objective traced on the shapes of one tiny batch: what it objects to, and what is wrong with it."""
+"""An objective traced on the shapes of one tiny batch: what it objects to, what is wrong with it, and what it reports."""
 
 from pathlib import Path
 import traceback
@@ -14,9 +14,7 @@ def check(resolved: dict, objective) -> None:
     from jaxalign import objectives, sharding
     from jaxalign.training.reference import RULES
 
-    by_response, by_token = columns.known(resolved, objective.reads)
-    with_head = resolved["model"]["value_head"] is not None
-    policy, batch = objectives.tiny_inputs(columns=by_response, token_columns=by_token, value_head=with_head)
+    policy, batch = _inputs(resolved, objective)
     plain = policy.replace(hidden=None, unembed=None)
     reference = {"weights": policy, "logps": plain, "nothing": None}[RULES[resolved["reference"]["rule"]].holds]
     file = objectives.named(objective.name)[1].__file__
@@ -32,6 +30,38 @@ def check(resolved: dict, objective) -> None:
         raise ValueError(f"objective {objective.name!r} fails in {file}{line}: {message_of(error)}") from error
     if wrong := _wrong(terms, batch):
         raise ValueError(f"objective {objective.name!r} in {file} {wrong}.")
+
+
+def metrics(resolved: dict, objective) -> set[str]:
+    """Names of the held-out metrics that the objective and the reference rule can give, in one set without a name.
+
+    Rows of single responses give fewer.
+    """
+    import jax
+
+    from jaxalign import sharding
+    from jaxalign.training.metrics import kl
+    from jaxalign.training.reference import RULES
+    from jaxalign.training.step import make_eval_step
+    from jaxalign.types import TrainState
+
+    policy, batch = _inputs(resolved, objective)
+    rule, scalar = RULES[resolved["reference"]["rule"]], jax.ShapeDtypeStruct((), "float32")
+    reference = policy if rule.holds == "weights" else None
+    initial = reference if rule.moves and resolved["reference"]["keep_initial"] else None
+    statistics = dict.fromkeys(objective.statistics_names, scalar)
+    count = jax.ShapeDtypeStruct((), "int32")
+    state = TrainState(count, policy, reference, None, jax.ShapeDtypeStruct((2,), "uint32"), initial=initial, statistics=statistics)
+    with sharding.no_devices():  # the outputs stand in the place of the parameters that give them
+        return set(jax.eval_shape(make_eval_step(lambda outputs, *_: outputs, objective, kl), state, batch))
+
+
+def _inputs(resolved, objective):
+    from jaxalign import objectives
+
+    by_response, by_token = columns.known(resolved, objective.reads)
+    with_head = resolved["model"]["value_head"] is not None
+    return objectives.tiny_inputs(columns=by_response, token_columns=by_token, value_head=with_head)
 
 
 def _is_raised_here(error):

@@ -72,3 +72,39 @@ def test_what_fails_in_an_objective_is_named_with_its_file_and_line(problem, bod
 )
 def test_a_file_that_cannot_be_imported_is_named_with_its_line(problem, text, words):
     assert words in problem(text)
+
+
+@pytest.mark.parametrize(
+    ("sections", "metric", "words"),
+    [
+        ({}, "-acuracy", "is no held-out metric of this run (did you mean accuracy?)"),
+        (dict(data=dict(train=dict(path="x"), eval_fraction=0.1)), "los", "(did you mean loss?)"),
+        (dict(data=dict(train=dict(path="x"), eval=dict(a=dict(path="y"), b=dict(path="z")))), "a/acuracy", "(did you mean a/accuracy?)"),
+        (dict(objective=dict(name="simpo")), "kl", "is no held-out metric of this run; there are accuracy"),
+        (dict(reference=dict(rule="hard", every_steps=2)), "-initial/acuracy", "(did you mean initial/accuracy?)"),
+    ],
+)
+def test_a_metric_that_no_evaluation_can_give_is_one_problem_of_the_configuration(sections, metric, words):
+    held_out = dict(data=dict(train=dict(path="x"), eval=dict(path="y")))
+    with pytest.raises(ConfigError) as error:
+        resolve(good(**{**held_out, **sections, "train": dict(total_steps=9, best_metric=metric)}))
+    assert "has 1 problem:" in str(error.value) and words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "sections"),
+    [
+        ("-accuracy", {}),
+        ("kl", {}),
+        ("-rewards/margins", {}),
+        ("-initial/accuracy", dict(reference=dict(rule="soft", every_steps=2))),
+        ("loss", dict(objective=dict(name="kto"))),
+        ("-accuracy", dict(reference=dict(rule="precomputed"))),
+        ("loss", dict(objective=dict(name="value"), model=dict(checkpoint="a", value_head=1.0, trainable="value_head"))),
+        ("loss", dict(objective=dict(name="una", offset="ema"))),
+    ],
+)
+def test_a_metric_of_the_run_passes(metric, sections):
+    held_out = dict(data=dict(train=dict(path="x"), eval=dict(path="y")))
+    config = good(**{**held_out, **sections, "train": dict(total_steps=9, keep_best=1, best_metric=metric)})
+    assert resolve(config).train.best_metric == metric
