@@ -18,6 +18,6 @@ def apo_down(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float =
       batch: paired groups; response 0 is preferred to response 1.
       beta: strength of the pull to the reference, > 0. Usual: 0.1.
     """
-    both = pairs(policy, reference, batch)
+    pair = pairs(policy, reference, batch)
     # L = sigmoid(r_w) + sigmoid(-(r_w - r_l))
-    return pair_terms(jax.nn.sigmoid(beta * both.log_ratios[:, 0]) + jax.nn.sigmoid(-beta * both.margin), both, beta=beta)
+    return pair_terms(jax.nn.sigmoid(beta * pair.log_ratios[:, 0]) + jax.nn.sigmoid(-beta * pair.margin), pair, beta=beta)

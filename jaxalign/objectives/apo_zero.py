@@ -19,7 +19,7 @@ def apo_zero(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float =
       batch: paired groups; response 0 is preferred to response 1.
       beta: strength of the pull to the reference, > 0. Usual: 0.1.
     """
-    both = pairs(policy, reference, batch)
-    chosen, rejected = beta * both.log_ratios[:, 0], beta * both.log_ratios[:, 1]
+    pair = pairs(policy, reference, batch)
+    chosen, rejected = beta * pair.log_ratios[:, 0], beta * pair.log_ratios[:, 1]
     # L = sigmoid(-r_w) + sigmoid(r_l)
-    return pair_terms(jax.nn.sigmoid(-chosen) + jax.nn.sigmoid(rejected), both, beta=beta)
+    return pair_terms(jax.nn.sigmoid(-chosen) + jax.nn.sigmoid(rejected), pair, beta=beta)

@@ -24,7 +24,7 @@ def cdpo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"objective 'cdpo' got label_smoothing={label_smoothing}; it is the share of flipped labels, 0 <= eps < 0.5.")
-    both = pairs(policy, reference, batch)
-    m = beta * both.margin
+    pair = pairs(policy, reference, batch)
+    m = beta * pair.margin
     # L = (1 - eps) softplus(-m) + eps softplus(m)
-    return pair_terms((1 - label_smoothing) * jax.nn.softplus(-m) + label_smoothing * jax.nn.softplus(m), both, beta=beta)
+    return pair_terms((1 - label_smoothing) * jax.nn.softplus(-m) + label_smoothing * jax.nn.softplus(m), pair, beta=beta)

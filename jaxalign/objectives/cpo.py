@@ -11,7 +11,7 @@ REQUIRES = ("paired",)
 def cpo(policy: Outputs, reference: Outputs | None, batch: Batch, *, beta: float = 0.1, alpha: float = 1.0) -> Terms:
     """-log sigmoid(beta (log p(chosen) - log p(rejected))) - alpha log p(chosen)/n for every pair, with n tokens.
 
-    ln 2 + alpha * (NLL a token) where both sides are equally likely. Rewards are beta * log p.
+    ln 2 + alpha * (NLL per token) where both sides are equally likely. Rewards are beta * log p.
 
     The mean per token is within the response, so that every pair weighs once; TRL takes it over all tokens of the batch.
 
@@ -27,6 +27,6 @@ def cpo(policy: Outputs, reference: Outputs | None, batch: Batch, *, beta: float
     """
     if not alpha >= 0:
         raise ValueError(f"objective 'cpo' got alpha={alpha}; it is the weight of the likelihood of the chosen response, >= 0.")
-    both = pairs(policy, None, batch)
+    pair = pairs(policy, None, batch)
     # L = softplus(-beta (log p_w - log p_l)) - alpha log p_w / n_w
-    return pair_terms(jax.nn.softplus(-beta * both.margin) + alpha * both.nll, both, beta=beta, metrics={"nll/chosen": both.nll})
+    return pair_terms(jax.nn.softplus(-beta * pair.margin) + alpha * pair.nll, pair, beta=beta, metrics={"nll/chosen": pair.nll})

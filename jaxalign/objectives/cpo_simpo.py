@@ -11,9 +11,9 @@ REQUIRES = ("paired",)
 def cpo_simpo(
     policy: Outputs, reference: Outputs | None, batch: Batch, *, beta: float = 2.0, gamma: float = 1.0, alpha: float = 1.0
 ) -> Terms:
-    """-log sigmoid(beta (a_chosen - a_rejected) - gamma) - alpha a_chosen for every pair, with a the mean log-prob a token.
+    """-log sigmoid(beta (a_chosen - a_rejected) - gamma) - alpha a_chosen for every pair, with a the mean log-prob per token.
 
-    softplus(gamma) + alpha * (NLL a token) where both sides have the same mean. Rewards are beta * a.
+    softplus(gamma) + alpha * (NLL per token) where both sides have the same mean. Rewards are beta * a.
 
     Args:
       policy: log-probs of the batch.
@@ -28,6 +28,6 @@ def cpo_simpo(
     """
     if not (gamma >= 0 and alpha >= 0):
         raise ValueError(f"objective 'cpo_simpo' got gamma={gamma}, alpha={alpha}; margin and weight of the likelihood are both >= 0.")
-    both = pairs(policy, None, batch).per_token()
+    pair = pairs(policy, None, batch).per_token()
     # L = softplus(-(beta (a_w - a_l) - gamma)) - alpha a_w
-    return pair_terms(jax.nn.softplus(gamma - beta * both.margin) + alpha * both.nll, both, beta=beta, metrics={"nll/chosen": both.nll})
+    return pair_terms(jax.nn.softplus(gamma - beta * pair.margin) + alpha * pair.nll, pair, beta=beta, metrics={"nll/chosen": pair.nll})

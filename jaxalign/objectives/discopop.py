@@ -25,8 +25,8 @@ def discopop(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float =
     """
     if not 0 < tau <= 1:
         raise ValueError(f"objective 'discopop' got tau={tau}; it is the width of the blend, 0 < tau <= 1, beyond which the loss explodes.")
-    both = pairs(policy, reference, batch)
-    m = beta * both.margin
+    pair = pairs(policy, reference, batch)
+    m = beta * pair.margin
     # L = sigmoid(-m / tau) softplus(-m) + sigmoid(m / tau) exp(-m), the last product as one exponential: exp(-m) alone overflows
     exponential = jnp.exp(jax.nn.log_sigmoid(m / tau) - m)
-    return pair_terms(jax.nn.sigmoid(-m / tau) * jax.nn.softplus(-m) + exponential, both, beta=beta)
+    return pair_terms(jax.nn.sigmoid(-m / tau) * jax.nn.softplus(-m) + exponential, pair, beta=beta)

@@ -18,6 +18,6 @@ def dpo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1)
       batch: paired groups; response 0 is preferred to response 1.
       beta: strength of the pull to the reference, > 0. The paper: 0.1 (0.5 for TL;DR).
     """
-    both = pairs(policy, reference, batch)
+    pair = pairs(policy, reference, batch)
     # L = softplus(-beta h)
-    return pair_terms(jax.nn.softplus(-beta * both.margin), both, beta=beta)
+    return pair_terms(jax.nn.softplus(-beta * pair.margin), pair, beta=beta)

@@ -11,7 +11,7 @@ REQUIRES = ("paired", "reference")
 def dpo_nll(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1, alpha: float = 1.0) -> Terms:
     """-log sigmoid(beta h) - alpha log p(chosen)/n for every pair, with h the margin of log-ratios and n tokens.
 
-    ln 2 + alpha * (NLL a token) where policy and reference are equal.
+    ln 2 + alpha * (NLL per token) where policy and reference are equal.
 
     The mean per token is within the response, as in the paper, so that every pair weighs once; TRL takes it over all tokens of the batch.
 
@@ -26,6 +26,6 @@ def dpo_nll(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 
     """
     if not alpha >= 0:
         raise ValueError(f"objective 'dpo_nll' got alpha={alpha}; it is the weight of the likelihood of the chosen response, >= 0.")
-    both = pairs(policy, reference, batch)
+    pair = pairs(policy, reference, batch)
     # L = softplus(-beta h) - alpha log p_w / n_w
-    return pair_terms(jax.nn.softplus(-beta * both.margin) + alpha * both.nll, both, beta=beta, metrics={"nll/chosen": both.nll})
+    return pair_terms(jax.nn.softplus(-beta * pair.margin) + alpha * pair.nll, pair, beta=beta, metrics={"nll/chosen": pair.nll})

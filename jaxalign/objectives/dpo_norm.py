@@ -18,6 +18,6 @@ def dpo_norm(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float =
       batch: paired groups; response 0 is preferred to response 1.
       beta: strength of the pull to the reference, > 0; about 50 times that of DPO. Tulu 3: 5.
     """
-    both = pairs(policy, reference, batch).per_token()
+    pair = pairs(policy, reference, batch).per_token()
     # L = softplus(-beta (rho_w / n_w - rho_l / n_l))
-    return pair_terms(jax.nn.softplus(-beta * both.margin), both, beta=beta)
+    return pair_terms(jax.nn.softplus(-beta * pair.margin), pair, beta=beta)

@@ -25,7 +25,7 @@ def dpop(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1
     """
     if not lam >= 0:
         raise ValueError(f"objective 'dpop' got lam={lam}; it is the price of a less likely chosen response, >= 0, often 5 to 50.")
-    both = pairs(policy, reference, batch)
-    lost = jnp.maximum(0.0, -both.log_ratios[:, 0])
+    pair = pairs(policy, reference, batch)
+    lost = jnp.maximum(0.0, -pair.log_ratios[:, 0])
     # L = softplus(-beta (h - lam max(0, -rho_w)))
-    return pair_terms(jax.nn.softplus(-beta * (both.margin - lam * lost)), both, beta=beta, metrics={"dpop/lost": lost})
+    return pair_terms(jax.nn.softplus(-beta * (pair.margin - lam * lost)), pair, beta=beta, metrics={"dpop/lost": lost})

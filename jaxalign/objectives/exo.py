@@ -26,9 +26,9 @@ def exo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1,
     """
     if not 0 < label_smoothing < 0.5:
         raise ValueError(f"objective 'exo' got label_smoothing={label_smoothing}; 0 < eps < 0.5, as the divergence is infinite at 0.")
-    both = pairs(policy, reference, batch)
-    m = beta * both.margin
+    pair = pairs(policy, reference, batch)
+    m = beta * pair.margin
     # L = sigmoid(m) (log sigmoid(m) - log(1 - eps)) + sigmoid(-m) (log sigmoid(-m) - log eps)
     agree = jax.nn.sigmoid(m) * (jax.nn.log_sigmoid(m) - math.log1p(-label_smoothing))
     differ = jax.nn.sigmoid(-m) * (jax.nn.log_sigmoid(-m) - math.log(label_smoothing))
-    return pair_terms(agree + differ, both, beta=beta)
+    return pair_terms(agree + differ, pair, beta=beta)

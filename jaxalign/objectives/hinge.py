@@ -18,6 +18,6 @@ def hinge(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.
       batch: paired groups; response 0 is preferred to response 1.
       beta: strength of the pull to the reference, > 0. TRL: 0.1.
     """
-    both = pairs(policy, reference, batch)
+    pair = pairs(policy, reference, batch)
     # L = max(0, 1 - beta h)
-    return pair_terms(jnp.maximum(0.0, 1.0 - beta * both.margin), both, beta=beta)
+    return pair_terms(jnp.maximum(0.0, 1.0 - beta * pair.margin), pair, beta=beta)

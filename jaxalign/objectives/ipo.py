@@ -27,7 +27,7 @@ def ipo(policy: Outputs, reference: Outputs, batch: Batch, *, tau: float = 0.1, 
     """
     if not tau > 0:
         raise ValueError(f"objective 'ipo' got tau={tau}; it is the strength of the pull to the reference, > 0, often 0.01 to 0.5.")
-    both = pairs(policy, reference, batch)
-    g = both.per_token().margin if length_normalised else both.margin
+    pair = pairs(policy, reference, batch)
+    g = pair.per_token().margin if length_normalised else pair.margin
     # L = (g - 1 / (2 tau))^2
-    return pair_terms((g - 1 / (2 * tau)) ** 2, both, beta=tau, metrics={"margins/g": g, "margins/target": jnp.full_like(g, 1 / (2 * tau))})
+    return pair_terms((g - 1 / (2 * tau)) ** 2, pair, beta=tau, metrics={"margins/g": g, "margins/target": jnp.full_like(g, 1 / (2 * tau))})

@@ -11,8 +11,8 @@ REQUIRES = ("paired", "reference")
 
 def statistics(policy: Outputs, reference: Outputs, batch: Batch) -> dict[str, tuple[Array, Array]]:
     """The log-ratios of both sides; their means stand for KL(policy || reference) there."""
-    both = pairs(policy, reference, batch)
-    return {"chosen": (both.log_ratios[:, 0], both.weight), "rejected": (both.log_ratios[:, 1], both.weight)}
+    pair = pairs(policy, reference, batch)
+    return {"chosen": (pair.log_ratios[:, 0], pair.weight), "rejected": (pair.log_ratios[:, 1], pair.weight)}
 
 
 def kto_pair(policy: Outputs, reference: Outputs, batch: Batch, statistics: dict[str, Array], *, beta: float = 0.1) -> Terms:
@@ -27,9 +27,9 @@ def kto_pair(policy: Outputs, reference: Outputs, batch: Batch, statistics: dict
       statistics: "chosen" and "rejected", means over the global batch.
       beta: strength of the pull to the reference, > 0. Usual: 0.1.
     """
-    both = pairs(policy, reference, batch)
+    pair = pairs(policy, reference, batch)
     kl = {side: jnp.maximum(statistics[side], 0.0) for side in ("chosen", "rejected")}
-    chosen, rejected = beta * (both.log_ratios[:, 0] - kl["rejected"]), beta * (both.log_ratios[:, 1] - kl["chosen"])
+    chosen, rejected = beta * (pair.log_ratios[:, 0] - kl["rejected"]), beta * (pair.log_ratios[:, 1] - kl["chosen"])
     # L = (sigmoid(-beta (rho_w - KL_l)) + sigmoid(beta (rho_l - KL_w))) / 2
     loss = (jax.nn.sigmoid(-chosen) + jax.nn.sigmoid(rejected)) / 2
-    return pair_terms(loss, both, beta=beta, metrics={f"kl/{side}": jnp.full_like(loss, value) for side, value in kl.items()})
+    return pair_terms(loss, pair, beta=beta, metrics={f"kl/{side}": jnp.full_like(loss, value) for side, value in kl.items()})

@@ -59,12 +59,12 @@ def margin_terms(
         raise ValueError(
             f"objective {name!r} got weights={weights} for margins={margins}; give the weight of the pairs, then one for every margin."
         )
-    both = pairs(policy, reference, batch)
-    others = jnp.zeros_like(both.log_ratios)
+    pair = pairs(policy, reference, batch)
+    others = jnp.zeros_like(pair.log_ratios)
     for weight, margin in zip(weights[1:], margins, strict=True):
         others += weight * jax.lax.stop_gradient(column(batch, margin)[:, :2])
     # R = (beta rho - sum_j w_j r_j) / w_0
-    implied = (beta * both.log_ratios - others) / weights[0]
+    implied = (beta * pair.log_ratios - others) / weights[0]
     z = implied[:, 0] - implied[:, 1]
     difference = others[:, 0] - others[:, 1]
     metrics = {
@@ -76,4 +76,4 @@ def margin_terms(
         "margins/conflict": difference < 0,
         "margins/saturated": jnp.abs(z) > 30,
     }
-    return pair_terms(loss(z), both, beta=beta, metrics={name: value.astype(jnp.float32) for name, value in metrics.items()})
+    return pair_terms(loss(z), pair, beta=beta, metrics={name: value.astype(jnp.float32) for name, value in metrics.items()})

@@ -18,7 +18,7 @@ def nca(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.01
       batch: paired groups; response 0 is preferred to response 1.
       beta: strength of the pull to the reference, > 0. Usual: 0.01.
     """
-    both = pairs(policy, reference, batch)
-    chosen, rejected = beta * both.log_ratios[:, 0], beta * both.log_ratios[:, 1]
+    pair = pairs(policy, reference, batch)
+    chosen, rejected = beta * pair.log_ratios[:, 0], beta * pair.log_ratios[:, 1]
     # L = softplus(-r_w) + softplus(r_w) / 2 + softplus(r_l) / 2
-    return pair_terms(jax.nn.softplus(-chosen) + 0.5 * jax.nn.softplus(chosen) + 0.5 * jax.nn.softplus(rejected), both, beta=beta)
+    return pair_terms(jax.nn.softplus(-chosen) + 0.5 * jax.nn.softplus(chosen) + 0.5 * jax.nn.softplus(rejected), pair, beta=beta)

@@ -10,7 +10,7 @@ REQUIRES = ("paired",)
 
 
 def orpo(policy: Outputs, reference: Outputs | None, batch: Batch, *, lam: float = 0.1) -> Terms:
-    """-a_chosen - lam log sigmoid(log odds ratio) for every pair, with a the mean log-prob a token and odds exp(a) / (1 - exp(a)).
+    """-a_chosen - lam log sigmoid(log odds ratio) for every pair, with a the mean log-prob per token and odds exp(a) / (1 - exp(a)).
 
     -a_chosen + lam ln 2 where both sides have the same mean. Rewards are lam * a.
 
@@ -27,15 +27,15 @@ def orpo(policy: Outputs, reference: Outputs | None, batch: Batch, *, lam: float
     """
     if not lam > 0:
         raise ValueError(f"objective 'orpo' got lam={lam}; it is the weight of the odds, > 0, often 0.1; without them it is 'sft'.")
-    both = pairs(policy, None, batch).per_token()
+    pair = pairs(policy, None, batch).per_token()
     # a filler's mean is 0, where the odds are infinite and so is their gradient
-    mean = jnp.where(both.weight[:, None] > 0, both.log_ratios, -1.0)
+    mean = jnp.where(pair.weight[:, None] > 0, pair.log_ratios, -1.0)
     # log odds ratio = (a_w - a_l) - (log(1 - exp a_w) - log(1 - exp a_l))
     log_odds = mean - _log1mexp(mean)
     ratio = log_odds[:, 0] - log_odds[:, 1]
     # L = NLL_w + lam softplus(-log odds ratio)
-    metrics = {"nll/chosen": both.nll, "margins/log_odds": ratio}
-    return pair_terms(both.nll + lam * jax.nn.softplus(-ratio), both, beta=lam, metrics=metrics)
+    metrics = {"nll/chosen": pair.nll, "margins/log_odds": ratio}
+    return pair_terms(pair.nll + lam * jax.nn.softplus(-ratio), pair, beta=lam, metrics=metrics)
 
 
 def _log1mexp(x: Array) -> Array:

@@ -27,7 +27,7 @@ def r_dpo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.
     """
     if not alpha >= 0:
         raise ValueError(f"objective 'r_dpo' got alpha={alpha}; it is the price of a token, >= 0; a negative one pays for length.")
-    both = pairs(policy, reference, batch)
-    longer = both.lengths[:, 0] - both.lengths[:, 1]
+    pair = pairs(policy, reference, batch)
+    longer = pair.lengths[:, 0] - pair.lengths[:, 1]
     # L = softplus(-(beta h + alpha (n_w - n_l)))
-    return pair_terms(jax.nn.softplus(-(beta * both.margin + alpha * longer)), both, beta=beta)
+    return pair_terms(jax.nn.softplus(-(beta * pair.margin + alpha * longer)), pair, beta=beta)

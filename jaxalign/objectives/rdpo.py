@@ -24,8 +24,8 @@ def rdpo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"objective 'rdpo' got label_smoothing={label_smoothing}; it is the rate of flipped labels, 0 <= eps < 0.5.")
-    both = pairs(policy, reference, batch)
-    m = beta * both.margin
+    pair = pairs(policy, reference, batch)
+    m = beta * pair.margin
     # L = ((1 - eps) softplus(-m) - eps softplus(m)) / (1 - 2 eps)
     loss = ((1 - label_smoothing) * jax.nn.softplus(-m) - label_smoothing * jax.nn.softplus(m)) / (1 - 2 * label_smoothing)
-    return pair_terms(loss, both, beta=beta)
+    return pair_terms(loss, pair, beta=beta)

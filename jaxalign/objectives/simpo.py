@@ -1,4 +1,4 @@
-"""SimPO: a margin of mean log-probs a token, without a reference (arXiv 2405.14734, equation 6)."""
+"""SimPO: a margin of mean log-probs per token, without a reference (arXiv 2405.14734, equation 6)."""
 
 import jax
 
@@ -9,7 +9,7 @@ REQUIRES = ("paired",)
 
 
 def simpo(policy: Outputs, reference: Outputs | None, batch: Batch, *, beta: float = 2.0, gamma: float = 1.0) -> Terms:
-    """-log sigmoid(beta (a_chosen - a_rejected) - gamma) for every pair, with a the mean log-prob a token.
+    """-log sigmoid(beta (a_chosen - a_rejected) - gamma) for every pair, with a the mean log-prob per token.
 
     softplus(gamma) where both sides have the same mean. Rewards are beta * a.
 
@@ -27,6 +27,6 @@ def simpo(policy: Outputs, reference: Outputs | None, batch: Batch, *, beta: flo
         raise ValueError(
             f"objective 'simpo' got gamma={gamma}; it is the margin asked for, >= 0 (other code's gamma_beta_ratio times beta)."
         )
-    both = pairs(policy, None, batch).per_token()
+    pair = pairs(policy, None, batch).per_token()
     # L = softplus(-(beta (a_w - a_l) - gamma))
-    return pair_terms(jax.nn.softplus(gamma - beta * both.margin), both, beta=beta)
+    return pair_terms(jax.nn.softplus(gamma - beta * pair.margin), pair, beta=beta)

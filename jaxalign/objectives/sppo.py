@@ -21,7 +21,7 @@ def sppo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.0
       ValueError: beta is not above 0.
     """
     check_beta(beta)
-    both = pairs(policy, reference, batch)
+    pair = pairs(policy, reference, batch)
     half = 0.5 / beta
     # L = (rho_w - 1 / (2 beta))^2 + (rho_l + 1 / (2 beta))^2
-    return pair_terms((both.log_ratios[:, 0] - half) ** 2 + (both.log_ratios[:, 1] + half) ** 2, both, beta=beta)
+    return pair_terms((pair.log_ratios[:, 0] - half) ** 2 + (pair.log_ratios[:, 1] + half) ** 2, pair, beta=beta)

@@ -21,14 +21,14 @@ def wpo(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.1)
       batch: paired groups; response 0 is preferred to response 1.
       beta: strength of the pull to the reference, > 0.
     """
-    both = pairs(policy, reference, batch)
+    pair = pairs(policy, reference, batch)
     head = {"vocab_size": policy.vocab_size, "softcap": policy.softcap}
     collision = token_collision(policy.hidden, policy.unembed, batch.slots >= 0, **head)
     # log w = (1/n) sum_t (log p_t - log sum_v p_v^2)
-    log_weights = (both.logps - sum_responses(collision, batch)[:, :2]) / jnp.maximum(both.lengths, 1)
+    log_weights = (pair.logps - sum_responses(collision, batch)[:, :2]) / jnp.maximum(pair.lengths, 1)
     weights = jax.lax.stop_gradient(jnp.exp(log_weights))
     # L = w_chosen w_rejected softplus(-beta h)
-    terms = pair_terms(weights[:, 0] * weights[:, 1] * jax.nn.softplus(-beta * both.margin), both, beta=beta)
-    terms.metrics["weights/chosen"] = weights[:, 0], both.weight
-    terms.metrics["weights/rejected"] = weights[:, 1], both.weight
+    terms = pair_terms(weights[:, 0] * weights[:, 1] * jax.nn.softplus(-beta * pair.margin), pair, beta=beta)
+    terms.metrics["weights/chosen"] = weights[:, 0], pair.weight
+    terms.metrics["weights/rejected"] = weights[:, 1], pair.weight
     return terms

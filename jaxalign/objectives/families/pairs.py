@@ -28,7 +28,7 @@ class Pairs:
 
     @property
     def nll(self) -> Array:
-        """-log p of the chosen response a token, float32[N], in nats; 0 where it has no scored token."""
+        """-log p of the chosen response per token, float32[N], in nats; 0 where it has no scored token."""
         return -self.logps[:, 0] / jnp.maximum(self.lengths[:, 0], 1.0)
 
     def per_token(self) -> "Pairs":
