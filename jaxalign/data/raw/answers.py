@@ -29,15 +29,15 @@ def answers_of(row: Record, column: str | None = None) -> Answers:
     Raises:
       RowError: there are none, or one is malformed.
     """
-    column = column or row.first(ANSWERS) or next((name for name in ANSWERS if row.get(name) is not None), None)
+    column = column or row.first(ANSWERS) or next((name for name in ANSWERS if row.peek(name) is not None), None)
     if column is None:
         raise RowError("missing_column", "the row has no completion; set rename={'completion': ...} to the column that holds it.")
-    several = several_in(row, column)
+    value, several = row.get(column), several_in(row, column)
     if several is not None and None in several:
         raise RowError("empty_response", f"{column} has no text at place {several.index(None)} (from 0); give it one, or leave it out.")
     if several == []:
         raise RowError("empty_response", f"{column} is an empty list; give it answers, or leave the row out.")
-    items = [_text(item, column, row) for item in ([row.get(column)] if several is None else several)]
+    items = [_text(item, column, row) for item in ([value] if several is None else several)]
     for theirs, ours in NUMBERS.items():
         numbers = [item.numbers.get(theirs) for item in items]
         if any(number is not None for number in numbers):
@@ -48,9 +48,9 @@ def answers_of(row: Record, column: str | None = None) -> Answers:
     return Answers(column, tuple(side(item.value, column, row) for item in items))
 
 
-def several_in(row: Mapping, column: str) -> list | None:
-    """The answers of a column that holds a list of them, also one written as text; None where it holds one answer."""
-    value = row.get(column) if column.endswith("s") else None
+def several_in(row: Record, column: str) -> list | None:
+    """The answers of a column that holds a list of them, also one written as text; None where it holds one. It does not count as read."""
+    value = row.peek(column) if column.endswith("s") else None
     value = notation.read_list(value) if isinstance(value, str) else value
     return list(value) if isinstance(value, (list, tuple)) else None
 

@@ -31,7 +31,9 @@ def prompt_of(row: Record, names: tuple[str, ...] = PROMPTS) -> str | tuple[Mess
     if name is None:
         return None
     prompt = side_of(row, name)
-    instructed = name == "instruction" or (name == "prompt" and row.get("instruction") == row.get("prompt"))
+    instructed = name == "instruction" or (name == "prompt" and row.peek("instruction") == row.get("prompt"))
+    if instructed:
+        row.get("instruction")  # it is read
     for column in SUBJECTS:
         subject = row.get(column)
         if subject not in (*EMPTY, row.get(name)) and not (isinstance(subject, str) and not subject.strip()):

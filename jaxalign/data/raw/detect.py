@@ -30,7 +30,7 @@ def detect(row: Mapping) -> tuple[str, str]:
     if sides is not None:
         by = sides.choice or " and ".join(sides.columns_of_numbers)
         return "choice", f"it has {' and '.join(dict.fromkeys(sides.columns))}, of which {by} chooses the better one"
-    several = several_in(row, answers) if answers else None
+    several = several_in(Record(row), answers) if answers else None
     inside = {key for item in several or () if isinstance(item, Mapping) for key in item}
     if answers and (has & {"score", "scores"} or inside & {"score", "overall_score", "rating"}):
         return "scored", "it has score or scores"

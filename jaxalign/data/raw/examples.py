@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 
+from jaxalign.data.raw.context import TOOLS
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import Message
 from jaxalign.data.raw.records import Record
@@ -72,7 +73,7 @@ def written(example: Example) -> bytes:
 
 def note_odd(example: Example, row: Record) -> None:
     """Notes in the row what its texts had lost before it was read: characters, and values of which a word is left."""
-    row.note_missing()
+    row.note_missing(but=TOOLS)
     sides = [example.prompt or "", *example.responses]
     texts = [text for side in sides for text in ([side] if isinstance(side, str) else [turn["content"] for turn in side])]
     if any(one == other for one, other in itertools.combinations(example.responses, 2)):

@@ -46,8 +46,8 @@ def hh(row: Record, *, scoring: Scoring) -> Example:
     """
     dialogues = [messages_of(hh_turns(text_of(row, name), name), name, row) for name in ("chosen", "rejected")]
     prompt, responses = common_prompt(*dialogues)
-    text = row.get("prompt")
-    if isinstance(text, str) and text.strip() and not row["chosen"].strip().startswith(text.strip()):
+    text = row.get("prompt") if isinstance(row.peek("prompt"), str) else ""
+    if text.strip() and not row["chosen"].strip().startswith(text.strip()):
         _check_within(text, prompt, row)
     return Example(prompt, responses, (1.0, 0.0), True)
 
@@ -87,9 +87,10 @@ def ranked(row: Record, *, scoring: Scoring) -> Example:
 
 def messages(row: Record, *, scoring: Scoring) -> Example:
     """A conversation `messages` or `conversations` for supervised fine-tuning: the response begins at its first assistant turn."""
-    turns = side(row.get(row.first(CONVERSATIONS) or CONVERSATIONS[0]), CONVERSATIONS[0], row)
+    name = row.first(CONVERSATIONS) or CONVERSATIONS[0]
+    turns = side(row.get(name), name, row)
     if isinstance(turns, str):
-        raise RowError("wrong_type", f"messages is {turns[:40]!r}; it must be a list of messages.")
+        raise RowError("wrong_type", f"{name} is {turns[:40]!r}; it must be a list of messages.")
     first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))
     end = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1) + 1
     if first == 0 or not end:

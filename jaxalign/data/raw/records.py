@@ -38,8 +38,8 @@ class Record(Mapping):
         return ", ".join(sorted(self._given))
 
     def peek(self, name: str) -> object:
-        """The value of a column that the row has; this does not count as reading it."""
-        return self._values[name]
+        """The value of a column, None where the row lacks it; this does not count as reading it."""
+        return self._values.get(name)
 
     def put(self, name: str, value: object) -> None:
         """Adds a column that is made from others, or takes the place of one."""
@@ -72,10 +72,10 @@ class Record(Mapping):
         """The first of these columns that holds something, None where none does. It alone counts as read."""
         return next((name for name in names if self._values.get(name) not in EMPTY), None)
 
-    def note_missing(self) -> None:
-        """Notes a column that was read and holds but the word for a missing value."""
+    def note_missing(self, but: Collection[str]) -> None:
+        """Notes a column that was read and holds but the word for a missing value; `but`: columns in which that is no text."""
         for name, value in self._values.items():
-            if isinstance(value, str) and self.origin(name) in self._read and value.strip().lower() in MISSING:
+            if name not in but and isinstance(value, str) and self.origin(name) in self._read and value.strip().lower() in MISSING:
                 self.changed["missing_word"] = f"{name} is {value!r}, as tables write a missing value; it is taken as that text"
 
     def unread(self) -> list[str]:
@@ -100,6 +100,7 @@ def _left(name, value, renamed):
             yield from _left(f"{name}.{key}", item, renamed)
     elif inside and isinstance(value, list):
         for i, item in enumerate(value):
-            yield from (part if part != f"{name}.{i}" else f"{name}[]" for part in _left(f"{name}.{i}", item, renamed))
+            path = f"{name}.{i}" if f"{name}.{i - len(value)}" not in renamed else f"{name}.{i - len(value)}"
+            yield from (part if part != path else f"{name}[]" for part in _left(path, item, renamed))
     else:
         yield name

@@ -67,7 +67,7 @@ class Scoring:
         Raises:
           RowError: a score is missing, no number, or outside the range.
         """
-        name = "scores" if row.get("scores") is not None and not sides else "score"
+        name = "scores" if row.peek("scores") is not None and not sides else "score"
         attributes = self.weights or ((name, 1.0),)
         columns = [[self._place(value) for value in numbers(row, name, count=count, sides=sides)] for name, _ in attributes]
         total = sum(weight for _, weight in attributes)

@@ -67,7 +67,8 @@ def messages_of(value, name: str, row: Record) -> tuple[Message, ...]:
     """
     value = [value] if isinstance(value, Mapping) else value
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise RowError("wrong_type", f"{name} is {str(value)[:40]!r}; it must be a list of messages.")
+        what = "text or a list" if isinstance(value, (int, float)) else "a list"
+        raise RowError("wrong_type", f"{name} is {type(value).__name__} {str(value)[:40]!r}; it must be {what} of messages.")
     value = value[:-1] if len(value) > 1 and value[-1] == "<|assistant|>" else value
     turns = tuple(_message(message, name, row) for message in value)
     for i, turn in enumerate(turns):

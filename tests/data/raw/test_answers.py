@@ -152,3 +152,24 @@ def test_a_prompt_beside_conversations_that_ask_otherwise_is_counted_and_an_empt
     for prompt in (" ", [{"role": "user", "content": " "}]):
         with pytest.raises(RowError, match="the prompt is empty"):
             convert({"prompt": prompt, "system": "s", "completion": "c"}, "completion")
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "unread"),
+    [
+        ({"prompt": "p", "instruction": "i", "completion": "c"}, {}, ["instruction"]),
+        ({"prompt": "p", "instruction": "p", "completion": "c"}, {}, []),
+        ({"prompt": "p", "chosen": "c", "rejected": "r", "scores": [1, 2], "score_chosen": 1, "score_rejected": 0},
+         {"scoring": Scoring((0, 1))}, ["scores"]),
+        ({**CHOSEN_BELOW, "score_1": 0, "outputs": ["a", "b"]}, {}, ["outputs"]),
+        ({"conversations": [{"from": "human", "value": "p"}, {"from": "gpt", "value": "a", "lang": "en"}]}, {}, ["conversations[].lang"]),
+    ],
+)  # fmt: skip
+def test_a_column_that_is_only_looked_at_is_named(row, options, unread):
+    assert convert(row, **options)[1].unread() == unread
+
+
+def test_an_answer_that_is_a_number_is_refused_as_one():
+    with pytest.raises(RowError, match="completion is float '3.5'; it must be text or a list of messages"):
+        convert({"prompt": "p", "completion": 3.5})
+    assert not convert({"messages": [*TURNS, {"role": "assistant", "content": "c"}], "tools": "null"})[1].changed

@@ -20,6 +20,7 @@ from jaxalign.data.raw.records import Record
         ({"m": {"q": "q", "more": {"id": 3, "n": 4}}}, {"prompt": "m.q", "n": "m.more.n"}, ["m.more.id", "n"]),
         ({"prompt": {"text": "q", "id": 3}}, {"prompt": "prompt.text"}, ["prompt.id (replaced by rename)"]),
         ({"texts": ["q", "other", "third"]}, {"prompt": "texts.0"}, ["texts[]"]),
+        ({"texts": ["other", "q"]}, {"prompt": "texts.-1", "n": "texts.0"}, ["n"]),
         ({"m.q": "q", "m": {"q": "other"}}, {"prompt": "m.q"}, []),
     ],
 )
