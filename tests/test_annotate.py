@@ -173,6 +173,7 @@ def test_the_command_writes_the_columns_and_says_what_they_hold(tmp_path, cache,
     assert "mean -" in printed
 
 
+@pytest.mark.slow
 def test_an_advantage_without_its_reward_column_or_head_is_refused(tmp_path, cache):
     run(tmp_path / "plain", cache)
     with pytest.raises(ValueError, match="is a run without a value head"):

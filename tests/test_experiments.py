@@ -100,6 +100,7 @@ def test_the_lake_writes_its_table_and_sft_nears_the_optimal_policy(tmp_path, mo
     assert json.loads((tmp_path / "results.json").read_text())["standard map"]["SFT"]["difference"] == 0
 
 
+@pytest.mark.slow
 def test_texts_of_the_tree_have_probability_one_together_and_are_those_of_a_plain_network():
     params = tree_mdp.start(2, first_seed=1)
     p = tree_mdp.probabilities(params, 2)

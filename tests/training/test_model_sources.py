@@ -104,6 +104,7 @@ def test_weights_that_are_cut_short_are_found_before_any_data_is_tokenized(cache
     assert "it was cut short" in capsys.readouterr().err and not (tmp_path / "empty").exists()
 
 
+@pytest.mark.slow
 def test_a_stale_export_is_moved_aside_and_written_anew(tmp_path, capsys):
     model = models.build(load_config(STORIES))
     with jax.set_mesh(checkpoints.one_device()):

@@ -75,6 +75,7 @@ def assert_same(uninterrupted, workdir):
     assert metrics(workdir) == lines
 
 
+@pytest.mark.slow
 def test_kill_and_resume_equals_an_uninterrupted_run_bit_for_bit(uninterrupted, tmp_path, cache, capsys):
     assert die("step", 7, tmp_path, cache).returncode == -9
     assert max(kept(tmp_path)) == 5
