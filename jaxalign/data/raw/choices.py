@@ -24,6 +24,7 @@ from jaxalign.data.raw.scores import EVIDENCE, listed, number
 
 TEXTS = ("response", "answer", "completion", "output", "human_ref", "summary", "conversation", "generation")
 SUFFIXES = (("0", "1"), ("1", "2"), ("a", "b"), ("A", "B"))
+BASES = {("0", "1"): 0, ("1", "2"): 1}  # suffixes -> the number of the first answer
 CHOICES = (
     "choice", "better_response_id", "preferred", "winner", "preference", "overall_preference", "preference_strength", "safer_response_id",
     "label",
@@ -41,6 +42,11 @@ class Sides(NamedTuple):
     suffixes: tuple[str, str]
     choice: str | None  # the column that chooses; None: `numbers` do
     numbers: str | None = None  # one of NUMBERS
+
+    @property
+    def base(self) -> int | None:
+        """The number that the names of the columns give to the first answer, 0 or 1; None where they have no numbers."""
+        return BASES.get(self.suffixes) if self.columns[0] != self.columns[1] else None
 
     @property
     def columns_of_numbers(self) -> list[str]:
@@ -74,7 +80,8 @@ def to_pair(row: Record, *, base: int | None) -> None:
     """Adds `prompt`, `chosen` and `rejected` to a row, and NAME_chosen, NAME_rejected for NAME_0, NAME_1 or numbers NAMEs of the answers.
 
     Args:
-      base: 0 or 1: the number of the first answer in a column of numbers; None: as the names of the answers say, else 0.
+      base: 0 or 1: the number of the first answer in a column of numbers, which `survey.check` finds for a whole set; None: the number
+        in the names of the answers, else 0.
 
     Raises:
       RowError: no two answers, no choice, or a tie.
@@ -98,7 +105,7 @@ def place_of(value, sides: Sides, base: int | None) -> int:
     Raises:
       RowError: it names neither (rule "choice"), or both (rule "tie").
     """
-    place = int(value) if isinstance(value, bool) else number(value)
+    place = int(value) if isinstance(value, bool) and sides.choice in FIRST_IS_ONE.values() else number(value)
     if place is None and isinstance(value, str):  # a number is one in text too: "1" is no name of response1
         word = value.strip().lower()
         if word in TIES:
@@ -116,7 +123,7 @@ def place_of(value, sides: Sides, base: int | None) -> int:
         return int(place > 0)
     if sides.choice in FIRST_IS_ONE.values():
         place, base = 1 - place, 0
-    start = base if base is not None else int(sides.suffixes == ("1", "2"))
+    start = base if base is not None else sides.base or 0
     if place - start not in (0, 1):
         raise RowError("choice", f"{sides.choice} is {str(value)[:40]}; it must be {start} for the first answer or {start + 1}.")
     return int(place - start)

@@ -135,7 +135,7 @@ def to_example(
       feedback: "pair": of scored or ranked responses the best and the worst; equal scores break the rule "tie", and the order of the list
         does not matter. "label": the two of a pair judged one by one, 1 and 0. "score": likewise, by their scores. None: as the format is.
       keep_columns: our name -> column of the row (of a pair, COLUMN_chosen and COLUMN_rejected): numbers kept in `columns`.
-      base: of format "choice": the number of the first answer, 0 or 1; None: as their names say.
+      base: of format "choice": the number of the first answer, 0 or 1; None: as in their names, else 0.
       chat: a template writes the turns, so text that holds turns already is read as turns, or refused.
 
     Raises:

@@ -12,7 +12,7 @@ from jaxalign.data.raw import choices
 from jaxalign.data.raw.answers import answers_of
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.labels import LABELS, WORDS, word_of
-from jaxalign.data.raw.records import EMPTY, Record
+from jaxalign.data.raw.records import Record
 from jaxalign.data.raw.scores import Scoring, listed, number
 from jaxalign.data.raw.sources import Rows
 
@@ -25,7 +25,8 @@ def check(rows: Rows, *, format: str, scoring: Scoring, feedback: str | None) ->
     """The number of the first answer in the choices of a set of format "choice", 0 or 1; None for other sets.
 
     Raises:
-      ValueError: labels, scores or choices are not what the settings suppose; the message says what they are.
+      ValueError: labels, scores or choices are not what the settings suppose, or choices leave open which answer they name; the message
+        lists them.
     """
     if format == "binary":
         _check_labels(rows)
@@ -100,25 +101,28 @@ def _check_signed(rows, seen):
 
 
 def _base(rows):
-    seen_in, sides = defaultdict(Counter), None
+    seen_in, named = defaultdict(Counter), set()
     for row in _records(rows):
         sides = choices.sides_of(row)
-        if sides is not None and sides.choice is not None:
-            value = row[sides.choice]
-            place = int(value) if isinstance(value, bool) else number(value)
-            if place is not None and value not in EMPTY:
-                seen_in[sides.choice][place] += 1
+        place = None if sides is None or sides.choice is None else number(row[sides.choice])
+        if place is not None:
+            seen_in[sides.choice][place] += 1
+            named.add(sides.base)
     _check_signed(rows, seen_in)
-    counted = (values for name, values in seen_in.items() if name not in (*choices.SIGNED, *choices.FIRST_IS_ONE.values()))
-    seen = sum(counted, Counter())
+    counted = {name: values for name, values in seen_in.items() if name not in (*choices.SIGNED, *choices.FIRST_IS_ONE.values())}
+    seen = sum(counted.values(), Counter())
     if not seen:
         return None
-    named = sides is not None and sides.suffixes == ("1", "2")
-    bases = [base for base in ((1, 0) if named else (0, 1)) if sum(seen[base + place] for place in (0, 1)) >= (1 - FEW) * seen.total()]
-    counts = ", ".join(f"{value:g} ({count:,} rows)" for value, count in seen.most_common(SHOWN))
-    if not bases or (named and bases[0] == 0):
+    bases = [base for base in (0, 1) if seen[base] + seen[base + 1] >= (1 - FEW) * seen.total()]
+    if named != {None}:
+        bases = [base for base in bases if named == {base}]
+    elif bases == [0] and not counted.keys().isdisjoint(LABELS):
+        bases = []  # 1 may be the second answer, or true of the first
+    if len(bases) != 1:
+        counts = ", ".join(f"{value:g} ({count:,} rows)" for value, count in seen.most_common(SHOWN))
         raise ValueError(
-            f"the choices of {rows.name} are {counts}, which leave open which answer each names; write chosen and rejected instead, or the "
-            "name of the better answer's column."
+            f"the choices of {rows.name}, in {' and '.join(counted)}, are {counts}, which leave open which answer each names: 1 may be the "
+            "first or the second. Name the answers by their numbers with rename, as response_0 and response_1, or response_1 and "
+            "response_2; or write chosen and rejected, or the name of the better answer's column."
         )
     return bases[0]

@@ -74,6 +74,7 @@ def test_two_answers_and_a_choice_become_best_first(row, because, best_first):
         ({**ARENA, "winner": "model_c"}, "choice"),
         ({**PKU, "better_response_id": 2}, "choice"),
         ({**PKU, "better_response_id": [1]}, "choice"),
+        ({"prompt": "p", "response_a": "a", "response_b": "b", "preferred": True}, "choice"),
         ({**SHP, "score_A": 1}, "scores_against_order"),
         ({"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, 1, 2]}, "tie"),
         ({"prompt": "p", "responses": ["a", "b"], "ranks": [1]}, "wrong_type"),
