@@ -9,7 +9,7 @@ from jaxalign.data.raw.formats import FORMATS
 from jaxalign.data.raw.labels import LABELS
 from jaxalign.data.raw.records import Record
 from jaxalign.data.raw.turns import CONVERSATIONS
-from jaxalign.data.raw.typed import HH_TURN
+from jaxalign.data.raw.typed import is_hh
 
 
 def detect(row: Mapping) -> tuple[str, str]:
@@ -21,8 +21,7 @@ def detect(row: Mapping) -> tuple[str, str]:
     has = {name for name, value in row.items() if value is not None}
     answers = next((name for name in ANSWERS if name in has), None) if has_prompt(has) else None
     if {"chosen", "rejected"} <= has and not isinstance(row["chosen"], (bool, int)):
-        is_hh = isinstance(row["chosen"], str) and HH_TURN.match(row["chosen"])
-        return ("hh", "chosen and rejected begin with \\n\\nHuman:") if is_hh else ("paired", "it has chosen and rejected")
+        return ("hh", "chosen and rejected begin with \\n\\nHuman:") if is_hh(row["chosen"]) else ("paired", "it has chosen and rejected")
     for name in LABELS:
         if name in has and (answers or has & set(CONVERSATIONS)):
             return "binary", f"it has {name}"

@@ -12,7 +12,7 @@ from jaxalign.data.raw.context import TOOLS
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import Message
 from jaxalign.data.raw.records import Record
-from jaxalign.data.raw.typed import refuse_rendered
+from jaxalign.data.raw.typed import refuse_dialogue, refuse_rendered
 
 Messages = tuple[Message, ...]
 LOST = "\ufffd"
@@ -85,7 +85,7 @@ def note_odd(example: Example, row: Record) -> None:
 
 
 def refuse_rendered_text(example: Example) -> None:
-    """Raises RowError (rule "rendered_text") where a template has been at a text already; see `typed.refuse_rendered`."""
+    """Raises RowError where a template has been at a text already, or an answer holds whole turns; see `typed`."""
     if example.prompt is None:
         return
     prompt = [{"role": "user", "content": example.prompt}] if isinstance(example.prompt, str) else example.prompt
@@ -94,6 +94,8 @@ def refuse_rendered_text(example: Example) -> None:
     for response in example.responses:
         for turn in [{"content": response}] if isinstance(response, str) else response:
             refuse_rendered(turn["content"], "a response", asks=False)
+            if turn.get("role") != "tool":
+                refuse_dialogue(turn["content"])
 
 
 def best_and_worst(example: Example) -> Example:

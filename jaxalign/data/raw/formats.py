@@ -12,7 +12,7 @@ from jaxalign.data.raw.labels import LABELS, label_of
 from jaxalign.data.raw.records import Record
 from jaxalign.data.raw.scores import Scoring
 from jaxalign.data.raw.turns import CONVERSATIONS, common_prompt, conversation, messages_of, side, side_of, text_of
-from jaxalign.data.raw.typed import hh_prompt, hh_turns
+from jaxalign.data.raw.typed import hh_answer, hh_prompt, hh_turns, is_hh
 
 PAIRS = ("paired", "hh", "choice")
 # What a source's `feedback` may be, and of which formats.
@@ -22,9 +22,12 @@ FEEDBACK = {"pair": (*PAIRS, "scored", "ranked"), "label": (*PAIRS, "binary"), "
 def paired(row: Record, *, scoring: Scoring) -> Example:
     """From a prompt, `chosen` and `rejected`, as text or messages; without a prompt it is what the two conversations share.
 
+    Two dialogues written as text are read as `hh` reads them.
     The rewards are 1 and 0, or `score_chosen` and `score_rejected` where the source specifies how to read scores; so also of hh and choice.
     """
     pair = tuple(side_of(row, name) for name in ("chosen", "rejected"))
+    if all(map(is_hh, pair)):
+        return hh(row, scoring=scoring)
     prompt = asked.prompt_of(row)
     if prompt is not None and all(isinstance(answer, str) for answer in pair):
         return Example(prompt, pair, (1.0, 0.0), True)
@@ -194,7 +197,7 @@ def _in_turns(example, row):
     if turns is None:
         return example
     row.changed["hh_prompt"] = f"the prompt is a dialogue written as text, {example.prompt[:30]!r}; it was read as turns"
-    stripped = (answer.strip() if isinstance(answer, str) else answer for answer in example.responses)
+    stripped = (hh_answer(answer) if isinstance(answer, str) else answer for answer in example.responses)
     return dataclasses.replace(
         example, prompt=messages_of(turns, "prompt", row), responses=tuple(conversation(answer) for answer in stripped)
     )

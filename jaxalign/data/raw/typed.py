@@ -10,6 +10,8 @@ from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import CALLS, ROLES
 
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+# "Human:" alone may begin an answer: a few of HH's do.
+HH_IN_ANSWER = re.compile(r"\n\nHuman:|\A\n\nAssistant:|\A\s*Human:(?=.*\n\nAssistant:)", re.DOTALL)
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 NOTATION = re.compile(r"""\s*\[?\s*\{""")
 KEYS = [re.compile(rf"""["'](?:{names})["']\s*:""") for names in ("role|from", "content|value|tool_calls")]
@@ -45,6 +47,11 @@ def written_out(text: str, name: str) -> list | dict | None:
     return parsed if messages and all(_is_message(message) for message in messages) else None
 
 
+def is_hh(text: object) -> bool:
+    r"""Whether it is a text that begins with "\n\nHuman:"."""
+    return isinstance(text, str) and text.startswith("\n\nHuman:")
+
+
 def hh_turns(dialogue: str, name: str) -> list[dict[str, str]]:
     r"""The messages of a dialogue "\n\nHuman: ...\n\nAssistant: ...", their texts stripped.
 
@@ -65,6 +72,25 @@ def hh_prompt(prompt: str) -> list[dict[str, str]] | None:
     turns = hh_turns(text, "prompt")
     open_turn = turns[-1]["role"] == "assistant" and not turns[-1]["content"]
     return turns[:-1] if open_turn else turns
+
+
+def hh_answer(answer: str) -> str:
+    r"""An answer to an HH prompt, stripped, without the "Assistant:" that opens its turn where the prompt does not."""
+    return re.sub(r"^Assistant:\s*", "", answer.strip())
+
+
+def refuse_dialogue(answer: str) -> None:
+    r"""Raises RowError (rule "hh_answer") where an answer holds turns in writing: it is a dialogue, or goes on with "\n\nHuman:".
+
+    A template would write them into a single turn.
+    """
+    turn = HH_IN_ANSWER.search(answer)
+    if turn:
+        raise RowError(
+            "hh_answer",
+            f"a response holds the turn {turn[0].strip()!r} as text: {answer[max(0, turn.start() - 20) : turn.start() + 40]!r}; give the "
+            "answer alone or messages, whole dialogues as chosen and rejected, or train the text as it stands with template='plain'.",
+        )
 
 
 def refuse_rendered(text: str, what: str, *, asks: bool) -> None:

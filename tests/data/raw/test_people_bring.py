@@ -173,6 +173,35 @@ def test_what_nothing_reads_is_named_and_a_left_out_turn_is_counted():
     assert convert(NECTAR)[1].unread() == ["answers[].model"]
 
 
+def test_dialogues_as_text_beside_their_prompt_are_read_as_turns():
+    row = {"prompt": HH, "chosen": HH + " a", "rejected": HH + " b"}
+    expected = convert({"chosen": HH + " a", "rejected": HH + " b"})[0]
+    assert (expected.prompt[-1]["content"], texts(expected)) == ("Name?", ("a", "b"))
+    assert formats.to_example(row, name="paired") == expected
+
+
+@pytest.mark.parametrize(
+    "answer", ["\n\nHuman: q\n\nAssistant: a", "Human: q\n\nAssistant: a", " a\n\nHuman: next", "\n\nAssistant: a"], ids=repr
+)
+@pytest.mark.parametrize("made", ["completion", "chosen", "messages"])
+def test_an_answer_that_holds_turns_as_text_is_refused_where_a_template_writes_turns(answer, made):
+    row = {"prompt": "q", "completion": answer} if made == "completion" else {"prompt": "q", "chosen": answer, "rejected": "b"}
+    row = row if made != "messages" else {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]}
+    name = {"chosen": "paired"}.get(made, made)
+    with pytest.raises(RowError, match="as text") as error:
+        convert(row, name)
+    assert error.value.rule == "hh_answer"
+    if made != "messages":
+        assert convert(row, name, chat=False)[0].responses[0] == answer
+
+
+def test_an_answer_that_opens_its_own_turn_and_one_that_mentions_a_human_are_read():
+    assert texts(convert({"prompt": "\n\nHuman: q", "completion": "\n\nAssistant: a"})[0]) == ("a",)
+    pair = {"prompt": "\n\nHuman: q", "chosen": "\n\nAssistant: a", "rejected": "\n\nAssistant: b"}
+    assert texts(convert(pair)[0]) == ("a", "b")
+    assert convert({"prompt": "q", "completion": "Human: a word\nHuman: again"})[0].responses == ("Human: a word\nHuman: again",)
+
+
 @pytest.mark.parametrize("label", [True, 1, "1", 1.0, "Yes", "+1", "thumbs_up", -1, "false", 0, "NO"])
 def test_labels_of_every_spelling_are_read(label):
     good = label in (True, 1, "1", "Yes", "+1", "thumbs_up")
