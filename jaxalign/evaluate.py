@@ -72,19 +72,14 @@ def _of_run(options, overrides) -> Subject:
     from jaxalign.training import runs
 
     workdir = Path(options.workdir) / (options.stage or "")
-    there = runs.steps(workdir)
-    if not there:
-        raise ValueError(runs.no_run(workdir))
-    # the devices start as the configuration asks, before the files of a step are checked with them
-    asked = runs.parse_step(options.step, workdir)
-    record = runs.record(workdir, asked if asked in there else there[-1])
+    step = runs.chosen(workdir, runs.parse_step(options.step, workdir))
+    record = runs.record(workdir, step)
     config = ConfigDict(record["config"])
     config.model.tokenizer = record["tokenizer"]
     config.train.update({key: SCHEMA["train"][key].default for key in OF_TRAINING})
     override(config, overrides)
     cfg = resolve(ConfigDict(stored.settled(config.to_dict(), typed=keys_of(overrides))))
     start_devices(Run("", {"": cfg}, options))
-    step = runs.chosen(workdir, asked)
     head = None if record["value_head"] is None else ValueHeadConfig(max_value=record["value_head"])
     digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
     name = f"step-{step}{'-' + digest if overrides else ''}.json"

@@ -103,7 +103,8 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         sets = prepared_sets(cfg)
         check_data(objective, model, sets.all)
         sets = with_columns(cfg, sets)
-        build.write_tokenizer(cfg, workdir / runs.TOKENIZER)
+        before = saved.read_run(start).get("tokenizer_files") if start else None
+        tokenizer = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=before)
         check_rewards(cfg, objective, sets.all)
         lengths = durations(cfg, sets.train)
         steps = lengths.total + lengths.every  # a source may look so far ahead
@@ -122,7 +123,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
             log.say(note)
         followed = list(sets.held_out.values())[:1] if jax.process_index() == 0 else []
         samples = [Samples(workdir, one, start_step=start) for one in followed]
-        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, samples)
+        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, tokenizer, samples)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()
@@ -167,6 +168,7 @@ class Loop:
     log: object
     prepared: list[str]
     origin: str | None  # a hash of the weights that the run started from
+    tokenizer: dict[str, list]  # what the files of the run's copy of the tokenizer are like
     samples: list  # a reports.samples.Samples of the first held-out set, on the first process
 
 
@@ -243,7 +245,8 @@ def _save(run: Loop, state, step: int, held_out_metrics) -> None:
     from jaxalign.training import checkpoint
 
     tokenizer = build.tokenizer_folder(run.cfg)
-    record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, prepared=run.prepared, weights=run.origin)
+    contents = {"prepared": run.prepared, "weights": run.origin, "tokenizer_files": run.tokenizer}
+    record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, **contents)
     run.log.flush()  # the lines of what is saved are on disk before it is
     run.saved.save(state, step=step, run=record, metrics=held_out_metrics)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxalign import objectives, sharding
+from jaxalign import manifest, objectives, sharding
 from jaxalign.config.durations import Durations
 from jaxalign.config.functions import options
 from jaxalign.data.rows import store
@@ -76,10 +76,14 @@ def renderer(cfg: ConfigDict) -> Renderer:
     return render.make(tokenizer, template=cfg.data.template, reasoning=cfg.data.reasoning)
 
 
-def write_tokenizer(cfg: ConfigDict, folder: Path) -> None:
-    """Writes the tokenizer as this run trains with it, template and stop tokens included; the first process does."""
-    if jax.process_index() == 0:
+def write_tokenizer(cfg: ConfigDict, folder: Path, *, before: dict[str, list] | None) -> dict[str, list]:
+    """Writes the tokenizer as this run trains with it, template and stop tokens included; returns what its files are like.
+
+    The first process does. A folder that is as it was `before`, as the checkpoint that a run continues from records it, stays.
+    """
+    if jax.process_index() == 0 and not (before and not manifest.difference(folder, before)):
         trained.write(folder, renderer(cfg), source=tokenizer_folder(cfg), all_turns=cfg.data.train_turns == "all")
+    return manifest.describe(folder) if jax.process_index() == 0 else {}
 
 
 def gained(cfg: ConfigDict) -> vocabulary.Gained | None:

@@ -1,6 +1,6 @@
 """Writes a folder that transformers loads: config.json, weights in safetensors shards, and the tokenizer files carried along."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 import functools
 import json
 import os
@@ -45,13 +45,13 @@ def save(
     tokenizer_from: str | Path | None = None,
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
-    more: Mapping[str, str] | None = None,
+    seal: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Writes the model as a Hugging Face checkpoint folder, whole or not at all (a temporary sibling folder is renamed at the end).
 
     dtype is "float32" or "bfloat16". tokenizer_from is a folder whose tokenizer files, generation defaults and special token ids are
-    carried along; `more` are further files, name -> text. With several processes all must call this; process 0 writes, every tensor
-    being gathered by itself.
+    carried along; `seal` gets the folder once it is complete, before it has its name. With several processes all must call this; process 0
+    writes, every tensor being gathered by itself.
 
     Raises:
       ValueError: an unknown dtype, a folder that exists, a tokenizer folder that does not, or a config the family cannot express.
@@ -75,8 +75,7 @@ def save(
             _write(partial, files, values, dtype, tensor)
             if tokenizer_from is not None:
                 carry(partial, tokenizer_from)
-            for name, text in (more or {}).items():
-                (partial / name).write_text(text, encoding="utf-8")
+            seal(partial)
             partial.rename(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -151,7 +151,7 @@ class Checkpoints:
         if not self._keep_best:
             return set(there[-self._keep_last :])
         try:
-            return {*there[-self._keep_last :], *runs.best(runs.losses(self.workdir, self._metric))[-self._keep_best :]}
+            return {*there[-self._keep_last :], *runs.best(runs.losses(self.workdir, self._metric, there))[-self._keep_best :]}
         except CheckpointError:
             return set(there)
 
@@ -200,9 +200,21 @@ def only_run(workdir: str | Path) -> Iterator[None]:
 
 
 def run_record(
-    config: dict, model: models.Model, tokenizer: str, *, step: int, prepared: list[str], weights: str | None = None
+    config: dict,
+    model: models.Model,
+    tokenizer: str,
+    *,
+    step: int,
+    prepared: list[str],
+    weights: str | None = None,
+    tokenizer_files: dict[str, list] | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint records of its run. `weights` is a hash of those that it started from.
+    """What a checkpoint records of its run.
+
+    Args:
+      tokenizer: where it came from.
+      weights: a hash of those that the run started from.
+      tokenizer_files: what the files of the run's own copy of the tokenizer are like, as `manifest.describe` gives it.
 
     The data position is (seed, step) in the prepared sets, whose names are hashes of their content: a batch is a pure function of these.
     """
@@ -212,6 +224,7 @@ def run_record(
         "value_head": config["model"]["value_head"],
         "weights": weights,
         "tokenizer": str(Path(tokenizer).absolute()),
+        "tokenizer_files": tokenizer_files,
         "data": {"seed": config["seed"], "step": step, "prepared": prepared},
     }
     return json.loads(json.dumps(record))

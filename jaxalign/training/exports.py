@@ -1,16 +1,18 @@
-"""Exports of a run: Hugging Face folders that carry from which checkpoint they were made, so that a stale one is never taken."""
+"""Exports of a run: Hugging Face folders with a manifest of their files and of the checkpoint that they were made from."""
 
-import json
+import functools
 from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 
 from jaxalign.hf import save as hf_save
+from jaxalign.manifest import Manifest
 from jaxalign.models import model as models
 from jaxalign.training import runs
 
-ORIGIN = "jaxalign.json"  # file of an export: the run, the step and a hash of the checkpoint that it was made from
+SEAL = Manifest("jaxalign.json", closed=False)  # its facts: the run, the step, a hash of the checkpoint that the export was made from
+WEIGHTS = ".safetensors"
 
 
 def write(folder: str | Path, model: models.Model, params, *, workdir: str | Path, step: int, dtype: str) -> None:
@@ -21,18 +23,19 @@ def write(folder: str | Path, model: models.Model, params, *, workdir: str | Pat
       OSError: the disk is full; nothing is left behind.
     """
     tokenizer = runs.tokenizer(workdir, step)
-    origin = json.dumps({"run": str(workdir), **_origin(workdir, step, dtype)}, indent=2) + "\n"
-    hf_save.save(folder, model, params, tokenizer_from=tokenizer, dtype=dtype, more={ORIGIN: origin})
+    seal = functools.partial(SEAL.write, facts={"run": str(workdir), **_origin(workdir, step, dtype)})
+    hf_save.save(folder, model, params, tokenizer_from=tokenizer, dtype=dtype, seal=seal)
 
 
 def refresh(folder: Path, model: models.Model, params, *, workdir: str | Path, step: int, dtype: str) -> None:
-    """Writes the export of a run's last checkpoint unless it is there. One that was made from another checkpoint is moved aside."""
-    if _is_of(folder, _origin(workdir, step, dtype)):
+    """Writes the export of a run's last checkpoint unless it is there, whole. One that is not is moved aside."""
+    reason = _stale(folder, _origin(workdir, step, dtype))
+    if not reason:
         return
     if jax.process_index() == 0 and folder.exists():
         aside = runs.unused(folder)
         folder.rename(aside)
-        runs.to_stderr(f"the export {folder} is not of the checkpoint of step {step}: it was moved to {aside}, and a new one is written.")
+        runs.to_stderr(f"the export {folder} {reason}: it was moved to {aside}, and a new one of step {step} is written.")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("jaxalign.exports.refresh")
     write(folder, model, params, workdir=workdir, step=step, dtype=dtype)
@@ -42,9 +45,24 @@ def _origin(workdir, step, dtype):
     return {"step": step, "checkpoint": runs.SEAL.digest(runs.checkpoints(workdir) / str(step)), "dtype": dtype}
 
 
-def _is_of(folder: Path, origin: dict) -> bool:
-    try:
-        values = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and origin.items() <= values.items()
+def _stale(folder: Path, origin: dict) -> str:
+    """Why the folder is not the whole export of this origin, as the end of a sentence; "" where it is."""
+    if not _has_manifest(folder):
+        return f"has no manifest in {SEAL.name}"
+    if damage := SEAL.damage(folder):
+        return f"is damaged ({damage})"
+    return "" if origin.items() <= SEAL.read(folder).items() else "is of another checkpoint or type"
+
+
+def check(folder: Path) -> None:
+    """Raises ValueError where the weights in a folder are an export whose manifest contradicts them. A person may edit its other files."""
+    if _has_manifest(folder) and (damage := SEAL.damage(folder, lambda name: name.endswith(WEIGHTS))):
+        raise ValueError(
+            f"the export {folder} is damaged: {damage}; remove it and write it anew with python -m jaxalign.export, or bring an "
+            "intact copy there."
+        )
+
+
+def _has_manifest(folder):
+    # earlier versions wrote the origin alone
+    return SEAL.is_in(folder) and '"files"' in (folder / SEAL.name).read_text(encoding="utf-8", errors="replace")

@@ -3,11 +3,12 @@
 WORKDIR/checkpoints/STEP is a finished checkpoint. `checkpoint` writes it; a save that did not finish has another name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
 import json
 import math
 from pathlib import Path
+import re
 import sys
 from typing import Any
 
@@ -17,12 +18,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxalign import sharding
-from jaxalign.manifest import Manifest
+from jaxalign.manifest import Manifest, difference
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig, RopeScaling
 from jaxalign.models.heads import ValueHeadConfig
 
 SEAL = Manifest("manifest.json")  # of a finished checkpoint
+RECORD = "run/metadata"  # file of a checkpoint: what `checkpoint.run_record` makes
+STEP = re.compile(r"0|[1-9][0-9]*")  # name of a checkpoint's folder
 NO_STEP = -1
 TOKENIZER = "tokenizer"  # folder in a run's folder: the tokenizer, template and stop tokens as trained
 
@@ -33,8 +36,13 @@ class CheckpointError(RuntimeError):
 
 def to_stderr(text: str) -> None:
     """Prints a line on standard error, on the first process only."""
-    if jax.process_index() == 0:
+    if is_first():
         print(text, file=sys.stderr)
+
+
+def is_first() -> bool:
+    """Whether this is the first process. It does not start the devices."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def checkpoints(workdir: str | Path) -> Path:
@@ -45,7 +53,7 @@ def checkpoints(workdir: str | Path) -> Path:
 def steps(workdir: str | Path) -> list[int]:
     """Steps of a run's finished checkpoints, in order."""
     folder = checkpoints(workdir)
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    return sorted(int(path.name) for path in folder.iterdir() if STEP.fullmatch(path.name) and path.is_dir()) if folder.is_dir() else []
 
 
 def newest_good(workdir: str | Path, *, tell: Callable[[str], None] = to_stderr) -> int | None:
@@ -57,34 +65,53 @@ def newest_good(workdir: str | Path, *, tell: Callable[[str], None] = to_stderr)
     Raises:
       CheckpointError: there are checkpoints, and all of them are damaged.
     """
-    found = _newest_good(workdir, tell) if jax.process_index() == 0 else None
-    if jax.process_count() > 1:
-        found = int(multihost_utils.broadcast_one_to_all(np.int64(NO_STEP if found is None else found)))
-        found = None if found == NO_STEP else found
-    if found is None and steps(workdir):
-        raise CheckpointError(
-            f"every checkpoint in {checkpoints(workdir)} is damaged; bring an intact copy of one there, or choose a new --workdir "
-            "to start from the beginning."
-        )
-    return found
+    newest = _first_good(workdir, reversed(steps(workdir)), tell) if is_first() else None
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        newest = int(multihost_utils.broadcast_one_to_all(np.int64(NO_STEP if newest is None else newest)))
+        newest = None if newest == NO_STEP else newest
+    if newest is None and steps(workdir):
+        raise _all_damaged(workdir)
+    return newest
 
 
-def _newest_good(workdir, tell):
-    unsealed = []
-    for step in reversed(steps(workdir)):
+def _all_damaged(workdir):
+    return CheckpointError(
+        f"every checkpoint in {checkpoints(workdir)} is damaged; bring an intact copy of one there, or choose a new --workdir "
+        "to start from the beginning."
+    )
+
+
+def _first_good(workdir, candidates: Iterable[int], tell) -> int | None:
+    """The first of these steps whose checkpoint is as it was written; None where none is."""
+    for step in candidates:
         folder = checkpoints(workdir) / str(step)
+        if reason := damage(workdir, step):
+            tell(f"the checkpoint of step {step} {reason}; it is passed over.")
+            continue
         if not SEAL.is_in(folder):
-            unsealed.append(step)
-        elif damage := SEAL.damage(folder):
-            tell(f"the checkpoint of step {step} is damaged: {folder}: {damage}; it is passed over.")
-        else:
-            for newer in (number for number in unsealed if number > step):
-                tell(f"the checkpoint of step {newer} has no {SEAL.name}: its save did not end; it is passed over.")
-            return step
-    if unsealed:
-        tell(f"the checkpoint of step {unsealed[0]} has no {SEAL.name} (an earlier version wrote it): it cannot be checked.")
-        return unsealed[0]
+            tell(f"the checkpoint of step {step} has no {SEAL.name} (an earlier version wrote it): it cannot be checked.")
+        return step
     return None
+
+
+def damage(workdir: str | Path, step: int, only: Callable[[str], bool] = lambda name: True) -> str:
+    """Why the checkpoint of a step is not what was saved at that step, as the end of a sentence; "" where nothing contradicts it.
+
+    Args:
+      only: whether a file is looked at, by its path in the checkpoint.
+    """
+    folder = checkpoints(workdir) / str(step)
+    if not SEAL.is_in(folder):
+        if any(SEAL.is_in(folder.parent / str(older)) for older in steps(workdir) if older < step):
+            return f"has no {SEAL.name}: its save did not end"
+    elif change := SEAL.damage(folder, only):
+        return f"is damaged: {folder}: {change}"
+    try:
+        saved = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        saved_at = saved.get("data", {}).get("step", step)
+    except (OSError, ValueError, AttributeError) as error:
+        return f"cannot be read: {folder / RECORD}: {error}"
+    return "" if saved_at == step else f"is that of step {saved_at} in another's folder, {folder}"
 
 
 def from_first(make: Callable[[], str | None]) -> str | None:
@@ -97,23 +124,34 @@ def from_first(make: Callable[[], str | None]) -> str | None:
 
 
 def record(workdir: str | Path, step: int) -> dict[str, Any]:
-    """What `checkpoint.run_record` wrote into a checkpoint.
+    """What `checkpoint.run_record` wrote into a checkpoint; the arrays beside it are not looked at.
 
     Raises:
-      CheckpointError: it cannot be read.
+      CheckpointError: it cannot be read, is not as it was written, or is another step's.
     """
-    file = checkpoints(workdir) / str(step) / "run" / "metadata"
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        way = "choose another step, or bring an intact copy there"
-        raise CheckpointError(f"the checkpoint of step {step} cannot be read: {file}: {error}; {way}.") from error
+    if reason := damage(workdir, step, only=_is_record):
+        raise CheckpointError(f"the checkpoint of step {step} {reason}; choose another step, or bring an intact copy there.")
+    return json.loads((checkpoints(workdir) / str(step) / RECORD).read_text(encoding="utf-8"))
+
+
+def _is_record(name):
+    return name == RECORD
 
 
 def tokenizer(workdir: str | Path, step: int) -> str:
-    """The folder of the tokenizer that the run was trained with: its own copy, or where it was."""
-    kept = Path(workdir).absolute() / TOKENIZER
-    return str(kept) if kept.is_dir() else record(workdir, step)["tokenizer"]
+    """The folder of the tokenizer that the run was trained with: its own copy, or where it was.
+
+    Raises:
+      CheckpointError: the copy is not as the run wrote it. Checkpoints of earlier versions do not contain what it was like.
+    """
+    kept, run = Path(workdir).absolute() / TOKENIZER, record(workdir, step)
+    written = run.get("tokenizer_files")
+    if written and (change := difference(kept, written)):
+        raise CheckpointError(
+            f"the tokenizer of the run is damaged: {kept}: {change}; start its training command again, which writes the folder anew and "
+            "trains no further than before, or bring an intact copy there."
+        )
+    return str(kept) if kept.is_dir() else run["tokenizer"]
 
 
 def read(workdir: str | Path, step: int, parts: dict[str, Any]) -> dict[str, Any]:
@@ -169,43 +207,53 @@ def chosen(workdir: str | Path, step: int | None, *, tell: Callable[[str], None]
         return newest_good(workdir, tell=tell)
     if step not in there:
         raise CheckpointError(f"{checkpoints(workdir)} holds checkpoints of steps {there}, not {step}; choose one of them.")
-    folder = checkpoints(workdir) / str(step)
-    damage = SEAL.damage(folder) if SEAL.is_in(folder) else ""
-    if damage:
+    if reason := damage(workdir, step):
         others = [other for other in there if other != step]
         way = f"choose another step: {others}" if others else "bring an intact copy there"
-        raise CheckpointError(f"the checkpoint of step {step} is damaged: {folder}: {damage}; {way}.")
+        raise CheckpointError(f"the checkpoint of step {step} {reason}; {way}.")
     return step
 
 
-def parse_step(text: str | None, workdir: str | Path) -> int | None:
+def parse_step(text: str | None, workdir: str | Path, *, tell: Callable[[str], None] = to_stderr) -> int | None:
     """The step that "RUN@STEP" or "RUN@best" names; None for a run alone.
+
+    The best is the best of the checkpoints that are as they were written; `tell` gets a line for each better one that is not.
 
     Raises:
       ValueError: it is neither a number nor "best", or no checkpoint has the metric that decides what is best.
+      CheckpointError: the best is asked for, and all checkpoints are damaged.
     """
     if text != "best":
-        if text is not None and not text.isdigit():
+        if text is not None and not text.isdecimal():
             raise ValueError(f"{workdir}@{text}: after @ comes the step of a checkpoint, or best.")
         return None if text is None else int(text)
     there = steps(workdir)
     if not there:
         raise CheckpointError(no_run(Path(workdir)))
+    reasons = {step: damage(workdir, step, only=_is_record) for step in there}
+    for step in filter(reasons.get, there):
+        tell(f"the checkpoint of step {step} {reasons[step]}; it is passed over.")
+    there = [step for step in there if not reasons[step]]
+    if not there:
+        raise _all_damaged(workdir)
     metric = record(workdir, there[-1])["config"]["train"]["best_metric"]
-    values = losses(workdir, metric)
+    values = losses(workdir, metric, there)
     if not values:
         raise ValueError(f"{workdir}@best: none of its checkpoints {there} was evaluated by {metric}; name one by its step.")
-    return best(values)[-1]
+    step = _first_good(workdir, reversed(best(values)), tell)
+    if step is None:
+        raise _all_damaged(workdir)
+    return step
 
 
-def losses(workdir: str | Path, metric: str) -> dict[int, float]:
+def losses(workdir: str | Path, metric: str, there: Iterable[int]) -> dict[int, float]:
     """Step -> the value of a held-out metric, where it is finite; less is better, and the sign of "-NAME" is turned round.
 
     Raises:
-      CheckpointError: a record cannot be read.
+      CheckpointError: a record cannot be read, or is not as it was written.
     """
     name, sign = metric.removeprefix("-"), -1.0 if metric.startswith("-") else 1.0
-    values = {step: (record(workdir, step).get("metrics") or {}).get(name) for step in steps(workdir)}
+    values = {step: (record(workdir, step).get("metrics") or {}).get(name) for step in there}
     return {step: sign * value for step, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 

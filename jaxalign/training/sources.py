@@ -8,7 +8,7 @@ from jaxalign import hub, manifest, paths
 from jaxalign.hf import load as hf_load
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
-from jaxalign.training import runs
+from jaxalign.training import exports, runs
 
 
 class Source:
@@ -52,6 +52,7 @@ class Source:
     def check(self, model: models.Model) -> None:
         """Raises ValueError where the weights do not fit, as far as that can be seen without reading them."""
         if not self.is_run:
+            exports.check(self.folder)
             hf_load.check(self.folder, model)
 
     def load(self, model: models.Model) -> dict[str, Any]:
@@ -62,6 +63,7 @@ class Source:
         """
         if self.is_run:
             return models.without_head(self.restore()[1])
+        exports.check(self.folder)
         return hf_load.load(self.folder, model)
 
     def restore(self):

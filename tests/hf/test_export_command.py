@@ -40,7 +40,7 @@ def test_export_writes_the_restored_step_with_its_tokenizer(tmp_path, restored, 
     assert "wrote" in capsys.readouterr().out
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
     origin = json.loads((tmp_path / "out" / "jaxalign.json").read_text())
-    assert origin == {"run": "run", "step": 30, "checkpoint": "0123", "dtype": "bfloat16"}
+    assert {"run": "run", "step": 30, "checkpoint": "0123", "dtype": "bfloat16"}.items() <= origin.items()
     model = models.build(load_config(tmp_path / "out"))
     with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
         ours, theirs = load(tmp_path / "out", model), load(FOLDER, model)

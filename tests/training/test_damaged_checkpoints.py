@@ -1,5 +1,6 @@
 """A checkpoint that was damaged on disk is named and passed over: the run goes on from the newest good one, bit for bit."""
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxalign import sharding, train
+from jaxalign import evaluate, export, sharding, train
 from jaxalign.training import runs
 from jaxalign.training.checkpoint import Checkpoints
 
@@ -156,6 +157,64 @@ def test_checkpoints_without_a_manifest_are_read_with_a_note(trained, copied, ca
         (copied / "checkpoints" / str(step) / runs.SEAL.name).unlink()
     assert_same(params(copied), trained[2])
     assert "step 4 has no manifest.json (an earlier version wrote it): it cannot be checked" in capsys.readouterr().err
+
+
+def test_what_desktops_leave_in_a_checkpoint_damages_nothing(copied):
+    for name in (".DS_Store", "trainable/._d", "Thumbs.db"):
+        (copied / "checkpoints" / "4" / name).write_bytes(b"1")
+    assert runs.newest_good(copied, tell=pytest.fail) == 4
+
+
+def test_a_folder_that_is_not_named_as_a_step_is_no_checkpoint(copied):
+    for name in ("04", "\u00b2", "4.bak"):
+        (copied / "checkpoints" / name).mkdir()
+    (copied / "checkpoints" / "7").write_text("")
+    assert runs.steps(copied) == [2, 4]
+
+
+def test_a_checkpoint_in_the_folder_of_another_step_is_passed_over(copied):
+    (copied / "checkpoints" / "4").rename(copied / "checkpoints" / "3")
+    told = []
+    assert runs.newest_good(copied, tell=told.append) == 2 and "step 3 is that of step 4 in another's folder" in told[0]
+    with pytest.raises(runs.CheckpointError, match=r"step 3 is that of step 4.*choose another step: \[2\]"):
+        runs.chosen(copied, 3)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]"])
+def test_an_evaluation_goes_by_the_record_of_the_step_that_it_measures(copied, content):
+    record = copied / "checkpoints" / "4" / "run" / "metadata"
+    record.write_text(record.read_text().replace('"weight_decay": 0.1', '"weight_decay": 0.9') if content is None else content)
+    subject = evaluate._of_run(argparse.Namespace(workdir=str(copied), stage=None, step=None, out=None), [])
+    assert subject.weights[1] == 2 and subject.cfg.optimizer.weight_decay == 0.1
+    if content is not None:  # an earlier version wrote no manifest that would contradict it
+        for step in (2, 4):
+            (copied / "checkpoints" / str(step) / runs.SEAL.name).unlink()
+        assert runs.newest_good(copied) == 2
+
+
+def test_a_tokenizer_that_is_not_as_the_run_wrote_it_is_refused_and_written_anew(copied, cache, tmp_path, capsys):
+    file = copied / "tokenizer" / "tokenizer.json"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"a"', b'"b"', 1))
+    assert export.main(["--workdir", str(copied), "--out", str(tmp_path / "out")]) == 1
+    assert f"the tokenizer of the run is damaged: {file.parent}: tokenizer.json has" in capsys.readouterr().err
+    shutil.rmtree(file.parent)
+    with pytest.raises(runs.CheckpointError, match=r"is missing, .* is missing.*start its training command again"):
+        runs.tokenizer(copied, 4)
+    assert start(copied, cache) == 0 and file.read_bytes() == content
+    assert runs.tokenizer(copied, 4) == runs.tokenizer(copied, 2) == str(file.parent)
+
+
+def test_a_run_of_an_earlier_version_takes_its_tokenizer_as_it_is(copied):
+    step = copied / "checkpoints" / "4"
+    record = json.loads((step / "run" / "metadata").read_text())
+    del record["tokenizer_files"]
+    (step / "run" / "metadata").write_text(json.dumps(record))
+    runs.SEAL.write(step)
+    (copied / "tokenizer" / "tokenizer.json").write_text("{}")
+    assert runs.tokenizer(copied, 4) == str(copied / "tokenizer")
+    shutil.rmtree(copied / "tokenizer")
+    assert runs.tokenizer(copied, 4) == record["tokenizer"]
 
 
 def test_two_damages_of_one_step_are_both_set_aside(trained, copied):

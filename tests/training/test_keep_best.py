@@ -58,6 +58,28 @@ def test_the_best_step_of_a_run_has_a_name(tmp_path):
         runs.parse_step("worst", tmp_path)
 
 
+def test_the_best_is_the_best_of_those_that_are_as_they_were_written(tmp_path):
+    save_all(tmp_path, [3.0, 1.0, 2.0, 4.0, 5.0], keep_last=5)
+    (tmp_path / "checkpoints" / "5" / "run" / "metadata").write_text("")
+    better = tmp_path / "checkpoints" / "4" / "run" / "metadata"
+    better.write_text(better.read_text().replace("4.0", "0.5"))
+    (tmp_path / "checkpoints" / "2" / "trainable" / "_METADATA").write_text("")
+    told = []
+    assert runs.parse_step("best", tmp_path, tell=told.append) == 3
+    assert [line.split(" is damaged")[0] for line in told] == [f"the checkpoint of step {step}" for step in (4, 5, 2)]
+    for step in (1, 3):
+        (tmp_path / "checkpoints" / str(step) / "run" / "metadata").unlink()
+    with pytest.raises(runs.CheckpointError, match="every checkpoint in"):
+        runs.parse_step("best", tmp_path)
+
+
+def test_a_record_that_was_changed_deletes_nothing(tmp_path):
+    save_all(tmp_path, [3.0, 4.0], keep_last=2, keep_best=1)
+    record = tmp_path / "checkpoints" / "1" / "run" / "metadata"
+    record.write_text(record.read_text().replace("3.0", "5.0"))
+    assert Checkpoints(tmp_path, keep_last=1, keep_best=1)._kept() == {1, 2}
+
+
 def test_no_best_where_nothing_was_evaluated(tmp_path):
     save_all(tmp_path, [None, NAN], keep_last=3)
     with pytest.raises(ValueError, match=r"none of its checkpoints \[1, 2\] was evaluated by loss"):

@@ -128,3 +128,26 @@ def test_a_stale_export_is_moved_aside_and_written_anew(tmp_path, capsys):
         assert refresh() == ["export", "export-2"] and not (tmp_path / "export" / "seen").exists()
         assert "was moved to" in capsys.readouterr().err
         assert refresh("bfloat16") == ["export", "export-2", "export-3"]
+        weights = tmp_path / "export" / "model.safetensors"
+        content = weights.read_bytes()
+        for damaged in (content[:-1], bytes([content[0] ^ 1]) + content[1:]):
+            weights.write_bytes(damaged)
+            with pytest.raises(ValueError, match="export is damaged: model.safetensors has"):
+                exports.check(tmp_path / "export")
+            refresh("bfloat16")
+            assert weights.read_bytes() == content
+            exports.check(tmp_path / "export")
+        assert len(refresh("bfloat16")) == 5
+
+
+def test_a_source_whose_export_is_damaged_is_refused_and_one_of_an_earlier_version_is_taken(weights):
+    exports.SEAL.write(weights, {"step": 2})
+    model = models.build(load_config(weights))
+    (weights / "generation_config.json").write_text("{}")  # a person's own settings
+    Source(str(weights)).check(model)
+    content = (weights / "model.safetensors").read_bytes()
+    (weights / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match="model.safetensors has other bytes than were written; remove it and write it anew"):
+        Source(str(weights)).load(model)
+    (weights / "jaxalign.json").write_text(json.dumps({"step": 2, "checkpoint": "0", "dtype": "float32"}))
+    Source(str(weights)).check(model)

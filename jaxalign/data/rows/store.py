@@ -26,7 +26,7 @@ from jaxalign.data.rows import pack
 from jaxalign.manifest import Manifest
 
 LOG = logging.getLogger(__name__)
-META = Manifest("meta.json", closed=False)  # of folders of groups, of row plans, of computed columns
+META = Manifest("meta.json", closed=False, deep=False)  # of folders of groups, of row plans, of computed columns
 GROUPS = ("tokens", "scored", "offsets", "reward", "paired", "valid")
 
 
