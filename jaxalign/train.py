@@ -103,8 +103,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         sets = prepared_sets(cfg)
         check_data(objective, model, sets.all)
         sets = with_columns(cfg, sets)
-        before = saved.read_run(start).get("tokenizer_files") if start else None
-        tokenizer = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=before)
+        kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=saved.read_run(start) if start else {})
         check_rewards(cfg, objective, sets.all)
         lengths = durations(cfg, sets.train)
         steps = lengths.total + lengths.every  # a source may look so far ahead
@@ -123,7 +122,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
             log.say(note)
         followed = list(sets.held_out.values())[:1] if jax.process_index() == 0 else []
         samples = [Samples(workdir, one, start_step=start) for one in followed]
-        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, tokenizer, samples)
+        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, kept, samples)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()

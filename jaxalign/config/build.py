@@ -76,12 +76,13 @@ def renderer(cfg: ConfigDict) -> Renderer:
     return render.make(tokenizer, template=cfg.data.template, reasoning=cfg.data.reasoning)
 
 
-def write_tokenizer(cfg: ConfigDict, folder: Path, *, before: dict[str, list] | None) -> dict[str, list]:
+def write_tokenizer(cfg: ConfigDict, folder: Path, *, before: dict[str, Any]) -> dict[str, list]:
     """Writes the tokenizer as this run trains with it, template and stop tokens included; returns what its files are like.
 
-    The first process does. A folder that is as it was `before`, as the checkpoint that a run continues from records it, stays.
+    The first process does. A folder that is as the record of the checkpoint that a run continues from, `before`, has it stays.
     """
-    if jax.process_index() == 0 and not (before and not manifest.difference(folder, before)):
+    known = before.get("tokenizer_files")
+    if jax.process_index() == 0 and not (known and not manifest.difference(folder, known)):
         trained.write(folder, renderer(cfg), source=tokenizer_folder(cfg), all_turns=cfg.data.train_turns == "all")
     return manifest.describe(folder) if jax.process_index() == 0 else {}
 
