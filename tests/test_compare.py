@@ -79,6 +79,33 @@ def test_runs_whose_settings_differ_in_more_than_the_seed_are_not_taken_for_seed
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:4]] == ["rate_3", "rate_5"]
 
 
+def test_runs_of_one_name_and_other_settings_are_told_apart_by_the_folders_above(tmp_path, capsys):
+    for place, rate in (("a", 3), ("b", 5)):
+        write(tmp_path / place / "dpo", [{"step": 1, "loss": 1.0}], optimizer=f"learning_rate {rate}", seed="0")
+    assert run("--runs", tmp_path / "a" / "dpo", tmp_path / "b" / "dpo") == 0
+    assert [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines()[2:4]] == [[" a/dpo ", " 1 "], [" b/dpo ", " 1 "]]
+
+
+def test_a_run_named_twice_and_a_seed_run_twice_are_no_further_seeds(tmp_path, capsys):
+    for number, seed in enumerate("010"):
+        write(tmp_path / f"dpo_{number}", [{"step": 1, "loss": 1.0}], objective="dpo", seed=seed)
+    folders = [tmp_path / f"dpo_{number}" for number in range(3)]
+    assert run("--runs", *folders, tmp_path / "x" / ".." / "dpo_1", "--metrics", "loss") == 0
+    out = capsys.readouterr().out
+    assert "| dpo | 2 | 1 (1 to 1) |" in out and "- dpo_2 has the settings and the seed of dpo_0; it is left out." in out
+    assert f"- {folders[1]} is named 2 times; it counts once." in out
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}', "\xff"])
+def test_damaged_files_of_a_run_are_named_and_passed_over(seeds, content, capsys, caplog):
+    (seeds[0] / "summary.json").write_bytes(content.encode("latin1"))
+    with open(seeds[0] / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9, "split": "ev')
+    assert run("--runs", *seeds, "--metrics", "accuracy") == 0
+    assert "| dpo | 3 | 0.7 (0.6 to 0.8) |" in capsys.readouterr().out
+    assert str(seeds[0] / "summary.json") in caplog.text
+
+
 def test_runs_with_stages_stand_beside_runs_without(runs, seeds, capsys):
     assert run("--runs", *runs, *seeds, "--metrics", "loss") == 0
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:6]]

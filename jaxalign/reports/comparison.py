@@ -4,6 +4,7 @@ What is compared is a *row* of the table: a stage of runs that have stages, or r
 settings differ in the seed only (`dpo_0`, `dpo_1`, `dpo_2` are three seeds of `dpo`).
 """
 
+import collections
 from collections.abc import Sequence
 import json
 import math
@@ -42,8 +43,11 @@ def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[
     Raises:
       ValueError: a folder is no run, or nothing of what was asked for was evaluated.
     """
-    rows, missing = {}, []
+    rows = {}
+    folders, missing = _named_once(folders)
     groups = _groups(folders)
+    folders, doubles = _of_other_seeds(folders, groups)
+    missing += doubles
     several = len(set(groups.values())) > 1
     for folder in folders:
         there = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{log.METRICS}"))}
@@ -117,18 +121,49 @@ def draw(out: Path, rows: Sequence[Row], metrics: Sequence[str], *, x: str | Non
         figures.write(out / "trajectories.png", [figures.Panel(_trajectories(rows, x, y), x, y)])
 
 
+def _named_once(folders):
+    """(each folder once, a sentence for each that is named again)."""
+    counts, first = collections.Counter(folder.resolve() for folder in folders), {}
+    for folder in folders:
+        first.setdefault(folder.resolve(), folder)
+    return list(first.values()), [f"{first[path]} is named {count} times; it counts once." for path, count in counts.items() if count > 1]
+
+
+def _of_other_seeds(folders, groups):
+    """(the first folder of each group and seed, a sentence for each other one): a seed that was run twice is no second seed."""
+    first, doubles = {}, []
+    for folder in folders:
+        settings, seeds = _settings(folder)
+        key = (groups[folder], seeds) if settings else folder
+        if first.setdefault(key, folder) != folder:
+            doubles.append(f"{folder.name} has the settings and the seed of {first[key].name}; it is left out.")
+    return list(first.values()), doubles
+
+
 def _groups(folders):
-    """Folder -> name of its group: without the number that ends it, where runs of that name have the same settings but for the seed."""
+    """Folder -> name of its group: without the number that ends it, where runs of that name have the same settings but for the seed.
+
+    Runs of other settings have groups of their own, whose names begin with as many of the folders above as tell them apart.
+    """
     named = {folder: NUMBER.sub("", folder.resolve().name) for folder in folders}
-    settings = {name: {_settings(folder) for folder in folders if named[folder] == name} - {""} for name in named.values()}
-    return {folder: name if len(settings[name]) < 2 else folder.resolve().name for folder, name in named.items()}
+    settings = {name: {_settings(folder)[0] for folder in folders if named[folder] == name} - {""} for name in named.values()}
+    alone = [folder for folder, name in named.items() if len(settings[name]) > 1]
+    return named | {folder: _apart(folder, [other for other in alone if named[other] == named[folder]]) for folder in alone}
+
+
+def _apart(folder, others):
+    """The end of a folder's path that none of the others has."""
+    parts = folder.resolve().parts
+    ends = ("/".join(parts[-size:]) for size in range(1, len(parts)))
+    return next((end for end in ends if sum(str(other.resolve()).endswith(f"/{end}") for other in others) == 1), str(folder.resolve()))
 
 
 def _settings(folder):
-    """What the summaries of a run say of its settings but for the seed, as text; "" where there are none yet."""
+    """What the summaries of a run contain of its settings but for the seed, and the seeds, as texts; "" where there are none yet."""
     paths = sorted([*folder.glob(summary.FACTS), *folder.glob(f"*/{summary.FACTS}")])
-    facts = [summary.read_facts(path.parent)["settings"] for path in paths]
-    return json.dumps([{**stage, "seed": None} for stage in facts]) if facts else ""
+    facts = [facts["settings"] for path in paths if (facts := summary.read_facts(path.parent)) and "settings" in facts]
+    parts = [{**stage, "seed": None} for stage in facts], [stage.get("seed") for stage in facts]
+    return tuple(json.dumps(part) if facts else "" for part in parts)
 
 
 def _gaps(row, most):

@@ -6,6 +6,7 @@ function of the configuration, so a run that was interrupted and resumed writes 
 """
 
 import json
+import logging
 import math
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ import rich.progress
 
 from jaxalign.reports.estimates import Estimate
 
+LOG = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 ERRORS = ("se", "n")  # keys of a held-out line beside its values
 
@@ -140,8 +142,35 @@ def _estimates(line):
 
 
 def _lines(workdir, split):
-    with open(Path(workdir) / METRICS, encoding="utf-8") as file:
-        return [line for line in map(json.loads, file) if line["split"] == split]
+    return [record for _, record in _records(Path(workdir) / METRICS) if record["split"] == split]
+
+
+def _records(path) -> list[tuple[bytes, dict]]:
+    """(line, its values) of every line that is whole; a warning counts the others, but for a last one that the end of a process cut."""
+    *lines, rest = path.read_bytes().split(b"\n")
+    parsed = [(line, _parse(line)) for line in (*lines, rest)]
+    if damaged := [number for number, (_, record) in enumerate(parsed[:-1], 1) if record is None]:
+        counts = (path, len(damaged), len(lines), damaged[0])
+        LOG.warning("%s: %d of %d lines are damaged, the first is line %d; they are passed over.", *counts)
+    return [(line, record) for line, record in parsed if record is not None]
+
+
+def _parse(line: bytes) -> dict | None:
+    """The values of a line of metrics; None where it is not as `RunLog` writes one."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("split"), str):
+        return None
+    tables = [record.get(key, {}) for key in ERRORS]
+    values = {name: value for name, value in record.items() if name not in ("step", "split", *ERRORS)}
+    whole = all(isinstance(table, dict) and _are_numbers(table) for table in (*tables, values))
+    return record if whole and None not in tables[1].values() else None
+
+
+def _are_numbers(values: dict) -> bool:
+    return all(value is None or isinstance(value, int | float) for value in values.values())
 
 
 def _finite(values):
@@ -155,17 +184,14 @@ def _short(value: float) -> str:
 def _drop_lines(path: Path, start_step: int) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed run
-            continue
-        # an evaluation at the step of a checkpoint came before it was written
-        if record["step"] < start_step or (record["split"] == "eval" and record["step"] == start_step):
-            kept.append(line)
+    # an evaluation at the step of a checkpoint came before it was written
+    kept = [
+        line
+        for line, record in _records(path)
+        if record["step"] < start_step or (record["split"] == "eval" and record["step"] == start_step)
+    ]
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    partial.write_bytes(b"".join(line + b"\n" for line in kept))
     os.replace(partial, path)
 
 

@@ -1,6 +1,7 @@
 """A few held-out prompts whose responses are followed through a run: their log-probs before training and now."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from jaxalign.data.rows.store import Prepared
 from jaxalign.data.text.tokenizer import Tokenizer
 
+LOG = logging.getLogger(__name__)
 FILE = "samples.json"
 PROMPTS = 3
 BY_RESPONSE = ("logps/chosen", "logps/rejected")  # metrics that hold the log-prob of one response of a prompt
@@ -29,8 +31,21 @@ class Samples:
         self._prompts = np.linspace(0, len(prepared.groups) - 1, count).round().astype(int).tolist()
         places = prepared.plan.ravel().tolist()
         self._places = [places.index(prompt) if prompt in places else None for prompt in self._prompts]
-        known = json.loads(self._path.read_text()) if self._path.exists() else {}
-        self._steps = {step: values for step, values in known.items() if int(step) <= start_step}
+        self._steps = {step: values for step, values in self._read().items() if int(step) <= start_step}
+
+    def _read(self) -> dict[str, list[dict]]:
+        """Step -> the log-probs of each sample, as `record` writes them; empty, after a warning, where the file is damaged."""
+        try:
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            of_prompts = [dict] * len(self._prompts)
+            if all(step.isdecimal() and [*map(type, values)] == of_prompts for step, values in known.items()):
+                return known
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, AttributeError):
+            pass
+        LOG.warning("%s is damaged and is passed over; the log-probs of the samples before this start are lost.", self._path)
+        return {}
 
     def record(self, step: int, by_prompt: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Writes the log-probs of the samples at a step, from metrics by prompt (see `evaluators.held_out.measure`)."""
@@ -40,8 +55,8 @@ class Samples:
 
     def texts(self, prepared: Prepared, tokenizer: Tokenizer) -> list[dict[str, Any]]:
         """[{"prompt": text, "responses": [{"text", "what", "before", "after"}]}]; log-probs in nats, None where they were not measured."""
-        steps = sorted(self._steps, key=int)
-        first, last = (self._steps[step] for step in (steps[0], steps[-1])) if steps else ([{}] * PROMPTS,) * 2
+        nothing = [{}] * len(self._prompts)
+        first, last = self._steps.get("0", nothing), self._steps[max(self._steps, key=int)] if self._steps else nothing
         return [
             _sample(prepared, prompt, tokenizer, before, after)
             for prompt, before, after in zip(self._prompts, first, last, strict=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from jaxalign.reports.estimates import MISSING, Estimate
 from jaxalign.reports.figures import Panel, band
 from jaxalign.reports.figures import write as write_figure
 
+LOG = logging.getLogger(__name__)
 FACTS = "summary.json"
+PARTS = {"settings": dict, "data": dict, "samples": list, "run": dict}  # of the facts, and their types
 # (title, axis label, [(split, metric, label)]) of each panel; panels without data are left out.
 PANELS = (
     ("Loss", "loss", [("train", "loss", "training"), ("eval", "loss", "held out")]),
@@ -27,10 +30,10 @@ def write(workdir: Path, facts: dict[str, Any]) -> None:
     Args:
       facts: "name", and what `page.page` shows: "settings", "data", "samples", "run". The seconds of earlier starts are added to its own.
     """
-    before = read_facts(workdir)
-    if before is not None and facts["run"]["start_step"]:
-        facts["run"]["seconds"] += before["run"]["seconds"]
-        facts["run"]["starts"] = before["run"]["starts"] + 1
+    before = (read_facts(workdir) or {}).get("run", {})
+    if facts["run"]["start_step"] and all(isinstance(before.get(key), int | float) for key in ("seconds", "starts")):
+        facts["run"]["seconds"] += before["seconds"]
+        facts["run"]["starts"] = before["starts"] + 1
     (workdir / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     plot(workdir)
     (workdir / "summary.md").write_text(page.page(facts["name"], [stage(workdir, "")]), encoding="utf-8")
@@ -43,23 +46,34 @@ def write_stages(workdir: Path, names: Sequence[str], *, title: str) -> None:
 
 def stage(workdir: Path, name: str) -> page.Stage:
     """What a page shows of a stage: its facts, and held-out metrics before and after. An experiment has a table of its own instead."""
-    facts = read_facts(workdir)
-    if facts is None:
-        return page.Stage(name, {}, {}, {}, (workdir / "table.md").read_text(encoding="utf-8"))
+    facts, table = read_facts(workdir), workdir / "table.md"
+    if facts is None or not PARTS.keys() <= facts.keys():
+        text = table.read_text(encoding="utf-8") if table.exists() else f"{workdir / FACTS} is missing or damaged."
+        return page.Stage(name, {}, {}, {}, text)
     first, last = before_and_after(workdir)
     return page.Stage(name, facts, first, last, "")
 
 
 def read_facts(workdir: Path) -> dict[str, Any] | None:
-    """The content of summary.json; None where there is none."""
+    """The content of summary.json; None where there is none, or, after a warning, where it is damaged."""
     path = workdir / FACTS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(facts, dict) and all(isinstance(facts.get(key, kind()), kind) for key, kind in PARTS.items()):
+            return facts
+        reason = "it does not hold the facts of a run"
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        reason = str(error)
+    LOG.warning("%s is damaged (%s) and is passed over; a start of the run writes it anew.", path, reason)
+    return None
 
 
 def before_and_after(workdir: Path) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """The first and the last held-out estimates of a run; empty where nothing was evaluated."""
+    """The held-out estimates before the first step, and the last ones; empty where the log does not contain them."""
     evaluations = log.read_estimates(workdir)
-    return (evaluations[0][1], evaluations[-1][1]) if evaluations else ({}, {})
+    return dict(evaluations).get(0, {}), evaluations[-1][1] if evaluations else {}
 
 
 def show(console, workdir: Path, *, finished: bool) -> None:

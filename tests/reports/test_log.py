@@ -59,3 +59,25 @@ def test_lines_without_errors_are_read_too(tmp_path):
 def test_held_out_metrics_that_are_not_finite_are_named(opened, capsys):
     opened().held_out(5, {"loss": Estimate(math.inf, math.nan, 20), "accuracy": Estimate(math.nan, math.nan, 0)})
     assert "step 5: the held-out metrics loss are not finite" in " ".join(capsys.readouterr().err.split())
+
+
+START = b'{"step": 2, "split": "eval", '
+VALUES = (b'"loss": "x"}', b'"se": 3}', b'"n": {"loss": null}}')
+
+
+WHOLE = (b"{", b"[]", b'"\xff"', b'{"step": "a", "split": "eval"}', b'{"step": 2}')
+
+
+@pytest.mark.parametrize("damaged", [*WHOLE, *(START + value for value in VALUES)])
+def test_a_damaged_line_is_counted_and_the_others_are_read_and_kept(opened, tmp_path, caplog, damaged):
+    lines = [json.dumps({"step": step, "split": "eval", "loss": 0.5}).encode() for step in (1, 3)]
+    (tmp_path / log.METRICS).write_bytes(b"\n".join([lines[0], damaged, lines[1]]) + b"\n")
+    assert [step for step, _ in log.read_estimates(tmp_path)] == [1, 3]
+    assert f"{tmp_path / log.METRICS}: 1 of 3 lines are damaged, the first is line 2" in caplog.text
+    opened(3).flush()
+    assert (tmp_path / log.METRICS).read_bytes().splitlines() == lines
+
+
+def test_a_last_line_that_the_end_of_a_process_cut_short_is_passed_over_without_a_word(tmp_path, caplog):
+    (tmp_path / log.METRICS).write_text('{"step": 1, "split": "eval", "loss": 0.5}\n{"step": 2, "spl')
+    assert [step for step, _ in log.read_estimates(tmp_path)] == [1] and not caplog.records

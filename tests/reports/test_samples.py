@@ -72,3 +72,14 @@ def test_texts_are_shown_where_nothing_was_measured(tmp_path):
     data = prepared(1)
     (sample,) = Samples(tmp_path, data, start_step=0).texts(data, Letters())
     assert sample["prompt"] and [response["before"] for response in sample["responses"]] == [None, None]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"0": 3}', b'{"a": []}', b"\xff"])
+def test_a_damaged_file_is_named_and_what_was_before_training_is_missing(tmp_path, caplog, content):
+    data = prepared()
+    (tmp_path / "samples.json").write_bytes(content)
+    samples = Samples(tmp_path, data, start_step=5)
+    samples.record(5, by_prompt(5))
+    response = samples.texts(data, Letters())[0]["responses"][0]
+    assert response["before"] is None and response["after"] is not None
+    assert f"{tmp_path / 'samples.json'} is damaged" in caplog.text

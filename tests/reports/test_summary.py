@@ -139,3 +139,31 @@ def test_a_metric_without_an_error_is_drawn_and_written(tmp_path):
     assert "| `accuracy` | 0.5 | 0.625 | 214 |" in (tmp_path / "summary.md").read_text()
     assert (tmp_path / "plots" / "training.png").stat().st_size > 5000
     assert summary.before_and_after(tmp_path)[1]["accuracy"].n == Estimate(0.625, 0.0, 214).n
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"run": []}', b"\xff", b"{}"])
+def test_a_damaged_summary_of_an_earlier_start_is_named_and_written_anew(tmp_path, caplog, content):
+    write_metrics(tmp_path)
+    (tmp_path / "summary.json").write_bytes(content)
+    summary.write(tmp_path, facts(run={**RUN, **MACHINE, "start_step": 5}))
+    assert json.loads((tmp_path / "summary.json").read_text())["run"]["seconds"] == 63.4
+    assert (content == b"{}") != (f"{tmp_path / 'summary.json'} is damaged" in caplog.text)
+
+
+def test_a_stage_without_its_facts_is_named_on_the_page_of_all_stages(tmp_path):
+    write_metrics(tmp_path / "a")
+    summary.write(tmp_path / "a", facts())
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "summary.json").write_text("{}")
+    summary.write_stages(tmp_path, ["a", "b"], title="two")
+    assert f"{tmp_path / 'b' / 'summary.json'} is missing or damaged" in (tmp_path / "summary.md").read_text()
+
+
+def test_a_log_that_lost_its_beginning_has_no_metrics_from_before_the_first_step(tmp_path):
+    write_metrics(tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text(lines[-1])
+    first, last = summary.before_and_after(tmp_path)
+    assert first == {} and last["accuracy"].value == 0.625
+    summary.write(tmp_path, facts())
+    assert "| `accuracy` | - | 0.625 ± 0.050 | 214 |" in (tmp_path / "summary.md").read_text()
