@@ -36,12 +36,13 @@ def find(text: str, whole: str, start: int = 0) -> int | None:
     return 0 if "".join(stripped.split()) in "".join(whole.split()) else None
 
 
-def end_of_answer(turn: Message, rendered: str, *, template: str, thought: str | None) -> int:
+def end_of_answer(turn: Message, rendered: str, *, template: str, thought: str | None, way: str) -> int:
     """Where the row's own text ends in the rendering of an assistant turn, which must hold all of it.
 
     Args:
       rendered: what the template writes from where the turn begins.
       thought: the reasoning that must stand before the answer; None: none.
+      way: the settings that handle thoughts, for a message.
 
     Raises:
       RowError: a text (rule "template_text"), the reasoning ("reasoning") or a tool call ("tool_calls") is not written.
@@ -52,14 +53,13 @@ def end_of_answer(turn: Message, rendered: str, *, template: str, thought: str |
         if place is None:
             raise RowError(
                 "reasoning",
-                f"template {template!r} does not write the reasoning {shorten(thought)} of an answer, but {shorten(rendered)}; set "
-                "data.reasoning='train' to train it before the answer, or 'strip' to leave it out.",
+                f"template {template!r} does not write the reasoning {shorten(thought)} of an answer, but {shorten(rendered)}; set {way}.",
             )
         end = place
     if turn["content"].strip():
         place = find(turn["content"], rendered, end)
         if place is None:
-            why = "; data.reasoning='train' or 'strip' handles <think>" if "</think>" in turn["content"] else "; use another template"
+            why = f"; set {way}" if "</think>" in turn["content"] else "; use another template"
             raise RowError(
                 "template_text",
                 f"template {template!r} does not write the text of the answer {shorten(turn['content'])} as it is, but "

@@ -139,8 +139,12 @@ class Renderer:
         turns = [i for i, turn in enumerate(response) if turn["role"] == "assistant" and weights[i]]
         if not turns:
             raise RowError("weight", "every answer of the row has weight 0, so there is nothing to train; leave the row out.")
+        untrained = [] if train_turns == "all" else [i for i in turns[:-1] if "weight" in response[i]]
         turns = turns if train_turns == "all" else turns[-1:]
         response, notes = self._without_thoughts(response)
+        if untrained:
+            why = f"answer {untrained[0]} (from 0) has weight 1, but data.train_turns='last' trains the last answer alone"
+            notes = (*notes, ("weight_1_not_trained", f"{why}; set 'all' to train every answer that has not weight 0"))
         thought, messages = None, [*prompt.messages, *response]
         if self.reasoning == "train":
             thought, bare = thoughts.split(response[turns[-1]])
@@ -156,6 +160,9 @@ class Renderer:
         self._check_calls(messages, prompt.tools, whole)
         notes = (*notes, *faithful.unwritten(messages[begin:], whole, template=self.template.name))
         pieces = [Piece(whole[first : places[0][2]], None, ())] if turns[0] else []
+        if self.reasoning == "train" and turns[-1] and first < len(prompt.text):
+            # The prompt opens a thought, and it is not its answer that is trained with one.
+            pieces.insert(0, Piece(thoughts.closed(prompt.text)[len(prompt.text) :], None, ()))
         ends = [place for _, _, place in places[1:]] + [len(whole)]
         for (turn, asked, start), end in zip(places, ends, strict=True):
             is_last = turn == len(response) - 1
@@ -165,7 +172,10 @@ class Renderer:
             if not is_last and self.reasoning == "keep":
                 self._check_unchanged(messages[: begin + turn + 1], prompt.tools, start, text)
             answer = messages[begin + turn]
-            pieces.append(self._piece(answer, text, asked, thought if turn == turns[-1] else None, is_last))
+            thinks = self.reasoning == "train" and turn == turns[-1]
+            if thinks and turn and start < len(asked):
+                pieces.append(Piece(asked[start:], None, ()))  # the thought that the generation prompt opens
+            pieces.append(self._piece(answer, text, asked, (thought or "") if thinks else None, is_last))
             notes += faithful.added(answer, text, self.tokenizer, stops=self._stop_texts, template=self.template.name)
         return pieces, notes
 
@@ -174,9 +184,10 @@ class Renderer:
         if not (inside or kept or turn.get("tool_calls")):
             raise RowError("empty_response", "an answer that is to be trained is empty; give it a text or weight 0, or leave the row out.")
         stops = self.stops.of(is_last=is_last)
-        if self.reasoning == "train" and is_last:
-            text, kept = thoughts.written(asked, thought or "", text), thought
-        return Piece(text, faithful.end_of_answer(turn, text, template=self.template.name, thought=kept or None), stops)
+        if thought is not None:
+            text, kept = thoughts.written(asked, thought, text), thought
+        way = "train_turns='last' or data.reasoning='strip'" if self.reasoning == "train" else "data.reasoning='train' or 'strip'"
+        return Piece(text, faithful.end_of_answer(turn, text, template=self.template.name, thought=kept or None, way=way), stops)
 
     def _without_thoughts(self, messages):
         if self.reasoning != "strip":

@@ -184,6 +184,42 @@ def test_turns_of_a_template_that_drops_thoughts_of_the_past_can_all_be_trained(
     assert trained(train, [HI], turns) == "<think>\nhm\n</think>\n\nB<|im_end|>"
 
 
+WEIGHTED = [{**THOUGHT, "weight": 1}, BYE, {**YO, "weight": 0}]
+
+
+@pytest.mark.parametrize("turns", ["last", "all"])
+def test_the_last_trained_answer_keeps_its_thought_where_further_turns_follow(make_tokenizer, turns):
+    qwen, r1 = (make(make_tokenizer, template, name=name, reasoning="train") for name, template in (("q", QWEN3), ("r", R1)))
+    assert trained(qwen, [HI], WEIGHTED, turns=turns) == "<think>\ntwo and two\n</think>\n\nYo<|im_end|>"
+    assert trained(r1, [HI], WEIGHTED, turns=turns) == "two and two\n</think>\n\nYo</s>"
+    calling = make(make_tokenizer, WITH_ALL, name="calls", reasoning="train")
+    answers = [{**CALLING, "reasoning_content": "mull"}, {"role": "tool", "content": "12:00"}, {**YO, "weight": 0}]
+    assert trained(calling, [HI], answers, turns=turns, tools=TOOLS).startswith("<think>\nmull\n</think>\n\nCALL get_time")
+
+
+def test_a_thought_after_other_answers_stands_where_the_template_opens_it(make_tokenizer):
+    train = make(make_tokenizer, R1, reasoning="train")
+    prompt = train.prompt([HI])
+    ids = train.response(prompt, [YO, BYE, THOUGHT], train_turns="last").ids
+    past, asked = "\n</think>\n\nYo</s>", "<|im_start|>Bye<|im_end|><think>\n"
+    assert prompt.text.endswith("<think>\n")
+    assert train.tokenizer.decode(ids) == f"{past}{asked}two and two\n</think>\n\nYo</s>"
+
+
+def test_two_thoughts_of_which_a_template_writes_one_are_refused_with_settings_that_help(make_tokenizer):
+    train = make(make_tokenizer, QWEN3, reasoning="train")
+    rule, message = refused(train, [HI], [{**YO, "reasoning_content": "mull"}, BYE, THOUGHT], turns="all")
+    assert rule == "reasoning" and message.endswith("set train_turns='last' or data.reasoning='strip'.")
+
+
+def test_an_answer_of_weight_1_that_is_not_trained_is_counted(make_tokenizer):
+    renderer, turns = make(make_tokenizer), [{**YO, "weight": 1}, BYE, YO]
+    prompt = renderer.prompt([HI])
+    assert [rule for rule, _ in renderer.response(prompt, turns, train_turns="last").notes] == ["weight_1_not_trained"]
+    assert renderer.response(prompt, turns, train_turns="all").notes == ()
+    assert renderer.response(prompt, [YO, BYE, {**YO, "weight": 1}], train_turns="last").notes == ()
+
+
 def test_thoughts_that_are_left_out_are_counted(make_tokenizer):
     strip = make(make_tokenizer, R1, reasoning="strip")
     prompt = strip.prompt([HI])
