@@ -3,7 +3,7 @@
 A row that breaks a rule is a RowError, never a silently shorter or emptier row; what a rule changed is counted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 
 import numpy as np
@@ -43,7 +43,7 @@ class Limits:
     row_tokens: int
     share_prompt: bool
     max_prompt_tokens: int | None = None  # None: what the responses leave of the row
-    max_response_tokens: int | None = None  # None: an equal share of the row, less two tokens for the prompt
+    max_response_tokens: int | None = None  # None: an equal share of the row, less two tokens, or what a cut leaves to the prompt
     prompt_truncation: str = "keep_end"
     response_truncation: str = "drop"
     mismatched: bool = False  # every group gets one response more, of another prompt, as long as its own are on average
@@ -57,10 +57,21 @@ class Limits:
             if value is not None and value < 2:
                 raise ValueError(f"{name}={value} leaves no room for text; use at least 2.")
 
-    def of_response(self, count: int) -> int:
-        """Most tokens of one of `count` responses."""
-        share = self.row_tokens // (count + self.mismatched) - 2
-        return share if self.max_response_tokens is None else self.max_response_tokens
+    def of_response(self, lengths: Sequence[int], prompt_tokens: int) -> int:
+        """Most tokens of one of the responses of these lengths to a prompt of `prompt_tokens`.
+
+        Responses that are cut leave the prompt whole where it is up to half of the row, or that half.
+        """
+        if self.max_response_tokens is not None:
+            return self.max_response_tokens
+        count = len(lengths) + self.mismatched
+        share = self.row_tokens // count - 2
+        shared = self.share_prompt and count > 1
+        prompt = min(prompt_tokens, self.max_prompt_tokens or prompt_tokens, self.row_tokens // (2 if shared else 2 * count))
+        total = sum(min(length, share) for length in lengths)
+        if self.response_truncation == "drop" or self.of_prompt(len(lengths), total) >= prompt:
+            return share
+        return (self.row_tokens - count + 1 - prompt) // count if shared else self.row_tokens // count - prompt
 
     def of_prompt(self, count: int, response_tokens: int) -> int:
         """Most tokens of a prompt whose `count` responses have `response_tokens` together; below 1 if they fill the row."""
@@ -74,19 +85,22 @@ class Limits:
 def encode(
     example: Example, *, row: int, renderer: Renderer, limits: Limits, train_turns: str, changed: Callable[[str, str], None]
 ) -> Encoded:
-    """The tokens of an example, checked; `changed(rule, message)` is called for every rule that changed it.
+    """The tokens of an example, checked; `changed(rule, message)` is called once for every rule that changed it, if it is kept.
 
     Raises:
       RowError: the example breaks a rule; the error's `rule` names it.
     """
-    prompt, parts = _encoded(example, renderer, train_turns, changed)
-    most = limits.of_response(len(parts))
-    parts = [_cut_response(ids, scored, most, limits, changed) for ids, scored in parts]
-    prompt = _cut_prompt(prompt, example, renderer, limits.of_prompt(len(parts), sum(len(ids) for ids, _ in parts)), limits, changed)
+    notes: dict[str, str] = {}  # rule -> the first message
+    prompt, parts = _encoded(example, renderer, train_turns, notes)
+    most = limits.of_response([len(ids) for ids, _ in parts], len(prompt))
+    parts = [_cut_response(ids, scored, most, limits, notes) for ids, scored in parts]
+    prompt = _cut_prompt(prompt, example, renderer, limits.of_prompt(len(parts), sum(len(ids) for ids, _ in parts)), limits, notes)
     for k, (ids, scored) in enumerate(parts):
         _check_response(k, ids, scored, renderer, cut=len(ids) == most)
     if example.paired and parts[0] == parts[1]:
         raise RowError("same_tokens", "chosen and rejected have the same tokens, so there is nothing to prefer.")
+    for rule, message in notes.items():
+        changed(rule, message)
     return Encoded(
         np.array(prompt, np.int32),
         tuple(np.array(ids, np.int32) for ids, _ in parts),
@@ -98,7 +112,7 @@ def encode(
     )
 
 
-def _encoded(example, renderer, train_turns, changed):
+def _encoded(example, renderer, train_turns, notes):
     # (ids of the prompt, (ids, scored) of every response)
     if example.prompt is None:
         # Plain language modelling: something must stand before the first token to predict it from.
@@ -109,13 +123,12 @@ def _encoded(example, renderer, train_turns, changed):
         if not prompt.ids:
             raise RowError("empty_prompt", "the prompt has no tokens; give every row a prompt, or use format 'text'.")
         responses = [renderer.response(prompt, response, train_turns=train_turns) for response in example.responses]
-    notes = [note for part in (prompt, *responses) for note in part.notes]
-    for rule, message in dict(reversed(notes)).items():  # the first of each rule: a row counts once
-        changed(rule, message)
+    for rule, message in (note for part in (prompt, *responses) for note in part.notes):
+        notes.setdefault(rule, message)
     return prompt.ids, [(response.ids, response.scored) for response in responses]
 
 
-def _cut_prompt(prompt, example, renderer, most, limits, changed):
+def _cut_prompt(prompt, example, renderer, most, limits, notes):
     if len(prompt) <= most:
         return prompt
     message = f"the prompt has {len(prompt)} tokens, and its responses leave room for {max(most, 0)} of row_tokens={limits.row_tokens}"
@@ -135,7 +148,7 @@ def _cut_prompt(prompt, example, renderer, most, limits, changed):
         rule, prompt = _cut_conversation(example, renderer, most, keep_end=keep_end)
         if prompt is None:
             raise RowError("prompt_too_long", f"{message}, which its template alone fills; raise it.")
-    changed(rule, message)
+    notes.setdefault(rule, message)
     return prompt
 
 
@@ -162,13 +175,13 @@ def _cut_conversation(example, renderer, most, *, keep_end):
     return "prompt_cut", ids
 
 
-def _cut_response(ids, scored, most, limits, changed):
+def _cut_response(ids, scored, most, limits, notes):
     if len(ids) <= most:
         return ids, scored
     message = f"a response has {len(ids)} tokens, more than {max(most, 0)} (max_response_tokens={limits.max_response_tokens})"
     if limits.response_truncation == "drop" or most < 1:
         raise RowError("response_too_long", f"{message}; raise it or row_tokens, or set response_truncation='keep_start'.")
-    changed("response_keep_start", f"{message}; its stop token is cut off")
+    notes.setdefault("response_keep_start", f"{message}; its stop token is cut off")
     return ids[:most], scored[:most]
 
 

@@ -103,6 +103,36 @@ def test_a_long_response_loses_its_stop_token_or_the_row_is_dropped(plain):
     assert error.value.rule == "response_too_long"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "responses", "limits", "sizes"),
+    [
+        ("0123456789", "a" * 100, {}, (11, [53])),  # the row of 64 less the prompt
+        ("0123456789", "abc", {}, (11, [4])),
+        ("p" * 70, "a" * 100, {}, (32, [32])),  # half and half
+        ("0123456789", ("a" * 50, "b" * 40), {}, (11, [26, 26])),  # 10 + 2 * 27 tokens, one of each 27 the prompt's last
+        ("0123456789", ("a" * 50, "b" * 2), {}, (11, [30, 3])),  # an equal share leaves enough
+        ("0123456789", ("a" * 50, "b" * 40), {"share_prompt": False}, (11, [21, 21])),
+        ("0123456789", ("a" * 50, "b" * 40), {"mismatched": True}, (11, [17, 17])),
+        ("0123456789", "a" * 100, {"max_prompt_tokens": 5}, (5, [59])),
+    ],
+)
+def test_responses_that_are_cut_leave_room_for_the_prompt(plain, prompt, responses, limits, sizes):
+    example = Example(prompt, (responses,), (1.0,), False) if isinstance(responses, str) else pair(prompt, *responses)
+    encoded, changed = run(plain, example, row_tokens=64, response_truncation="keep_start", **limits)
+    assert (len(encoded.prompt), [len(response) for response in encoded.responses]) == sizes
+    assert changed.count("response_keep_start") == (max(map(len, example.responses)) > 10)
+
+
+def test_only_a_row_that_is_kept_counts_as_changed(plain):
+    changed = []
+    limits = encode.Limits(row_tokens=64, share_prompt=True, max_response_tokens=4, response_truncation="keep_start")
+    with pytest.raises(RowError, match="same tokens"):
+        encode.encode(
+            pair(chosen="goodness", rejected="good"), row=0, renderer=plain, limits=limits, train_turns="last", changed=changed.append
+        )
+    assert changed == []
+
+
 def test_the_prompt_gets_what_the_responses_leave_of_the_row(plain):
     # shared: P - 1 prompt tokens, then 1 + 5 and 1 + 4
     encoded, changed = run(plain, pair(), row_tokens=15)
