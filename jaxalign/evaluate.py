@@ -17,6 +17,9 @@ from jaxalign.config.command_line import Run, local, parse_with_overrides, run, 
 
 PIPED_WIDTH = 160  # columns of a table that goes to a file or a pipe
 OF_TRAINING = ("keep_best", "best_metric", "wandb")  # keys of train that an evaluation does not read, whatever is true of them here
+OF_STEPS = ("train", "optimizer", "batch.gradient_accumulation_steps", "data.sampling", "data.sampling_column")  # what steps alone read
+# What an evaluation of a run takes from its checkpoint. The first is read where the checkpoint does not hold the start of the run.
+OF_CHECKPOINT = ("model.checkpoint", "model.preset", "model.config", "model.value_head", "model.trainable")
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of a run or of one of its stages"}),
     ("--stage", {"help": "which stage of the run, or of the config"}),
@@ -34,6 +37,7 @@ class Subject(NamedTuple):
     model: Any
     weights: Any  # the --checkpoint, or (folder of the run, step)
     out: Path | None
+    typed: list[str] = []  # keys of the configuration that the command line sets
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +49,10 @@ def _evaluate(argv):
     options, overrides = parse_with_overrides(argv, __doc__.splitlines()[0], FLAGS, command="evaluate")
     if bool(options.workdir) == bool(options.checkpoint):
         raise ValueError("give --workdir RUN, or --checkpoint FOLDER with --config FILE.py: one of them is evaluated.")
+    if options.step and options.checkpoint:
+        raise ValueError(f"--step is of --workdir; a step of a run is named --checkpoint RUN@{options.step}, and a folder has none.")
+    if options.out and Path(options.out).is_dir():
+        raise ValueError(f"--out {options.out} is a folder; name a file for the numbers, like {Path(options.out) / 'evaluation.json'}.")
     if bool(options.config) != bool(options.checkpoint):
         raise ValueError("--config and --checkpoint go together; a run is evaluated with its own configuration, and --config.KEY=VALUE.")
     subject = _of_run(options, overrides) if options.workdir else _of_folder(options, overrides)
@@ -78,32 +86,75 @@ def _of_run(options, overrides) -> Subject:
     config.model.tokenizer = record["tokenizer"]
     config.train.update({key: SCHEMA["train"][key].default for key in OF_TRAINING})
     override(config, overrides)
-    cfg = resolve(ConfigDict(stored.settled(config.to_dict(), typed=keys_of(overrides))))
+    typed = keys_of(overrides)
+    cfg = resolve(ConfigDict(stored.settled(config.to_dict(), typed=typed)))
+    _check_read(cfg, typed, OF_CHECKPOINT if _holds_start(cfg) else OF_CHECKPOINT[1:])
     start_devices(Run("", {"": cfg}, options))
     head = None if record["value_head"] is None else ValueHeadConfig(max_value=record["value_head"])
     digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
     name = f"step-{step}{'-' + digest if overrides else ''}.json"
     out = Path(options.out) if options.out else workdir / "evaluations" / name
-    return Subject(cfg, models.build(runs.model_config(record["model"]), head), (workdir, step), out)
+    return Subject(cfg, models.build(runs.model_config(record["model"]), head), (workdir, step), out, typed)
 
 
 def _of_folder(options, overrides) -> Subject:
     """The subject of --checkpoint: the configuration of a file, or of one of its stages."""
     from jaxalign.config import build
-    from jaxalign.config.files import load_file, override
+    from jaxalign.config.files import keys_of, load_file, override
     from jaxalign.config.stages import STAGE, resolve_stages
 
     config = load_file(options.config)
     override(config, overrides)
     stages = resolve_stages(config)
     if (options.stage or "") not in stages:
-        raise ValueError(f"--stage {options.stage or '...'} is needed: {options.config} has the stages {', '.join(stages)}.")
+        if "" in stages:
+            raise ValueError(f"--stage {options.stage}: {options.config} has no stages; leave --stage out.")
+        what = "is needed" if options.stage is None else "is no stage"
+        raise ValueError(f"--stage {options.stage or '...'} {what}: {options.config} has the stages {', '.join(stages)}.")
     cfg = stages[options.stage or ""]
     if (cfg.model.checkpoint or "").startswith(STAGE):
         key = f"--config.{options.stage}.model.checkpoint=FOLDER"
         raise ValueError(f"the reference of {options.stage} is {cfg.model.checkpoint!r}, which has no folder here; name it with {key}.")
+    typed, below = keys_of(overrides), f"{options.stage}." if options.stage else ""
+    if other := [key for key in typed if not key.startswith(below)]:
+        raise ValueError(f"--config.{other[0]} is of another stage than {options.stage}, which alone is evaluated; leave it out.")
+    _check_read(cfg, [key.removeprefix(below) for key in typed], ())
     start_devices(Run("", {"": cfg}, options))
+    build.check_weights(_with_checkpoint(cfg, options.checkpoint))
     return Subject(cfg, build.model(cfg), options.checkpoint, Path(options.out) if options.out else None)
+
+
+def _holds_start(cfg) -> bool:
+    """Whether a checkpoint of the run holds the weights that it started from."""
+    from jaxalign.training.reference import RULES
+
+    rule = RULES[cfg.reference.rule]
+    return cfg.reference.rule == "frozen" or (rule.moves and rule.holds == "weights" and cfg.reference.keep_initial)
+
+
+def _check_read(cfg, typed, further) -> None:
+    """Raises ValueError where a key was typed that an evaluation of this configuration does not read; `further` are such keys."""
+    from jaxalign.config import functions
+    from jaxalign.hparams import hparams_of
+
+    unread = [*OF_STEPS, *further]
+    if not cfg.data.eval_fraction and cfg.data.row_tokens is not None:
+        unread.append("data.train")
+    looks_at_seed = "seed" in hparams_of(functions.function("forward", cfg.forward.name))
+    if cfg.model.checkpoint is not None and cfg.model.value_head is None and not looks_at_seed:
+        unread.append("seed")
+    if idle := [key for key in typed if any(key == name or key.startswith(f"{name}.") for name in unread)]:
+        raise ValueError(
+            f"{', '.join(f'--config.{key}' for key in idle)}: an evaluation of this checkpoint does not read it, so the numbers would be "
+            "those without it; leave it out."
+        )
+
+
+def _with_checkpoint(cfg, name: str):
+    """A copy of the configuration with another model.checkpoint."""
+    named = cfg.copy_and_resolve_references()
+    named.model.checkpoint = name
+    return named
 
 
 def _measure(subject):
@@ -138,18 +189,23 @@ def _states(subject, functions):
 
     from jaxalign.config import build
     from jaxalign.training import checkpoint
+    from jaxalign.training.runs import CheckpointError
 
     cfg, model = subject.cfg, subject.model
     if isinstance(subject.weights, str):
         start = functions.init_state(build.params(cfg, model))
         yield "before", start
-        named = cfg.copy_and_resolve_references()
-        named.model.checkpoint = subject.weights
-        state = functions.init_state(build.params(named, model))
+        state = functions.init_state(build.params(_with_checkpoint(cfg, subject.weights), model))
         yield "after", state.replace(reference=start.reference, initial=start.initial)
         return
     workdir, step = subject.weights
-    state = checkpoint.restore(workdir, build.abstract_state(model, functions.init_state), step)
+    try:
+        state = checkpoint.restore(workdir, build.abstract_state(model, functions.init_state), step)
+    except CheckpointError as error:
+        if not subject.typed:
+            raise
+        typed = ", ".join(f"--config.{key}" for key in subject.typed)
+        raise CheckpointError(f"the checkpoint of step {step} has no state for an evaluation with {typed}: {error}") from error
     first = state.initial if state.initial is not None else state.reference if cfg.reference.rule == "frozen" else None
     if first is not None:
         nothing_seen = jax.tree.map(jnp.zeros_like, state.statistics)

@@ -105,6 +105,16 @@ def test_a_folder_of_weights_is_evaluated_against_the_model_of_the_config(finish
     ("flags", "message"),
     [
         ([], "give --workdir RUN, or --checkpoint"),
+        (["--config", "CONFIG", "--checkpoint", "RUN/dpo", "--step", "1"], "named --checkpoint RUN@1"),
+        (["--workdir", "RUN/dpo", "--out", "RUN"], "is a folder; name a file"),
+        (["--workdir", "RUN/dpo", "--config.train.total_steps=9", "--config.batch.rows=4"], "--config.train.total_steps: an evaluation"),
+        (["--workdir", "RUN/dpo", "--config.model.checkpoint=/nope"], "--config.model.checkpoint: an evaluation"),
+        (["--workdir", "RUN/dpo", "--config.data.train.path=/nope", "--config.seed=1"], "data.train.path, --config.seed: an evaluation"),
+        (["--workdir", "RUN/dpo", "--config.objective.name=kto"], "no state for an evaluation with --config.objective.name"),
+        (["--config", TINY, "--checkpoint", "RUN/dpo", "--stage", "x"], "has no stages; leave --stage out"),
+        (["--config", "CONFIG", "--checkpoint", "RUN/dpo", "--stage", "x"], "--stage x is no stage"),
+        (["--config", TINY, "--checkpoint", "RUN/sft", "--config.optimizer.learning_rate=1.0"], "learning_rate: an evaluation"),
+        (["--config", TINY, "--checkpoint", "/nope", "--config.data.eval.path=/nope.jsonl"], "/nope is not a folder"),
         (["--checkpoint", "x"], "--config and --checkpoint go together"),
         (["--workdir", "RUN"], "is a run of stages dpo, sft"),
         (["--workdir", "RUN/dpo", "--step", "7"], "checkpoints of steps [1, 2], not 7"),
@@ -115,6 +125,11 @@ def test_a_folder_of_weights_is_evaluated_against_the_model_of_the_config(finish
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_with_the_way_out(finished, flags, message, capsys):
-    places = {"RUN": str(finished), "RUN/dpo": str(finished / "dpo"), "CONFIG": str(finished.parent / "config.py")}
-    assert evaluate.main([places.get(flag, flag) for flag in flags]) == 1
+    places = {"RUN": finished, "RUN/dpo": finished / "dpo", "RUN/sft": finished / "sft", "CONFIG": finished.parent / "config.py"}
+    assert evaluate.main([str(places.get(flag, flag)) for flag in flags]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_where_a_checkpoint_does_not_hold_the_start_of_its_run_the_start_may_be_named(finished, capsys):
+    assert evaluate.main(["--workdir", str(finished / "sft"), "--config.model.checkpoint=/nope"]) == 0
+    assert "What the run started from is not there any more: /nope is not a folder" in capsys.readouterr().err

@@ -31,7 +31,8 @@ def load_file(reference: str) -> ConfigDict:
         there = ", ".join(sorted(file.name for file in Path(path).glob("*.py"))) or "none"
         raise ConfigError(f"--config {path}: it is a folder; name one of its Python files: {there}.")
     if not Path(path).is_file():
-        raise ConfigError(f"--config {path}: no such file; {nearby(Path(path))}")
+        likely = [file for file in (Path(f"{path}.py"), Path("configs", f"{Path(path).stem}.py")) if file.is_file()]
+        raise ConfigError(f"--config {path}: no such file; {f'did you mean {likely[0]}?' if likely else nearby(Path(path))}")
     if Path(path).suffix != ".py":
         raise ConfigError(f"--config {path}: a config is a Python file; its name must end in .py.")
     try:

@@ -101,6 +101,8 @@ def _value(given, key, field: Field, prefix, problems):
     if not isinstance(value, field.types) or (isinstance(value, bool) and bool not in field.types):
         wanted = " or ".join("None" if t is type(None) else t.__name__ for t in field.types)
         problems.append(f"{prefix}{key}={value!r} is {type(value).__name__}, not {wanted}: {field.help}.")
+    elif value == "" and not field.choices:
+        problems.append(f"{prefix}{key}='' is empty; give a value, or leave the key out: {field.help}.")
     elif not isinstance(value, float | int) and (wrong := _wrong_item(value, field.items)):
         problems.append(f"{prefix}{key}={value!r}: {wrong}: {field.help}.")
     elif isinstance(value, float) and not math.isfinite(value):

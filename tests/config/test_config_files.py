@@ -143,3 +143,12 @@ def test_every_config_that_takes_a_seed_is_tried():
 def test_an_unknown_variant_is_refused(path):
     with pytest.raises(ConfigError, match="nonsense"):
         files.load_file(f"{path}:nonsense")
+
+
+def test_a_config_that_is_named_without_its_folder_is_suggested_with_it(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.py").write_text(WHOLE)
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", "quickstart.py", "configs/quickstart"):
+        with pytest.raises(ConfigError, match="did you mean configs/quickstart.py"):
+            files.load_file(name)

@@ -61,11 +61,9 @@ def test_held_out_metrics_that_are_not_finite_are_named(opened, capsys):
     assert "step 5: the held-out metrics loss are not finite" in " ".join(capsys.readouterr().err.split())
 
 
+WHOLE = (b"{", b"[]", b'"\xff"', b'{"step": "a", "split": "eval"}', b'{"step": 2}')
 START = b'{"step": 2, "split": "eval", '
 VALUES = (b'"loss": "x"}', b'"se": 3}', b'"n": {"loss": null}}')
-
-
-WHOLE = (b"{", b"[]", b'"\xff"', b'{"step": "a", "split": "eval"}', b'{"step": 2}')
 
 
 @pytest.mark.parametrize("damaged", [*WHOLE, *(START + value for value in VALUES)])
