@@ -137,13 +137,27 @@ class Tokenizer:
         return whole[len(start) :] if whole.startswith(start) else self.decode(ids)
 
     def with_added(self, tokens: Sequence[str]) -> "Tokenizer":
-        """This tokenizer with further special tokens, whose ids follow the vocabulary's; tokens that it has already change nothing."""
-        if not tokens:
+        """This tokenizer with further special tokens, whose ids follow the vocabulary's; added tokens that it has already stay as they are.
+
+        A token that lies in the vocabulary unused, which no text is split into, keeps its id.
+
+        Raises:
+          ValueError: one is a token of ordinary text, which would then be split otherwise everywhere.
+        """
+        known = {token.content for token in self.model.get_added_tokens_decoder().values()}
+        new = [token for token in dict.fromkeys(tokens) if token not in known]
+        for token in new:
+            place = self.model.token_to_id(token)
+            if place is not None and place in (*self.encode(token), *self.encode_next(token)):
+                raise ValueError(
+                    f"data.add_tokens={tuple(tokens)!r}: {token!r} is an ordinary token of the vocabulary (id {place}); as a special token it "
+                    "would change the tokens of every text that holds it. Name tokens that no text holds, like '<|im_start|>'."
+                )
+        if not new:
             return self
         model = tokenizers.Tokenizer.from_str(self.model.to_str())
-        model.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in tokens])
-        extra = (*self.extra, *(token for token in tokens if token not in self.extra))
-        return dataclasses.replace(self, model=model, extra=extra)
+        model.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in new])
+        return dataclasses.replace(self, model=model, extra=(*self.extra, *(token for token in new if token not in self.extra)))
 
 
 def load(path: str | Path) -> Tokenizer:

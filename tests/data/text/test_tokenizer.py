@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import tokenizers
 
 from jaxalign.data.text import tokenizer
 
@@ -129,3 +130,20 @@ def test_the_data_code_imports_neither_torch_nor_transformers_nor_jax():
     heavy = ("torch", "tensorflow", "transformers", "datasets", "jax")
     code = f"import sys, jaxalign.prepare; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_added_tokens_that_are_there_change_nothing_and_ordinary_ones_are_refused(make_tokenizer):
+    loaded = tokenizer.load(make_tokenizer())
+    gained = loaded.with_added(("<a>", "<|im_end|>", "<a>"))
+    assert gained.encode("<a>") == [loaded.vocab_size] and gained.vocab_size == loaded.vocab_size + 1
+    assert gained.with_added(("<a>",)) is gained and loaded.with_added(("<|im_end|>",)) is loaded
+    with pytest.raises(ValueError, match="'a' is an ordinary token of the vocabulary .id 97"):
+        loaded.with_added(("<a>", "a"))
+    with pytest.raises(ValueError, match="'e' is an ordinary token"):  # of sentencepiece, which writes a first "e" as another token
+        tokenizer.load("package:stories260k").with_added(("e",))
+
+
+def test_a_token_that_lies_unused_in_the_vocabulary_keeps_its_id():
+    model = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "<": 1, ">": 2, "0": 3, "<0>": 4}, []))
+    loaded = tokenizer.Tokenizer(model, {}, (), None, None, False, {})
+    assert loaded.encode("<0>") == [1, 3, 2] and loaded.with_added(("<0>",)).encode("<0>") == [4]
