@@ -44,6 +44,8 @@ def answers_of(row: Record, column: str | None = None) -> Answers:
             origin = f"{column}[].{theirs}"
             row.derive(ours, numbers, origin=origin)
             if row.origin(ours) != origin:
+                row.derive(theirs, numbers, origin=origin)  # compared with the other, and with what else judges the answers
+            if origin not in (row.origin(ours), row.origin(theirs)):
                 row.fields.add(origin)
     return Answers(column, tuple(side(item.value, column, row) for item in items))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 
-from jaxalign.data.raw import asked, choices, examples, scores
+from jaxalign.data.raw import asked, choices, examples, scores, verdicts
 from jaxalign.data.raw.answers import ANSWERS, answers_of, of_one_kind
 from jaxalign.data.raw.context import refuse_media, system_of, tools_of, with_system
 from jaxalign.data.raw.counts import RowError
@@ -15,6 +15,7 @@ from jaxalign.data.raw.turns import CONVERSATIONS, common_prompt, conversation, 
 from jaxalign.data.raw.typed import hh_answer, hh_prompt, hh_turns, is_hh
 
 PAIRS = ("paired", "hh", "choice")
+TARGETS = ("messages", "completion", "text")  # what is learnt as it is
 # What a source's `feedback` may be, and of which formats.
 FEEDBACK = {"pair": (*PAIRS, "scored", "ranked"), "label": (*PAIRS, "binary"), "score": (*PAIRS, "scored")}
 
@@ -79,7 +80,7 @@ def ranked(row: Record, *, scoring: Scoring) -> Example:
     if len(responses) < 2:
         raise RowError("too_few", f"a ranking of {len(responses)} response; it needs at least 2.")
     if row.first(("ranks", "rank")) is None:
-        scores.refuse_other_judges(row)
+        verdicts.refuse_other_judges(row)
         row.derive("ranks", list(range(1, len(responses) + 1)), origin=scores.ORDER)
     ranks = scores.numbers(row, row.first(("ranks", "rank")), count=len(responses), sides=False)
     places = sorted(set(ranks))
@@ -164,6 +165,11 @@ def _with_numbers(example, row, name, scoring, feedback, keep_columns):
         scores.lists_against_order(row, scoring, by=judge, count=count, leave=keep_columns.values())
     if pair and feedback != "score":
         scores.against_order(row, scoring, leave=keep_columns.values())
+        verdicts.refuse_tie(row)
+        if name != "choice":
+            verdicts.against_pair(row, scoring, leave=keep_columns.values())
+    if name in TARGETS:
+        verdicts.refuse_bad_answer(row)
     if pair and (scoring.declared or feedback == "score"):
         rewards = scoring.rewards(row, count=2, sides=True)
         if feedback != "score" and rewards[0] < rewards[1]:

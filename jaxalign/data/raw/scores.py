@@ -13,13 +13,12 @@ import numpy as np
 
 from jaxalign.data.raw import notation
 from jaxalign.data.raw.counts import RowError
-from jaxalign.data.raw.records import EMPTY, Record
+from jaxalign.data.raw.records import Record
 
 TRANSFORMS = ("linear", "sigmoid")
 FLOAT32_MAX = float(np.finfo(np.float32).max)  # numbers of responses are stored as float32
 EVIDENCE = re.compile(r"rank|score|rating|grade", re.IGNORECASE)  # in the name of a column: it orders answers; a model's reward need not
-EVIDENCE_OF_ORDER = re.compile(rf"{EVIDENCE.pattern}|reward", re.IGNORECASE)  # where nothing but their order judges the answers
-JUDGES = re.compile(r"(?<![a-z])(?:chosen|rejected|choice|best|better|prefer\w*|winner|labels?)(?![a-z])", re.IGNORECASE)
+EVIDENCE_OF_ORDER = re.compile(rf"{EVIDENCE.pattern}|reward|vote|order", re.IGNORECASE)  # where nothing but their order judges the answers
 ORDER = "the order of the answers"  # what ranks stand for where a row has none
 
 
@@ -158,17 +157,6 @@ def against_order(row: Record, scoring: Scoring, leave: Collection[str] = ()) ->
             )
 
 
-def refuse_other_judges(row: Record) -> None:
-    """Raises RowError (rule "choice") where a column may say which answers are the better ones, and their order would be taken for that."""
-    name = next((name for name in row if JUDGES.search(name) and row.peek(name) not in EMPTY), None)
-    if name is not None:
-        raise RowError(
-            "choice",
-            f"{name} is {str(row.peek(name))[:40]!r}, and answers without ranks count as best first; write ranks, or chosen and rejected, "
-            f"or leave the column out with rename={{{name!r}: None}}.",
-        )
-
-
 def lists_against_order(row: Record, scoring: Scoring, *, by: str, count: int, leave: Collection[str] = ()) -> None:
     """Raises RowError (rule "scores_against_order") where a list of numbers orders two of `count` answers the other way round than `by`.
 
@@ -195,7 +183,7 @@ def lists_against_order(row: Record, scoring: Scoring, *, by: str, count: int, l
 def _ascending(row, name, scoring, count):
     # the numbers of a column, so that the higher is the better; None where it does not have one per answer
     values = [number(value) for value in listed(row.peek(name))]
-    falls = scoring.falls or "rank" in name.lower()
+    falls = scoring.falls or "rank" in name.lower() or "order" in name.lower()
     return None if len(values) != count or None in values else [-value if falls else value for value in values]
 
 

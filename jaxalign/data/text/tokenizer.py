@@ -150,8 +150,8 @@ class Tokenizer:
             place = self.model.token_to_id(token)
             if place is not None and place in (*self.encode(token), *self.encode_next(token)):
                 raise ValueError(
-                    f"data.add_tokens={tuple(tokens)!r}: {token!r} is an ordinary token of the vocabulary (id {place}); as a special token it "
-                    "would change the tokens of every text that holds it. Name tokens that no text holds, like '<|im_start|>'."
+                    f"data.add_tokens={tuple(tokens)!r}: {token!r} is an ordinary token of the vocabulary (id {place}); as a special one "
+                    "it would change the tokens of every text that holds it. Name tokens that no text holds, like '<|im_start|>'."
                 )
         if not new:
             return self

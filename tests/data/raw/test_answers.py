@@ -30,6 +30,10 @@ FIRST, SECOND = {"rank": 1, "score": 0.1}, {"rank": 2, "score": 0.9}
         ({**answers({}, {}, {}), "scores": "[0.9, 0.1, 0.5]"}, "ranked", "the order of the answers and scores order"),
         ({**answers({}, {}), "ratings": [1, 5]}, None, "the order of the answers and ratings order answers 0 and 1"),
         ({**answers({}, {}), "rewards": [-1.5, 2]}, None, "the order of the answers and rewards"),
+        ({**answers({}, {}), "votes": [1, 9]}, None, "the order of the answers and votes"),
+        ({**answers({}, {}, {}), "order": [2, 1, 3]}, None, "the order of the answers and order order"),
+        (answers({"score": 0.9, "rating": 1}, {"score": 0.2, "rating": 5}), None, r"responses\[\].score and responses\[\].rating order"),
+        ({**answers({"rating": 0.3}, {"rating": 0.1}), "scores": [0.2, 0.4]}, None, r"scores and responses\[\].rating order"),
         ({**answers({}, {}), "ranks": [1, 2], "human_scores": [2, 3]}, None, "ranks and human_scores"),
     ],
 )
@@ -46,7 +50,9 @@ def test_numbers_that_contradict_what_judges_the_answers_refuse_the_row(row, nam
         (answers({"rank": 2, "score": 0.5}, {"rank": 1, "score": 0.5}), {}, []),
         (answers(FIRST, SECOND), {"scoring": Scoring((1, 0))}, []),
         (answers({"score": 0.9, "overall_score": 0.1, "rating": 0.3}), {}, ["responses[].overall_score", "responses[].rating"]),
-        ({**answers({"rating": 0.3}, {"rating": 0.1}), "scores": [0.2, 0.4]}, {}, ["responses[].rating"]),
+        (answers({"score": 0.9, "rating": 1}, {"score": 0.2}), {}, ["responses[].rating"]),
+        ({**answers({"rating": 0.1}, {"rating": 0.3}), "scores": [0.2, 0.4]}, {}, []),
+        ({**answers({"rating": 0.1}, {"rating": 0.3}), "scores": [0.2, 0.4], "rating": "good"}, {}, ["rating", "responses[].rating"]),
         ({**answers({"score": 0.3}), "label": True}, {}, ["responses[].score"]),
         ({**answers({}, {}), "scores": [0.2, 0.4], "rank": [1]}, {}, ["rank"]),
         ({**answers({}, {}), "ratings": [5, 1], "lengths": [1, 2]}, {}, ["lengths"]),
@@ -59,7 +65,7 @@ def test_numbers_that_agree_are_read_and_others_are_named(row, options, unread):
 
 
 def test_the_first_number_of_an_answer_is_its_score():
-    row = answers({"score": 0.9, "rating": 0.1}, {"rating": 0.8, "score": 0.2})
+    row = answers({"score": 0.9, "rating": 0.8}, {"rating": 0.1, "score": 0.2})
     assert convert(row)[0].rewards == (0.9, 0.2)
     with pytest.raises(RowError, match="the row needs a number in scores"):
         convert(answers({"score": 0.9}, {"rating": 0.8}))
