@@ -5,6 +5,7 @@ normalizer changes in a text (NFC, lower case), a special token that is typed in
 Anything beyond that refuses the row by name.
 """
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 import json
 import re
@@ -29,11 +30,15 @@ def find(text: str, whole: str, start: int = 0) -> int | None:
     at = whole.find(stripped, start)
     if at >= 0:
         return at + len(stripped)
-    for escaped in (json.dumps(stripped)[1:-1], json.dumps(stripped, ensure_ascii=False)[1:-1], repr(stripped)[1:-1]):
+    for escaped in _escaped(stripped):
         at = whole.find(escaped, start)
         if at >= 0:
             return at + len(escaped)
     return 0 if "".join(stripped.split()) in "".join(whole.split()) else None
+
+
+def _escaped(text):
+    return json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1]
 
 
 def end_of_answer(turn: Message, rendered: str, *, template: str, thought: str | None, way: str) -> int:
@@ -71,7 +76,20 @@ def end_of_answer(turn: Message, rendered: str, *, template: str, thought: str |
         if place is None:
             raise RowError("tool_calls", f"template {template!r} does not write {shorten(text)} of a tool call; use a template with tools.")
         end = max(end, place)
+    _check_numbers(turn, rendered, template)
     return end
+
+
+def _check_numbers(turn, rendered, template):
+    # A number, or true and false, must be written as often as the turn has it, its texts included.
+    leaves = [leaf for call in turn.get("tool_calls", ()) for leaf in _leaves(call["function"]["arguments"])]
+    values = collections.Counter(json.dumps(leaf) for leaf in leaves if isinstance(leaf, (bool, int, float)))
+    texts = list(texts_of([{key: value for key, value in turn.items() if key != "name"}])) if values else []
+    for value, count in values.items():
+        spelled = re.compile("|".join(rf"(?<![\w.]){re.escape(text)}(?![\w.])" for text in {value, value.capitalize()}))
+        needed = count + sum(min(len(spelled.findall(form)) for form in (text, *_escaped(text))) for text in texts)
+        if len(spelled.findall(rendered)) < needed:
+            raise RowError("tool_calls", f"template {template!r} does not write {value} of a tool call; use a template with tools.")
 
 
 def check_context(messages: Sequence[Message], rendered: str, *, template: str) -> None:
@@ -197,16 +215,17 @@ def _normalized(tokenizer, pieces):
 def _texts_of_calls(calls):
     for call in calls:
         yield call["function"]["name"]
-        yield from _strings(call["function"]["arguments"])
+        yield from (leaf for leaf in _leaves(call["function"]["arguments"]) if isinstance(leaf, str))
 
 
-def _strings(value):
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
+def _leaves(value):
+    # the keys and values of arguments
+    if isinstance(value, Mapping):
         for key, item in value.items():
             yield str(key)
-            yield from _strings(item)
+            yield from _leaves(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _strings(item)
+            yield from _leaves(item)
+    else:
+        yield value
