@@ -62,10 +62,11 @@ def written(example: Example) -> bytes:
     try:
         return json.dumps([example.prompt, example.responses, example.tools], ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError as error:
+        before = error.object[max(0, error.start - 20) : error.start].rpartition('"')[2]  # what of it is the row's, not JSON's
         raise RowError(
             "unicode",
-            f"a text holds {error.object[error.start]!r} after {error.object[max(0, error.start - 20) : error.start]!r}: half a character, "
-            "or a byte that is not UTF-8; mend the text, or leave the row out.",
+            f"a text holds {error.object[error.start]!r} after {before!r}: half a character, or a byte that is not UTF-8; mend the text, "
+            "or leave the row out.",
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError("wrong_type", f"a tool or a tool call holds what JSON cannot write: {str(error)[:80]}.") from error

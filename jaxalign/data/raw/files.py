@@ -6,6 +6,7 @@ length of a line, are bounded.
 
 import bisect
 from collections.abc import Sequence
+import contextlib
 import csv
 import glob
 import gzip
@@ -134,12 +135,13 @@ class _Lines(Sequence):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise RowError(
-                "encoding",
-                f"{self._path}, line {number}: byte 0x{line[error.start]:02x} at place {error.start} is not UTF-8; convert the file, for "
-                "example with iconv -f latin1 -t utf-8.",
-            ) from error
+            raise _not_utf8(f"{self._path}, line {number}", line[error.start]) from error
         return _parsed(text, f"{self._path}, line {number}")
+
+
+def _not_utf8(where, byte):
+    what = f"byte 0x{byte:02x} is not UTF-8"
+    return RowError("encoding", f"{where}: {what}; convert the file, for example with iconv -f latin1 -t utf-8.")
 
 
 def _parsed(text, where):
@@ -169,7 +171,9 @@ def _json(data, path):
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{path} is not valid JSON: {str(error)[:80]}. Mend the file, or write one row per line as .jsonl.") from error
     if isinstance(rows, dict) and "data" in rows:
+        columns = {name for row in rows["data"] if isinstance(row, dict) for name in row} if isinstance(rows["data"], list) else set()
         lists = [name for name, value in rows.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        lists += [name for name, value in rows.items() if name not in ("data", *lists) and _holds_rows(value, columns)]
         if len(lists) > 1:
             raise ValueError(f"{path} holds the lists {', '.join(lists)}; data alone would be read. Write each into its own file.")
         rows = rows["data"]
@@ -178,6 +182,13 @@ def _json(data, path):
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a {type(rows).__name__}; a .json file must hold a list of rows. One row a line is .jsonl.")
     return rows
+
+
+def _holds_rows(value, columns, *, listed=False):
+    # whether somewhere in it is a list of objects that have a column of the rows
+    if isinstance(value, dict):
+        return (listed and not columns.isdisjoint(value)) or any(_holds_rows(item, columns) for item in value.values())
+    return isinstance(value, list) and any(_holds_rows(item, columns, listed=True) for item in value)
 
 
 class _Cells(Sequence):
@@ -194,6 +205,10 @@ class _Cells(Sequence):
         if len(cells) != len(self._header):
             count = f"{len(cells)} cells under {len(self._header)} columns"
             raise RowError("cells", f"{self._path}, line {line}: {count}; put cells with commas in quotes.")
+        try:
+            "".join(cells).encode("utf-8")
+        except UnicodeEncodeError as error:  # half a surrogate pair stands for a byte
+            raise _not_utf8(f"{self._path}, line {line}", ord(error.object[error.start]) - 0xDC00) from error
         return dict(zip(self._header, cells, strict=True))
 
 
@@ -201,21 +216,37 @@ def _table(data, path):
     text = data[:].decode("utf-8-sig", errors="surrogateescape")
     head = text.partition("\n")[0]
     delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ";" if "," not in head and ";" in head else ","
+    header, *rows = _cells(text, delimiter, path) or [(0, [])]
+    # A quote after a space opens no cell for the csv module, but does for whoever writes names and cells after "comma, space".
+    if header[1][1:] and all(name.startswith(" ") for name in header[1][1:]) or _after_spaces([header, *rows]):
+        with contextlib.suppress(ValueError):
+            spaced = _cells(text, delimiter, path, skipinitialspace=True)
+            if _after_spaces(spaced) < max(_after_spaces([header, *rows]), 1):
+                header, *rows = spaced
+    names = [name.strip() for name in header[1]]
+    if len(set(names)) < len(names) or "" in names:
+        index = "; the first column has no name: is it pandas' index? Write the table with index=False" if names[0] == "" else ""
+        raise ValueError(f"{path}: the first line must name every column once; it is {head[:80]!r}{index}.")
+    return _Cells(names, rows, path)
+
+
+def _cells(text, delimiter, path, **options):
+    # (number of its last line, cells) of every row of a table
     limit = csv.field_size_limit(LINE_BYTES)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **options)
     try:
-        header, *rows = [(reader.line_num, cells) for cells in reader if cells] or [(0, [])]
+        return [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
         raise ValueError(
             f"{path}, line {reader.line_num}: {error}; put cells with commas, quotes or line breaks in quotes, and double quotes in them."
         ) from error
     finally:
         csv.field_size_limit(limit)
-    names = [name.strip() for name in header[1]]
-    if len(set(names)) < len(names) or "" in names:
-        index = "; the first column has no name: is it pandas' index? Write the table with index=False" if names[0] == "" else ""
-        raise ValueError(f"{path}: the first line must name every column once; it is {head[:80]!r}{index}.")
-    return _Cells(names, rows, path)
+
+
+def _after_spaces(rows):
+    # cells that begin with a quote after a space
+    return sum(cell.startswith(' "') for _, cells in rows for cell in cells)
 
 
 def _unzipped(path, *, by_line):

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 
 EMPTY = (None, "", [], {}, ())
-MISSING = ("nan", "none", "null", "<na>", "n/a")  # what tables hold in letters where a value is missing
+MISSING = ("nan", "none", "null", "<na>", "n/a", "na", "#n/a", "-")  # what tables hold in letters where a value is missing
 REPLACED = "(replaced by rename)"  # a column with what the data set has under the names that `rename` gives to other columns
 
 

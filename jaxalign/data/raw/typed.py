@@ -22,7 +22,11 @@ MARK = re.compile(
     r"|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<｜(?:User|Assistant)｜>"
 )
 # A prompt that ends by asking for the answer, as templates in plain text do.
-ASKS = re.compile(r"(?:^|\n)\s*(?:#+\s*)?(?:Assistant|ASSISTANT|Response|RESPONSE|Answer by the assistant)\s*:\s*$")
+ASKS = re.compile(
+    r"(?:^|\n)\s*(?:#+\s*)?(?:Assistant|ASSISTANT|Response|RESPONSE|Answer by the assistant)\s*:\s*$"
+    r"|(?<!\w)(?:USER|User|HUMAN|Human)\s*:.*\s(?:ASSISTANT|Assistant)\s*:\s*$",  # Vicuna's, in one line
+    re.DOTALL,
+)
 
 
 def written_out(text: str, name: str) -> list | dict | None:
@@ -102,7 +106,7 @@ def refuse_rendered(text: str, what: str, *, asks: bool) -> None:
     if found:
         raise RowError(
             "rendered_text",
-            f"{what} holds {found[0].strip()!r}, which a chat template writes: is it rendered already? Give the messages themselves, or "
+            f"{what} holds {found[0].strip()[-40:]!r}, which a chat template writes: is it rendered already? Give the messages, or "
             "train the text as it stands with template='plain'.",
         )
 

@@ -114,7 +114,9 @@ def test_a_pair_with_equal_scores_is_counted():
     assert not convert({**row, "score_rejected": 8})[1].changed
 
 
-@pytest.mark.parametrize(("word", "found"), [("nan", True), (" None", True), ("null", True), ("None of them", False)])
+@pytest.mark.parametrize(
+    ("word", "found"), [("nan", True), (" None", True), ("null", True), ("NA", True), ("-", True), ("None of them", False)]
+)
 def test_a_text_that_tables_write_for_a_missing_value_is_counted(word, found):
     assert ("missing_word" in convert({"prompt": "p", "completion": word})[1].changed) == found
     assert not convert({"prompt": "p", "completion": "c", "note": word})[1].changed

@@ -38,6 +38,11 @@ def test_tables_are_read_with_their_quotes(tmp_path, name, delimiter, mark):
         ("a.csv.TSV", "a,x\tb\n1\t2\n", [{"a,x": "1", "b": "2"}]),
         ("a.csv", "a;b\n1,5;2\n", [{"a": "1,5", "b": "2"}]),
         ("a.csv", "a;x,b\n1,2\n", [{"a;x": "1", "b": "2"}]),
+        ("a.csv", 'a, b\n1, "2, 3"\n', [{"a": "1", "b": "2, 3"}]),
+        ("a.csv", 'a, "b"\n1, 2\n', [{"a": "1", "b": "2"}]),
+        ("a.csv", 'a,b\nx, "y"\nz, v\n', [{"a": "x", "b": "y"}, {"a": "z", "b": "v"}]),
+        ("a.csv", 'a,b\n1," ""2"""\n3, 4\n', [{"a": "1", "b": ' "2"'}, {"a": "3", "b": " 4"}]),
+        ("a.csv", 'a,b\n1, "2" and 3\n', [{"a": "1", "b": ' "2" and 3'}]),
     ],
 )
 def test_the_suffix_and_the_first_line_decide_what_stands_between_cells(tmp_path, name, text, rows):
@@ -51,6 +56,8 @@ def test_the_suffix_and_the_first_line_decide_what_stands_between_cells(tmp_path
         ({"data": [{"a": 1}], "train": [{"a": 2}]}, "holds the lists data, train; data alone would be read"),
         ({"train": [{"a": 1}], "test": [{"a": 2}]}, "must hold a list of rows"),
         ({"data": {"a": 1}}, "must hold a list of rows"),
+        ({"data": [{"a": 1}], "validation": {"rows": [{"a": 2}]}}, "holds the lists data, validation"),
+        ({"data": [{"a": 1}], "validation": [[{"a": 2}]]}, "holds the lists data, validation"),
     ],
 )
 def test_a_json_file_of_several_lists_is_refused(tmp_path, value, words):
@@ -62,6 +69,18 @@ def test_a_json_file_of_several_lists_is_refused(tmp_path, value, words):
 def test_a_json_file_with_facts_beside_its_rows_is_read(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"version": "1.0", "labels": ["x"], "data": ROWS}))
     assert rows_of({"path": str(tmp_path / "a.json")}) == ROWS
+    pandas = {"schema": {"fields": [{"name": "index", "type": "integer"}], "primaryKey": ["index"]}, "data": ROWS}
+    (tmp_path / "b.json").write_text(json.dumps(pandas))
+    assert rows_of({"path": str(tmp_path / "b.json")}) == ROWS
+
+
+def test_a_byte_of_a_table_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
+    (tmp_path / "a.csv").write_bytes("a,b\n1,2\ncaf\xe9,3\n".encode("latin1"))
+    rows = sources.read({"path": str(tmp_path / "a.csv")})
+    assert rows[0] == {"a": "1", "b": "2"}
+    with pytest.raises(RowError, match="a.csv, line 3: byte 0xe9 is not UTF-8; convert the file.*iconv") as error:
+        rows[1]
+    assert error.value.rule == "encoding"
 
 
 def test_several_files_and_globs_are_one_source(tmp_path, write_jsonl):

@@ -88,6 +88,8 @@ def test_two_answers_and_a_choice_become_best_first(row, because, best_first):
         ({"prompt": "[INST] Hi [/INST]", "completion": "c"}, "rendered_text"),
         ({"prompt": "Below is a task.\n### Response:", "completion": "c"}, "rendered_text"),
         ({"prompt": "p", "completion": "c<end_of_turn>"}, "rendered_text"),
+        ({"prompt": "A chat. USER: hi ASSISTANT:", "completion": "c"}, "rendered_text"),
+        ({"prompt": "A chat.\nUser: hi\nthere Assistant: ", "completion": "c"}, "rendered_text"),
         ({"prompt": "p", "chosen": "[{'role': 'user' 'content': 3}]", "rejected": "r"}, "written_messages"),
         ({"prompt": "p", "completion": "half \ud83d"}, "unicode"),
         ({"prompt": "p", "completion": "c", "score": 10**400}, "wrong_type"),
@@ -193,6 +195,11 @@ def test_an_answer_that_holds_turns_as_text_is_refused_where_a_template_writes_t
     assert error.value.rule == "hh_answer"
     if made != "messages":
         assert convert(row, name, chat=False)[0].responses[0] == answer
+
+
+def test_half_a_character_is_shown_with_the_text_before_it_alone():
+    with pytest.raises(RowError, match=r"holds '\\udce9' after 'caf':"):
+        convert({"prompt": "caf\udce9", "completion": "c"})
 
 
 def test_an_answer_that_opens_its_own_turn_and_one_that_mentions_a_human_are_read():
