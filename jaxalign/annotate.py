@@ -24,10 +24,12 @@ def _annotate(argv):
     import jax
 
     from jaxalign.config import build
-    from jaxalign.config.computed import with_columns
+    from jaxalign.config.computed import has_columns, with_columns
     from jaxalign.config.prepared import prepared_sets
     from jaxalign.config.stages import place_stages, training_stages
 
+    if not any(map(has_columns, training_stages(asked.stages).values())):
+        raise ValueError(f"{asked.options.config} computes no column; name columns in data.computed.")
     for cfg in training_stages(asked.stages).values():
         place_stages(cfg, workdir_of(asked))
         with jax.set_mesh(build.mesh(cfg)):

@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _inspect(argv):
     asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="inspect", instead="--prepared")
+    if asked.options.rows < 0:
+        raise ValueError(f"--rows {asked.options.rows} is below 0; give a number of examples, 0 for none.")
     from jaxalign.config.prepared import prepared_stages
     from jaxalign.reports.inspection import show
 

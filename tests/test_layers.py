@@ -91,7 +91,8 @@ def test_every_room_and_command_is_there():
 
 
 def test_imports_have_no_cycle():
-    list(graphlib.TopologicalSorter({name: {other for other in own(name) if other} for name in CODE}).static_order())
+    order = graphlib.TopologicalSorter({name: {other for other in own(name) if other} for name in CODE}).static_order()
+    assert set(CODE) <= set(order)  # static_order raises CycleError
 
 
 @modules

@@ -66,6 +66,7 @@ def parse(argv: Sequence[str] | None, description: str, flags: Flags, *, command
     """The flags of a command that takes no configuration."""
     parser = _parser(description, command)
     _add(parser, flags)
+    _check_once(parser, argv)
     return parser.parse_args(argv)
 
 
@@ -113,7 +114,15 @@ def from_command_line(argv: Sequence[str] | None, description: str, flags: Flags
     return Run(name, resolve_stages(config), options)
 
 
+def _check_once(parser, argv):
+    """Ends the program where a flag or a key is given twice: the first would have no effect."""
+    names = [argument.partition("=")[0] for argument in (sys.argv[1:] if argv is None else argv) if argument.startswith("--")]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        parser.error(f"{twice[0]} is given {names.count(twice[0])} times; keep one of them")
+
+
 def _parsed(parser, argv):
+    _check_once(parser, argv)
     options, rest = parser.parse_known_args(argv)
     overrides = [argument for argument in rest if argument.startswith("--config.")]
     if options.help_config is not None:

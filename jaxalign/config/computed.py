@@ -14,6 +14,11 @@ from jaxalign.training import reference
 from jaxalign.training.sources import Source
 
 
+def has_columns(cfg: ConfigDict) -> bool:
+    """Whether `with_columns` computes any for a resolved configuration: of the data, or of its reference rule."""
+    return bool(cfg.data.computed) or reference.RULES[cfg.reference.rule].holds == "logps"
+
+
 def with_columns(cfg: ConfigDict, sets: Sets, *, quiet: bool = False) -> Sets:
     """The sets with the columns of a resolved configuration, computed where they are not on disk. Needs a mesh in scope.
 

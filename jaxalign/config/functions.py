@@ -62,11 +62,10 @@ def objective(cfg: Mapping):
     return objectives.bind(cfg["objective"]["name"], **options(cfg, "objective"))
 
 
-def fill(resolved: dict, given: Mapping, *, bad: Collection[str]) -> dict[str, list[str]]:
+def fill(resolved: dict, given: Mapping) -> dict[str, list[str]]:
     """Fills, in place, the sections whose keys are the options of the function that they name; returns the problems by section.
 
-    Args:
-      bad: sections with problems already; one whose function is not named is passed over.
+    A section that names no function, which is a problem already, is passed over.
     """
     problems: dict[str, list[str]] = {}
     reads, look = (), "next_token"

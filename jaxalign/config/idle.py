@@ -22,7 +22,10 @@ class Idle(NamedTuple):
 
 
 SECTIONS = {
-    "data": (Idle("sampling_column", lambda data: data["sampling"] == "shuffle", "on data.sampling='shuffle'"),),
+    "data": (
+        Idle("sampling_column", lambda data: data["sampling"] == "shuffle", "on data.sampling='shuffle'"),
+        Idle("max_groups_per_row", lambda data: not data["pack"], "on data.pack=False, where a row holds one group"),
+    ),
     "optimizer": (Idle("min_lr_ratio", lambda own: own["schedule"] == "constant", "on optimizer.schedule='constant'"),),
     "train": (
         Idle(

@@ -23,7 +23,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         return _experiment(given)
     given = former.translate(given)
     resolved, problems = sections.check(given)
-    for section, lines in functions.fill(resolved, given, bad=problems.keys()).items():
+    for section, lines in functions.fill(resolved, given).items():
         problems[section] = problems.get(section, []) + lines
     raise_problems([line for lines in problems.values() for line in lines] + rules.check(resolved, bad=problems.keys()))
     return ConfigDict(resolved)

@@ -9,7 +9,6 @@ import importlib.util
 from jaxalign.config import columns, functions, idle, trace
 from jaxalign.config.schema import SCHEMA, named_sets, units
 from jaxalign.hparams import hparams_of
-from jaxalign.suggest import meant
 
 
 def check(resolved: dict, *, bad: Collection[str] = ()) -> list[str]:
@@ -60,7 +59,7 @@ def _data_rule(resolved):
         yield "data.eval_fraction holds out rows of one source, and data.train is a mixture; name the held-out rows in data.eval."
     if wrong := [token for token in data["add_tokens"] or () if not token.strip()]:
         yield f"data.add_tokens={data['add_tokens']!r}: {wrong[0]!r} is no text of a token; name tokens like '<|im_start|>'."
-    for source in data["train"] if isinstance(data["train"], tuple) else ():
+    for source in data["train"] if isinstance(data["train"], tuple) and len(data["train"]) > 1 else ():
         if not source["weight"] > 0:
             yield f"data.train: weight={source['weight']} of a source is not above 0; leave the source out."
     for where, source in columns.sources(data):
@@ -121,9 +120,7 @@ def _best_metric_rule(resolved):
         yield f"train.best_metric={given!r} starts anew whenever reference.rule={reference['rule']!r} moves the reference; {first}."
         return
     names = {f"{where}{other}" for other in trace.metrics(resolved, functions.objective(resolved))}
-    if where + name not in names:
-        close = meant(where + name, names)
-        yield f"train.best_metric={given!r} is no held-out metric of this run{close}; there are {', '.join(sorted(names))}."
+    yield from trace.unknown_metric(given, names)
 
 
 def _reference_rule(resolved):

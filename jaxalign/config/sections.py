@@ -12,6 +12,7 @@ from jaxalign.config.schema import COLUMN, DURATIONS, LARGEST, SCHEMA, SOURCE, F
 from jaxalign.hparams import REQUIRED
 from jaxalign.suggest import closest, meant
 
+WHOLE = ("steps", "examples")  # units of durations that have no parts
 LONGEST = 2**31  # steps are counted in 32 bits
 Problems = dict[str, list[str]]  # by section; what stands beside the sections is under ""
 
@@ -22,8 +23,8 @@ def check(given: Mapping) -> tuple[dict[str, Any], Problems]:
     problems: Problems = {"": [], **{key: [] for key in SCHEMA}}
     misspelt = {_unknown(key, SCHEMA, "", problems[""]) for key in sorted(given.keys() - SCHEMA.keys(), key=str)}
     for key, field in SCHEMA.items():
-        check = _subsection if isinstance(field, dict) else _value
-        resolved[key] = check(given, key, field, "", problems[key])
+        found = problems[key]
+        resolved[key] = _subsection(given, key, field, found) if isinstance(field, dict) else _value(given, key, field, "", found)
     _check_sources(resolved["data"], problems["data"])
     _check_columns(resolved["data"], problems["data"])
     for name in _misplaced(given):
@@ -49,7 +50,7 @@ def _misplaced(given) -> set[str]:
     return {name for section, key in written if (name := called_here(section, key, ()))}
 
 
-def _subsection(given, key, schema, prefix, problems):
+def _subsection(given, key, schema, problems):
     value = given.get(key, {})
     if isinstance(value, Mapping):
         return _section(value, schema, f"{key}.", problems)
@@ -139,6 +140,8 @@ def _check_durations(resolved, prefix, durations, problems):
             value = resolved[key]
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LONGEST:
                 problems.append(f"{prefix}{key}={value!r} is not a finite number >= 0 and below {LONGEST:,}.")
+            elif key.removeprefix(f"{name}_") in WHOLE and value != int(value):
+                problems.append(f"{prefix}{key}={value!r} is not a whole number, and there are no parts of {key.removeprefix(f'{name}_')}.")
         if not keys and default:
             resolved[f"{name}_{default[0]}"] = default[1]
 

@@ -7,12 +7,12 @@ import math
 from ml_collections import ConfigDict
 
 from jaxalign import objectives
+from jaxalign.config import trace
 from jaxalign.config.durations import Durations
 from jaxalign.config.schema import SCHEMA
 from jaxalign.data import summary
 from jaxalign.data.rows import store
 from jaxalign.models import model as models
-from jaxalign.suggest import meant
 
 LOG = logging.getLogger(__name__)
 
@@ -76,10 +76,8 @@ def check_best(cfg: ConfigDict, lengths: Durations, metrics: Callable[[], Collec
     """
     keep, best = cfg.train.keep_best, cfg.train.best_metric
     if keep or best != SCHEMA["train"]["best_metric"].default:
-        names = metrics()
-        if (metric := best.removeprefix("-")) not in names:
-            there = ", ".join(sorted(names)) or "none, as no rows are held out"
-            raise ValueError(f"train.best_metric={best!r} is no held-out metric of this run{meant(metric, names)}; there are {there}.")
+        for problem in trace.unknown_metric(best, metrics()):
+            raise ValueError(problem)
     evaluated, saved, total = lengths.eval_every, lengths.save_every, lengths.total
     if not keep or not saved or saved >= total or (evaluated and math.lcm(evaluated, saved) < total):
         return

@@ -1,10 +1,12 @@
 """An objective traced on the shapes of one tiny batch: what it objects to, what is wrong with it, and what it reports."""
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
 import traceback
 
 from jaxalign.config import columns
 from jaxalign.paths import line_of, message_of
+from jaxalign.suggest import meant
 
 
 def check(resolved: dict, objective) -> None:
@@ -30,6 +32,13 @@ def check(resolved: dict, objective) -> None:
         raise ValueError(f"objective {objective.name!r} fails in {file}{line}: {message_of(error)}") from error
     if wrong := _wrong(terms, batch):
         raise ValueError(f"objective {objective.name!r} in {file} {wrong}.")
+
+
+def unknown_metric(best_metric: str, names: Collection[str]) -> Iterator[str]:
+    """Objects to a train.best_metric, "-NAME" where more is better, that is not among the names of a run's held-out metrics."""
+    if (metric := best_metric.removeprefix("-")) not in names:
+        there = ", ".join(sorted(names)) or "none, as no rows are held out"
+        yield f"train.best_metric={best_metric!r} is no held-out metric of this run{meant(metric, names)}; there are {there}."
 
 
 def metrics(resolved: dict, objective) -> set[str]:

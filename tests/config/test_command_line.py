@@ -124,3 +124,21 @@ def test_a_config_may_lie_below_the_home_folder(monkeypatch, tmp_path):
 def test_a_home_folder_that_is_not_there_is_named(capsys):
     assert train.main(["--config", "~nobody-of-this-name/mine.py"]) == 1
     assert "begins with ~nobody-of-this-name, which is no home folder here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argument", ["--config=a.py", "--config.seed=1", "--workdir=a"])
+def test_a_flag_or_a_key_that_is_given_twice_is_refused(argument, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main(["--config=b.py", "--workdir=b", "--config.seed=2", argument])
+    assert end.value.code == 2 and f"{argument.partition('=')[0]} is given 2 times; keep one of them" in capsys.readouterr().err
+
+
+def test_what_would_show_or_compute_nothing_is_refused(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "def get_config():\n"
+        "    return dict(model=dict(checkpoint='package:stories260k'), data=dict(train=dict(path='x')), batch=dict(rows=8),\n"
+        "                objective=dict(name='dpo'), optimizer=dict(learning_rate=1e-4), train=dict(total_steps=1.0))\n"
+    )
+    for command, flags, words in ((inspect, ["--rows", "-1"], "--rows -1 is below 0"), (annotate, [], "mine.py computes no column")):
+        assert command.main(["--config", str(tmp_path / "mine.py"), *flags]) == 1
+        assert words in capsys.readouterr().err

@@ -253,38 +253,6 @@ def test_mistakes_in_an_experiment_are_met_with_what_was_meant(section, words):
     assert words in str(error.value) and "object at 0x" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--config.train.total_steps=3", "--config.train.total_epochs=1"], "total_steps and --config.train.total_epochs are both given"),
-        (["--config.data.train.limit=3"], "--config.data.train.limit: data.train is a list"),
-    ],
-)
-def test_overrides_that_contradict_are_refused(arguments, words):
-    with pytest.raises(ConfigError, match=words):
-        files.override(good(data=dict(train=(dict(path="a"), dict(path="b")))), arguments)
-
-
-def test_overrides_reach_keys_that_the_file_does_not_name():
-    cfg = good()
-    files.override(cfg, ["--config.mesh.fsdp=4", "--config.data.pack=False", "--config.optimizer.learning_rate=1e-6"])
-    resolved = resolve(cfg)
-    assert (resolved.mesh.fsdp, resolved.data.pack, resolved.optimizer.learning_rate) == (4, False, 1e-6)
-
-
-@pytest.mark.parametrize(("written", "expected"), [("none", "none"), ("None", None), ("true", True), ("False", False)])
-def test_none_on_the_command_line_is_a_name_and_None_is_no_value(written, expected):
-    cfg = ConfigDict()
-    files.override(cfg, [f"--config.reference.rule={written}"])
-    assert cfg.reference.rule == expected
-
-
-def test_a_duration_on_the_command_line_replaces_the_one_of_the_file():
-    cfg = good(train=dict(total_epochs=3))
-    files.override(cfg, ["--config.train.total_steps=7"])
-    assert resolve(cfg).train.total_steps == 7
-
-
 def test_stages_are_whole_configurations_and_refer_to_earlier_ones():
     stages = resolve_stages(ConfigDict(dict(stages=("a", "b"), a=good(), b=good(model=dict(checkpoint="stage:a")))))
     assert list(stages) == ["a", "b"]
@@ -292,19 +260,6 @@ def test_stages_are_whole_configurations_and_refer_to_earlier_ones():
         resolve_stages(ConfigDict(dict(stages=("a", "b"), a=good(model=dict(checkpoint="stage:b")), b=good())))
     with pytest.raises(ConfigError, match="'c' is named but not given"):
         resolve_stages(ConfigDict(dict(stages=("a", "c"), a=good())))
-
-
-def test_a_missing_config_file_names_its_neighbours(tmp_path):
-    (tmp_path / "other.py").write_text("")
-    with pytest.raises(ConfigError, match="other.py"):
-        files.load_file(str(tmp_path / "mine.py"))
-    with pytest.raises(ConfigError, match="defines no get_config"):
-        files.load_file(str(tmp_path / "other.py"))
-
-
-def test_a_config_file_takes_an_argument(tmp_path):
-    (tmp_path / "c.py").write_text("from ml_collections import ConfigDict\ndef get_config(x='a'):\n    return ConfigDict(dict(x=x))\n")
-    assert files.load_file(f"{tmp_path / 'c.py'}:b").x == "b"
 
 
 def test_only_settings_that_change_nothing_may_change_when_a_run_is_continued():

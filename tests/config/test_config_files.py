@@ -5,11 +5,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 import pytest
+from test_config import good
 
 from jaxalign import objectives
 from jaxalign.config import files
 from jaxalign.config.command_line import from_command_line
-from jaxalign.config.resolve import ConfigError
+from jaxalign.config.resolve import ConfigError, resolve
 from jaxalign.config.stages import resolve_stages
 
 WHOLE = (
@@ -152,3 +153,48 @@ def test_a_config_that_is_named_without_its_folder_is_suggested_with_it(tmp_path
     for name in ("quickstart", "quickstart.py", "configs/quickstart"):
         with pytest.raises(ConfigError, match="did you mean configs/quickstart.py"):
             files.load_file(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.train.total_steps=3", "--config.train.total_epochs=1"], "total_steps and --config.train.total_epochs are both given"),
+        (["--config.data.train.limit=3"], "--config.data.train.limit: data.train is a list"),
+    ],
+)
+def test_overrides_that_contradict_are_refused(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        files.override(good(data=dict(train=(dict(path="a"), dict(path="b")))), arguments)
+
+
+def test_overrides_reach_keys_that_the_file_does_not_name():
+    cfg = good()
+    files.override(cfg, ["--config.mesh.fsdp=4", "--config.data.pack=False", "--config.optimizer.learning_rate=1e-6"])
+    resolved = resolve(cfg)
+    assert (resolved.mesh.fsdp, resolved.data.pack, resolved.optimizer.learning_rate) == (4, False, 1e-6)
+
+
+@pytest.mark.parametrize(("written", "expected"), [("none", "none"), ("None", None), ("true", True), ("False", False)])
+def test_none_on_the_command_line_is_a_name_and_None_is_no_value(written, expected):
+    cfg = ConfigDict()
+    files.override(cfg, [f"--config.reference.rule={written}"])
+    assert cfg.reference.rule == expected
+
+
+def test_a_duration_on_the_command_line_replaces_the_one_of_the_file():
+    cfg = good(train=dict(total_epochs=3))
+    files.override(cfg, ["--config.train.total_steps=7"])
+    assert resolve(cfg).train.total_steps == 7
+
+
+def test_a_missing_config_file_names_its_neighbours(tmp_path):
+    (tmp_path / "other.py").write_text("")
+    with pytest.raises(ConfigError, match="other.py"):
+        files.load_file(str(tmp_path / "mine.py"))
+    with pytest.raises(ConfigError, match="defines no get_config"):
+        files.load_file(str(tmp_path / "other.py"))
+
+
+def test_a_config_file_takes_an_argument(tmp_path):
+    (tmp_path / "c.py").write_text("from ml_collections import ConfigDict\ndef get_config(x='a'):\n    return ConfigDict(dict(x=x))\n")
+    assert files.load_file(f"{tmp_path / 'c.py'}:b").x == "b"

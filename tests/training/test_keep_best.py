@@ -110,4 +110,12 @@ def test_a_metric_that_no_evaluation_will_give_is_refused_before_the_run(metric,
 
 
 def test_the_metrics_are_not_asked_for_where_none_is_chosen():
-    check_best(ConfigDict(dict(train=dict(keep_best=0, best_metric="loss"))), Durations(10, 10, 0, 1, 2, 4), lambda: 1 / 0)
+    asked = []
+
+    def names():
+        asked.append("names")
+        return {"loss"}
+
+    for keep_best, count in ((0, 0), (1, 1)):
+        check_best(ConfigDict(dict(train=dict(keep_best=keep_best, best_metric="loss"))), Durations(9, 9, 0, 1, 2, 4), names)
+        assert len(asked) == count
