@@ -72,3 +72,9 @@ def write_pairs(path, count, seed=0):
     rows = [{"prompt": words(15), "chosen": "+" + words(12), "rejected": "-" + words(12)} for _ in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows
+
+
+def response_ids(renderer, prompt, response, *, train_turns, tools=()):
+    """(ids, scored mask) of a response to a prompt."""
+    made = renderer.response(renderer.prompt(prompt, tools), response, train_turns=train_turns)
+    return made.ids, made.scored

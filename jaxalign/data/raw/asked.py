@@ -7,15 +7,11 @@ from jaxalign.data.raw.messages import Message
 from jaxalign.data.raw.records import EMPTY, Record
 from jaxalign.data.raw.turns import side_of
 
-PROMPTS = ("prompt", "instruction", "conversations", "conversation")
+ASKING = ("prompt", "instruction")
+PROMPTS = (*ASKING, "conversations", "conversation")
 BESIDE_ANSWERS = (*PROMPTS, "messages")  # messages hold the question alone where the answer stands in a column of its own
 BESIDE_CHOICES = (*BESIDE_ANSWERS, "question", "context", "history", "input")  # where two answers and a choice leave no doubt
 SUBJECTS = ("input", "context")  # what an instruction is about
-
-
-def has_prompt(names: set[str]) -> bool:
-    """Whether columns of these names ask something."""
-    return bool(names & {"prompt", "instruction"})
 
 
 def prompt_of(row: Record, names: tuple[str, ...] = PROMPTS) -> str | tuple[Message, ...] | None:

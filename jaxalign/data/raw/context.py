@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from jaxalign.data.raw import notation
 from jaxalign.data.raw.counts import RowError
-from jaxalign.data.raw.messages import Message
+from jaxalign.data.raw.messages import MEDIA, TOOLS, Message
 from jaxalign.data.raw.records import EMPTY, Record
 
 SYSTEM = ("system", "system_prompt")
-TOOLS = ("tools", "functions")
-MEDIA = ("images", "image", "audio", "audios", "video", "videos")
 
 
 def system_of(row: Record) -> str | None:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from jaxalign.data.raw import choices
-from jaxalign.data.raw.answers import ANSWERS, several_in
-from jaxalign.data.raw.asked import has_prompt
+from jaxalign.data.raw.answers import ANSWERS, NUMBERS, several_in
+from jaxalign.data.raw.asked import ASKING
 from jaxalign.data.raw.formats import FORMATS
 from jaxalign.data.raw.labels import LABELS
 from jaxalign.data.raw.records import Record
@@ -19,7 +19,7 @@ def detect(row: Mapping) -> tuple[str, str]:
       ValueError: it looks like none; the message lists its columns and the formats.
     """
     has = {name for name, value in row.items() if value is not None}
-    answers = next((name for name in ANSWERS if name in has), None) if has_prompt(has) else None
+    answers = next((name for name in ANSWERS if name in has), None) if has & set(ASKING) else None
     if {"chosen", "rejected"} <= has and not isinstance(row["chosen"], (bool, int)):
         return ("hh", "chosen and rejected begin with \\n\\nHuman:") if is_hh(row["chosen"]) else ("paired", "it has chosen and rejected")
     for name in LABELS:
@@ -31,9 +31,10 @@ def detect(row: Mapping) -> tuple[str, str]:
         return "choice", f"it has {' and '.join(dict.fromkeys(sides.columns))}, of which {by} chooses the better one"
     several = several_in(Record(row), answers) if answers else None
     inside = {key for item in several or () if isinstance(item, Mapping) for key in item}
-    if answers and (has & {"score", "scores"} or inside & {"score", "overall_score", "rating"}):
+    kinds = {kind for name, kind in NUMBERS.items() if name in inside}
+    if answers and (has & {"score", "scores"} or "scores" in kinds):
         return "scored", "it has score or scores"
-    if answers and (has & {"rank", "ranks"} or "rank" in inside):
+    if answers and (has & {"rank", "ranks"} or "ranks" in kinds):
         return "ranked", f"it has {answers} with ranks, 1 or the lowest is best"
     if answers in ("responses", "answers") and several is not None:
         return "ranked", f"it has {answers}, taken as best first"
@@ -41,7 +42,7 @@ def detect(row: Mapping) -> tuple[str, str]:
         if name in has:
             return "messages", f"it has {name}"
     if answers:
-        return "completion", f"it has {'prompt' if 'prompt' in has else 'instruction'} and {answers}"
+        return "completion", f"it has {next(name for name in ASKING if name in has)} and {answers}"
     if "text" in has and isinstance(row["text"], str):
         return "text", "it has text"
     raise ValueError(

@@ -8,9 +8,8 @@ import dataclasses
 import itertools
 import json
 
-from jaxalign.data.raw.context import TOOLS
 from jaxalign.data.raw.counts import RowError
-from jaxalign.data.raw.messages import Message
+from jaxalign.data.raw.messages import TOOLS, Message
 from jaxalign.data.raw.records import Record
 from jaxalign.data.raw.typed import refuse_dialogue, refuse_rendered
 

@@ -97,7 +97,9 @@ def messages(row: Record, *, scoring: Scoring) -> Example:
         raise RowError("wrong_type", f"{name} is {turns[:40]!r}; it must be a list of messages.")
     first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns))
     end = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1) + 1
-    if first == 0 or not end:
+    if first == 0:
+        raise RowError("roles", f"{name} begins with an assistant turn, so there is no user turn followed by it; put its question first.")
+    if not end:
         raise RowError("roles", "the conversation has no user turn followed by an assistant turn.")
     if end < len(turns):
         row.changed["last_turn_unanswered"] = f"{len(turns) - end} turn(s) after the last answer train nothing and were left out"

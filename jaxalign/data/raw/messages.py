@@ -35,8 +35,9 @@ SPELLINGS = {
 }
 PLAIN = {"role", "content"}
 READ = {spelling for spellings in SPELLINGS.values() for spelling in spellings}
-# Fields that change what the model is asked: never left out.
-REFUSED = ("tools", "functions", "images", "image", "audio", "audios", "video", "videos")
+# Columns of a row, and fields of a message, that change what the model is asked: never left out.
+TOOLS = ("tools", "functions")
+MEDIA = ("images", "image", "audio", "audios", "video", "videos")
 
 
 def read_message(message: Mapping, name: str, unread: set[str]) -> Message:
@@ -154,6 +155,6 @@ def _rest(message, name, unread):
     for field in message.keys() - READ:
         if message[field] in EMPTY:
             continue
-        if field in REFUSED:
+        if field in (*TOOLS, *MEDIA):
             raise RowError(field, f"{name} has a message with {field}, which no template would see; leave the row out.")
         unread.add(f"{name}[].{field}")

@@ -20,6 +20,11 @@ def repeated_key(value: dict) -> str | None:
     return value.key if isinstance(value, _Repeated) else None
 
 
+def repeated(key: object) -> RowError:
+    """The error of a row in which a key stands twice in one object."""
+    return RowError("repeated_key", f"the key {str(key)[:40]!r} stands twice in one object; keep one of them.")
+
+
 def loads(text: str) -> object:
     """The value of a JSON text; `repeated_key` finds objects in it that Python would cut short.
 
@@ -100,7 +105,7 @@ def _object(pairs):
 def _whole(pairs):
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise RowError("repeated_key", f"the key {str(_first_twice(pairs))[:40]!r} stands twice in one object; keep one of them.")
+        raise repeated(_first_twice(pairs))
     return made
 
 

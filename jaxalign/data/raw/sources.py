@@ -129,7 +129,7 @@ def _plain(value, depth=0):
             return [_plain(item, depth + 1) for item in value]
         twice = notation.repeated_key(value)
         if twice is not None:
-            raise RowError("repeated_key", f"the key {twice[:40]!r} stands twice in one object; keep one of them.")
+            raise notation.repeated(twice)
         return {key: _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, decimal.Decimal):
         return float(value)

@@ -101,11 +101,6 @@ class Renderer:
         """Ids of a prompt up to where the response begins."""
         return self.prompt(prompt, tools).ids
 
-    def response_ids(self, prompt, response, *, train_turns: str, tools: Sequence[dict] = ()) -> tuple[list[int], list[int]]:
-        """Ids and scored mask (1 or 0) of a response to a prompt."""
-        made = self.response(self.prompt(prompt, tools), response, train_turns=train_turns)
-        return made.ids, made.scored
-
     def text(self, text: str) -> Response:
         """A text without a prompt, for plain language modelling; its first token is predicted from BOS or EOS."""
         if self.template is not None:

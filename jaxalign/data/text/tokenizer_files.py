@@ -30,6 +30,8 @@ OWN_CLASS_ALWAYS = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen
 # Model types without a class of their own: a tokenizer.json of theirs that names no class is generic.
 NO_OWN_CLASS = ("llama", "mistral", "mixtral", "olmo2", "olmo3", "phi3", "granite", "stablelm", "smollm3", "gpt_oss", "falcon")
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json", "chat_template.jinja")
+SUFFIXES = (".json", ".model", ".tiktoken", ".txt", ".bpe")  # of the single files that hold a vocabulary
+REASON = 300  # characters of what transformers gives as the reason
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json", "tekken.json", "spiece.model", "tiktoken.model")
 TRAINED = ("bos_token", "eos_token")  # special tokens that a run trains
 NAMED = (*TRAINED, "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # those that transformers gives a name
@@ -93,6 +95,8 @@ def read_json(file: Path) -> dict:
 
 def _vocabulary(path):
     if path.is_file():
+        if path.suffix not in SUFFIXES and not path.name.startswith("tokenizer.model"):
+            raise ValueError(f"{path} is no tokenizer file; give a folder that holds one of {', '.join(VOCABULARIES)}, or one of them.")
         return path
     for name in VOCABULARIES:
         if (path / name).is_file():
@@ -256,9 +260,9 @@ def _auto_tokenizer(file, folder):
     try:
         loaded = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # whatever a class of transformers raises on files that it cannot read
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join(str(error).split())[:REASON] or type(error).__name__
         raise ValueError(
-            f"transformers cannot read the tokenizer {file}: {reason[0]} Correct its files, or save it as tokenizer.json."
+            f"transformers cannot read the tokenizer {file}: {reason.rstrip('.')}. Correct its files, or save it as tokenizer.json."
         ) from error
     finally:
         transformers.logging.set_verbosity(level)

@@ -1,7 +1,7 @@
 """Rows in token space: one BOS, one stop token, the mask on the response, lengths cut by rule and counted."""
 
 import pytest
-from tiny_data import CHATML
+from tiny_data import CHATML, response_ids
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.formats import Example
@@ -59,7 +59,7 @@ def test_a_long_conversation_loses_whole_old_turns_and_then_text_but_never_its_t
     encoded, changed = run(renderer, example, max_prompt_tokens=most, prompt_truncation=policy)
     assert encoded.prompt.tolist() == renderer.prompt_ids(left)
     assert changed == ([rule] if rule else [])
-    assert encoded.responses[0].tolist() == renderer.response_ids(left, response, train_turns="last")[0]
+    assert encoded.responses[0].tolist() == response_ids(renderer, left, response, train_turns="last")[0]
 
 
 def test_a_limit_that_the_template_alone_fills_drops_the_row(make_tokenizer):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_data import CHATML, write_tokenizer
+from tiny_data import CHATML, response_ids, write_tokenizer
 import tokenizers
 
 from jaxalign.data.text import templates, tokenizer, tokenizer_files
@@ -210,6 +210,6 @@ def test_an_answer_is_encoded_in_its_left_context(transformers, tmp_path, normal
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(values))
     messages = [{"role": "user", "content": "Good"}, {"role": "assistant", "content": "Good Good"}]
     renderer = render.make(tokenizer.load(tmp_path), template="auto")
-    prompt, (ids, scored) = renderer.prompt_ids(messages[:1]), renderer.response_ids(messages[:1], messages[1:], train_turns="last")
+    prompt, (ids, scored) = renderer.prompt_ids(messages[:1]), response_ids(renderer, messages[:1], messages[1:], train_turns="last")
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path)).apply_chat_template(messages, return_dict=False)
     assert prompt + ids == theirs and ids == [12, 12, 2] and all(scored)

@@ -1,7 +1,7 @@
 """What is trained is what the row holds, or the row is refused by name: markers, texts, tools, thoughts, weights, stop tokens."""
 
 import pytest
-from tiny_data import CHATML
+from tiny_data import CHATML, response_ids
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.examples import Example
@@ -28,7 +28,7 @@ def make(make_tokenizer, template=CHATML, **options):
 
 
 def trained(renderer, prompt, response, *, turns="last", tools=()):
-    ids, scored = renderer.response_ids(prompt, response, train_turns=turns, tools=tools)
+    ids, scored = response_ids(renderer, prompt, response, train_turns=turns, tools=tools)
     return renderer.tokenizer.decode([token for token, score in zip(ids, scored, strict=True) if score])
 
 

@@ -1,7 +1,7 @@
 """Special tokens by one rule: a template owns its own, plain text gets BOS and EOS; each exactly once, where it belongs."""
 
 import pytest
-from tiny_data import CHATML
+from tiny_data import CHATML, response_ids
 
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.text import render, tokenizer
@@ -18,7 +18,7 @@ def make(make_tokenizer, template, **options):
 def test_plain_text_gets_one_bos_and_one_eos(make_tokenizer):
     renderer = make(make_tokenizer, "plain")
     assert renderer.prompt_ids("Hi") == [BOS, *b"Hi"]
-    assert renderer.response_ids("Hi", " Yo", train_turns="last") == ([*b" Yo", EOS], [1, 1, 1, 1])
+    assert response_ids(renderer, "Hi", " Yo", train_turns="last") == ([*b" Yo", EOS], [1, 1, 1, 1])
 
 
 def test_plain_text_gets_no_bos_from_a_tokenizer_that_writes_none(make_tokenizer):
@@ -30,25 +30,25 @@ def test_a_template_owns_its_special_tokens_and_only_its_stop_token_is_scored(ma
     renderer = make(make_tokenizer, "auto", chat_template=CHATML)
     assert renderer.prompt_ids(PROMPT) == [START, *b"user\nHi", END, *b"\n", START, *b"assistant\n"]
     # The template goes on with a line break after the stop token; nothing follows it, so it is left out.
-    assert renderer.response_ids(PROMPT, ANSWER, train_turns="last") == ([*b"Yo", END], [1, 1, 1])
+    assert response_ids(renderer, PROMPT, ANSWER, train_turns="last") == ([*b"Yo", END], [1, 1, 1])
 
 
 def test_text_prompts_and_responses_are_one_user_and_one_assistant_turn_for_a_template(make_tokenizer):
     renderer = make(make_tokenizer, "auto", chat_template=CHATML)
     assert renderer.prompt_ids("Hi") == renderer.prompt_ids(PROMPT)
-    assert renderer.response_ids("Hi", "Yo", train_turns="last") == renderer.response_ids(PROMPT, ANSWER, train_turns="last")
+    assert response_ids(renderer, "Hi", "Yo", train_turns="last") == response_ids(renderer, PROMPT, ANSWER, train_turns="last")
 
 
 def test_the_boundary_of_hh_text_is_where_the_assistant_begins(make_tokenizer):
     renderer = make(make_tokenizer, "hh")
     assert renderer.prompt_ids(PROMPT) == [BOS, *b"\n\nHuman: Hi\n\nAssistant:"]
-    assert renderer.response_ids(PROMPT, ANSWER, train_turns="last") == ([*b" Yo", EOS], [1] * 4)
+    assert response_ids(renderer, PROMPT, ANSWER, train_turns="last") == ([*b" Yo", EOS], [1] * 4)
 
 
 def test_no_token_spans_the_boundary(shared):
     renderer = render.make(tokenizer.load(shared / "weights" / "stories260K" / "hf"), template="hh")
     prompt = renderer.prompt_ids(PROMPT)
-    ids, scored = renderer.response_ids(PROMPT, [{"role": "assistant", "content": "the cat"}], train_turns="last")
+    ids, scored = response_ids(renderer, PROMPT, [{"role": "assistant", "content": "the cat"}], train_turns="last")
     assert renderer.tokenizer.decode(prompt) == "<s>\n\nHuman: Hi\n\nAssistant:".replace("<s>", "<s> ")
     assert renderer.tokenizer.decode(prompt + ids).endswith("Assistant: the cat</s>")
     assert ids[-1] == renderer.stop_id and all(scored)
@@ -66,8 +66,8 @@ def test_all_assistant_turns_are_trained_or_the_last_alone(make_tokenizer):
     renderer = make(make_tokenizer, "auto", chat_template=CHATML)
     ids = [*b"A", END, *b"\n", *MIDDLE, *b"B", END]
     between = [0] * (1 + len(MIDDLE))
-    assert renderer.response_ids(PROMPT, LATER, train_turns="all") == (ids, [1, 1, *between, 1, 1])
-    assert renderer.response_ids(PROMPT, LATER, train_turns="last") == (ids, [0, 0, *between, 1, 1])
+    assert response_ids(renderer, PROMPT, LATER, train_turns="all") == (ids, [1, 1, *between, 1, 1])
+    assert response_ids(renderer, PROMPT, LATER, train_turns="last") == (ids, [0, 0, *between, 1, 1])
 
 
 def test_a_template_that_rewrites_its_history_is_refused_by_the_row(make_tokenizer):
@@ -78,16 +78,16 @@ def test_a_template_that_rewrites_its_history_is_refused_by_the_row(make_tokeniz
     renderer = make(make_tokenizer, "auto", chat_template=cuts_thinking)
     turns = [{"role": "assistant", "content": "<think>x</think>A"}, *LATER[1:]]
     with pytest.raises(RowError, match="renders the answer '<think>x</think>A' as 'A' when more turns follow.*'last'") as error:
-        renderer.response_ids(PROMPT, turns, train_turns="all")
+        response_ids(renderer, PROMPT, turns, train_turns="all")
     assert error.value.rule == "template_prefix"
-    assert renderer.response_ids(PROMPT, turns, train_turns="last")[0][-2:] == [*b"B", END]
+    assert response_ids(renderer, PROMPT, turns, train_turns="last")[0][-2:] == [*b"B", END]
 
 
 def test_turns_of_a_template_that_stops_only_at_the_very_end_cannot_all_be_trained(make_tokenizer):
     renderer = make(make_tokenizer, "hh")
     with pytest.raises(RowError, match="lacks the stop token '</s>'; use train_turns='last'"):
-        renderer.response_ids(PROMPT, LATER, train_turns="all")
-    assert sum(renderer.response_ids(PROMPT, LATER, train_turns="last")[1]) == len(" B") + 1
+        response_ids(renderer, PROMPT, LATER, train_turns="all")
+    assert sum(response_ids(renderer, PROMPT, LATER, train_turns="last")[1]) == len(" B") + 1
 
 
 SPECIAL = (
@@ -115,7 +115,7 @@ SPECIAL = (
 def test_templates_of_the_wild_train_the_answers_with_their_stop_tokens_and_nothing_else(shared, make_tokenizer, file, stop):
     eos = "<|END_OF_TURN_TOKEN|>" if "Cohere" in file else "</s>"
     renderer = make(make_tokenizer, str(shared / "chat_templates" / f"{file}.jinja"), eos=eos, extra=SPECIAL)
-    ids, scored = renderer.response_ids(PROMPT, LATER, train_turns="all")
+    ids, scored = response_ids(renderer, PROMPT, LATER, train_turns="all")
     trained = renderer.tokenizer.decode([token for token, score in zip(ids, scored, strict=True) if score])
     assert trained.replace("<|START_RESPONSE|>", "") == f"A{stop}B{stop}"
     prompt = renderer.prompt_ids(PROMPT)
@@ -129,7 +129,7 @@ def test_a_template_that_asks_for_more_than_it_renders_is_refused_by_the_row(mak
     with pytest.raises(
         RowError, match="asks for turn 1 with '<think>', but the conversation has 'Yo.*data.reasoning='train' or 'strip'"
     ) as error:
-        renderer.response_ids(PROMPT, ANSWER, train_turns="last")
+        response_ids(renderer, PROMPT, ANSWER, train_turns="last")
     assert error.value.rule == "template_prefix"
 
 
@@ -137,7 +137,7 @@ def test_a_template_that_asks_for_more_than_it_renders_is_refused_by_the_row(mak
 def test_a_stop_token_inside_a_text_is_refused(make_tokenizer, text):
     renderer = make(make_tokenizer, "auto", chat_template=CHATML)
     with pytest.raises(RowError, match="holds the stop token '<.*take it out") as error:
-        renderer.response_ids(PROMPT, [{"role": "assistant", "content": text}], train_turns="last")
+        response_ids(renderer, PROMPT, [{"role": "assistant", "content": text}], train_turns="last")
     assert error.value.rule == "stop_token"
 
 

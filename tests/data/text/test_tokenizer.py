@@ -147,3 +147,9 @@ def test_a_token_that_lies_unused_in_the_vocabulary_keeps_its_id():
     model = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "<": 1, ">": 2, "0": 3, "<0>": 4}, []))
     loaded = tokenizer.Tokenizer(model, {}, (), None, None, False, {})
     assert loaded.encode("<0>") == [1, 3, 2] and loaded.with_added(("<0>",)).encode("<0>") == [4]
+
+
+def test_a_file_that_is_no_tokenizer_is_refused_with_those_that_are(tmp_path):
+    (tmp_path / "README.md").write_text("# A model")
+    with pytest.raises(ValueError, match=r"README.md is no tokenizer file; give a folder that holds one of tokenizer.json"):
+        tokenizer.load(tmp_path / "README.md")
