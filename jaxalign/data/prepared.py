@@ -98,6 +98,8 @@ def fitting_row_tokens(several: Sequence[Mapping], options: Mapping, *, context:
         source = {key: value for key, value in source.items() if value is not None}
         rows = sources.read(source)
         recipe, _ = _recipe(source, rows, {**options, "row_tokens": lengths.NO_LIMIT})
+        if recipe.format == "choice":
+            recipe = dataclasses.replace(recipe, base=survey.base_of(rows))
         needs.append(lengths.needed(rows, recipe, context=context))
     return lengths.fitting(needs) or lengths.MULTIPLE
 

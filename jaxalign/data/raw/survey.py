@@ -32,7 +32,7 @@ def check(rows: Rows, *, format: str, scoring: Scoring, feedback: str | None) ->
         _check_labels(rows)
     if format == "scored" or feedback == "score" or scoring.declared:
         _check_scores(rows, format, scoring)
-    return _base(rows) if format == "choice" else None
+    return base_of(rows) if format == "choice" else None
 
 
 def _records(rows: Rows) -> Iterator[Record]:
@@ -100,7 +100,12 @@ def _check_signed(rows, seen):
             )
 
 
-def _base(rows):
+def base_of(rows: Rows) -> int | None:
+    """The number of the first answer in the choices of a set, 0 or 1; None where no row chooses by a number.
+
+    Raises:
+      ValueError: the rows leave it open.
+    """
     seen_in, named = defaultdict(Counter), set()
     for row in _records(rows):
         sides = choices.sides_of(row)

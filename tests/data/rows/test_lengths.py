@@ -73,3 +73,12 @@ def test_rows_are_full_whatever_their_length(row_tokens):
 def test_groups_per_row_are_bounded_by_the_tokens_of_the_row():
     plan = pack.plan_rows(np.full(5000, 2), row_tokens=1024, pack=True)
     assert plan.shape[1] == 64 and pack.plan_rows(np.full(50, 2), row_tokens=64, pack=True).shape[1] == 16
+
+
+def test_rows_that_choose_by_a_number_are_measured_whichever_answer_it_names(folder):
+    row = {"prompt": "p" * 50, "response_a": "a" * 20, "response_b": "b" * 30, "choice": 2}
+    (folder / "pairs.jsonl").write_text((json.dumps(row) + "\n") * 5)
+    assert fitting(folder) == 128  # as a pair of these lengths
+    (folder / "pairs.jsonl").write_text((json.dumps({**row, "choice": 1}) + "\n") * 5)
+    with pytest.raises(ValueError, match="leave open which answer"):
+        fitting(folder)
