@@ -85,7 +85,7 @@ FUNCTIONS = (
     ),
     Function(
         "step",
-        "tests/training/test_step.py tests/training/test_reference.py",
+        "tests/training/test_step.py tests/training/test_eval_step.py tests/training/test_reference.py",
         (
             (STEP, 'g / jnp.where(sums["loss"][1] > 0, sums["loss"][1], 1.0)', "g / batch.paired.size"),
             (STEP, "reference_rule(state.reference, trainable, state", "reference_rule(state.reference, state.trainable, state"),
@@ -162,7 +162,7 @@ FUNCTIONS = (
     ),
     Function(
         "kl",
-        "tests/lm_head/test_distributions.py tests/training/test_step.py",
+        "tests/lm_head/test_distributions.py tests/training/test_eval_step.py",
         (
             ("training/metrics.py", "(policy.hidden, policy.unembed), (reference.hidden, reference.unembed)",
              "(reference.hidden, reference.unembed), (policy.hidden, policy.unembed)"),
@@ -175,7 +175,7 @@ FUNCTIONS = (
     Function(
         "optimizer and held-out numbers",
         "tests/training/test_optim.py tests/training/test_metrics.py tests/evaluators tests/reports/test_estimates.py "
-        "tests/training/test_step.py::test_the_evaluated_kl_is_that_of_the_policy_from_the_reference",
+        "tests/training/test_eval_step.py::test_the_evaluated_kl_is_that_of_the_policy_from_the_reference",
         (
             (OPTIM, CLIP + RULE, RULE + CLIP),
             (OPTIM, DECAY + RATE, RATE + DECAY),

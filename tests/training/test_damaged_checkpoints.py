@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 import random
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -190,6 +192,15 @@ def test_an_evaluation_goes_by_the_record_of_the_step_that_it_measures(copied, c
         for step in (2, 4):
             (copied / "checkpoints" / str(step) / runs.SEAL.name).unlink()
         assert runs.newest_good(copied) == 2
+
+
+def test_an_evaluation_reads_the_run_before_it_starts_the_devices(copied):
+    flip(copied, 0)
+    program = "import sys; from jaxalign.training import runs; step = runs.chosen(sys.argv[1], None); runs.record(sys.argv[1], step); "
+    program += "import jax; jax.config.update('jax_num_cpu_devices', 3); print(step, jax.device_count())"
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    answer = subprocess.run([sys.executable, "-c", program, str(copied)], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["2", "3"] and "the checkpoint of step 4" in answer.stderr
 
 
 def test_a_tokenizer_that_is_not_as_the_run_wrote_it_is_refused_and_written_anew(copied, cache, tmp_path, capsys):
