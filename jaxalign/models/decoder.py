@@ -1,4 +1,10 @@
-"""One decoder for every supported family: flax.nnx modules that declare the weights and say how tokens become hidden states."""
+"""One decoder for every supported family: flax.nnx modules that declare the weights and say how tokens become hidden states.
+
+Training, the prefill of prompts and decoding differ in what a query sees, so that comes from outside, as `Attend`.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 import jax
@@ -6,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.models import layers
-from jaxalign.models.attention.rule import attend
 from jaxalign.models.config import ModelConfig, RopeScaling
 
 Array = jax.Array
+
+# (scaled queries [R, T, H, E], keys and values [R, T, KV, E], window int32[], memory of this layer) -> (attention [R, T, H, E], what is kept)
+Attend = Callable[[Array, Array, Array, Array, Any], tuple[Array, Any]]
 
 
 def _all_but_gathers(primitive, *_, **__) -> bool:
@@ -36,19 +44,17 @@ class Attention(nnx.Module):
         self.output = layers.Linear([heads, head], [width], bias=config.output_bias, std=config.init_std)
         self.q_norm = layers.Norm(config.head_dim, None, config) if config.qk_norm else None
         self.k_norm = layers.Norm(config.head_dim, None, config) if config.qk_norm else None
-        self.scale, self.softcap = config.attention_scale, config.attention_softcap
+        self.scale = config.attention_scale
 
-    def __call__(
-        self, x: Array, rotary: Array | None, window: Array, positions: Array, segments: Array, prefixes: Array, name: str
-    ) -> Array:
+    def __call__(self, x: Array, rotary: Array | None, window: Array, memory: Any, attend: Attend, rows: int) -> tuple[Array, Any]:
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             q, k = layers.rotate(q, rotary), layers.rotate(k, rotary)
-        q, k, v = (layers.split_rows(y, len(segments)) for y in (q * jnp.asarray(self.scale, q.dtype), k, v))
-        y = attend(q, k, v, positions, segments, prefixes, window, softcap=self.softcap, implementation=name)
-        return self.output(layers.merge_rows(y))
+        q, k, v = (layers.split_rows(y, rows) for y in (q * jnp.asarray(self.scale, q.dtype), k, v))
+        y, kept = attend(q, k, v, window, memory)
+        return self.output(layers.merge_rows(y)), kept
 
 
 class Mlp(nnx.Module):
@@ -80,13 +86,13 @@ class Layer(nnx.Module):
         self.post_mlp_norm = norm() if config.post_norms else None
         self.parallel = config.parallel_residual
 
-    def __call__(self, x: Array, *inputs) -> Array:
-        attended = self.attention(self.attention_norm(x), *inputs)
+    def __call__(self, x: Array, *inputs) -> tuple[Array, Any]:
+        attended, kept = self.attention(self.attention_norm(x), *inputs)
         if self.parallel:
-            return x + attended + self.mlp(self.mlp_norm(x))
+            return x + attended + self.mlp(self.mlp_norm(x)), kept
         x = x + (attended if self.post_attention_norm is None else self.post_attention_norm(attended))
         added = self.mlp(self.mlp_norm(x))
-        return x + (added if self.post_mlp_norm is None else self.post_mlp_norm(added))
+        return x + (added if self.post_mlp_norm is None else self.post_mlp_norm(added)), kept
 
 
 class Embedding(nnx.Module):
@@ -124,7 +130,8 @@ class Decoder(nnx.Module):
         self.head = None if config.tied else Head(config)
         self.config = config
 
-    def __call__(self, embedded: Array, positions: Array, segments: Array, prefixes: Array, *, remat: str, attention: str) -> Array:
+    def __call__(self, embedded: Array, positions: Array, attend: Attend, memory: Any = None, *, remat: str) -> tuple[Array, Any]:
+        """(hidden states [R, T, D], what `attend` kept in each layer, stacked). memory has a leading axis of layers, or is None."""
         config = self.config
         if remat not in REMAT:
             raise ValueError(f"unknown remat policy {remat!r}; choose one of {sorted(REMAT)}.")
@@ -132,15 +139,15 @@ class Decoder(nnx.Module):
         wide, local = _rotary_tables(config, layers.merge_rows(positions))
         definition, stacked = nnx.split(self.layers)
 
-        def one_layer(x: Array, scanned) -> tuple[Array, None]:
-            weights, window = scanned
+        def one_layer(x: Array, scanned) -> tuple[Array, Any]:
+            weights, window, memory = scanned
             rotary = wide if local is None else jnp.where(window > 0, local, wide)
-            return nnx.merge(definition, weights)(x, rotary, window, positions, segments, prefixes, attention), None
+            return nnx.merge(definition, weights)(x, rotary, window, memory, attend, len(embedded))
 
         one_layer = jax.checkpoint(one_layer, policy=REMAT[remat], prevent_cse=False)
         windows = jnp.asarray(np.array(config.windows, np.int32))
-        x, _ = jax.lax.scan(one_layer, x, (nnx.to_pure_dict(stacked), windows))
-        return layers.split_rows(self.final_norm(x), len(embedded))
+        x, kept = jax.lax.scan(one_layer, x, (nnx.to_pure_dict(stacked), windows, memory))
+        return layers.split_rows(self.final_norm(x), len(embedded)), kept
 
 
 def _rotary_tables(config: ModelConfig, positions: Array) -> tuple[Array | None, Array | None]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import sharding
+from jaxalign.models.attention import cached, rule
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.decoder import Decoder
 from jaxalign.models.heads import ValueHead, ValueHeadConfig, prompts_of
@@ -102,7 +103,54 @@ def hidden(
     decoder = nnx.merge(model.definition, without_head(params))
     if embedded is None:
         embedded = decoder.embed(tokens, model.config.embed_scale, dtype)
-    return decoder(embedded, positions, segments, prefixes, remat=remat, attention=attention)
+
+    def attend(q, k, v, window, _):
+        marks = positions, segments, prefixes
+        return rule.attend(q, k, v, *marks, window, softcap=model.config.attention_softcap, implementation=attention), None
+
+    return decoder(embedded, positions, attend, remat=remat)[0]
+
+
+def prefill(model: Model, params: dict[str, Any], tokens: Array, positions: Array, segments: Array, *, dtype: jnp.dtype, attention: str):
+    """Keys and values of packed prompts: two arrays [layers, R, T, KV, E] in the compute dtype.
+
+    tokens, positions, segments are int32[R, T] as in `types.Batch`. KV is the number of query heads where the mesh cannot split key heads
+    (`rule.split_heads`).
+    """
+    decoder = nnx.merge(model.definition, without_head(params))
+
+    def attend(q, k, v, window, _):
+        marks = positions, segments, jnp.zeros_like(segments)
+        out = rule.attend(q, k, v, *marks, window, softcap=model.config.attention_softcap, implementation=attention)
+        return out, rule.split_heads(q, k, v)
+
+    embedded = decoder.embed(tokens, model.config.embed_scale, dtype)
+    return decoder(embedded, positions, attend, remat="none")[1]
+
+
+def decode(model: Model, params: dict[str, Any], tokens: Array, cache: cached.Cache, *, dtype: jnp.dtype):
+    """(hidden states [P, S, D] of one token per sample, its keys and values [layers, P, S, KV, E]), given what came before in the cache.
+
+    tokens are int32[P, S]: the next of each of S samples of each of P prompts.
+    """
+    decoder = nnx.merge(model.definition, without_head(params))
+
+    def attend(q, k, v, window, memory):
+        k, v = rule.split_heads(q, k, v)
+        return cached.attend(q, k, v, memory, cache.prompt_length, cache.length, window, softcap=model.config.attention_softcap), (k, v)
+
+    embedded = decoder.embed(tokens, model.config.embed_scale, dtype)
+    return decoder(embedded, cache.positions(), attend, cache.memory, remat="none")
+
+
+def gathered(model: Model, params: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
+    """params as `decode` reads them: matrices in the compute dtype and whole over fsdp, so that a loop of steps gathers them only once."""
+
+    def gather(weight, axes):
+        matrix = sum(axis != "layers" for axis in axes) > 1  # norms are computed in float32
+        return sharding.gather(weight.astype(dtype) if matrix else weight, *axes)
+
+    return jax.tree.map(gather, without_head(params), without_head(model.axes), is_leaf=lambda x: x is None)
 
 
 def embed(model: Model, params: dict[str, Any], tokens: Array, *, dtype: jnp.dtype) -> Array:

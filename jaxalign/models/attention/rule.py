@@ -27,17 +27,24 @@ def attend(
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"unknown attention {implementation!r}; choose one of {sorted(IMPLEMENTATIONS)}.")
-    heads, kv_heads = q.shape[2], k.shape[2]
-    if jax.typeof(k).sharding.spec[2] is None and sharding.mesh_shape()["tensor"] > 1:
-        # fewer key heads than tensor shards: each device gets the copies that its own query heads need
-        k, v = (jnp.repeat(x, heads // kv_heads, axis=2) for x in (k, v))
-        k, v = (sharding.shard(x, "rows", None, "heads", None) for x in (k, v))
+    k, v = split_heads(q, k, v)
     by_head = sharding.spec("rows", None, "heads", None)
     by_row = sharding.rows_spec(2)
     local = functools.partial(IMPLEMENTATIONS[implementation], softcap=softcap)
     in_specs = (by_head, by_head, by_head, by_row, by_row, by_row, sharding.spec())
     mapped = jax.shard_map(local, in_specs=in_specs, out_specs=by_head, check_vma=False)
     return mapped(q, k, v, positions, segments, prefixes, window)
+
+
+def split_heads(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+    """k and v [R, T, KV, E], split over "tensor" like q [R, T, H, E]; of fewer heads than shards, every shard gets those that its queries need.
+
+    In the latter case the result has H heads.
+    """
+    if jax.typeof(k).sharding.spec[2] is not None or sharding.mesh_shape()["tensor"] == 1:
+        return k, v
+    k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
+    return sharding.shard(k, "rows", None, "heads", None), sharding.shard(v, "rows", None, "heads", None)
 
 
 IMPLEMENTATIONS = {"xla": attend_locally}
