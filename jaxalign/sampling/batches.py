@@ -1,0 +1,74 @@
+"""Packed rows of prompts to prefill: which prompt stands where, the same for the same list whatever of it has been drawn already."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+import numpy as np
+
+BUCKET = 64  # prompts are cached in a multiple of so many places, so that few lengths are compiled
+ROW_TOKENS = 512  # of a row, where no prompt needs more
+BATCH_TOKENS = 4096  # of a batch, on each shard of the rows
+
+Ids = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the keys of a prompt stand in a prefilled batch."""
+
+    ids: Ids
+    row: int
+    start: int
+
+    @property
+    def cached(self) -> int:
+        """Tokens whose keys are cached: all but the last, which the first step of decoding reads."""
+        return len(self.ids) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Batches of one shape."""
+
+    rows: int
+    row_tokens: int
+    prompt_tokens: int  # places that the longest prompt needs in the cache
+    batches: Sequence[Sequence[Place]]
+
+    def arrays(self, batch: Sequence[Place]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(tokens, positions, segments) of a batch, int32[rows, row_tokens] each."""
+        tokens, positions, segments = (np.zeros((self.rows, self.row_tokens), np.int32) for _ in range(3))
+        for number, place in enumerate(batch, 1):
+            span = place.row, slice(place.start, place.start + place.cached)
+            tokens[span], positions[span], segments[span] = place.ids[:-1], np.arange(place.cached), number
+        return tokens, positions, segments
+
+
+def plan(prompts: Sequence[Ids], *, shards: int) -> Plan:
+    """The plan for distinct prompts in their order, for rows that are split over so many devices."""
+    lengths = [len(ids) - 1 for ids in prompts]
+    longest, total = _bucket(max(lengths)), _bucket(sum(lengths))
+    row_tokens = max(longest, min(ROW_TOKENS, total))
+    rows = max(1, min(BATCH_TOKENS, -(-total // shards)) // row_tokens) * shards
+    batches: list[list[Place]] = [[]]
+    row, used = 0, 0
+    for ids, length in zip(prompts, lengths, strict=True):
+        if used + length > row_tokens:
+            row, used = row + 1, 0
+        if row == rows:
+            batches.append([])
+            row = 0
+        batches[-1].append(Place(ids, row, used))
+        used += length
+    return Plan(rows, row_tokens, longest, batches)
+
+
+def first_missing(owners: Mapping[Ids, Sequence[int]], samples: int, done) -> dict[Ids, int]:
+    """Prompt -> the first number of its samples that is not done for one of the places where it stands in the list."""
+    return {
+        ids: next((k for k in range(samples) if any((i, k) not in done for i in indices)), samples) for ids, indices in owners.items()
+    }
+
+
+def _bucket(tokens: int) -> int:
+    return max(1, -(-tokens // BUCKET)) * BUCKET

@@ -1,0 +1,237 @@
+"""The compiled part of sampling: S lanes for each of P prompts, a chunk of steps at a time.
+
+A step feeds every lane's newest token to the decoder, draws the next one and writes it down. A lane whose sample ends takes up the next
+sample of its prompt in the same step; lanes whose prompt has no sample left rest until the host brings in another prompt between chunks.
+The first token that a lane reads is the prompt's last, so what is cached of a prompt is all but that token, as in a packed training row.
+"""
+
+from functools import partial
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from jaxalign import sharding
+from jaxalign.lm_head import chunks
+from jaxalign.models import model as models
+from jaxalign.models.attention import cached
+from jaxalign.sampling import law as laws
+
+Array = jax.Array
+RUNNING, STOP_TOKEN, LENGTH = 0, 1, 2  # why a sample ended
+
+
+@struct.dataclass
+class Prompts:
+    """What the lanes of a prompt share; all arrays are int32[P] or uint32[P]."""
+
+    name: Array  # uint32; the prompt's part in the random key
+    last: Array  # the prompt's last token
+    next: Array  # the sample that the next free lane takes
+    end: Array  # the number of samples
+
+    @classmethod
+    def none(cls, prompts: int):
+        zeros = [jnp.zeros(prompts, dtype, out_sharding=sharding.rows_spec(1)) for dtype in (jnp.uint32, *[jnp.int32] * 3)]
+        return cls(*zeros)
+
+
+@struct.dataclass
+class Texts:
+    """What the samples of the prompts in the lanes are so far: [P, N, M] for M tokens of N samples."""
+
+    tokens: Array  # int32
+    logps: Array  # float32; log-prob under the model
+    sampled_logps: Array  # float32; log-prob under the law that was drawn from
+    length: Array  # int32[P, N]
+    why: Array  # int32[P, N]; RUNNING, STOP_TOKEN or LENGTH
+
+    @classmethod
+    def none(cls, prompts: int, samples: int, tokens: int):
+        def zeros(dtype, *shape):
+            return jnp.zeros((prompts, *shape), dtype, out_sharding=sharding.rows_spec(1 + len(shape)))
+
+        numbers = zeros(jnp.float32, samples, tokens), zeros(jnp.float32, samples, tokens)
+        return cls(zeros(jnp.int32, samples, tokens), *numbers, zeros(jnp.int32, samples), zeros(jnp.int32, samples))
+
+
+@struct.dataclass
+class State:
+    """Everything that a step changes."""
+
+    cache: cached.Cache
+    prompts: Prompts
+    texts: Texts
+    token: Array  # int32[P, S]; what each lane reads next
+    sample: Array  # int32[P, S]; the sample in the lane; -1: none
+    steps: Array  # int32[]
+
+
+@struct.dataclass
+class Entering:
+    """Prompts that come into lanes, on the host: int32[P] each; where `row` is below 0 the old prompt stays."""
+
+    row: Array  # of the prefilled batch
+    start: Array  # the place of the prompt's first token in that row
+    length: Array  # tokens that are cached
+    prompts: Prompts
+
+
+def begin(model: models.Model, *, prompts: int, lanes: int, samples: int, prompt_tokens: int, tokens: int, dtype: jnp.dtype) -> State:
+    """A state without prompts, on the mesh in scope.
+
+    Args:
+      prompts, lanes: prompts at a time, and lanes of each.
+      samples, tokens: most samples of a prompt, and most tokens of a sample.
+      prompt_tokens: most tokens of a prompt that are cached.
+    """
+    config, tensor = model.config, sharding.mesh_shape()["tensor"]
+    kv_heads = config.heads if config.kv_heads % tensor else config.kv_heads
+    cache = cached.empty(config.layers, prompts, lanes, kv_heads, prompt_tokens, tokens, config.head_dim, dtype)
+    idle = jnp.full((prompts, lanes), -1, out_sharding=sharding.rows_spec(2))
+    return State(cache, Prompts.none(prompts), Texts.none(prompts, samples, tokens), jnp.zeros_like(idle), idle, jnp.int32(0))
+
+
+def enter(state: State, keys: Array, values: Array, entering: Entering) -> State:
+    """The state with prompts of a prefilled batch, keys and values [layers, R, T, KV, E], in the lanes of the places where row >= 0."""
+    every = sharding.spec(None, None, None, "heads", None)
+    keys, values = jax.reshard(keys, every), jax.reshard(values, every)  # a prompt may enter a place of another device
+    cache_spec, by_row = sharding.spec(None, "rows", "heads", None, None), sharding.rows_spec(1)
+
+    def local(old, new, row, start):
+        index = start[:, None] + jnp.arange(old.shape[3])
+        taken = new.at[:, row[:, None], jnp.minimum(index, new.shape[2] - 1)].get(mode="clip")
+        return jnp.where(row[:, None, None, None] >= 0, taken.swapaxes(2, 3), old)
+
+    mapped = jax.shard_map(local, in_specs=(cache_spec, every, by_row, by_row), out_specs=cache_spec, check_vma=False)
+    memory, new = state.cache.memory, entering.row >= 0
+    memory = memory._replace(
+        prompt_keys=mapped(memory.prompt_keys, keys, entering.row, entering.start),
+        prompt_values=mapped(memory.prompt_values, values, entering.row, entering.start),
+    )
+    length = jnp.where(new, entering.length, state.cache.prompt_length)
+    return state.replace(
+        cache=state.cache.replace(memory=memory, prompt_length=length),
+        prompts=jax.tree.map(partial(jnp.where, new), entering.prompts, state.prompts),
+        sample=jnp.where(new[:, None], -1, state.sample),
+        texts=state.texts.replace(
+            length=jnp.where(new[:, None], 0, state.texts.length), why=jnp.where(new[:, None], RUNNING, state.texts.why)
+        ),
+    )
+
+
+def run(
+    model: models.Model,
+    params,
+    state: State,
+    ended: Array,
+    steps: Array,
+    free_places: Array,
+    *,
+    law: laws.Law,
+    stop_ids: tuple[int, ...],
+    min_new_tokens: int,
+    seed: int,
+    dtype: jnp.dtype,
+) -> State:
+    """The state after at most `steps` steps, fewer where so many places become free, or all.
+
+    Args:
+      model, params: of float32 parameters.
+      state: of all lanes.
+      ended: bool[P, S]; lanes whose sample the host ended.
+      steps: int32[].
+      free_places: int32[]; at least 1. A place is free when none of its lanes has a sample left.
+      law: how tokens are drawn.
+      stop_ids: tokens after which a sample ends; the first min_new_tokens tokens are none of them.
+      seed: of the random key; a token's key depends on it, on the prompt, on the sample and on the token's place.
+      dtype: of the matmuls.
+    """
+    params = models.gathered(model, params, dtype)  # once a chunk, not once a token
+    state = _take_up(state, ended | (state.sample < 0))
+    key = jax.random.key(seed)
+    head = chunks.Options(model.config.vocab_size, model.config.logit_softcap or None, chunk=0)
+    options = {"law": law, "stop_ids": stop_ids, "min_new_tokens": min_new_tokens, "key": key, "head": head}
+
+    def step(carry):
+        done, state = carry
+        hidden, kept = models.decode(model, params, state.token, state.cache, dtype=dtype)
+        state = state.replace(cache=cached.store(state.cache, *kept), steps=state.steps + 1)
+        return done + 1, _next(state, hidden, models.unembed(model, params), **options)
+
+    def goes_on(carry):
+        done, state = carry
+        used = (state.sample >= 0).any(1).sum()
+        return (done < steps) & (used > 0) & (len(state.sample) - used < free_places)
+
+    return jax.lax.while_loop(goes_on, step, (jnp.int32(0), state))[1]
+
+
+def _next(state: State, hidden: Array, unembed: Array, **options) -> State:
+    """The state after drawing a token for every lane from its hidden state [P, S, D]; each device draws for its own prompts."""
+    small = state.replace(cache=state.cache.replace(memory=None))  # the keys stay where they are
+    specs = jax.tree.map(lambda x: sharding.rows_spec(x.ndim) if x.ndim else sharding.spec(), small)
+    in_specs = (specs, sharding.rows_spec(3), sharding.spec("vocab", None))
+    mapped = jax.shard_map(partial(_next_locally, **options), in_specs=in_specs, out_specs=specs, check_vma=False)
+    after = mapped(small, hidden, unembed)
+    return after.replace(cache=after.cache.replace(memory=state.cache.memory))
+
+
+def _next_locally(state, hidden, unembed, *, law, stop_ids, min_new_tokens, key, head):
+    logits, _ = chunks.logits(hidden.reshape(-1, hidden.shape[-1]), unembed.astype(hidden.dtype), head)
+    logits = jax.lax.all_gather(logits, "tensor", axis=1, tiled=True)
+    shape, length = state.sample.shape, state.cache.length
+    allowed = logits
+    if stop_ids and min_new_tokens:
+        too_early = jnp.isin(jnp.arange(logits.shape[1]), jnp.array(stop_ids)) & (length.reshape(-1, 1) < min_new_tokens)
+        allowed = jnp.where(too_early, -jnp.inf, logits)
+    values = laws.log_probs(allowed, law)
+    if law.temperature == 0:
+        token = values.argmax(1)
+    else:
+        names = jnp.broadcast_to(state.prompts.name[:, None], shape)
+        token = laws.draw(values, jax.vmap(partial(_uniform, key))(names.ravel(), state.sample.ravel(), length.ravel()))
+    at = token[:, None]
+    logps = jnp.take_along_axis(jax.nn.log_softmax(logits), at, axis=1).reshape(shape)
+    sampled_logps = jnp.take_along_axis(values, at, axis=1).reshape(shape)
+    return _written(state, token.reshape(shape), logps, sampled_logps, stop_ids)
+
+
+def _uniform(key: Array, prompt: Array, sample: Array, place: Array) -> Array:
+    for number in (prompt, sample, place):
+        key = jax.random.fold_in(key, number)
+    return jax.random.uniform(key)
+
+
+def _written(state, token, logps, sampled_logps, stop_ids):
+    texts, length = state.texts, state.cache.length
+    active, most = state.sample >= 0, texts.tokens.shape[2]
+    prompt = jnp.arange(len(token))[:, None]
+    sample = jnp.where(active, state.sample, texts.length.shape[1])  # beyond the end: what a resting lane draws is dropped
+    length = length + active
+    stopped = jnp.isin(token, jnp.array(stop_ids, jnp.int32)) if stop_ids else jnp.zeros_like(active)
+    why = jnp.where(stopped, STOP_TOKEN, jnp.where(length >= most, LENGTH, RUNNING))
+    place = prompt, sample, length - 1
+    texts = Texts(
+        tokens=texts.tokens.at[place].set(token, mode="drop"),
+        logps=texts.logps.at[place].set(logps, mode="drop"),
+        sampled_logps=texts.sampled_logps.at[place].set(sampled_logps, mode="drop"),
+        length=texts.length.at[prompt, sample].set(length, mode="drop"),
+        why=texts.why.at[prompt, sample].set(why, mode="drop"),
+    )
+    state = state.replace(texts=texts, token=token, cache=state.cache.replace(length=length))
+    return _take_up(state, active & (why != RUNNING))
+
+
+def _take_up(state: State, free: Array) -> State:
+    """The state in which the lanes that are free have taken up the next samples of their prompts, in order, or rest."""
+    prompts = state.prompts
+    number = prompts.next[:, None] + jnp.cumsum(free, axis=1) - 1
+    sample = jnp.where(free, jnp.where(number < prompts.end[:, None], number, -1), state.sample)
+    started = free & (sample >= 0)
+    return state.replace(
+        sample=sample,
+        token=jnp.where(started, prompts.last[:, None], state.token),
+        cache=state.cache.replace(length=jnp.where(free, 0, state.cache.length)),
+        prompts=prompts.replace(next=prompts.next + started.sum(1)),
+    )
