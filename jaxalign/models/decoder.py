@@ -3,7 +3,7 @@
 Training, the prefill of prompts and decoding differ in what a query sees, so that comes from outside, as `Attend`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import nnx
@@ -130,24 +130,41 @@ class Decoder(nnx.Module):
         self.head = None if config.tied else Head(config)
         self.config = config
 
-    def __call__(self, embedded: Array, positions: Array, attend: Attend, memory: Any = None, *, remat: str) -> tuple[Array, Any]:
-        """(hidden states [R, T, D], what `attend` kept in each layer, stacked). memory has a leading axis of layers, or is None."""
-        config = self.config
+    def __call__(self, embedded: Array, positions: Array, attend: Attend, *, remat: str) -> tuple[Array, Any]:
+        """(hidden states [R, T, D], what `attend` kept of every layer, with a leading axis of layers)."""
         if remat not in REMAT:
             raise ValueError(f"unknown remat policy {remat!r}; choose one of {sorted(REMAT)}.")
-        x = layers.merge_rows(self.embed.at_positions(embedded, positions))
-        wide, local = _rotary_tables(config, layers.merge_rows(positions))
-        definition, stacked = nnx.split(self.layers)
+        x, one_layer = self._begin(embedded, positions, attend)
 
-        def one_layer(x: Array, scanned) -> tuple[Array, Any]:
-            weights, window, memory = scanned
+        def scanned(x, inputs):
+            return one_layer(x, *inputs, None)
+
+        windows = jnp.asarray(np.array(self.config.windows, np.int32))
+        scanned = jax.checkpoint(scanned, policy=REMAT[remat], prevent_cse=False)
+        x, kept = jax.lax.scan(scanned, x, (nnx.to_pure_dict(nnx.state(self.layers)), windows))
+        return layers.split_rows(self.final_norm(x), len(embedded)), kept
+
+    def layer_by_layer(self, embedded: Array, positions: Array, attend: Attend, weights: Sequence, memories: Sequence) -> tuple[Array, list]:
+        """(hidden states [R, T, D], what `attend` kept of every layer), of weights and memories that are given layer by layer.
+
+        A scan would copy its slice of a memory in every step of decoding.
+        """
+        x, one_layer = self._begin(embedded, positions, attend)
+        kept = []
+        for weight, window, memory in zip(weights, self.config.windows, memories, strict=True):
+            x, one = one_layer(x, weight, jnp.int32(window), memory)
+            kept.append(one)
+        return layers.split_rows(self.final_norm(x), len(embedded)), kept
+
+    def _begin(self, embedded: Array, positions: Array, attend: Attend):
+        wide, local = _rotary_tables(self.config, layers.merge_rows(positions))
+        definition, _ = nnx.split(self.layers)
+
+        def one_layer(x: Array, weights, window: Array, memory) -> tuple[Array, Any]:
             rotary = wide if local is None else jnp.where(window > 0, local, wide)
             return nnx.merge(definition, weights)(x, rotary, window, memory, attend, len(embedded))
 
-        one_layer = jax.checkpoint(one_layer, policy=REMAT[remat], prevent_cse=False)
-        windows = jnp.asarray(np.array(config.windows, np.int32))
-        x, kept = jax.lax.scan(one_layer, x, (nnx.to_pure_dict(stacked), windows, memory))
-        return layers.split_rows(self.final_norm(x), len(embedded)), kept
+        return layers.merge_rows(self.embed.at_positions(embedded, positions)), one_layer
 
 
 def _rotary_tables(config: ModelConfig, positions: Array) -> tuple[Array | None, Array | None]:

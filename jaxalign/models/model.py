@@ -4,9 +4,10 @@ params is a nested dict of float32 arrays whose decoder layers are stacked on a 
 (`jax.set_mesh`), except `build`.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 import zlib
 
 from flax import nnx
@@ -128,29 +129,39 @@ def prefill(model: Model, params: dict[str, Any], tokens: Array, positions: Arra
     return decoder(embedded, positions, attend, remat="none")[1]
 
 
-def decode(model: Model, params: dict[str, Any], tokens: Array, cache: cached.Cache, *, dtype: jnp.dtype):
-    """(hidden states [P, S, D] of one token per sample, its keys and values [layers, P, S, KV, E]), given what came before in the cache.
+class Weights(NamedTuple):
+    """Parameters as `decode` reads them."""
+
+    layers: tuple[dict[str, Any], ...]
+    outside: dict[str, Any]  # of the layers
+
+
+def decode(model: Model, weights: Weights, tokens: Array, cache: cached.Cache, *, dtype: jnp.dtype) -> tuple[Array, cached.Cache]:
+    """(hidden states [P, S, D] of one token per sample, the cache with its keys and values; the lengths stay).
 
     tokens are int32[P, S]: the next of each of S samples of each of P prompts.
     """
-    decoder = nnx.merge(model.definition, without_head(params))
+    decoder = nnx.merge(model.definition, {**weights.outside, "layers": weights.layers[0]})
 
     def attend(q, k, v, window, memory):
         k, v = rule.split_heads(q, k, v)
-        return cached.attend(q, k, v, memory, cache.prompt_length, cache.length, window, softcap=model.config.attention_softcap), (k, v)
+        return cached.attend(q, k, v, memory, cache.prompt_length, cache.length, window, softcap=model.config.attention_softcap)
 
     embedded = decoder.embed(tokens, model.config.embed_scale, dtype)
-    return decoder(embedded, cache.positions(), attend, cache.memory, remat="none")
+    hidden, memories = decoder.layer_by_layer(embedded, cache.positions(), attend, weights.layers, cache.memories)
+    return hidden, cache.replace(memories=tuple(memories))
 
 
-def gathered(model: Model, params: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
-    """params as `decode` reads them: matrices in the compute dtype and whole over fsdp, so that a loop of steps gathers them only once."""
+def gathered(model: Model, params: dict[str, Any], dtype: jnp.dtype) -> Weights:
+    """The parameters for a loop of `decode`: matrices in the compute dtype and whole over fsdp, so that they are gathered once a loop."""
 
     def gather(weight, axes):
         matrix = sum(axis != "layers" for axis in axes) > 1  # norms are computed in float32
         return sharding.gather(weight.astype(dtype) if matrix else weight, *axes)
 
-    return jax.tree.map(gather, without_head(params), without_head(model.axes), is_leaf=lambda x: x is None)
+    whole = {name: jax.tree.map(gather, tree, model.axes[name]) for name, tree in without_head(params).items()}
+    stacked = whole.pop("layers")
+    return Weights(tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(model.config.layers)), whole)
 
 
 def embed(model: Model, params: dict[str, Any], tokens: Array, *, dtype: jnp.dtype) -> Array:
@@ -158,7 +169,7 @@ def embed(model: Model, params: dict[str, Any], tokens: Array, *, dtype: jnp.dty
     return nnx.merge(model.definition, without_head(params)).embed(tokens, model.config.embed_scale, dtype)
 
 
-def unembed(model: Model, params: dict[str, Any]) -> Array:
+def unembed(model: Model, params: Mapping[str, Any]) -> Array:
     """The output table float32[padded_vocab, D] as it is stored, on ("vocab", "embed"): the head, or the embedding where they are tied."""
     return params["embed"]["tokens"] if model.config.tied else params["head"]["kernel"]
 

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 BUCKET = 64  # prompts are cached in a multiple of so many places, so that few lengths are compiled
-ROW_TOKENS = 512  # of a row, where no prompt needs more
+ROW_TOKENS = 192  # of a row, where no prompt needs more
 BATCH_TOKENS = 4096  # of a batch, on each shard of the rows
 
 Ids = tuple[int, ...]

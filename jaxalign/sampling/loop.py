@@ -23,17 +23,17 @@ RUNNING, STOP_TOKEN, LENGTH = 0, 1, 2  # why a sample ended
 
 @struct.dataclass
 class Prompts:
-    """What the lanes of a prompt share; all arrays are int32[P] or uint32[P]."""
+    """What the lanes of a prompt share: int32[P] each, but the random keys."""
 
-    name: Array  # uint32; the prompt's part in the random key
+    keys: Array  # uint32[P, N, 2]; data of the random key of every sample
     last: Array  # the prompt's last token
     next: Array  # the sample that the next free lane takes
     end: Array  # the number of samples
 
     @classmethod
-    def none(cls, prompts: int):
-        zeros = [jnp.zeros(prompts, dtype, out_sharding=sharding.rows_spec(1)) for dtype in (jnp.uint32, *[jnp.int32] * 3)]
-        return cls(*zeros)
+    def none(cls, prompts: int, samples: int):
+        keys = jnp.zeros((prompts, samples, 2), jnp.uint32, out_sharding=sharding.rows_spec(3))
+        return cls(keys, *(jnp.zeros(prompts, jnp.int32, out_sharding=sharding.rows_spec(1)) for _ in range(3)))
 
 
 @struct.dataclass
@@ -89,30 +89,36 @@ def begin(model: models.Model, *, prompts: int, lanes: int, samples: int, prompt
     kv_heads = config.heads if config.kv_heads % tensor else config.kv_heads
     cache = cached.empty(config.layers, prompts, lanes, kv_heads, prompt_tokens, tokens, config.head_dim, dtype)
     idle = jnp.full((prompts, lanes), -1, out_sharding=sharding.rows_spec(2))
-    return State(cache, Prompts.none(prompts), Texts.none(prompts, samples, tokens), jnp.zeros_like(idle), idle, jnp.int32(0))
+    return State(cache, Prompts.none(prompts, samples), Texts.none(prompts, samples, tokens), jnp.zeros_like(idle), idle, jnp.int32(0))
 
 
 def enter(state: State, keys: Array, values: Array, entering: Entering) -> State:
     """The state with prompts of a prefilled batch, keys and values [layers, R, T, KV, E], in the lanes of the places where row >= 0."""
-    every = sharding.spec(None, None, None, "heads", None)
-    keys, values = jax.reshard(keys, every), jax.reshard(values, every)  # a prompt may enter a place of another device
-    cache_spec, by_row = sharding.spec(None, "rows", "heads", None, None), sharding.rows_spec(1)
+    every = sharding.spec(None, None, "heads", None)
+    specs, by_row = sharding.spec(*cached.PROMPT), sharding.rows_spec(1)
 
-    def local(old, new, row, start):
-        index = start[:, None] + jnp.arange(old.shape[3])
-        taken = new.at[:, row[:, None], jnp.minimum(index, new.shape[2] - 1)].get(mode="clip")
-        return jnp.where(row[:, None, None, None] >= 0, taken.swapaxes(2, 3), old)
+    def local(old, new, row, start, *, places, order):
+        index = jnp.minimum(start[:, None] + jnp.arange(places), new.shape[1] - 1)
+        taken = new.at[row[:, None], index].get(mode="clip")  # [P, places, KV, E]
+        return jnp.where(row[:, None, None, None] >= 0, taken.transpose(order), old)
 
-    mapped = jax.shard_map(local, in_specs=(cache_spec, every, by_row, by_row), out_specs=cache_spec, check_vma=False)
-    memory, new = state.cache.memory, entering.row >= 0
-    memory = memory._replace(
-        prompt_keys=mapped(memory.prompt_keys, keys, entering.row, entering.start),
-        prompt_values=mapped(memory.prompt_values, values, entering.row, entering.start),
-    )
-    length = jnp.where(new, entering.length, state.cache.prompt_length)
+    def put(old, new, places, order):
+        mapped = partial(local, places=places, order=order)
+        mapped = jax.shard_map(mapped, in_specs=(specs, every, by_row, by_row), out_specs=specs, check_vma=False)
+        return mapped(old, jax.reshard(new, every), entering.row, entering.start)  # a prompt may enter a place of another device
+
+    memories, new = [], entering.row >= 0
+    for layer, memory in enumerate(state.cache.memories):
+        places = memory.prompt_values.shape[2]
+        memory = memory._replace(
+            prompt_keys=put(memory.prompt_keys, keys[layer], places, (0, 2, 3, 1)),
+            prompt_values=put(memory.prompt_values, values[layer], places, (0, 2, 1, 3)),
+        )
+        memories.append(memory)
+    cached_tokens = jnp.where(new, entering.length, state.cache.prompt_length)
     return state.replace(
-        cache=state.cache.replace(memory=memory, prompt_length=length),
-        prompts=jax.tree.map(partial(jnp.where, new), entering.prompts, state.prompts),
+        cache=state.cache.replace(memories=tuple(memories), prompt_length=cached_tokens),
+        prompts=jax.tree.map(lambda x, y: jnp.where(new.reshape(-1, *(1,) * (x.ndim - 1)), x, y), entering.prompts, state.prompts),
         sample=jnp.where(new[:, None], -1, state.sample),
         texts=state.texts.replace(
             length=jnp.where(new[:, None], 0, state.texts.length), why=jnp.where(new[:, None], RUNNING, state.texts.why)
@@ -131,7 +137,6 @@ def run(
     law: laws.Law,
     stop_ids: tuple[int, ...],
     min_new_tokens: int,
-    seed: int,
     dtype: jnp.dtype,
 ) -> State:
     """The state after at most `steps` steps, fewer where so many places become free, or all.
@@ -144,20 +149,19 @@ def run(
       free_places: int32[]; at least 1. A place is free when none of its lanes has a sample left.
       law: how tokens are drawn.
       stop_ids: tokens after which a sample ends; the first min_new_tokens tokens are none of them.
-      seed: of the random key; a token's key depends on it, on the prompt, on the sample and on the token's place.
       dtype: of the matmuls.
     """
-    params = models.gathered(model, params, dtype)  # once a chunk, not once a token
+    weights = models.gathered(model, params, dtype)  # once a chunk, not once a token
     state = _take_up(state, ended | (state.sample < 0))
-    key = jax.random.key(seed)
     head = chunks.Options(model.config.vocab_size, model.config.logit_softcap or None, chunk=0)
-    options = {"law": law, "stop_ids": stop_ids, "min_new_tokens": min_new_tokens, "key": key, "head": head}
+    options = {"law": law, "stop_ids": stop_ids, "min_new_tokens": min_new_tokens, "head": head}
 
+    unembed = models.unembed(model, weights.outside).T
     def step(carry):
         done, state = carry
-        hidden, kept = models.decode(model, params, state.token, state.cache, dtype=dtype)
-        state = state.replace(cache=cached.store(state.cache, *kept), steps=state.steps + 1)
-        return done + 1, _next(state, hidden, models.unembed(model, params), **options)
+        hidden, cache = models.decode(model, weights, state.token, state.cache, dtype=dtype)
+        state = state.replace(cache=cache, steps=state.steps + 1)
+        return done + 1, _next(state, hidden, unembed, **options)
 
     def goes_on(carry):
         done, state = carry
@@ -169,17 +173,18 @@ def run(
 
 def _next(state: State, hidden: Array, unembed: Array, **options) -> State:
     """The state after drawing a token for every lane from its hidden state [P, S, D]; each device draws for its own prompts."""
-    small = state.replace(cache=state.cache.replace(memory=None))  # the keys stay where they are
+    small = state.replace(cache=state.cache.replace(memories=None))  # the keys stay where they are
     specs = jax.tree.map(lambda x: sharding.rows_spec(x.ndim) if x.ndim else sharding.spec(), small)
-    in_specs = (specs, sharding.rows_spec(3), sharding.spec("vocab", None))
+    in_specs = (specs, sharding.rows_spec(3), sharding.spec(None, "vocab"))
     mapped = jax.shard_map(partial(_next_locally, **options), in_specs=in_specs, out_specs=specs, check_vma=False)
     after = mapped(small, hidden, unembed)
-    return after.replace(cache=after.cache.replace(memory=state.cache.memory))
+    return after.replace(cache=after.cache.replace(memories=state.cache.memories))
 
 
-def _next_locally(state, hidden, unembed, *, law, stop_ids, min_new_tokens, key, head):
-    logits, _ = chunks.logits(hidden.reshape(-1, hidden.shape[-1]), unembed.astype(hidden.dtype), head)
-    logits = jax.lax.all_gather(logits, "tensor", axis=1, tiled=True)
+def _next_locally(state, hidden, unembed, *, law, stop_ids, min_new_tokens, head):
+    x=hidden.reshape(-1, hidden.shape[-1])
+    logits = jnp.einsum("cd,dv->cv", x, unembed, preferred_element_type=jnp.float32)
+    logits = jnp.where(jnp.arange(logits.shape[1]) < head.vocab_size, logits, -jnp.inf)
     shape, length = state.sample.shape, state.cache.length
     allowed = logits
     if stop_ids and min_new_tokens:
@@ -189,18 +194,19 @@ def _next_locally(state, hidden, unembed, *, law, stop_ids, min_new_tokens, key,
     if law.temperature == 0:
         token = values.argmax(1)
     else:
-        names = jnp.broadcast_to(state.prompts.name[:, None], shape)
-        token = laws.draw(values, jax.vmap(partial(_uniform, key))(names.ravel(), state.sample.ravel(), length.ravel()))
+        keys = jnp.take_along_axis(state.prompts.keys, jnp.maximum(state.sample, 0)[:, :, None], axis=1)
+        token = laws.draw(values, _uniform(keys.reshape(-1, 2), length.ravel()))
     at = token[:, None]
     logps = jnp.take_along_axis(jax.nn.log_softmax(logits), at, axis=1).reshape(shape)
     sampled_logps = jnp.take_along_axis(values, at, axis=1).reshape(shape)
     return _written(state, token.reshape(shape), logps, sampled_logps, stop_ids)
 
 
-def _uniform(key: Array, prompt: Array, sample: Array, place: Array) -> Array:
-    for number in (prompt, sample, place):
-        key = jax.random.fold_in(key, number)
-    return jax.random.uniform(key)
+def _uniform(keys: Array, places: Array) -> Array:
+    """A number in [0, 1) for each place [C] of a sample with this key data [C, 2]."""
+    folded = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(keys, impl="threefry2x32"), places)
+    bits = jax.random.key_data(folded)[:, 0]  # a folded key is random itself: one call of the generator per token
+    return (bits >> 8).astype(jnp.float32) * 2.0**-24
 
 
 def _written(state, token, logps, sampled_logps, stop_ids):

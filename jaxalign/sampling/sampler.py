@@ -94,11 +94,12 @@ class Sampler:
         self.model, self.stopping, self.text_of, self.dtype = model, stopping, text_of, dtype
         self.shards = int(np.prod([sharding.mesh_shape()[axis] for axis in sharding.mesh_axes("rows")]))
         self.places, self.lanes, self.usage = -(-places // self.shards) * self.shards, lanes, Usage()
-        options = {"law": law, "stop_ids": stopping.ids, "min_new_tokens": stopping.min_new_tokens, "seed": seed, "dtype": dtype}
+        options = {"law": law, "stop_ids": stopping.ids, "min_new_tokens": stopping.min_new_tokens, "dtype": dtype}
         self.prefill = jax.jit(partial(models.prefill, model, dtype=dtype, attention=attention))
         self.enter = jax.jit(loop.enter, donate_argnums=0)
         self.run = jax.jit(partial(loop.run, model, **options), donate_argnums=1)
         self.begin = jax.jit(partial(loop.begin, model, dtype=dtype), static_argnames=("prompts", "lanes", "samples", "prompt_tokens", "tokens"))
+        self.random_keys = jax.jit(partial(_random_keys, seed), static_argnames="samples")
         self.whole = jax.jit(lambda tree: jax.tree.map(lambda x: jax.reshard(x, sharding.spec(*(None,) * x.ndim)), tree))
 
     def draw(self, params, prompts: Sequence[Sequence[int]], *, samples: int, done: Collection[tuple[int, int]] = ()) -> Iterator[Sample]:
@@ -156,6 +157,7 @@ class _Drawing:
         self.batches = deque((batch, [r for r in rest if r.first < r.end]) for batch, rest in zip(self.plan.batches, requests, strict=True))
         self.batches = deque((batch, requests) for batch, requests in self.batches if requests)
         self.waiting: deque[_Request] = deque()
+        self.samples_each = samples
         self.inside: list[_Request | None] = [None] * sampler.places
         self.found: list[set[int]] = [set() for _ in self.inside]  # numbers of the samples of each place that were yielded
         self.state = sampler.begin(
@@ -214,14 +216,15 @@ class _Drawing:
     def _enter(self):
         free = [place for place, request in enumerate(self.inside) if request is None]
         entering = {place: request for place, request in zip(free, self._shares(len(free)), strict=False)}
-        numbers = np.full((7, self.sampler.places), -1, np.int64)
+        numbers, names = np.full((6, self.sampler.places), -1, np.int32), np.zeros(self.sampler.places, np.uint32)
         for place, (at, first, end) in entering.items():
-            numbers[:, place] = at.row, at.start, at.cached, zlib.crc32(np.array(at.ids, np.int32).tobytes()), at.ids[-1], first, end
+            numbers[:, place] = at.row, at.start, at.cached, at.ids[-1], first, end
+            names[place] = zlib.crc32(np.array(at.ids, np.int32).tobytes())
             self.inside[place], self.found[place] = _Request(at, first, end), set()
-        row, start, length, name, last, first, end = numbers
-        prompts = loop.Prompts(*map(_by_row, (name.astype(np.uint32), *(x.astype(np.int32) for x in (last, first, end)))))
-        entries = loop.Entering(*(_by_row(x.astype(np.int32)) for x in (row, start, length)), prompts)
-        self.state = self.sampler.enter(self.state, *self.keys, entries)
+        row, start, length, last, first, end = map(_by_row, numbers)
+        keys = _by_row(np.asarray(self.sampler.random_keys(names, samples=self.samples_each)))
+        entering = loop.Entering(row, start, length, loop.Prompts(keys, last, first, end))
+        self.state = self.sampler.enter(self.state, *self.keys, entering)
 
     def _shares(self, free: int) -> list[_Request]:
         """The next requests for so many places. The last prompts of all are shared out, their samples to several places."""
@@ -235,6 +238,13 @@ class _Drawing:
             edges = np.linspace(first, end, parts + 1).round().astype(int)
             shares += [_Request(place, int(a), int(b)) for a, b in zip(edges, edges[1:], strict=False)]
         return shares
+
+
+def _random_keys(seed: int, names: jax.Array, *, samples: int) -> jax.Array:
+    """Key data of every sample of the prompts with these names: uint32[P, samples, 2]."""
+    with_name = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl="threefry2x32"), names)
+    with_number = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(with_name, jnp.arange(samples))
+    return jax.random.key_data(with_number)
 
 
 def _by_row(x: np.ndarray) -> jax.Array:
