@@ -62,10 +62,15 @@ def at(values: jax.Array, index: jax.Array) -> jax.Array:
 def logits(x: jax.Array, head: jax.Array, options: Options) -> tuple[jax.Array, jax.Array]:
     """(logits float32[chunk, V], columns int32[V]); columns count over the whole vocabulary; padded ones get -inf."""
     values = jnp.einsum("cd,vd->cv", x, head, preferred_element_type=jnp.float32)
+    columns = jax.lax.axis_index("tensor") * head.shape[0] + jnp.arange(head.shape[0])
+    return capped(values, columns, options), columns
+
+
+def capped(values: jax.Array, columns: jax.Array, options: Options) -> jax.Array:
+    """Logits [chunk, V] from the product of hidden states and head: capped, and -inf in padded columns."""
     if options.softcap is not None:
         values = options.softcap * jnp.tanh(values / options.softcap)
-    columns = jax.lax.axis_index("tensor") * head.shape[0] + jnp.arange(head.shape[0])
-    return jnp.where(columns < options.vocab_size, values, -jnp.inf), columns
+    return jnp.where(columns < options.vocab_size, values, -jnp.inf)
 
 
 def sum_over_shards(log_sum_exp: jax.Array) -> jax.Array:

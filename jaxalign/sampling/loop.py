@@ -153,15 +153,15 @@ def run(
     """
     weights = models.gathered(model, params, dtype)  # once a chunk, not once a token
     state = _take_up(state, ended | (state.sample < 0))
-    head = chunks.Options(model.config.vocab_size, model.config.logit_softcap or None, chunk=0)
-    options = {"law": law, "stop_ids": stop_ids, "min_new_tokens": min_new_tokens, "head": head}
+    head = models.unembed(model, weights.outside).T  # its rows one after the other: the product then has its logits one after the other
+    known = chunks.Options(model.config.vocab_size, model.config.logit_softcap or None, chunk=0)
+    options = {"law": law, "stop_ids": stop_ids, "min_new_tokens": min_new_tokens, "options": known}
 
-    unembed = models.unembed(model, weights.outside).T
     def step(carry):
         done, state = carry
         hidden, cache = models.decode(model, weights, state.token, state.cache, dtype=dtype)
         state = state.replace(cache=cache, steps=state.steps + 1)
-        return done + 1, _next(state, hidden, unembed, **options)
+        return done + 1, _next(state, hidden, head, **options)
 
     def goes_on(carry):
         done, state = carry
@@ -171,20 +171,20 @@ def run(
     return jax.lax.while_loop(goes_on, step, (jnp.int32(0), state))[1]
 
 
-def _next(state: State, hidden: Array, unembed: Array, **options) -> State:
-    """The state after drawing a token for every lane from its hidden state [P, S, D]; each device draws for its own prompts."""
+def _next(state: State, hidden: Array, head: Array, **options) -> State:
+    """The state after drawing a token for every lane from its hidden state [P, S, D] and head [D, V]; devices draw for their own prompts."""
     small = state.replace(cache=state.cache.replace(memories=None))  # the keys stay where they are
     specs = jax.tree.map(lambda x: sharding.rows_spec(x.ndim) if x.ndim else sharding.spec(), small)
     in_specs = (specs, sharding.rows_spec(3), sharding.spec(None, "vocab"))
     mapped = jax.shard_map(partial(_next_locally, **options), in_specs=in_specs, out_specs=specs, check_vma=False)
-    after = mapped(small, hidden, unembed)
+    after = mapped(small, hidden, head)
     return after.replace(cache=after.cache.replace(memories=state.cache.memories))
 
 
-def _next_locally(state, hidden, unembed, *, law, stop_ids, min_new_tokens, head):
-    x=hidden.reshape(-1, hidden.shape[-1])
-    logits = jnp.einsum("cd,dv->cv", x, unembed, preferred_element_type=jnp.float32)
-    logits = jnp.where(jnp.arange(logits.shape[1]) < head.vocab_size, logits, -jnp.inf)
+def _next_locally(state, hidden, head, *, law, stop_ids, min_new_tokens, options):
+    values = jnp.einsum("cd,dv->cv", hidden.reshape(-1, hidden.shape[-1]), head, preferred_element_type=jnp.float32)
+    values = jax.lax.all_gather(values, "tensor", axis=1, tiled=True)
+    logits = chunks.capped(values, jnp.arange(values.shape[1]), options)
     shape, length = state.sample.shape, state.cache.length
     allowed = logits
     if stop_ids and min_new_tokens:

@@ -15,7 +15,6 @@ from jaxalign import sharding
 
 Array = jax.Array
 
-FEW = 4  # prompts whose scores are computed together on CPU, so that they stay in its cache
 TOKEN = ("rows", None, "heads", None)  # logical axes: of the new token's keys, of a prompt's cache, of the samples' cache
 PROMPT = ("rows", "heads", None, None)
 SAMPLE = ("rows", None, "heads", None, None)
@@ -90,12 +89,7 @@ def _attend_locally(q, k, v, memory, prompt_length, length, window, *, softcap):
         keys=memory.keys.at[*at, :, :, length].set(k, mode="drop", unique_indices=True),
         values=memory.values.at[*at, :, length].set(v, mode="drop", unique_indices=True),
     )
-    one, inputs = partial(_one_prompt, window, softcap=softcap), (q, memory, prompt_length, length)
-    together = jax.vmap(one)
-    if len(q) <= FEW:
-        return together(*inputs), memory
-    few_by_few = partial(jax.lax.map, lambda inputs: one(*inputs), batch_size=FEW)
-    return jax.lax.platform_dependent(*inputs, cpu=lambda *inputs: few_by_few(inputs), default=together), memory
+    return jax.vmap(partial(_one_prompt, window, softcap=softcap))(q, memory, prompt_length, length), memory
 
 
 def _one_prompt(window, q, memory, prompt_length, length, *, softcap):
