@@ -192,12 +192,12 @@ def test_a_stop_string_ends_a_sample_at_the_token_that_completes_it():
 
 
 def test_lanes_stay_busy_while_samples_end_at_different_times():
-    prompts = [np.random.default_rng(i).integers(0, VOCABULARY, 5 + i % 7).tolist() for i in range(24)]
+    prompts = [np.random.default_rng(i).integers(0, VOCABULARY, 5 + i % 7).tolist() for i in range(80)]
     with mesh_of(ONE):
         model, params = on_mesh("llama")
         sampler = sampler_of(model, places=8, ids=tuple(range(0, VOCABULARY, 8)), max_new_tokens=24)
         samples = list(sampler.draw(params, prompts, samples=8))
-    assert len(samples) == 24 * 8 and len({len(sample.token_ids) for sample in samples}) > 10
+    assert len(samples) == 80 * 8 and len({len(sample.token_ids) for sample in samples}) > 10
     assert sampler.usage.tokens == sum(len(sample.token_ids) for sample in samples)
     assert 0.9 < sampler.usage.busy <= 1
 
