@@ -28,6 +28,7 @@ ROOMS = (  # from the ground up: a room imports from rooms that stand before it,
     "reports",
     "training",
     "scoring",  # a model that gives numbers to rows
+    "sampling",  # a model that speaks
     "rollout",  # where batches come from
     "evaluators",
     "experiments",
@@ -39,10 +40,11 @@ COMMANDS = {  # they import rooms, and no other command
     "annotate",
     "inspect",
     "export",
+    "generate",
     "compare",
     "evaluate",
 }
-JIT = {"training.step", "rollout.source", "scoring.scorer", "models.model", "hf.load", "hf.save"}  # hf: one tensor into its shards, or out
+JIT = {"training.step", "rollout.source", "scoring.scorer", "sampling.sampler", "models.model", "hf.load", "hf.save"}  # hf: one tensor into its shards, or out
 FILE_LINES, OBJECTIVE_LINES, FUNCTION_LINES = 300, 80, 60
 
 FILES = sorted(ROOT.rglob("*.py"))

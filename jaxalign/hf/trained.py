@@ -8,6 +8,7 @@ import shutil
 from jaxalign.data.raw.notation import read_file
 from jaxalign.data.text import tokenizer as tokenizers
 from jaxalign.data.text.renderer import Renderer
+from jaxalign.data.text.tokenizer_files import read_json
 from jaxalign.hf.save import carry
 
 GENERATION = "generation_config.json"
@@ -61,15 +62,28 @@ def _replace_templates(folder: Path, templates: dict[str, str]) -> None:
     tokenizers.save_templates(folder, templates)
 
 
-def _generation(renderer: Renderer, source: Path, all_turns: bool) -> dict:
-    """The generation settings of the source with the trained tokens first among those that end a text."""
-    known = [read_file(source / name) if (source / name).is_file() else {} for name in (GENERATION, "config.json")]
-    stops, tokenizer = renderer.stops, renderer.tokenizer
-    ends = [stops.last, stops.call, stops.middle if all_turns else None, tokenizer.eos_id]
-    for values in known:
+def stop_ids(renderer: Renderer, folder: str | Path) -> tuple[int, ...]:
+    """The tokens after which a model stops: those that its template ends a last turn with, and those that its folder names."""
+    return tuple(_ends(renderer, _settings(Path(folder)), all_turns=False))
+
+
+def _settings(folder):
+    return [read_json(folder / name) for name in (GENERATION, "config.json")]
+
+
+def _ends(renderer, settings, all_turns):
+    stops = renderer.stops
+    ends = [stops.last, stops.call, stops.middle if all_turns else None, renderer.tokenizer.eos_id]
+    for values in settings:
         named = values.get("eos_token_id")
         ends += named if isinstance(named, list) else [named]
-    ids = list(dict.fromkeys(number for number in ends if isinstance(number, int)))
+    return list(dict.fromkeys(number for number in ends if isinstance(number, int)))
+
+
+def _generation(renderer: Renderer, source: Path, all_turns: bool) -> dict:
+    """The generation settings of the source with the trained tokens first among those that end a text."""
+    known = _settings(source)
+    tokenizer, ids = renderer.tokenizer, _ends(renderer, known, all_turns)
     settings = {key: value for key, value in known[0].items() if key != "_from_model_config"}
     settings |= {"eos_token_id": ids if len(ids) > 1 else ids[0]}
     for name, token in (("bos_token_id", tokenizer.bos), ("pad_token_id", tokenizer.special.get("pad_token"))):

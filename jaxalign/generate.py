@@ -1,0 +1,125 @@
+"""Samples of a model for the prompts of a file, or for one prompt.
+
+    python -m jaxalign.generate --workdir runs/NAME --prompts FILE --out samples.jsonl [--samples 4]
+    python -m jaxalign.generate --checkpoint FOLDER --prompt "Once upon a time"
+
+Without --out the texts are printed. A file that was not finished is continued by the same command, and ends as if it had not been stopped.
+"""
+
+from collections.abc import Sequence
+import sys
+import time
+
+from jaxalign.config.command_line import local, parse, run
+
+FLAGS = (
+    ("--workdir", {"type": local, "help": "folder of a run, or of one of its stages"}),
+    ("--step", {"help": "with --workdir: checkpoint to take: its step, or best (default: the newest good one)"}),
+    ("--checkpoint", {"help": "folder of weights, package:NAME, or a name on the hub"}),
+    ("--prompts", {"metavar": "FILE", "type": local, "help": "rows with prompts, in any format that data knows; their answers are not read"}),
+    ("--prompt", {"metavar": "TEXT", "help": "one prompt"}),
+    ("--limit", {"type": int, "help": "only the first so many rows of --prompts"}),
+    ("--template", {"default": None, "help": "auto, plain, a built-in chat template or a .jinja file (default: the model's own, else plain)"}),
+    ("--out", {"metavar": "FILE.jsonl", "type": local, "help": "gets a line for every sample"}),
+    ("--samples", {"type": int, "default": 1, "help": "of every prompt (1)"}),
+    ("--max-new-tokens", {"type": int, "default": 256, "help": "a sample ends after so many tokens (256)"}),
+    ("--min-new-tokens", {"type": int, "default": 0, "help": "no stop token comes before (0)"}),
+    ("--greedy", {"action": "store_true", "help": "always the likeliest token; the same as --temperature 0"}),
+    ("--temperature", {"type": float, "default": 1.0, "help": "logits are divided by it (1)"}),
+    ("--top-k", {"type": int, "default": 0, "help": "only the k likeliest tokens; 0: all (0)"}),
+    ("--top-p", {"type": float, "default": 1.0, "help": "only the likeliest tokens that together have this probability (1)"}),
+    ("--min-p", {"type": float, "default": 0.0, "help": "only tokens with this share of the likeliest one's probability (0)"}),
+    ("--stop", {"action": "append", "default": [], "metavar": "TEXT", "help": "a text that ends a sample; may be given several times"}),
+    ("--seed", {"type": int, "default": 0, "help": "of the random draws (0)"}),
+    ("--places", {"type": int, "default": 64, "help": "prompts that are answered at a time (64)"}),
+    ("--lanes", {"type": int, "default": None, "help": "samples of a prompt that are drawn side by side (default: a quarter of --samples)"}),
+    ("--dtype", {"choices": ("auto", "float32", "bfloat16"), "default": "auto", "help": "auto: float32 on CPU, bfloat16 elsewhere"}),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws samples, and prints them or writes them; returns the exit code."""
+    return run(_generate, argv)
+
+
+def _generate(argv):
+    options = parse(argv, __doc__.splitlines()[0], FLAGS, command="generate")
+    _check(options)
+    import logging
+
+    import jax
+
+    from jaxalign import sharding
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
+    with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
+        _draw(options)
+
+
+def _check(options):
+    if bool(options.workdir) == bool(options.checkpoint):
+        raise ValueError("give --workdir RUN or --checkpoint FOLDER: one of them speaks.")
+    if bool(options.prompts) == (options.prompt is not None):
+        raise ValueError("give --prompts FILE or --prompt TEXT: one of them asks.")
+    for name, without in (("step", "workdir"), ("limit", "prompts")):
+        if getattr(options, name) is not None and not getattr(options, without):
+            raise ValueError(f"--{name} has no effect without --{without}; leave it out.")
+    if options.greedy and options.temperature not in (0.0, 1.0):
+        raise ValueError(f"--greedy takes the likeliest token, and --temperature {options.temperature} draws; give one of them.")
+    if options.samples < 1:
+        raise ValueError(f"--samples {options.samples} must be at least 1.")
+
+
+def _draw(options):
+    import jax
+    import jax.numpy as jnp
+
+    from jaxalign.models import model as models
+    from jaxalign.sampling import lines, speaker
+    from jaxalign.sampling.law import Law
+    from jaxalign.sampling.sampler import Sampler
+    from jaxalign.sampling.stopping import Stopping
+    from jaxalign.training.sources import Source
+
+    name = options.checkpoint or (f"{options.workdir}@{options.step}" if options.step else options.workdir)
+    source = Source(name)
+    voice = speaker.of_source(source, template=options.template)
+    asked = speaker.asked_text(options.prompt) if options.prompt is not None else speaker.asked_file(options.prompts, limit=options.limit)
+    prompts = [voice.ids(one) for one in asked]
+    law = Law(0.0 if options.greedy else options.temperature, options.top_k, options.top_p, options.min_p)
+    stopping = Stopping(options.max_new_tokens, options.min_new_tokens, voice.stop_ids, tuple(options.stop))
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    dtype = jnp.dtype(auto if options.dtype == "auto" else options.dtype)
+    model = models.build(source.config())
+    sampler = Sampler(
+        model,
+        law=law,
+        stopping=stopping,
+        seed=options.seed,
+        places=min(options.places, len(prompts) * options.samples),
+        lanes=options.lanes or max(1, options.samples // 4),
+        dtype=dtype,
+        attention="xla",
+        text_of=voice.text,
+    )
+    out = None
+    if options.out:
+        settings = {"model": name, "weights": source.identity(), "prompts": [list(ids) for ids in prompts], "samples": options.samples}
+        settings |= {"law": str(law), "stopping": str(stopping), "seed": options.seed, "dtype": str(dtype)}
+        out = lines.Lines(options.out, prompts=len(prompts), samples=options.samples, settings=settings)
+    params = source.load(model)
+    start = time.monotonic()
+    for sample in sampler.draw(params, prompts, samples=options.samples, done=out.done if out else ()):
+        text = voice.spoken(prompts[sample.prompt], sample, stopping)
+        line = lines.line(asked[sample.prompt].id, sample.number, voice.shown(prompts[sample.prompt]), text, sample)
+        if out:
+            out.add((sample.prompt, sample.number), line)
+        else:
+            print(f"[{line['id']}.{sample.number}] {text}\n", flush=True)
+    seconds = time.monotonic() - start
+    usage = sampler.usage
+    print(f"{usage.tokens:,} tokens in {seconds:.1f} s, {usage.busy:.0%} of the lanes busy", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Samples as lines of a JSONL file, in the order of their prompts; a file that was not finished is continued.
+
+FILE.jsonl.settings.json beside it says what the lines depend on, so that lines of other settings are not continued.
+"""
+
+from collections.abc import Iterable, Mapping
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxalign.manifest import content_hash
+
+SETTINGS = ".settings.json"
+
+
+class Lines:
+    """A file that gets the lines of `prompts` x `samples` in order: every line holds one sample.
+
+    Args:
+      file: made where it is not there.
+      settings: plain values that the lines depend on.
+
+    Raises:
+      ValueError: the file holds lines of other settings, or is no file of samples.
+    """
+
+    def __init__(self, file: Path, *, prompts: int, samples: int, settings: Mapping[str, Any]):
+        self._file, self._order = file, [(i, k) for i in range(prompts) for k in range(samples)]
+        self._waiting: dict[tuple[int, int], dict] = {}
+        self._written = self._begin(settings)
+
+    @property
+    def done(self) -> set[tuple[int, int]]:
+        """(prompt, number) of the samples whose lines are written."""
+        return set(self._order[: self._written])
+
+    def add(self, key: tuple[int, int], line: dict) -> None:
+        """Takes a sample's line, and writes it as soon as those before it are written."""
+        self._waiting[key] = line
+        ready = []
+        while self._written < len(self._order) and self._order[self._written] in self._waiting:
+            ready.append(self._waiting.pop(self._order[self._written]))
+            self._written += 1
+        if ready:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in ready)
+
+    def _begin(self, settings) -> int:
+        """How many whole lines the file has; what follows the last of them is cut off."""
+        mark = self._file.with_name(self._file.name + SETTINGS)
+        if self._file.exists():
+            known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+            if known is None or known["hash"] != content_hash(dict(settings)):
+                other = _differing(known["settings"], settings) if known else f"there is no {mark.name} beside it"
+                raise ValueError(f"{self._file} is there and cannot be continued: {other}. Give another --out, or remove the file.")
+            whole = self._file.read_bytes()
+            whole = whole[: whole.rfind(b"\n") + 1]
+            os.truncate(self._file, len(whole))
+            return whole.count(b"\n")
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(json.dumps({"hash": content_hash(dict(settings)), "settings": settings}, indent=1), encoding="utf-8")
+        self._file.touch()
+        return 0
+
+
+def _differing(old: Mapping, new: Mapping) -> str:
+    names = [name for name in new if old.get(name) != json.loads(json.dumps(new[name]))]
+    return "its lines were made with " + ", ".join(f"{name}={old.get(name)!r}, not {new[name]!r}" for name in names)
+
+
+def line(asked_id: str | int, number: int, prompt: str, text: str, sample) -> dict:
+    """What a line says of a `sampler.Sample`."""
+    return {
+        "id": asked_id,
+        "sample": number,
+        "prompt": prompt,
+        "text": text,
+        "token_ids": sample.token_ids.tolist(),
+        "logps": _rounded(sample.logps),
+        "sampled_logps": _rounded(sample.sampled_logps),
+        "stop": sample.stop,
+    }
+
+
+def _rounded(values: Iterable) -> list[float]:
+    return [round(float(value), 5) for value in values]

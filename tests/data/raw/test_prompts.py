@@ -1,0 +1,53 @@
+"""Prompts for a model to answer, from rows that ask alone and from rows with answers."""
+
+import json
+
+import pytest
+
+from jaxalign.data.raw import prompts, sources
+from jaxalign.data.raw.counts import Counts, RowError
+
+USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "q"}, "q"),
+        ({"question": "q"}, "q"),
+        ({"text": "q"}, "q"),
+        ({"instruction": "q", "input": "i"}, "q\ni"),
+        ({"messages": [USER]}, (USER,)),
+        ({"messages": [USER, ANSWER]}, (USER,)),
+        ({"messages": [USER, ANSWER, USER]}, (USER, ANSWER, USER)),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "q"),
+        ({"prompt": "q", "completion": "a", "label": True}, "q"),
+        ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, (USER,)),
+        ({"prompt": "q", "system": "s"}, ({"role": "system", "content": "s"}, USER)),
+    ],
+)
+def test_the_prompt_of_a_row_is_what_stands_before_the_answer(row, prompt):
+    assert prompts.of_row(row, 3) == prompts.Asked(3, prompt)
+
+
+def test_a_row_keeps_its_own_name():
+    assert prompts.of_row({"prompt": "q", "id": "x7"}, 3).id == "x7"
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [({"a": 1}, "missing_column"), ({"prompt": " "}, "empty_prompt"), ({"prompt": "q", "images": ["x"]}, "media"), ({}, "missing_column")],
+)
+def test_a_row_without_a_prompt_is_refused(row, rule):
+    with pytest.raises(RowError) as error:
+        prompts.of_row(row, 0)
+    assert error.value.rule == rule
+
+
+def test_rows_without_a_prompt_are_counted(tmp_path):
+    file = tmp_path / "p.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ({"prompt": "q"}, {"x": 1}, {"prompt": "r"})))
+    counts = Counts()
+    asked = list(prompts.read(sources.read({"path": str(file)}), counts))
+    assert [(one.id, one.prompt) for one in asked] == [(0, "q"), (2, "r")]
+    assert (counts.read, counts.kept, counts.rules["missing_column"].first_row) == (3, 2, 1)
