@@ -7,6 +7,7 @@ Without --out the texts are printed. A file that was not finished is continued b
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 import sys
 import time
 
@@ -106,7 +107,7 @@ def _draw(options):
     if options.out:
         settings = {"model": name, "weights": source.identity(), "prompts": [list(ids) for ids in prompts], "samples": options.samples}
         settings |= {"law": str(law), "stopping": str(stopping), "seed": options.seed, "dtype": str(dtype)}
-        out = lines.Lines(options.out, prompts=len(prompts), samples=options.samples, settings=settings)
+        out = lines.Lines(Path(options.out), prompts=len(prompts), samples=options.samples, settings=settings)
     params = source.load(model)
     start = time.monotonic()
     for sample in sampler.draw(params, prompts, samples=options.samples, done=out.done if out else ()):

@@ -116,14 +116,38 @@ def enter(state: State, keys: Array, values: Array, entering: Entering) -> State
         )
         memories.append(memory)
     cached_tokens = jnp.where(new, entering.length, state.cache.prompt_length)
-    return state.replace(
-        cache=state.cache.replace(memories=tuple(memories), prompt_length=cached_tokens),
-        prompts=jax.tree.map(lambda x, y: jnp.where(new.reshape(-1, *(1,) * (x.ndim - 1)), x, y), entering.prompts, state.prompts),
-        sample=jnp.where(new[:, None], -1, state.sample),
-        texts=state.texts.replace(
-            length=jnp.where(new[:, None], 0, state.texts.length), why=jnp.where(new[:, None], RUNNING, state.texts.why)
-        ),
-    )
+    prompts = jax.tree.map(lambda x, y: jnp.where(new.reshape(-1, *(1,) * (x.ndim - 1)), x, y), entering.prompts, state.prompts)
+    return _begun(state.replace(cache=state.cache.replace(memories=tuple(memories), prompt_length=cached_tokens), prompts=prompts), new)
+
+
+def share(state: State, source: Array, prompts: Prompts) -> State:
+    """The state in which the places with source >= 0 have the prompt of another place, and all places have these samples to draw.
+
+    source is int32[P]: the number of the other place among those of the same device.
+    """
+    specs, by_row = sharding.spec(*cached.PROMPT), sharding.rows_spec(1)
+
+    def local(source, lengths, arrays):
+        def taken(x):
+            return jnp.where((source >= 0).reshape(-1, *(1,) * (x.ndim - 1)), x[jnp.maximum(source, 0)], x)
+
+        return taken(lengths), [taken(x) for x in arrays]
+
+    memories = state.cache.memories
+    arrays = [x for memory in memories for x in (memory.prompt_keys, memory.prompt_values)]
+    layout = by_row, [specs] * len(arrays)
+    lengths, arrays = jax.shard_map(local, in_specs=(by_row, *layout), out_specs=layout)(source, state.cache.prompt_length, arrays)
+    pairs = zip(memories, arrays[::2], arrays[1::2], strict=True)
+    memories = tuple(memory._replace(prompt_keys=keys, prompt_values=values) for memory, keys, values in pairs)
+    cache = state.cache.replace(memories=memories, prompt_length=lengths)
+    return _begun(state.replace(cache=cache, prompts=prompts), source >= 0)
+
+
+def _begun(state: State, new: Array) -> State:
+    """The state in which the places that are new, bool[P], have no sample yet."""
+    old = ~new[:, None]
+    texts = state.texts.replace(length=jnp.where(old, state.texts.length, 0), why=jnp.where(old, state.texts.why, RUNNING))
+    return state.replace(sample=jnp.where(old, state.sample, -1), texts=texts)
 
 
 def run(

@@ -36,7 +36,7 @@ def test_a_row_keeps_its_own_name():
 
 @pytest.mark.parametrize(
     ("row", "rule"),
-    [({"a": 1}, "missing_column"), ({"prompt": " "}, "empty_prompt"), ({"prompt": "q", "images": ["x"]}, "media"), ({}, "missing_column")],
+    [({"a": 1}, "missing_column"), ({"prompt": " "}, "empty_prompt"), ({"prompt": "q", "images": ["x"]}, "images"), ({}, "missing_column")],
 )
 def test_a_row_without_a_prompt_is_refused(row, rule):
     with pytest.raises(RowError) as error:
