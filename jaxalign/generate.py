@@ -17,10 +17,16 @@ FLAGS = (
     ("--workdir", {"type": local, "help": "folder of a run, or of one of its stages"}),
     ("--step", {"help": "with --workdir: checkpoint to take: its step, or best (default: the newest good one)"}),
     ("--checkpoint", {"help": "folder of weights, package:NAME, or a name on the hub"}),
-    ("--prompts", {"metavar": "FILE", "type": local, "help": "rows with prompts, in any format that data knows; their answers are not read"}),
+    (
+        "--prompts",
+        {"metavar": "FILE", "type": local, "help": "rows with prompts, in any format of data; answers are left out"},
+    ),
     ("--prompt", {"metavar": "TEXT", "help": "one prompt"}),
     ("--limit", {"type": int, "help": "only the first so many rows of --prompts"}),
-    ("--template", {"default": None, "help": "auto, plain, a built-in chat template or a .jinja file (default: the model's own, else plain)"}),
+    (
+        "--template",
+        {"default": None, "help": "auto, plain, a built-in name or a .jinja file (default: the model's own, else plain)"},
+    ),
     ("--out", {"metavar": "FILE.jsonl", "type": local, "help": "gets a line for every sample"}),
     ("--samples", {"type": int, "default": 1, "help": "of every prompt (1)"}),
     ("--max-new-tokens", {"type": int, "default": 256, "help": "a sample ends after so many tokens (256)"}),
@@ -33,7 +39,10 @@ FLAGS = (
     ("--stop", {"action": "append", "default": [], "metavar": "TEXT", "help": "a text that ends a sample; may be given several times"}),
     ("--seed", {"type": int, "default": 0, "help": "of the random draws (0)"}),
     ("--places", {"type": int, "default": 64, "help": "prompts that are answered at a time (64)"}),
-    ("--lanes", {"type": int, "default": None, "help": "samples of a prompt that are drawn side by side (default: a quarter of --samples)"}),
+    (
+        "--lanes",
+        {"type": int, "default": None, "help": "samples of a prompt that are drawn at a time (default: a quarter of --samples)"},
+    ),
     ("--dtype", {"choices": ("auto", "float32", "bfloat16"), "default": "auto", "help": "auto: float32 on CPU, bfloat16 elsewhere"}),
 )
 
@@ -75,6 +84,8 @@ def _draw(options):
     import jax
     import jax.numpy as jnp
 
+    from jaxalign.data import progress
+    from jaxalign.manifest import content_hash
     from jaxalign.models import model as models
     from jaxalign.sampling import lines, speaker
     from jaxalign.sampling.law import Law
@@ -103,23 +114,26 @@ def _draw(options):
         attention="xla",
         text_of=voice.text,
     )
+    sampler.check(prompts)
     out = None
     if options.out:
-        settings = {"model": name, "weights": source.identity(), "prompts": [list(ids) for ids in prompts], "samples": options.samples}
+        settings = {"model": name, "weights": source.identity(), "prompts": content_hash(prompts), "samples": options.samples}
         settings |= {"law": str(law), "stopping": str(stopping), "seed": options.seed, "dtype": str(dtype)}
         out = lines.Lines(Path(options.out), prompts=len(prompts), samples=options.samples, settings=settings)
     params = source.load(model)
-    start = time.monotonic()
-    for sample in sampler.draw(params, prompts, samples=options.samples, done=out.done if out else ()):
-        text = voice.spoken(prompts[sample.prompt], sample, stopping)
-        line = lines.line(asked[sample.prompt].id, sample.number, voice.shown(prompts[sample.prompt]), text, sample)
-        if out:
-            out.add((sample.prompt, sample.number), line)
-        else:
-            print(f"[{line['id']}.{sample.number}] {text}\n", flush=True)
-    seconds = time.monotonic() - start
-    usage = sampler.usage
-    print(f"{usage.tokens:,} tokens in {seconds:.1f} s, {usage.busy:.0%} of the lanes busy", file=sys.stderr)
+    done, start = out.done if out else set(), time.monotonic()
+    with progress.bar(len(prompts) * options.samples - len(done), f"generating {options.out}", quiet=out is None) as advance:
+        for sample in sampler.draw(params, prompts, samples=options.samples, done=done):
+            prompt, asked_id = prompts[sample.prompt], asked[sample.prompt].id
+            text = voice.spoken(prompt, sample, stopping)
+            if out:
+                out.add((sample.prompt, sample.number), lines.line(asked_id, voice.shown(prompt), text, sample))
+            else:
+                print(f"[{asked_id}.{sample.number}] {text}\n", flush=True)
+            advance(1)
+    seconds, usage = time.monotonic() - start, sampler.usage
+    rate = f"{usage.tokens:,} tokens in {seconds:.1f} s, {usage.tokens / seconds:,.0f} per second with compilation"
+    print(f"{rate}; {usage.busy:.0%} of the lanes were busy", file=sys.stderr)
 
 
 if __name__ == "__main__":

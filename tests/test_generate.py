@@ -12,7 +12,11 @@ SHORT = ("--max-new-tokens", "12", "--places", "4")
 
 def prompts_of(tmp_path):
     file = tmp_path / "prompts.jsonl"
-    rows = [{"prompt": "Once upon a time"}, {"question": "Tom and Jane", "id": "tom"}, {"prompt": "One day", "chosen": "a", "rejected": "b"}]
+    rows = [
+        {"prompt": "Once upon a time"},
+        {"question": "Tom and Jane", "id": "tom"},
+        {"prompt": "One day", "chosen": "a", "rejected": "b"},
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(file)
 

@@ -44,7 +44,7 @@ COMMANDS = {  # they import rooms, and no other command
     "compare",
     "evaluate",
 }
-JIT = {"training.step", "rollout.source", "scoring.scorer", "sampling.sampler", "models.model", "hf.load", "hf.save"}  # hf: one tensor into its shards, or out
+JIT = {"training.step", "rollout.source", "scoring.scorer", "sampling.sampler", "models.model", "hf.load", "hf.save"}  # hf: a tensor
 FILE_LINES, OBJECTIVE_LINES, FUNCTION_LINES = 300, 80, 60
 
 FILES = sorted(ROOT.rglob("*.py"))

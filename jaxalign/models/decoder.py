@@ -16,7 +16,7 @@ from jaxalign.models.config import ModelConfig, RopeScaling
 
 Array = jax.Array
 
-# (scaled queries [R, T, H, E], keys and values [R, T, KV, E], window int32[], memory of this layer) -> (attention [R, T, H, E], what is kept)
+# (scaled queries [R, T, H, E], keys and values [R, T, KV, E], window int32[], memory of the layer) -> (attention like q, what is kept)
 Attend = Callable[[Array, Array, Array, Array, Any], tuple[Array, Any]]
 
 
@@ -144,7 +144,9 @@ class Decoder(nnx.Module):
         x, kept = jax.lax.scan(scanned, x, (nnx.to_pure_dict(nnx.state(self.layers)), windows))
         return layers.split_rows(self.final_norm(x), len(embedded)), kept
 
-    def layer_by_layer(self, embedded: Array, positions: Array, attend: Attend, weights: Sequence, memories: Sequence) -> tuple[Array, list]:
+    def layer_by_layer(
+        self, embedded: Array, positions: Array, attend: Attend, weights: Sequence, memories: Sequence
+    ) -> tuple[Array, list]:
         """(hidden states [R, T, D], what `attend` kept of every layer), of weights and memories that are given layer by layer.
 
         A scan would copy its slice of a memory in every step of decoding.

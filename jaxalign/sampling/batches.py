@@ -5,6 +5,8 @@ import dataclasses
 
 import numpy as np
 
+from jaxalign.data.rows import pack
+
 BUCKET = 64  # prompts are cached in a multiple of so many places, so that few lengths are compiled
 ROW_TOKENS = 192  # of a row, where no prompt needs more
 BATCH_TOKENS = 4096  # of a batch, on each shard of the rows
@@ -45,29 +47,31 @@ class Plan:
 
 
 def plan(prompts: Sequence[Ids], *, shards: int) -> Plan:
-    """The plan for distinct prompts in their order, for rows that are split over so many devices."""
-    lengths = [len(ids) - 1 for ids in prompts]
-    longest, total = _bucket(max(lengths)), _bucket(sum(lengths))
-    row_tokens = max(longest, min(ROW_TOKENS, total))
-    rows = max(1, min(BATCH_TOKENS, -(-total // shards)) // row_tokens) * shards
-    batches: list[list[Place]] = [[]]
-    row, used = 0, 0
-    for ids, length in zip(prompts, lengths, strict=True):
-        if used + length > row_tokens:
-            row, used = row + 1, 0
-        if row == rows:
-            batches.append([])
-            row = 0
-        batches[-1].append(Place(ids, row, used))
-        used += length
-    return Plan(rows, row_tokens, longest, batches)
+    """The plan for distinct prompts, for rows that are split over so many devices; batches follow the order of the prompts."""
+    lengths = np.array([max(1, len(ids) - 1) for ids in prompts])
+    longest, total = _bucket(int(lengths.max())), int(lengths.sum())
+    row_tokens = max(longest, min(ROW_TOKENS, _bucket(total)))
+    count = -(-total // (BATCH_TOKENS * shards))
+    number = np.minimum((np.cumsum(lengths) - 1) * count // total, count - 1)  # of the batch of each prompt
+    members = [np.flatnonzero(number == i) for i in np.unique(number)]
+    planned = [pack.plan_rows(lengths[own], row_tokens=row_tokens, pack=True, max_groups=len(own)) for own in members]
+    rows = -(-max(map(len, planned)) // shards) * shards
+    return Plan(rows, row_tokens, longest, [_places(prompts, own, one) for own, one in zip(members, planned, strict=True)])
+
+
+def _places(prompts, own, rows):
+    places = []
+    for row, groups in enumerate(rows):
+        start = 0
+        for group in groups[groups >= 0]:
+            places.append((own[group], Place(prompts[own[group]], row, start)))
+            start += places[-1][1].cached
+    return [place for _, place in sorted(places, key=lambda numbered: numbered[0])]
 
 
 def first_missing(owners: Mapping[Ids, Sequence[int]], samples: int, done) -> dict[Ids, int]:
     """Prompt -> the first number of its samples that is not done for one of the places where it stands in the list."""
-    return {
-        ids: next((k for k in range(samples) if any((i, k) not in done for i in indices)), samples) for ids, indices in owners.items()
-    }
+    return {ids: next((k for k in range(samples) if any((i, k) not in done for i in indices)), samples) for ids, indices in owners.items()}
 
 
 def _bucket(tokens: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxalign.manifest import content_hash
+from jaxalign.sampling.sampler import Sample
 
 SETTINGS = ".settings.json"
 
@@ -69,11 +70,11 @@ def _differing(old: Mapping, new: Mapping) -> str:
     return "its lines were made with " + ", ".join(f"{name}={old.get(name)!r}, not {new[name]!r}" for name in names)
 
 
-def line(asked_id: str | int, number: int, prompt: str, text: str, sample) -> dict:
-    """What a line says of a `sampler.Sample`."""
+def line(asked_id: str | int, prompt: str, text: str, sample: Sample) -> dict:
+    """What a line contains of a sample."""
     return {
         "id": asked_id,
-        "sample": number,
+        "sample": sample.number,
         "prompt": prompt,
         "text": text,
         "token_ids": sample.token_ids.tolist(),

@@ -196,7 +196,7 @@ def run(
 
 
 def _next(state: State, hidden: Array, head: Array, **options) -> State:
-    """The state after drawing a token for every lane from its hidden state [P, S, D] and head [D, V]; devices draw for their own prompts."""
+    """The state after a token was drawn for every lane, from its hidden state [P, S, D] and the head [D, V]."""
     small = state.replace(cache=state.cache.replace(memories=None))  # the keys stay where they are
     specs = jax.tree.map(lambda x: sharding.rows_spec(x.ndim) if x.ndim else sharding.spec(), small)
     in_specs = (specs, sharding.rows_spec(3), sharding.spec(None, "vocab"))

@@ -93,7 +93,9 @@ class Sampler:
         self.enter = jax.jit(loop.enter, donate_argnums=0)
         self.share = jax.jit(loop.share, donate_argnums=0)
         self.run = jax.jit(partial(loop.run, model, **options), donate_argnums=1)
-        self.begin = jax.jit(partial(loop.begin, model, dtype=dtype), static_argnames=("prompts", "lanes", "samples", "prompt_tokens", "tokens"))
+        self.begin = jax.jit(
+            partial(loop.begin, model, dtype=dtype), static_argnames=("prompts", "lanes", "samples", "prompt_tokens", "tokens")
+        )
         self.random_keys = jax.jit(partial(_random_keys, seed), static_argnames="samples")
         self.whole = jax.jit(lambda tree: jax.tree.map(lambda x: jax.reshard(x, sharding.spec(*(None,) * x.ndim)), tree))
 
@@ -107,11 +109,11 @@ class Sampler:
           done: what an earlier call has drawn.
 
         Raises:
-          ValueError: an empty prompt, one that leaves no room for max_new_tokens, or a token beyond the vocabulary.
+          ValueError: as `check`.
         """
+        self.check(prompts)
         owners: dict[Ids, list[int]] = {}
         for i, ids in enumerate(prompts):
-            self._check(i, ids)
             owners.setdefault(tuple(ids), []).append(i)
         if not owners:
             return
@@ -120,17 +122,19 @@ class Sampler:
                 if (prompt, number) not in done:
                     yield Sample(prompt, number, *fields)
 
-    def _check(self, number, ids):
+    def check(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Raises ValueError where a prompt is empty, leaves no room for max_new_tokens, or has a token beyond the vocabulary."""
         config, new = self.model.config, self.stopping.max_new_tokens
-        if not len(ids):
-            raise ValueError(f"prompt {number} is empty; begin it with at least one token, for example BOS.")
-        if not 0 <= min(ids) <= max(ids) < config.vocab_size:
-            raise ValueError(f"prompt {number} has a token outside of the model's vocabulary, 0 to {config.vocab_size - 1}.")
-        if len(ids) + new > config.max_positions:
-            raise ValueError(
-                f"prompt {number} has {len(ids)} tokens, and with max_new_tokens={new} that is more than the model's "
-                f"{config.max_positions} positions; shorten the prompt or lower max_new_tokens."
-            )
+        for number, ids in enumerate(prompts):
+            if not len(ids):
+                raise ValueError(f"prompt {number} is empty; begin it with at least one token, for example BOS.")
+            if not 0 <= min(ids) <= max(ids) < config.vocab_size:
+                raise ValueError(f"prompt {number} has a token outside of the model's vocabulary, 0 to {config.vocab_size - 1}.")
+            if len(ids) + new > config.max_positions:
+                raise ValueError(
+                    f"prompt {number} has {len(ids)} tokens, and with max_new_tokens={new} that is more than the model's "
+                    f"{config.max_positions} positions; shorten the prompt or lower max_new_tokens."
+                )
 
 
 def _random_keys(seed: int, names: jax.Array, *, samples: int) -> jax.Array:

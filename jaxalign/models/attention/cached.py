@@ -45,7 +45,9 @@ class Cache:
         return self.prompt_length[:, None] + self.length
 
 
-def empty(layers: int, prompts: int, samples: int, kv_heads: int, prompt_tokens: int, tokens: int, head_dim: int, dtype: jnp.dtype) -> Cache:
+def empty(
+    layers: int, prompts: int, samples: int, kv_heads: int, prompt_tokens: int, tokens: int, head_dim: int, dtype: jnp.dtype
+) -> Cache:
     """A cache for so many prompts of at most prompt_tokens and samples of at most `tokens`, on the mesh in scope."""
 
     def zeros(shape, *axes, dtype=dtype):

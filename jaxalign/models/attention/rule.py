@@ -37,9 +37,9 @@ def attend(
 
 
 def split_heads(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-    """k and v [R, T, KV, E], split over "tensor" like q [R, T, H, E]; of fewer heads than shards, every shard gets those that its queries need.
+    """k and v [R, T, KV, E], split over "tensor" like q [R, T, H, E].
 
-    In the latter case the result has H heads.
+    Where there are fewer key heads than shards, every shard gets those that its queries need, and the result has H heads.
     """
     if jax.typeof(k).sharding.spec[2] is not None or sharding.mesh_shape()["tensor"] == 1:
         return k, v
