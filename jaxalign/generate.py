@@ -67,6 +67,8 @@ def _generate(argv):
 
 
 def _check(options):
+    from jaxalign.config.schema import LARGEST_SEED
+
     if bool(options.workdir) == bool(options.checkpoint):
         raise ValueError("give --workdir RUN or --checkpoint FOLDER: one of them speaks.")
     if bool(options.prompts) == (options.prompt is not None):
@@ -76,8 +78,11 @@ def _check(options):
             raise ValueError(f"--{name} has no effect without --{without}; leave it out.")
     if options.greedy and options.temperature not in (0.0, 1.0):
         raise ValueError(f"--greedy takes the likeliest token, and --temperature {options.temperature} draws; give one of them.")
-    if options.samples < 1:
-        raise ValueError(f"--samples {options.samples} must be at least 1.")
+    for name in ("samples", "places", "lanes", "limit"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ValueError(f"--{name} {getattr(options, name)} must be at least 1.")
+    if not 0 <= options.seed <= LARGEST_SEED:
+        raise ValueError(f"--seed {options.seed} must be in 0 to {LARGEST_SEED}.")
 
 
 def _draw(options):
@@ -109,7 +114,7 @@ def _draw(options):
         stopping=stopping,
         seed=options.seed,
         places=min(options.places, len(prompts) * options.samples),
-        lanes=options.lanes or max(1, options.samples // 4),
+        lanes=max(1, options.samples // 4) if options.lanes is None else options.lanes,
         dtype=dtype,
         attention="xla",
         text_of=voice.text,

@@ -53,6 +53,8 @@ def test_a_prompt_of_the_command_line_is_answered_on_the_terminal(capsys):
         ([*MODEL, "--prompt", "a", "--limit", "3"], "--limit has no effect without --prompts"),
         ([*MODEL, "--prompt", "a", "--greedy", "--temperature", "0.5"], "--greedy takes the likeliest token"),
         ([*MODEL, "--prompt", "a", "--samples", "0"], "--samples 0 must be at least 1"),
+        ([*MODEL, "--prompt", "a", "--lanes", "0"], "--lanes 0 must be at least 1"),
+        ([*MODEL, "--prompt", "a", "--seed", "-1"], "--seed -1 must be in 0 to 4294967295"),
         ([*MODEL, "--prompt", "a", "--top-p", "0"], "top_p=0.0 is a probability"),
         ([*MODEL, "--prompt", "a " * 600], "shorten the prompt or lower max_new_tokens"),
         ([*MODEL, "--prompt", " "], "the prompt is empty"),
