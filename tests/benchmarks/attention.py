@@ -93,7 +93,7 @@ def main(other: Path | None, lengths: list[int]) -> None:
         few = max(2, TOKENS // length) * 400
         for packed, tokens in ((True, int(TOKENS * FILL)), (False, few)):
             batch = batch_of(pairs(np.random.default_rng(0), tokens), length, packed=packed)
-            runs = {form: Run(form, batch) for form in forms if packed or form == "xla" or length < 4096}
+            runs = {form: Run(form, batch) for form in forms}
             for i in range(REPETITIONS):
                 for form, run in runs.items():
                     if form == "xla" or i == 0:  # the other one may take minutes
