@@ -175,3 +175,8 @@ def test_short_names_lead_to_modules_and_are_for_scripts_alone(name):
 
 def test_a_name_that_no_module_has_is_none_of_the_package():
     assert not hasattr(importlib.import_module("jaxalign.data"), "tokeniser")
+
+
+def test_files_of_tests_have_names_of_their_own():
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})  # pytest takes them for one module
