@@ -33,7 +33,8 @@ def resolved(cache, *overrides, objective="dpo"):
 
 def run(workdir, cache, *overrides, objective="dpo"):
     arguments = ["--config", f"{TINY}:{objective}", "--workdir", str(workdir), f"--config.data.prepared_dir={cache}"]
-    assert train.main([*arguments, *FOUR_STEPS, *overrides]) == 0
+    usual = [setting for setting in FOUR_STEPS if setting.partition("=")[0] not in {text.partition("=")[0] for text in overrides}]
+    assert train.main([*arguments, *usual, *overrides]) == 0
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if line["split"] == "train"]
 

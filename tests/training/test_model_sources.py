@@ -112,8 +112,10 @@ def test_a_stale_export_is_moved_aside_and_written_anew(tmp_path, capsys):
         shutil.copytree(STORIES, tmp_path / "tokenizer")
 
         def saved(content):
-            (tmp_path / "checkpoints" / "2").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "checkpoints" / "2" / "run").mkdir(parents=True, exist_ok=True)
             (tmp_path / "checkpoints" / "2" / "x").write_text(content)
+            record = {"tokenizer": str(tmp_path / "tokenizer"), "data": {"step": 2}}
+            (tmp_path / "checkpoints" / "2" / runs.RECORD).write_text(json.dumps(record))
             runs.SEAL.write(tmp_path / "checkpoints" / "2")
 
         def refresh(dtype="float32"):
