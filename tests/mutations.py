@@ -56,7 +56,7 @@ FUNCTIONS = (
         (
             (CHUNKS, "jnp.clip(index - 1, 0, len(flat) - 1)", "jnp.clip(index, 0, len(flat) - 1)"),
             (CHUNKS, "jnp.where(index < size, index - 1, size)", "jnp.where(index < size, index, size)"),
-            (CHUNKS, "jnp.where(columns < options.vocab_size, values, -jnp.inf), columns", "values, columns"),
+            (CHUNKS, "jnp.where(columns < options.vocab_size, values, -jnp.inf)", "values"),
             (CHUNKS, "(flat.sum() - done + rest - 1) // rest", "(flat.sum() - done) // rest"),
             (CHUNKS, 'jnp.log(jax.lax.psum(jnp.exp(log_sum_exp - largest), "tensor"))', "jnp.log(jnp.exp(log_sum_exp - largest))"),
         ),
@@ -112,7 +112,7 @@ FUNCTIONS = (
             (CHECKPOINT, "set(there[-self._keep_last :])", "set(there[: self._keep_last])"),
             (RUNS, "if isinstance(value, int | float) and math.isfinite(value)", "if value is not None"),
             (RUNS, "key=lambda step: (-values[step], step)", "key=lambda step: (values[step], step)"),
-            (MANIFEST, "if written.get(name) != present.get(name)", "if name not in present"),
+            (MANIFEST, "if facts is None or facts != present.get(name)", "if name not in present"),
             (CHECKPOINT, "for step in self.steps() if step > start", "for step in self.steps() if step < start"),
         ),
     ),
