@@ -17,16 +17,10 @@ FLAGS = (
     ("--workdir", {"type": local, "help": "folder of a run, or of one of its stages"}),
     ("--step", {"help": "with --workdir: checkpoint to take: its step, or best (default: the newest good one)"}),
     ("--checkpoint", {"help": "folder of weights, package:NAME, or a name on the hub"}),
-    (
-        "--prompts",
-        {"metavar": "FILE", "type": local, "help": "rows with prompts, in any format of data; answers are left out"},
-    ),
+    ("--prompts", {"metavar": "FILE", "type": local, "help": "rows with prompts, in any format of data; answers are left out"}),
     ("--prompt", {"metavar": "TEXT", "help": "one prompt"}),
     ("--limit", {"type": int, "help": "only the first so many rows of --prompts"}),
-    (
-        "--template",
-        {"default": None, "help": "auto, plain, a built-in name or a .jinja file (default: the model's own, else plain)"},
-    ),
+    ("--template", {"default": None, "help": "auto, plain, a built-in name or a .jinja file (default: the model's own, else plain)"}),
     ("--out", {"metavar": "FILE.jsonl", "type": local, "help": "gets a line for every sample"}),
     ("--samples", {"type": int, "default": 1, "help": "of every prompt (1)"}),
     ("--max-new-tokens", {"type": int, "default": 256, "help": "a sample ends after so many tokens (256)"}),
@@ -39,10 +33,7 @@ FLAGS = (
     ("--stop", {"action": "append", "default": [], "metavar": "TEXT", "help": "a text that ends a sample; may be given several times"}),
     ("--seed", {"type": int, "default": 0, "help": "of the random draws (0)"}),
     ("--places", {"type": int, "default": 64, "help": "prompts that are answered at a time (64)"}),
-    (
-        "--lanes",
-        {"type": int, "default": None, "help": "samples of a prompt that are drawn at a time (default: a quarter of --samples)"},
-    ),
+    ("--lanes", {"type": int, "default": None, "help": "samples of a prompt that are drawn at a time (default: a quarter of --samples)"}),
     ("--dtype", {"choices": ("auto", "float32", "bfloat16"), "default": "auto", "help": "auto: float32 on CPU, bfloat16 elsewhere"}),
 )
 
@@ -86,9 +77,7 @@ def _check(options):
 
 
 def _draw(options):
-    import jax
-    import jax.numpy as jnp
-
+    from jaxalign.config import build
     from jaxalign.data import progress
     from jaxalign.manifest import content_hash
     from jaxalign.models import model as models
@@ -105,8 +94,7 @@ def _draw(options):
     prompts = [voice.ids(one) for one in asked]
     law = Law(0.0 if options.greedy else options.temperature, options.top_k, options.top_p, options.min_p)
     stopping = Stopping(options.max_new_tokens, options.min_new_tokens, voice.stop_ids, tuple(options.stop))
-    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    dtype = jnp.dtype(auto if options.dtype == "auto" else options.dtype)
+    dtype = build.dtype_of(options.dtype)
     model = models.build(source.config())
     sampler = Sampler(
         model,

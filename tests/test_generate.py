@@ -44,6 +44,11 @@ def test_a_prompt_of_the_command_line_is_answered_on_the_terminal(capsys):
     assert capsys.readouterr().out.startswith("[0.0] , there was a little girl")
 
 
+def test_several_texts_may_end_a_sample(capsys):
+    assert generate.main([*MODEL, *SHORT, "--prompt", "Once upon a time", "--greedy", "--stop", "xyz", "--stop", " girl"]) == 0
+    assert capsys.readouterr().out == "[0.0] , there was a little\n\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -138,8 +138,10 @@ def test_a_file_that_holds_no_objective_is_refused_with_the_way_out(parts, words
         objectives.check("mine", parts)
 
 
-def test_a_computed_column_may_have_any_name():
+def test_a_computed_column_may_have_any_name_where_it_is_named_as_a_column():
     objectives.check("mine", {"mine": loss, "REQUIRES": ("columns.cost",)})
+    with pytest.raises(ValueError, match="REQUIRES of objective 'mine' has 'cost'"):
+        objectives.check("mine", {"mine": loss, "REQUIRES": ("cost",)})
 
 
 def test_statistics_get_the_hyper_parameters_that_they_name_with_the_defaults_of_the_objective():

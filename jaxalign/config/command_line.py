@@ -115,9 +115,10 @@ def from_command_line(argv: Sequence[str] | None, description: str, flags: Flags
 
 
 def _check_once(parser, argv):
-    """Ends the program where a flag or a key is given twice: the first would have no effect."""
+    """Ends the program where a flag or a key is given twice and the first would have no effect."""
+    lists = {name for action in parser._actions if isinstance(action, argparse._AppendAction) for name in action.option_strings}
     names = [argument.partition("=")[0] for argument in (sys.argv[1:] if argv is None else argv) if argument.startswith("--")]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1 and name not in lists]:
         parser.error(f"{twice[0]} is given {names.count(twice[0])} times; keep one of them")
 
 

@@ -5,7 +5,7 @@ no prompt waits, a free place takes over samples that a prompt on the same devic
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 import zlib
 
@@ -37,9 +37,11 @@ class Drawing:
         self.sampler, self.params = sampler, params
         self.plan = batches.plan(list(owners), shards=sampler.shards)
         first = batches.first_missing(owners, samples, done)
-        requests = ([Request(place, first[place.ids], samples) for place in batch] for batch in self.plan.batches)
-        self.batches = deque((batch, [r for r in rest if r.first < r.end]) for batch, rest in zip(self.plan.batches, requests, strict=True))
-        self.batches = deque((batch, requests) for batch, requests in self.batches if requests)
+        self.batches: deque[tuple[Sequence[batches.Place], list[Request]]] = deque()  # whole batches, and what of them is to be drawn
+        for batch in self.plan.batches:
+            requests = [Request(place, first[place.ids], samples) for place in batch if first[place.ids] < samples]
+            if requests:
+                self.batches.append((batch, requests))
         self.waiting: deque[Request] = deque()
         self.samples_each = samples
         self.inside: list[Request | None] = [None] * sampler.places

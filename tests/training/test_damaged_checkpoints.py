@@ -121,20 +121,17 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_good_one_is_taken(trained,
     assert_same(params(copied), params(trained[0], 2))
 
 
-def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_if_it_had_not_been(trained, copied, cache, capsys, damage=flip, seed=99):
+WHOLE_RUNS = [(flip, 99), *(pytest.param(damage, seed, marks=pytest.mark.slow) for damage in (flip, cut) for seed in MANY)]
+
+
+@pytest.mark.parametrize(("damage", "seed"), WHOLE_RUNS)
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_if_it_had_not_been(trained, copied, cache, capsys, damage, seed):
     file = damage(copied, seed)
     assert start(copied, cache) == 0
     message = capsys.readouterr().err
     assert file.name in message and "continues at step 2" in message
     assert lines(copied) == trained[1]
     assert_same(params(copied), trained[2])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", MANY)
-@pytest.mark.parametrize("damage", [flip, cut])
-def test_any_damage_is_named_and_the_run_ends_as_if_it_had_not_been(trained, copied, cache, capsys, damage, seed):
-    test_a_run_whose_newest_checkpoint_is_damaged_ends_as_if_it_had_not_been(trained, copied, cache, capsys, damage, seed)
 
 
 def test_the_parameters_of_a_damaged_step_are_refused_and_those_of_another_are_not(trained, copied):
