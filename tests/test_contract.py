@@ -117,7 +117,7 @@ CASES = [
 ]
 
 
-PARAMS = [pytest.param(case, marks=() if case.name in QUICK and not case.hparams else pytest.mark.slow) for case in CASES]
+PARAMS = [pytest.param(case, marks=() if case.name in QUICK and not case.hparams and not case.decoder else pytest.mark.slow) for case in CASES]
 
 
 @pytest.fixture(scope="module", params=PARAMS, ids=str)

@@ -61,7 +61,7 @@ _on_one_device = functools.cache(functools.partial(_run, sizes=(1, 1, 1)))
         *(pytest.param("rotary", sizes, marks=pytest.mark.slow) for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8))),
         ("rotary", (2, 2, 2)),
         pytest.param("learned", (1, 1, 8), marks=pytest.mark.slow),
-        ("learned", (2, 2, 2)),
+        pytest.param("learned", (2, 2, 2), marks=pytest.mark.slow),
     ],
 )
 def test_meshes_agree_on_values_and_gradients(kind, sizes):

@@ -131,7 +131,8 @@ def test_blocks_of_queries_equal_a_dense_mask_written_out(monkeypatch, window):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", [pytest.param("dots", marks=pytest.mark.slow), "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["dots", "full"])
 def test_remat_policies_change_no_gradient(remat):
     model = models.build(ModelConfig(**SMALL, family="llama", init_std=0.2))
     with jax.set_mesh(checkpoints.one_device()):

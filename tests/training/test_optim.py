@@ -117,7 +117,7 @@ def two_updates(rule, sizes):
     return flat(updates), state, partitions
 
 
-@pytest.mark.parametrize("rule", ["muon", *(pytest.param(rule, marks=pytest.mark.slow) for rule in RULES if rule != "muon")])
+@pytest.mark.parametrize("rule", ["adamw", *(pytest.param(rule, marks=pytest.mark.slow) for rule in RULES if rule != "adamw")])
 def test_every_rule_gives_the_same_updates_on_a_mesh_and_lays_its_moments_out_like_the_parameters(rule):
     expected, _, _ = two_updates(rule, (1, 1, 1))
     updates, state, partitions = two_updates(rule, (2, 2, 2))

@@ -130,6 +130,7 @@ def test_resuming_on_another_mesh_gives_the_same_run(uninterrupted, tmp_path, ca
         assert np.abs(ours - theirs).mean() < 1e-6 * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_with_other_settings(uninterrupted, cache, capsys):
     _, _, workdir = uninterrupted
     assert train.main(arguments(workdir, cache, "--config.optimizer.learning_rate=0.5")) == 1

@@ -45,7 +45,7 @@ def test_the_state_is_donated(on_one_device):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new))
 
 
-@pytest.mark.parametrize("mesh", [pytest.param((1, 1, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("mesh", [(1, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)], ids=str)
 def test_two_steps_compile_once(mesh):
     with jax.set_mesh(toys.mesh(mesh)):
         train_step = toys.make_step("dpo")
