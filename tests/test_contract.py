@@ -117,7 +117,11 @@ CASES = [
 ]
 
 
-PARAMS = [pytest.param(case, marks=() if case.name in QUICK and not case.hparams and not case.decoder else pytest.mark.slow) for case in CASES]
+def is_quick(case: Case) -> bool:
+    return case.name in QUICK and not case.hparams and not case.decoder
+
+
+PARAMS = [pytest.param(case, marks=() if is_quick(case) else pytest.mark.slow) for case in CASES]
 
 
 @pytest.fixture(scope="module", params=PARAMS, ids=str)
