@@ -19,7 +19,7 @@ PIPED_WIDTH = 160  # columns of a table that goes to a file or a pipe
 OF_TRAINING = ("keep_best", "best_metric", "wandb")  # keys of train that an evaluation does not read, whatever is true of them here
 OF_STEPS = ("train", "optimizer", "batch.gradient_accumulation_steps", "data.sampling", "data.sampling_column")  # what steps alone read
 # What an evaluation of a run takes from its checkpoint. The first is read where the checkpoint does not hold the start of the run.
-OF_CHECKPOINT = ("model.checkpoint", "model.preset", "model.config", "model.value_head", "model.trainable")
+OF_CHECKPOINT = ("model.checkpoint", "model.preset", "model.config", "model.value_head", "model.reward_head", "model.trainable")
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of a run or of one of its stages"}),
     ("--stage", {"help": "which stage of the run, or of the config"}),
@@ -75,8 +75,6 @@ def _of_run(options, overrides) -> Subject:
     from jaxalign.config.files import keys_of, override
     from jaxalign.config.resolve import resolve
     from jaxalign.config.schema import SCHEMA
-    from jaxalign.models import model as models
-    from jaxalign.models.heads import ValueHeadConfig
     from jaxalign.training import runs
 
     workdir = Path(options.workdir) / (options.stage or "")
@@ -90,11 +88,10 @@ def _of_run(options, overrides) -> Subject:
     cfg = resolve(ConfigDict(stored.settled(config.to_dict(), typed=typed)))
     _check_read(cfg, typed, OF_CHECKPOINT if _holds_start(cfg) else OF_CHECKPOINT[1:])
     start_devices(Run("", {"": cfg}, options))
-    head = None if record["value_head"] is None else ValueHeadConfig(max_value=record["value_head"])
     digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
     name = f"step-{step}{'-' + digest if overrides else ''}.json"
     out = Path(options.out) if options.out else workdir / "evaluations" / name
-    return Subject(cfg, models.build(runs.model_config(record["model"]), head), (workdir, step), out, typed)
+    return Subject(cfg, runs.model_of(record), (workdir, step), out, typed)
 
 
 def _of_folder(options, overrides) -> Subject:

@@ -42,6 +42,8 @@ class Outputs:
     unembed: Array | None = None  # [V, D]
     prompt_values: Array | None = None  # float32[N, K]; the value head's reward expected for each response's prompt; None without a head
     greedy: Array | None = None  # int32[R, T]; the likeliest token given the gold text, 0 where slots < 0; None where it was not computed
+    rewards: Array | None = None  # float32[N, K]; the reward head at the last scored token, 0 where there is none; None without a head
+    step: Array | None = None  # int32[]; optimizer steps done, for objectives that draw random numbers; None where there are no steps
     vocab_size: int = struct.field(pytree_node=False, default=0)  # rows of unembed that are tokens; further rows are padding
     softcap: float | None = struct.field(pytree_node=False, default=None)  # of the logits
 
@@ -95,6 +97,17 @@ def prompt_values(policy: Outputs) -> Array:
     if policy.prompt_values is None:
         raise ValueError("the objective reads the value head but the model has none; set model.value_head to the largest reward.")
     return policy.prompt_values
+
+
+def response_rewards(policy: Outputs) -> Array:
+    """The reward head's score of each response, read at its last scored token: float32[N, K]; 0 where it has none.
+
+    Raises:
+      ValueError: the model has no reward head.
+    """
+    if policy.rewards is None:
+        raise ValueError("the objective reads the reward head but the model has none; set model.reward_head='linear'.")
+    return policy.rewards
 
 
 def mismatched(batch: Batch) -> Array:

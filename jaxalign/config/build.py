@@ -114,17 +114,17 @@ def model(cfg: ConfigDict) -> models.Model:
     """The model's definition, with rows for the tokens that it gains; nothing is allocated or read but config.json and a tokenizer."""
     head = None if cfg.model.value_head is None else ValueHeadConfig(max_value=cfg.model.value_head)
     config, new = model_config(cfg), gained(cfg)
-    return models.build(config if new is None else dataclasses.replace(config, vocab_size=new.vocab_size(config.vocab_size)), head)
+    config = config if new is None else dataclasses.replace(config, vocab_size=new.vocab_size(config.vocab_size))
+    return models.build(config, head, cfg.model.reward_head)
 
 
 def params(cfg: ConfigDict, built: models.Model):
-    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as a value head always is."""
+    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as heads of its own always are."""
     if cfg.model.checkpoint is not None:
         named, new = models.build(model_config(cfg)), gained(cfg)
         loaded = Source(cfg.model.checkpoint).load(named)
         loaded = loaded if new is None else vocabulary.grow(loaded, named, built, new)
-        head = {} if built.value_head is None else {models.VALUE_HEAD: models.init_head(built, jax.random.key(cfg.seed))}
-        return {**loaded, **head}
+        return {**loaded, **models.init_heads(built, jax.random.key(cfg.seed))}
     return models.init(built, jax.random.key(cfg.seed))
 
 

@@ -173,16 +173,18 @@ def _objective_rule(resolved):
         return
     if (RULES[rule].moves or RULES[rule].holds == "logps") and "reference" not in reads:
         yield f"reference.rule={rule!r}: objective {name!r} reads no reference; leave the key out, or use 'frozen' to measure against."
-    if model["value_head"] is not None and "value_head" not in reads:
-        yield f"model.value_head={model['value_head']}: objective {name!r} does not read it; leave the key out."
+    for head in ("value_head", "reward_head"):
+        if model[head] is not None and head not in reads:
+            yield f"model.{head}={model[head]!r}: objective {name!r} does not read it; leave the key out."
+        if model["trainable"] == head and model[head] is None:
+            how = {"value_head": "to the largest reward", "reward_head": "to 'linear'"}[head]
+            yield f"model.trainable={head!r} but the model has none; set model.{head} {how}."
+        if model["trainable"] == head and head not in reads:
+            yield f"model.trainable={head!r} but objective {name!r} does not read the {head.replace('_', ' ')}; leave the key out."
     if "value_head_alone" in reads and model["trainable"] != "value_head":
         yield f"model.trainable={model['trainable']!r}: objective {name!r} teaches the value head alone; set model.trainable='value_head'."
-    if model["trainable"] == "value_head" and model["value_head"] is None:
-        yield "model.trainable='value_head' but the model has none; set model.value_head to the largest reward."
     if "scores_of_prompts" in reads and model["value_head"] not in (None, 1):
         yield f"model.value_head={model['value_head']}: objective {name!r} reads values in (0, 1) here; set model.value_head=1.0."
-    if model["trainable"] == "value_head" and "value_head" not in reads:
-        yield f"model.trainable='value_head' but objective {name!r} does not read the value head; leave the key out."
     yield from columns.unread(resolved, reads)
     try:
         trace.check(resolved, objective)

@@ -7,6 +7,7 @@ from jaxalign.data.raw.scores import TRANSFORMS
 from jaxalign.data.rows.encode import PROMPT_TRUNCATION, RESPONSE_TRUNCATION, TRAIN_TURNS
 from jaxalign.data.text.thoughts import REASONING
 from jaxalign.hparams import REQUIRED
+from jaxalign.models.config import REWARD_HEADS
 
 NONE = type(None)
 LONGEST_ROW = 2**20  # tokens; arrays of a row are allocated whole
@@ -121,7 +122,8 @@ SCHEMA: dict[str, Any] = {
         "remat": Field((str,), "full", "what the backward pass recomputes: nothing, all but matmuls, or all", ("none", "dots", "full")),
         "attention": Field((str,), "xla", "implementation of attention", ("xla",)),
         "value_head": Field((float, NONE), None, "add a value head that predicts rewards from 0 to this; None: no head", least=0),
-        "trainable": Field((str,), "all", "what is trained: all parameters, or the value head alone", ("all", "value_head")),
+        "reward_head": Field((str, NONE), None, "add a head that scores responses; None: no head", (None, *REWARD_HEADS)),
+        "trainable": Field((str,), "all", "what is trained: all parameters, or a head alone", ("all", "value_head", "reward_head")),
     },
     "data": {
         "train": Field((dict, tuple), REQUIRED, "dict(path=...), dict(hf=...), dict(tfds=...), or a tuple of them with weights"),

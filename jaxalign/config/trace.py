@@ -69,8 +69,8 @@ def _inputs(resolved, objective):
     from jaxalign import objectives
 
     by_response, by_token = columns.known(resolved, objective.reads)
-    with_head = resolved["model"]["value_head"] is not None
-    return objectives.tiny_inputs(columns=by_response, token_columns=by_token, value_head=with_head)
+    heads = {head: resolved["model"][head] is not None for head in ("value_head", "reward_head")}
+    return objectives.tiny_inputs(columns=by_response, token_columns=by_token, **heads)
 
 
 def _is_raised_here(error):

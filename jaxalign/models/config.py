@@ -10,6 +10,7 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "
 NORMS = ("rms", "layer")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 ROPE_SCALINGS = ("none", "linear", "llama3")
+REWARD_HEADS = ("linear", "mlp")  # kinds of `heads.RewardHead`
 VOCAB_MULTIPLE = 128  # so that the vocabulary splits over any tensor axis up to 128 and fills whole TPU lanes
 
 

@@ -1,4 +1,7 @@
-"""Heads on the hidden states of a decoder: the value of a prompt, by attention pooling (A-LoL, arXiv 2305.14718, published code)."""
+"""Heads on the hidden states of a decoder.
+
+The value of a prompt, by attention pooling (A-LoL, arXiv 2305.14718, published code), and the reward of a response, read at its last token.
+"""
 
 import dataclasses
 
@@ -61,6 +64,44 @@ class ValueHead(nnx.Module):
         logit = self.linear(self.output(layers.merge_rows(pooled)))
         values = self.max_value * jax.nn.sigmoid(layers.split_rows(logit, rows)[..., 0])
         return jnp.where(prompts.any(-1), values, 0.0)
+
+
+class RewardHead(nnx.Module):
+    """A score of hidden states, without a bias on the score. Float32.
+
+    "linear" is one map D -> 1, as Hugging Face's sequence classifiers with one label have it. "mlp" puts D -> D/2 -> D/2 -> D with ReLU
+    before it (arXiv 2407.13887, published code). The last map starts with a standard deviation of 1/(D + 1) as there, so that scores start
+    near 0 and the loss of a pair near log 2.
+    """
+
+    def __init__(self, config: ModelConfig, kind: str):
+        width, half = (config.width, "embed"), (config.width // 2, None)
+
+        def inner(source, target):
+            return layers.Linear([source], [target], bias=True, std=(2 / source[0]) ** 0.5)  # He's, for ReLU
+
+        mlp = kind == "mlp"
+        self.first = inner(width, half) if mlp else None
+        self.second = inner(half, half) if mlp else None
+        self.third = inner(half, width) if mlp else None
+        self.score = layers.Linear([width], [(1, None)], bias=False, std=1 / (config.width + 1))
+
+    def __call__(self, hidden: Array) -> Array:
+        """Scores float32[R, X] of hidden states [R, X, D]."""
+        x = layers.merge_rows(hidden.astype(jnp.float32))
+        for layer in (self.first, self.second, self.third):
+            x = x if layer is None else jax.nn.relu(layer(x))
+        return layers.split_rows(self.score(x), hidden.shape[0])[..., 0]
+
+
+def last_tokens(positions: Array, slots: Array, count: int) -> Array:
+    """Which token is the last scored one of response slot s of its row, s < count: bool[R, count, T]; none where none is scored.
+
+    int32[R, T] arrays as in `types.Batch`.
+    """
+    scored = slots[:, None, :] == jnp.arange(count)[:, None]
+    last = jnp.where(scored, positions[:, None], -1).max(2, keepdims=True)
+    return scored & (positions[:, None] == last)
 
 
 def masked_softmax(scores: Array, mask: Array) -> Array:

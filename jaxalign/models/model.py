@@ -16,12 +16,14 @@ import jax.numpy as jnp
 
 from jaxalign import sharding
 from jaxalign.models.attention import cached, rule
-from jaxalign.models.config import ModelConfig
+from jaxalign.models.config import REWARD_HEADS, ModelConfig
 from jaxalign.models.decoder import Decoder
-from jaxalign.models.heads import ValueHead, ValueHeadConfig, prompts_of
+from jaxalign.models.heads import RewardHead, ValueHead, ValueHeadConfig, last_tokens, prompts_of
 
 Array = jax.Array
 VALUE_HEAD = "value_head"  # the top-level key of the params of a model that has one, beside those of the decoder
+REWARD_HEAD = "reward_head"  # the same
+HEADS = (VALUE_HEAD, REWARD_HEAD)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,15 +36,25 @@ class Model:
     axes: dict[str, Any]  # tuple of logical axes
     starts: dict[str, Any]  # (fill, std): random weights start as fill + std * normal
     value_head: nnx.GraphDef | None = None  # of the head that values prompts, see `heads`; its weights are params[VALUE_HEAD]
+    reward_head: nnx.GraphDef | None = None  # of the head that scores responses; its weights are params[REWARD_HEAD]
 
 
-def build(config: ModelConfig, value_head: ValueHeadConfig | None = None) -> Model:
-    """The model of this config, with a value head where one is described. Nothing is allocated."""
+def build(config: ModelConfig, value_head: ValueHeadConfig | None = None, reward_head: str | None = None) -> Model:
+    """The model of this config, with a value head where one is described, and a reward head of a kind. Nothing is allocated.
+
+    Raises:
+      ValueError: reward_head is none of `config.REWARD_HEADS`.
+    """
+    if reward_head is not None and reward_head not in REWARD_HEADS:
+        raise ValueError(f"reward head {reward_head!r} is not one of {', '.join(REWARD_HEADS)}.")
     definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
-    declarations, head = list(nnx.to_flat_state(state)), None
+    declarations, heads = list(nnx.to_flat_state(state)), dict.fromkeys(HEADS)
     if value_head is not None:
-        head, state = nnx.split(nnx.eval_shape(lambda: ValueHead(config, value_head)))
+        heads[VALUE_HEAD], state = nnx.split(nnx.eval_shape(lambda: ValueHead(config, value_head)))
         declarations += [((VALUE_HEAD, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
+    if reward_head is not None:
+        heads[REWARD_HEAD], state = nnx.split(nnx.eval_shape(lambda: RewardHead(config, reward_head)))
+        declarations += [((REWARD_HEAD, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
     shapes, axes, starts = {}, {}, {}
     for path, parameter in declarations:
         declared = parameter.get_metadata()
@@ -51,12 +63,12 @@ def build(config: ModelConfig, value_head: ValueHeadConfig | None = None) -> Mod
         _put(shapes, path, jax.ShapeDtypeStruct(shape, jnp.float32))
         _put(axes, path, (("layers",) if stack else ()) + declared["axes"])
         _put(starts, path, (declared["fill"], declared["std"]))
-    return Model(config, definition, shapes, axes, starts, head)
+    return Model(config, definition, shapes, axes, starts, heads[VALUE_HEAD], heads[REWARD_HEAD])
 
 
 def without_head(tree: dict[str, Any]) -> dict[str, Any]:
-    """The decoder's part of params, or of a tree of the same keys: what a Hugging Face checkpoint holds."""
-    return {name: subtree for name, subtree in tree.items() if name != VALUE_HEAD}
+    """The decoder's part of params, or of a tree of the same keys: what a causal language model's checkpoint holds."""
+    return {name: subtree for name, subtree in tree.items() if name not in HEADS}
 
 
 def shardings(model: Model) -> dict[str, Any]:
@@ -73,9 +85,9 @@ def init(model: Model, key: Array) -> dict[str, Any]:
     return _draw(model, key, tuple(model.shapes))
 
 
-def init_head(model: Model, key: Array) -> dict[str, Any]:
-    """Random parameters of the value head alone, params["value_head"] of `init` with the same key: for a decoder that was loaded."""
-    return _draw(model, key, (VALUE_HEAD,))[VALUE_HEAD]
+def init_heads(model: Model, key: Array) -> dict[str, Any]:
+    """Random parameters of the model's heads by their keys, those of `init` with the same key: for a decoder that was loaded."""
+    return _draw(model, key, tuple(name for name in HEADS if name in model.shapes))
 
 
 def hidden(
@@ -185,6 +197,24 @@ def prompt_values(
     count = valid.size // len(slots)
     values = nnx.merge(model.value_head, params[VALUE_HEAD])(hidden, prompts_of(positions, segments, prefixes, slots, count))
     return values.reshape(valid.shape, out_sharding=jax.typeof(valid).sharding)
+
+
+def rewards(model: Model, params: dict[str, Any], hidden: Array, positions: Array, slots: Array, valid: Array) -> Array:
+    """The reward head's score of every response: float32[N, K], 0 for responses without scored tokens.
+
+    It is read at the response's last scored token, from hidden [R, T, D] as from `hidden`; the gradient goes into the decoder. The other
+    arrays are those of `types.Batch`. A reward does not depend on how rows are packed or prompts shared.
+    """
+    last = last_tokens(positions, slots, valid.size // len(slots))
+    # A product with zeros and a one copies the states, so it must not round them.
+    states = jnp.einsum("rst,rtd->rsd", last.astype(hidden.dtype), hidden, precision=jax.lax.Precision.HIGHEST)
+    scores = jnp.where(last.any(-1), token_rewards(model, params, states), 0.0)
+    return scores.reshape(valid.shape, out_sharding=jax.typeof(valid).sharding)
+
+
+def token_rewards(model: Model, params: dict[str, Any], hidden: Array) -> Array:
+    """The reward head's score of every hidden state [R, X, D]: float32[R, X]."""
+    return nnx.merge(model.reward_head, params[REWARD_HEAD])(hidden)
 
 
 def _put(tree: dict, path: tuple, leaf) -> None:

@@ -37,6 +37,7 @@ READS = {
     "reference": "log-probs of a reference model",
     "mismatched": "a response of another prompt in every group",
     "value_head": "the model's value head",
+    "reward_head": "the model's reward head",
     "value_head_alone": "nothing else that is trained: a head on a frozen model",
     "scores_of_prompts": "values in (0, 1)",
     "columns.NAME": "a precomputed column",
@@ -59,7 +60,8 @@ class Objective:
     def statistics_names(self) -> tuple[str, ...]:
         """Names of what it carries from step to step, by tracing its statistics on shapes."""
         columns = tuple(key.removeprefix("columns.") for key in self.reads if key.startswith("columns.") or key == "mismatched")
-        outputs, batch = tiny_inputs(columns=columns, value_head="value_head" in self.reads)
+        heads = {head: head in self.reads for head in ("value_head", "reward_head")}
+        outputs, batch = tiny_inputs(columns=columns, **heads)
         return tuple(sorted(jax.eval_shape(self.statistics, outputs, outputs, batch)))
 
 
@@ -149,7 +151,9 @@ def names() -> list[str]:
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem != "__init__")
 
 
-def tiny_inputs(*, columns: tuple[str, ...] = (), token_columns: tuple[str, ...] = (), value_head: bool = False) -> tuple[Outputs, Batch]:
+def tiny_inputs(
+    *, columns: tuple[str, ...] = (), token_columns: tuple[str, ...] = (), value_head: bool = False, reward_head: bool = False
+) -> tuple[Outputs, Batch]:
     """Shapes of the smallest outputs and batch, to trace an objective on: one row of three tokens, one group, two responses."""
 
     def shaped(dtype, *shape):
@@ -159,5 +163,6 @@ def tiny_inputs(*, columns: tuple[str, ...] = (), token_columns: tuple[str, ...]
     extra = {name: shaped(jnp.float32, *group) for name in columns} | {name: shaped(jnp.float32, *row) for name in token_columns}
     tokens = [shaped(jnp.int32, *row) for _ in range(5)]
     batch = Batch(*tokens, shaped(jnp.float32, *group), shaped(jnp.bool, 1), shaped(jnp.bool, *group), extra)
-    values = shaped(jnp.float32, *group) if value_head else None
-    return Outputs(shaped(jnp.float32, *row), shaped(jnp.float32, *row, 1), shaped(jnp.float32, 1, 1), values, vocab_size=1), batch
+    of_heads = {name: shaped(jnp.float32, *group) for name, there in (("prompt_values", value_head), ("rewards", reward_head)) if there}
+    hidden = shaped(jnp.float32, *row, 1), shaped(jnp.float32, 1, 1)
+    return Outputs(shaped(jnp.float32, *row), *hidden, **of_heads, step=shaped(jnp.int32), vocab_size=1), batch

@@ -222,6 +222,7 @@ def run_record(
         "config": config,
         "model": runs.model_record(model.config),
         "value_head": config["model"]["value_head"],
+        "reward_head": config["model"]["reward_head"],
         "weights": weights,
         "tokenizer": str(Path(tokenizer).absolute()),
         "tokenizer_files": tokenizer_files,

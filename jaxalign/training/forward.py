@@ -16,12 +16,12 @@ def next_token(model: models.Model, params, batch: Batch, step: Array, *, dtype:
     Args:
       model, params: the decoder and its float32 parameters.
       batch: R rows of T tokens.
-      step: int32[]; not read here.
+      step: int32[]; handed on in the outputs.
       dtype: of the matmuls; norms, soft-max and log-probs are float32.
       remat: "none", "dots" or "full": what the backward pass computes again.
       attention: name of the attention implementation.
     """
-    return _outputs(model, params, batch, None, dtype=dtype, remat=remat, attention=attention)
+    return _outputs(model, params, batch, step, None, dtype=dtype, remat=remat, attention=attention)
 
 
 def two_pass(
@@ -74,7 +74,7 @@ def two_pass(
         share,
         train_embeddings=train_embeddings,
     )
-    return _outputs(model, params, batch, rows, **options).replace(greedy=greedy)
+    return _outputs(model, params, batch, step, rows, **options).replace(greedy=greedy)
 
 
 def mixing_at(
@@ -116,13 +116,14 @@ def _head(model):
     return {"vocab_size": model.config.vocab_size, "softcap": model.config.logit_softcap or None}
 
 
-def _outputs(model, params, batch, embedded, *, dtype, remat, attention):
+def _outputs(model, params, batch, step, embedded, *, dtype, remat, attention):
     inputs = batch.tokens, batch.positions, batch.segments, batch.prefixes
     hidden = models.hidden(model, params, *inputs, embedded=embedded, dtype=dtype, remat=remat, attention=attention)
     unembed, head = models.unembed(model, params), _head(model)
     values = logps.token_logps(hidden, unembed, batch.tokens, batch.slots >= 0, **head)
     prompt_values = models.prompt_values(model, params, hidden, *inputs[1:], batch.slots, batch.valid) if model.value_head else None
-    return Outputs(values, hidden, unembed, prompt_values, **head)
+    rewards = models.rewards(model, params, hidden, batch.positions, batch.slots, batch.valid) if model.reward_head else None
+    return Outputs(values, hidden, unembed, prompt_values, rewards=rewards, step=step, **head)
 
 
 FORWARDS = {"next_token": next_token, "two_pass": two_pass}

@@ -180,8 +180,7 @@ def restore_params(workdir: str | Path, step: int | None = None, *, tell: Callab
     """
     step = chosen(workdir, step, tell=tell)
     run = record(workdir, step)
-    largest = run.get("value_head")
-    model = models.build(model_config(run["model"]), None if largest is None else ValueHeadConfig(max_value=largest))
+    model = model_of(run)
     abstract = jax.tree.map(
         lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
     )
@@ -192,6 +191,13 @@ def restore_params(workdir: str | Path, step: int | None = None, *, tell: Callab
         parts = {"trainable": {trained: abstract.pop(trained)}, "frozen": abstract}
     trees = read(workdir, step, parts)
     return model, {key: leaf for name in parts for key, leaf in trees[name].items()}, run
+
+
+def model_of(run: dict[str, Any]) -> models.Model:
+    """The model of a run's record, with its heads; earlier versions recorded none."""
+    largest = run.get("value_head")
+    head = None if largest is None else ValueHeadConfig(max_value=largest)
+    return models.build(model_config(run["model"]), head, run.get("reward_head"))
 
 
 def chosen(workdir: str | Path, step: int | None, *, tell: Callable[[str], None] = to_stderr) -> int:

@@ -126,7 +126,7 @@ def test_the_decoder_does_not_notice_the_head():
         plain, key = toys.model(), jax.random.key(3)
         ours, theirs = models.init(with_head(), key), models.init(plain, key)
         assert jax.tree.all(jax.tree.map(np.array_equal, models.without_head(ours), theirs))
-        head = models.init_head(with_head(), key)
+        head = models.init_heads(with_head(), key)["value_head"]
         assert jax.tree.all(jax.tree.map(np.array_equal, head, ours["value_head"]))
         np.testing.assert_allclose(np.std(head["query"]), 1, rtol=0.4)
     assert [tensor.name for tensor in names.tensors(with_head())] == [tensor.name for tensor in names.tensors(plain)]
