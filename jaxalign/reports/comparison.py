@@ -1,23 +1,15 @@
-"""Several runs beside each other: which of them differ in their seed alone, their last held-out metrics, tables and curves.
+"""Several runs beside each other: their last held-out metrics, tables and curves. A *row* of the table is a group of seeds."""
 
-What is compared is a *row* of the table: a stage of runs that have stages, or runs whose folders differ in their number only and whose
-settings differ in the seed only (`dpo_0`, `dpo_1`, `dpo_2` are three seeds of `dpo`).
-"""
-
-import collections
 from collections.abc import Sequence
-import json
 import math
 from pathlib import Path
-import re
 from typing import NamedTuple
 
-from jaxalign.reports import figures, log, page, summary
+from jaxalign.reports import figures, groups, log, page
 from jaxalign.reports.estimates import MISSING, Estimate
 
 Evaluations = list[tuple[int, dict[str, Estimate]]]  # (step, held-out metrics), in order of steps
 INITIAL = "initial/"  # what stands before a metric against the first reference, where the reference moves
-NUMBER = re.compile(r"[-_](seed)?[-_]?\d+$")  # that ends the name of a run's folder
 
 
 class Row(NamedTuple):
@@ -43,33 +35,16 @@ def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[
     Raises:
       ValueError: a folder is no run, or nothing of what was asked for was evaluated.
     """
-    rows = {}
-    folders, missing = _named_once(folders)
-    groups = _groups(folders)
-    folders, doubles = _of_other_seeds(folders, groups)
-    missing += doubles
-    several = len(set(groups.values())) > 1
-    for folder in folders:
-        there = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{log.METRICS}"))}
-        if (folder / log.METRICS).is_file():
-            there = {"": folder}
-        if not there:
-            raise ValueError(f"{folder} is no run: neither it nor a folder in it holds {log.METRICS}. Give the --workdir of runs.")
-        wanted = stages if stages and "" not in there else list(there)
-        missing += [f"{folder.name} has no stage {stage}." for stage in wanted if stage not in there]
-        for stage in wanted:
-            lines = log.read_estimates(there[stage]) if stage in there else []
-            if lines:
-                name = "/".join(filter(None, (groups[folder] if several or not stage else "", stage)))
-                runs = rows.setdefault(name, {})
-                runs[folder.name if folder.name not in runs else str(folder)] = lines
-            elif stage in there:
-                missing.append(f"{'/'.join(filter(None, (folder.name, stage)))} was never evaluated.")
+    found, missing = groups.read(folders, stages)
+    rows = []
+    for group in found if stages else sorted(found, key=lambda group: group.name):
+        evaluations = {run: log.read_estimates(folder) for run, folder in group.folders.items()}
+        missing += [f"{'/'.join(filter(None, (run, group.stage)))} was never evaluated." for run, lines in evaluations.items() if not lines]
+        if any(evaluations.values()):
+            rows.append(Row(group.name, {run: lines for run, lines in evaluations.items() if lines}))
     if not rows:
         raise ValueError(f"nothing was evaluated in these runs: {' '.join(missing)}")
-    found = [Row(name, runs) for name, runs in rows.items()]
-    found = sorted(found, key=lambda row: row.name) if not stages else found
-    return found, missing + [sentence for row in found for sentence in _gaps(row, max(len(other.runs) for other in found))]
+    return rows, missing + gaps(rows)
 
 
 def value(metrics: dict[str, Estimate], metric: str) -> Estimate:
@@ -121,49 +96,10 @@ def draw(out: Path, rows: Sequence[Row], metrics: Sequence[str], *, x: str | Non
         figures.write(out / "trajectories.png", [figures.Panel(_trajectories(rows, x, y), x, y)])
 
 
-def _named_once(folders):
-    """(each folder once, a sentence for each that is named again)."""
-    counts, first = collections.Counter(folder.resolve() for folder in folders), {}
-    for folder in folders:
-        first.setdefault(folder.resolve(), folder)
-    return list(first.values()), [f"{first[path]} is named {count} times; it counts once." for path, count in counts.items() if count > 1]
-
-
-def _of_other_seeds(folders, groups):
-    """(the first folder of each group and seed, a sentence for each other one): a seed that was run twice is no second seed."""
-    first, doubles = {}, []
-    for folder in folders:
-        settings, seeds = _settings(folder)
-        key = (groups[folder], seeds) if settings else folder
-        if first.setdefault(key, folder) != folder:
-            doubles.append(f"{folder.name} has the settings and the seed of {first[key].name}; it is left out.")
-    return list(first.values()), doubles
-
-
-def _groups(folders):
-    """Folder -> name of its group: without the number that ends it, where runs of that name have the same settings but for the seed.
-
-    Runs of other settings have groups of their own, whose names begin with as many of the folders above as tell them apart.
-    """
-    named = {folder: NUMBER.sub("", folder.resolve().name) for folder in folders}
-    settings = {name: {_settings(folder)[0] for folder in folders if named[folder] == name} - {""} for name in named.values()}
-    alone = [folder for folder, name in named.items() if len(settings[name]) > 1]
-    return named | {folder: _apart(folder, [other for other in alone if named[other] == named[folder]]) for folder in alone}
-
-
-def _apart(folder, others):
-    """The end of a folder's path that none of the others has."""
-    parts = folder.resolve().parts
-    ends = ("/".join(parts[-size:]) for size in range(1, len(parts)))
-    return next((end for end in ends if sum(str(other.resolve()).endswith(f"/{end}") for other in others) == 1), str(folder.resolve()))
-
-
-def _settings(folder):
-    """What the summaries of a run contain of its settings but for the seed, and the seeds, as texts; "" where there are none yet."""
-    paths = sorted([*folder.glob(summary.FACTS), *folder.glob(f"*/{summary.FACTS}")])
-    facts = [facts["settings"] for path in paths if (facts := summary.read_facts(path.parent)) and "settings" in facts]
-    parts = [{**stage, "seed": None} for stage in facts], [stage.get("seed") for stage in facts]
-    return tuple(json.dumps(part) if facts else "" for part in parts)
+def gaps(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each run that was evaluated less far than others of its row, and for each row with fewer seeds than another."""
+    most = max((len(row.runs) for row in rows), default=0)
+    return [sentence for row in rows for sentence in _gaps(row, most)]
 
 
 def _gaps(row, most):
