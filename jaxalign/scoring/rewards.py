@@ -1,0 +1,209 @@
+"""Rewards as functions: (prompts, completions, metadata) -> float32[n].
+
+A spec names one: "length", "exact_match", "gsm8k", "regex:PATTERN", "FILE.py:NAME", "model:RUN_OR_FOLDER"; or a dict with its options, as
+dict(kind="length", unit="words"), dict(kind="python", function="FILE.py:NAME", timeout_s=5), and for a weighted sum
+dict(kind="sum", of={name: (spec, weight)}).
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from jaxalign.hparams import REQUIRED, hparams_of
+from jaxalign.scoring import rules
+from jaxalign.scoring.callables import HostFunction
+from jaxalign.scoring.faults import Fault, Faults
+from jaxalign.suggest import meant
+
+Prompt = str | list[dict]  # as the user wrote it: text, or messages
+PYTHON = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
+LARGEST = float(np.finfo(np.float32).max)
+SHOWN = 40  # characters of a prompt that name a sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """Scores of completions. A sample that cannot be scored is counted in `faults` and gets `fault_value`."""
+
+    name: str  # as the user wrote it
+    spec: Mapping[str, Any]  # plain values that make it
+    rule: rules.Rule
+    fault_value: float = math.nan  # NaN: left out of every mean
+    faults: Faults = dataclasses.field(default_factory=Faults)
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str], metadata: Sequence[Mapping]) -> np.ndarray:
+        """The score of every completion, float32[n]; `fault_value` where there is none, never infinite.
+
+        Args:
+          prompts: text or messages.
+          completions: the answers as text.
+          metadata: the other columns of each prompt's row.
+        """
+        if not len(prompts) == len(completions) == len(metadata):
+            raise ValueError(f"{len(prompts)} prompts, {len(completions)} completions and {len(metadata)} rows; a reward takes as many each.")
+        if not len(completions):
+            return np.zeros(0, np.float32)
+        scores = list(self.rule.score(prompts, completions, metadata))
+        for number, score in enumerate(scores):
+            if not isinstance(score, Fault) and not abs(score) <= LARGEST:
+                scores[number] = Fault("not_finite", f"its score is {score}.")
+        faults = [(_shown(prompt), score) for prompt, score in zip(prompts, scores, strict=True) if isinstance(score, Fault)]
+        self.faults.add(len(scores), faults)
+        return np.array([self.fault_value if isinstance(score, Fault) else score for score in scores], np.float32)
+
+    def check(self, metadata: Sequence[Mapping]) -> None:
+        """Raises ValueError where it reads a column that no row has; before anything is generated for these rows."""
+        for column in self.rule.columns:
+            if metadata and not any(column in row for row in metadata):
+                known = sorted({name for row in metadata for name in row})
+                there = f"they have {', '.join(known)}{meant(column, known)}" if known else "they have no column beside their prompt"
+                raise ValueError(f"reward {self.name!r} reads the column {column!r} of the prompts' rows; {there}.")
+        for part in self.rule.parts:
+            part.check(metadata)
+
+    def lines(self) -> list[str]:
+        """What went wrong so far, a line per reason; empty where nothing did."""
+        effect = "left out" if math.isnan(self.fault_value) else f"given {self.fault_value:g}"
+        return [f"reward {self.name!r}: {line}" for line in self.faults.lines(effect)] + [line for part in self.rule.parts for line in part.lines()]
+
+
+def make(spec: str | Mapping) -> Reward:
+    """The reward that a spec names; see the top of this file.
+
+    Every dict may hold fault_value, the score of samples that cannot be scored; None leaves them out of every mean.
+
+    Raises:
+      ValueError, FileNotFoundError: the spec is none, an option is wrong, or there is no such file, function or model.
+    """
+    options = parse(spec)
+    kind, fault_value = options.pop("kind"), options.pop("fault_value", None)
+    rule = KINDS[kind](**options)
+    name = spec if isinstance(spec, str) else f"{kind}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+    return Reward(name, parse(spec), rule, math.nan if fault_value is None else float(fault_value))
+
+
+def parse(spec: str | Mapping) -> dict[str, Any]:
+    """The spec as a dict with its kind, checked as far as can be without looking at files.
+
+    Raises:
+      ValueError: it names no kind of reward, or an option is missing, unknown or of the wrong type.
+    """
+    if not isinstance(spec, str | Mapping):
+        raise ValueError(f"a reward is a text or a dict, not {spec!r}.")
+    options = _of_text(spec) if isinstance(spec, str) else dict(spec)
+    kind = options.get("kind")
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise ValueError(f"{spec!r} is no reward: there are {known}{meant(kind, KINDS)}, or regex:PATTERN, FILE.py:NAME, model:NAME.")
+    accepted = hparams_of(KINDS[kind])
+    for name, value in options.items():
+        if name not in ("kind", "fault_value", *accepted):
+            raise ValueError(f"reward {kind!r} has no option {name!r}{meant(name, accepted)}; it takes {', '.join(accepted)}.")
+        _check_type(kind, name, value, accepted.get(name))
+    if missing := [name for name, default in accepted.items() if default is REQUIRED and name not in options]:
+        raise ValueError(f"reward {kind!r} needs {', '.join(missing)}.")
+    if kind == "sum":
+        _check_parts(options["of"])
+    return options
+
+
+def _of_text(text):
+    kind, colon, rest = text.partition(":")
+    if colon and kind in BRIEF:
+        return {"kind": kind, BRIEF[kind]: rest}
+    if PYTHON.fullmatch(text) or text.endswith(".py"):
+        return {"kind": "python", "function": text}
+    return {"kind": text}
+
+
+def _check_type(kind, name, value, default):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name == "fault_value" and not (value is None or (number and math.isfinite(value))):
+        raise ValueError(f"reward {kind!r}: fault_value={value!r} is no finite number; None leaves samples without a score out.")
+    if isinstance(default, bool | str) and type(value) is not type(default):
+        raise ValueError(f"reward {kind!r}: {name}={value!r} is {type(value).__name__}, not {type(default).__name__}.")
+    if name == "timeout_s" and not (number and 0 < value < math.inf):
+        raise ValueError(f"reward {kind!r}: timeout_s={value!r} must be a number of seconds above 0.")
+    if kind in BRIEF and name == BRIEF[kind] and not (isinstance(value, str) and value):
+        raise ValueError(f"reward {kind!r}: {name}={value!r} must be a text.")
+
+
+def _check_parts(of):
+    if not isinstance(of, Mapping) or not of:
+        raise ValueError(f"reward 'sum': of={of!r} must be a dict of name: (spec, weight).")
+    for name, part in of.items():
+        if not isinstance(part, list | tuple) or len(part) != 2:
+            raise ValueError(f"reward 'sum': {name}={part!r} must be (spec, weight).")
+        if isinstance(part[1], bool) or not isinstance(part[1], int | float) or not math.isfinite(part[1]):
+            raise ValueError(f"reward 'sum': the weight of {name} is {part[1]!r}; it must be a finite number.")
+        parse(part[0])
+
+
+def _shown(prompt):
+    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
+    return f"the prompt {text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'!r}"
+
+
+def _regex(*, pattern: str, column: str | None = None, timeout_s: float = 10.0) -> rules.Rule:
+    """`rules.matches`, in a process of its own: some patterns take for ever on some texts.
+
+    Args:
+      pattern: a regular expression of Python, searched for anywhere in the completion; (?i) before it ignores case.
+      column: of the row, with the answer that the first group must hold; None: it is enough that the pattern is found.
+      timeout_s: of one call.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"reward 'regex': the pattern {pattern!r} cannot be read: {error}.") from error
+    function = HostFunction(rules.__file__, "matches", options={"pattern": pattern, "column": column}, timeout_s=timeout_s)
+    return rules.Rule(function, () if column is None else (column,))
+
+
+def _python(*, function: str, options: Mapping | None = None, timeout_s: float = 30.0) -> rules.Rule:
+    """A function of the user, name(prompts, completions, metadata, **options) -> numbers, in a process of its own.
+
+    Args:
+      function: FILE.py:NAME.
+      options: further keyword arguments.
+      timeout_s: of one call; what takes longer is ended, and counted.
+    """
+    match = PYTHON.fullmatch(function)
+    if match is None:
+        raise ValueError(f"reward {function!r} is not of the form FILE.py:NAME, with the name of a function in the file.")
+    return rules.Rule(HostFunction(match["file"], match["name"], options=options or {}, timeout_s=timeout_s))
+
+
+def _sum(*, of: Mapping[str, tuple]) -> rules.Rule:
+    """A weighted sum of rewards.
+
+    Args:
+      of: name -> (spec, weight).
+    """
+    parts = {name: (make(spec), weight) for name, (spec, weight) in of.items()}
+
+    def score(prompts, completions, metadata):
+        total = np.zeros(len(completions))
+        missing: dict[int, str] = {}
+        for name, (reward, weight) in parts.items():
+            scores = reward(prompts, completions, metadata)
+            missing |= {int(number): name for number in np.flatnonzero(np.isnan(scores))}
+            total += weight * scores
+        return [Fault("part", f"{missing[number]} has no score.") if number in missing else value for number, value in enumerate(total)]
+
+    return rules.Rule(score, parts=tuple(reward for reward, _ in parts.values()))
+
+
+KINDS = {  # name -> function of its options
+    "length": rules.length,
+    "exact_match": rules.exact_match,
+    "gsm8k": rules.gsm8k,
+    "regex": _regex,
+    "python": _python,
+    "sum": _sum,
+}
+BRIEF = {"regex": "pattern", "python": "function"}  # kind -> the option that "KIND:TEXT" gives
