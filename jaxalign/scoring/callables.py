@@ -57,7 +57,7 @@ class HostFunction:
         for number in range(count):
             last = scores[-PATIENCE:]
             if len(last) == PATIENCE and all(isinstance(score, Fault) and score.rule == "timeout" for score in last):
-                given_up = Fault("timeout", f"{PATIENCE} samples in a row took more than {self._seconds:g} s, so it was not asked for more.")
+                given_up = Fault("timeout", f"{PATIENCE} samples in a row took more than {self._seconds:g} s, so no more were tried.")
                 return scores + [given_up] * (count - number)
             one = self._call([[column[number]] for column in samples])
             scores.append(one if isinstance(one, Fault) else one[0])

@@ -44,7 +44,7 @@ class Reward:
           metadata: the other columns of each prompt's row.
         """
         if not len(prompts) == len(completions) == len(metadata):
-            raise ValueError(f"{len(prompts)} prompts, {len(completions)} completions and {len(metadata)} rows; a reward takes as many each.")
+            raise ValueError(f"{len(prompts)} prompts, {len(completions)} completions and {len(metadata)} rows; of each one per sample.")
         if not len(completions):
             return np.zeros(0, np.float32)
         scores = list(self.rule.score(prompts, completions, metadata))
@@ -68,7 +68,8 @@ class Reward:
     def lines(self) -> list[str]:
         """What went wrong so far, a line per reason; empty where nothing did."""
         effect = "left out" if math.isnan(self.fault_value) else f"given {self.fault_value:g}"
-        return [f"reward {self.name!r}: {line}" for line in self.faults.lines(effect)] + [line for part in self.rule.parts for line in part.lines()]
+        own = [f"reward {self.name!r}: {line}" for line in self.faults.lines(effect)]
+        return own + [line for part in self.rule.parts for line in part.lines()]
 
 
 def make(spec: str | Mapping) -> Reward:

@@ -99,8 +99,8 @@ def matches(
     if column is None:
         return [float(match is not None) for match in found]
     texts = [None if match is None else match[1 if expression.groups else 0] for match in found]
-    answers = [row.get(column) for row in metadata]
-    return [float(None not in (text, answer) and _normal(text) == _normal(str(answer))) for text, answer in zip(texts, answers, strict=True)]
+    pairs = zip(texts, [row.get(column) for row in metadata], strict=True)
+    return [float(None not in pair and _normal(pair[0]) == _normal(str(pair[1]))) for pair in pairs]
 
 
 def final_number(text: str) -> Decimal | None:
