@@ -2,10 +2,12 @@
 
     python -m jaxalign.generate --workdir runs/NAME --prompts FILE --out samples.jsonl [--samples 4]
     python -m jaxalign.generate --checkpoint FOLDER --prompt "Once upon a time"
+    python -m jaxalign.generate --chat runs/NAME [FOLDER]
 
 Without --out the texts are printed. A file that was not finished is continued by the same command, and ends as if it had not been stopped.
 """
 
+import collections
 from collections.abc import Sequence
 from pathlib import Path
 import sys
@@ -19,10 +21,14 @@ FLAGS = (
     ("--checkpoint", {"help": "folder of weights, package:NAME, or a name on the hub"}),
     ("--prompts", {"metavar": "FILE", "type": local, "help": "rows with prompts, in any format of data; answers are left out"}),
     ("--prompt", {"metavar": "TEXT", "help": "one prompt"}),
+    (
+        "--chat",
+        {"nargs": "*", "metavar": "RUN_OR_FOLDER", "help": "talk in the terminal, to two models side by side where two are named"},
+    ),
     ("--limit", {"type": int, "help": "only the first so many rows of --prompts"}),
     ("--template", {"default": None, "help": "auto, plain, a built-in name or a .jinja file (default: the model's own, else plain)"}),
     ("--out", {"metavar": "FILE.jsonl", "type": local, "help": "gets a line for every sample"}),
-    ("--samples", {"type": int, "default": 1, "help": "of every prompt (1)"}),
+    ("--samples", {"type": int, "default": None, "help": "of every prompt (1)"}),
     ("--max-new-tokens", {"type": int, "default": 256, "help": "a sample ends after so many tokens (256)"}),
     ("--min-new-tokens", {"type": int, "default": 0, "help": "no stop token comes before (0)"}),
     ("--greedy", {"action": "store_true", "help": "always the likeliest token; the same as --temperature 0"}),
@@ -32,7 +38,7 @@ FLAGS = (
     ("--min-p", {"type": float, "default": 0.0, "help": "only tokens with this share of the likeliest one's probability (0)"}),
     ("--stop", {"action": "append", "default": [], "metavar": "TEXT", "help": "a text that ends a sample; may be given several times"}),
     ("--seed", {"type": int, "default": 0, "help": "of the random draws (0)"}),
-    ("--places", {"type": int, "default": 64, "help": "prompts that are answered at a time (64)"}),
+    ("--places", {"type": int, "default": None, "help": "prompts that are answered at a time (64)"}),
     ("--lanes", {"type": int, "default": None, "help": "samples of a prompt that are drawn at a time (default: a quarter of --samples)"}),
     ("--dtype", {"choices": ("auto", "float32", "bfloat16"), "default": "auto", "help": "auto: float32 on CPU, bfloat16 elsewhere"}),
 )
@@ -54,16 +60,23 @@ def _generate(argv):
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
-        _draw(options)
+        return _draw(options) if options.chat is None else _chat(options)
 
 
 def _check(options):
     from jaxalign.config.schema import LARGEST_SEED
 
-    if bool(options.workdir) == bool(options.checkpoint):
+    named = bool(options.workdir) + bool(options.checkpoint)
+    if options.chat is None and named != 1 or options.chat == [] and named != 1:
         raise ValueError("give --workdir RUN or --checkpoint FOLDER: one of them speaks.")
-    if bool(options.prompts) == (options.prompt is not None):
+    if options.chat and (named or len(options.chat) > 2):
+        raise ValueError(f"--chat takes one model or two, and {len(options.chat) + named} are named; leave the others out.")
+    if options.chat is None and bool(options.prompts) == (options.prompt is not None):
         raise ValueError("give --prompts FILE or --prompt TEXT: one of them asks.")
+    if options.chat is not None:
+        for name in ("prompts", "prompt", "out", "limit", "samples", "places", "lanes"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"--{name} has no effect with --chat; leave it out.")
     for name, without in (("step", "workdir"), ("limit", "prompts")):
         if getattr(options, name) is not None and not getattr(options, without):
             raise ValueError(f"--{name} has no effect without --{without}; leave it out.")
@@ -76,57 +89,97 @@ def _check(options):
         raise ValueError(f"--seed {options.seed} must be in 0 to {LARGEST_SEED}.")
 
 
-def _draw(options):
-    from jaxalign.config import build
-    from jaxalign.data import progress
-    from jaxalign.manifest import content_hash
-    from jaxalign.models import model as models
-    from jaxalign.sampling import lines, speaker
-    from jaxalign.sampling.law import Law
-    from jaxalign.sampling.sampler import Sampler
-    from jaxalign.sampling.stopping import Stopping
-    from jaxalign.training.sources import Source
+class _Model:
+    """A named model that speaks as the options say."""
 
-    name = options.checkpoint or (f"{options.workdir}@{options.step}" if options.step else options.workdir)
-    source = Source(name)
-    voice = speaker.of_source(source, template=options.template)
+    def __init__(self, name, options):
+        from jaxalign.models import model as models
+        from jaxalign.sampling import speaker
+        from jaxalign.training.sources import Source
+
+        self.name, self._options, self.source = name, options, Source(name)
+        self.voice = speaker.of_source(self.source, template=options.template)
+        self.model = models.build(self.source.config())
+
+    def sampler(self, *, places, lanes):
+        from jaxalign.config import build
+        from jaxalign.sampling.law import Law
+        from jaxalign.sampling.sampler import Sampler
+        from jaxalign.sampling.stopping import Stopping
+
+        options = self._options
+        return Sampler(
+            self.model,
+            law=Law(0.0 if options.greedy else options.temperature, options.top_k, options.top_p, options.min_p),
+            stopping=Stopping(options.max_new_tokens, options.min_new_tokens, self.voice.stop_ids, tuple(options.stop)),
+            seed=options.seed,
+            places=places,
+            lanes=lanes,
+            dtype=build.dtype_of(options.dtype),
+            attention="xla",
+            text_of=self.voice.text,
+        )
+
+
+def _named(options):
+    return options.checkpoint or (f"{options.workdir}@{options.step}" if options.step else options.workdir)
+
+
+def _chat(options):
+    from jaxalign.sampling.conversation import Talker
+    from jaxalign.sampling.terminal import Chat
+
+    talkers = []
+    for name in options.chat or [_named(options)]:
+        speaking = _Model(name, options)
+        talkers.append(Talker(name, speaking.voice, speaking.sampler(places=1, lanes=1), speaking.source.load(speaking.model)))
+    return 0 if Chat(talkers, seed=options.seed).run() or sys.stdin.isatty() else 1
+
+
+def _draw(options):
+    from jaxalign.data import progress
+    from jaxalign.sampling import lines, speaker
+
+    speaking, samples = _Model(_named(options), options), options.samples or 1
+    voice = speaking.voice
     asked = speaker.asked_text(options.prompt) if options.prompt is not None else speaker.asked_file(options.prompts, limit=options.limit)
     prompts = [voice.ids(one) for one in asked]
-    law = Law(0.0 if options.greedy else options.temperature, options.top_k, options.top_p, options.min_p)
-    stopping = Stopping(options.max_new_tokens, options.min_new_tokens, voice.stop_ids, tuple(options.stop))
-    dtype = build.dtype_of(options.dtype)
-    model = models.build(source.config())
-    sampler = Sampler(
-        model,
-        law=law,
-        stopping=stopping,
-        seed=options.seed,
-        places=min(options.places, len(prompts) * options.samples),
-        lanes=max(1, options.samples // 4) if options.lanes is None else options.lanes,
-        dtype=dtype,
-        attention="xla",
-        text_of=voice.text,
-    )
-    sampler.check(prompts)
-    out = None
-    if options.out:
-        settings = {"model": name, "weights": source.identity(), "prompts": content_hash(prompts), "samples": options.samples}
-        settings |= {"law": str(law), "stopping": str(stopping), "seed": options.seed, "dtype": str(dtype)}
-        out = lines.Lines(Path(options.out), prompts=len(prompts), samples=options.samples, settings=settings)
-    params = source.load(model)
-    done, start = out.done if out else set(), time.monotonic()
-    with progress.bar(len(prompts) * options.samples - len(done), f"generating {options.out}", quiet=out is None) as advance:
-        for sample in sampler.draw(params, prompts, samples=options.samples, done=done):
+    lanes = max(1, samples // 4) if options.lanes is None else options.lanes
+    sampler = speaking.sampler(places=min(options.places or 64, len(prompts) * samples), lanes=lanes)
+    sampler.check(prompts, names=[one.id for one in asked])
+    out = _lines(options, speaking, sampler, prompts, samples) if options.out else None
+    params = speaking.source.load(speaking.model)
+    done, start, ends = out.done if out else set(), time.monotonic(), collections.Counter()
+    with progress.bar(len(prompts) * samples - len(done), f"generating {options.out}", quiet=out is None) as advance:
+        for sample in sampler.draw(params, prompts, samples=samples, done=done):
             prompt, asked_id = prompts[sample.prompt], asked[sample.prompt].id
-            text = voice.spoken(prompt, sample, stopping)
+            text = voice.spoken(prompt, sample, sampler.stopping)
+            ends[sample.stop] += 1
             if out:
                 out.add((sample.prompt, sample.number), lines.line(asked_id, voice.shown(prompt), text, sample))
             else:
                 print(f"[{asked_id}.{sample.number}] {text}\n", flush=True)
             advance(1)
-    seconds, usage = time.monotonic() - start, sampler.usage
+    _report(options, sampler.usage, time.monotonic() - start, ends)
+
+
+def _lines(options, speaking, sampler, prompts, samples):
+    from jaxalign.manifest import content_hash
+    from jaxalign.sampling import lines
+
+    settings = {"model": speaking.name, "weights": speaking.source.identity(), "prompts": content_hash(prompts), "samples": samples}
+    settings |= {"law": str(sampler.law), "stopping": str(sampler.stopping), "seed": options.seed, "dtype": str(sampler.dtype)}
+    return lines.Lines(Path(options.out), prompts=len(prompts), samples=samples, settings=settings)
+
+
+def _report(options, usage, seconds, ends):
+    ways = {"stop": "by a stop token", "string": "by a stop string", "length": f"at {options.max_new_tokens} tokens"}
+    ended = ", ".join(f"{ends[why]:,} {way}" for why, way in ways.items() if ends[why])
     rate = f"{usage.tokens:,} tokens in {seconds:.1f} s, {usage.tokens / seconds:,.0f} per second with compilation"
-    print(f"{rate}; {usage.busy:.0%} of the lanes were busy", file=sys.stderr)
+    print(f"{rate}; {usage.busy:.0%} of the lanes were busy; {ended or 'nothing was left to draw'}", file=sys.stderr)
+    if options.stop and ends and not ends["string"]:
+        texts = ", ".join(map(repr, options.stop))
+        print(f"no sample contained --stop {texts}: each went on until something else ended it.", file=sys.stderr)
 
 
 if __name__ == "__main__":

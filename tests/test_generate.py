@@ -1,6 +1,10 @@
 """`python -m jaxalign.generate`, on the small model of the package."""
 
+import io
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -21,6 +25,17 @@ def prompts_of(tmp_path):
     return str(file)
 
 
+class same:
+    """Equal to a line that differs in rounding of log-probs alone: a sample is drawn beside other ones after a restart."""
+
+    def __init__(self, line):
+        self.values = json.loads(line)
+
+    def __eq__(self, line):
+        near = {name: pytest.approx(self.values[name], abs=2e-5) for name in ("logps", "sampled_logps")}
+        return json.loads(line) == self.values | near
+
+
 def test_lines_hold_what_was_asked_and_said_and_a_killed_run_ends_with_the_same(tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     command = [*MODEL, *SHORT, "--prompts", prompts_of(tmp_path), "--samples", "2", "--out", str(out)]
@@ -34,14 +49,54 @@ def test_lines_hold_what_was_asked_and_said_and_a_killed_run_ends_with_the_same(
     assert "72 tokens in" in capsys.readouterr().err
     out.write_text("\n".join(whole[:3]) + "\n" + whole[3][:40])  # as a kill leaves it
     assert generate.main(command) == 0
-    again = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [{**line, "logps": 0, "sampled_logps": 0} for line in again] == [{**line, "logps": 0, "sampled_logps": 0} for line in lines]
-    assert [line["logps"] for line in again] == [pytest.approx(line["logps"], abs=2e-5) for line in lines]
+    assert out.read_text().splitlines() == [same(line) for line in whole]
 
 
 def test_a_prompt_of_the_command_line_is_answered_on_the_terminal(capsys):
     assert generate.main([*MODEL, *SHORT, "--prompt", "Once upon a time", "--greedy"]) == 0
     assert capsys.readouterr().out.startswith("[0.0] , there was a little girl")
+
+
+def test_a_chat_says_what_a_prompt_says_and_what_was_drawn_in_one_go(capsys, monkeypatch):
+    command = [*SHORT[:2], "--temperature", "0.7", "--seed", "3"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Once upon a time\n"))
+    assert generate.main([*command, "--chat", MODEL[1]]) == 0
+    said = capsys.readouterr().out
+    assert generate.main([*MODEL, *command, "--prompt", "Once upon a time"]) == 0
+    assert capsys.readouterr().out == f"[0.0] {said}" and len(said) > 10
+
+
+KILLED = """
+import os, signal, sys
+from jaxalign import generate
+from jaxalign.sampling.lines import Lines
+add, count = Lines.add, 0
+def add_and_die(*arguments):
+    global count
+    add(*arguments)
+    count += 1
+    if count == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+Lines.add = add_and_die
+generate.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_generation_that_is_killed_goes_on_and_ends_with_the_same_lines(tmp_path):
+    command = [*MODEL, *SHORT, "--prompts", prompts_of(tmp_path), "--samples", "3", "--stop", " girl"]
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    assert generate.main([*command, "--out", str(whole)]) == 0
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command, "--out", str(cut)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert whole.read_text().startswith(cut.read_text()) and 0 < cut.read_text().count("\n") < 9
+    assert generate.main([*command, "--out", str(cut)]) == 0
+    assert cut.read_text().splitlines() == [same(line) for line in whole.read_text().splitlines()]
+
+
+def test_a_stop_string_that_never_comes_is_told(capsys):
+    assert generate.main([*MODEL, *SHORT, "--prompt", "Once upon a time", "--greedy", "--stop", "xyz"]) == 0
+    assert "1 at 12 tokens\nno sample contained --stop 'xyz'" in capsys.readouterr().err
 
 
 def test_several_texts_may_end_a_sample(capsys):
@@ -62,6 +117,11 @@ def test_several_texts_may_end_a_sample(capsys):
         ([*MODEL, "--prompt", "a", "--seed", "-1"], "--seed -1 must be in 0 to 4294967295"),
         ([*MODEL, "--prompt", "a", "--top-p", "0"], "top_p=0.0 is a probability"),
         ([*MODEL, "--prompt", "a " * 600], "shorten the prompt or lower max_new_tokens"),
+        (["--chat"], "give --workdir RUN or --checkpoint FOLDER"),
+        (["--chat", "a", "b", "c"], "--chat takes one model or two, and 3 are named"),
+        ([*MODEL, "--chat", "a"], "--chat takes one model or two, and 2 are named"),
+        (["--chat", "nowhere"], "nowhere"),
+        ([*MODEL, "--chat", "--samples", "2"], "--samples has no effect with --chat"),
         ([*MODEL, "--prompt", " "], "the prompt is empty"),
         ([*MODEL, "--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--workdir", "nowhere", "--prompt", "a"], "nowhere"),
@@ -71,6 +131,23 @@ def test_a_wrong_command_is_one_sentence(arguments, words, capsys):
     assert generate.main(arguments) == 1
     message = capsys.readouterr().err
     assert words in message and "inside jaxalign" not in message
+
+
+def test_prompts_that_are_too_long_are_named_by_their_ids(tmp_path, capsys):
+    file = tmp_path / "p.jsonl"
+    rows = [{"prompt": "a"}, {"id": "tale", "prompt": "a " * 520}, {"prompt": "a " * 600}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert generate.main([*MODEL, *SHORT, "--prompts", str(file)]) == 1
+    err = capsys.readouterr().err
+    assert "prompt tale has" in err and "512 positions; 1 of the other 2 prompts are too long as well" in err
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv"])
+def test_an_empty_file_is_refused_by_name(name, tmp_path, capsys):
+    (tmp_path / name).write_text("")
+    assert generate.main([*MODEL, "--prompts", str(tmp_path / name)]) == 1
+    message = capsys.readouterr().err
+    assert str(tmp_path / name) in message and "empty" in message and "inside jaxalign" not in message
 
 
 def test_a_file_without_prompts_is_refused(tmp_path, capsys):

@@ -46,10 +46,13 @@ class Plan:
         return tokens, positions, segments
 
 
-def plan(prompts: Sequence[Ids], *, shards: int) -> Plan:
-    """The plan for distinct prompts, for rows that are split over so many devices; batches follow the order of the prompts."""
+def plan(prompts: Sequence[Ids], *, shards: int, room: int = 0) -> Plan:
+    """The plan for distinct prompts, for rows that are split over so many devices; batches follow the order of the prompts.
+
+    `room`: the least number of tokens that a row and a prompt's cache hold.
+    """
     lengths = np.array([max(1, len(ids) - 1) for ids in prompts])
-    longest, total = _bucket(int(lengths.max())), int(lengths.sum())
+    longest, total = _bucket(max(room, int(lengths.max()))), int(lengths.sum())
     row_tokens = max(longest, min(ROW_TOKENS, _bucket(total)))
     count = -(-total // (BATCH_TOKENS * shards))
     number = np.minimum((np.cumsum(lengths) - 1) * count // total, count - 1)  # of the batch of each prompt

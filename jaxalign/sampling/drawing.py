@@ -19,7 +19,7 @@ from jaxalign.sampling.batches import Ids
 
 CHUNK, WATCHED_CHUNK = 256, 16  # most steps between two looks of the host; the fewer where it watches for strings
 RESTING = 8  # a chunk ends as soon as one of so many places is free, where something can come into it
-WHY = {loop.STOP_TOKEN: "stop", loop.LENGTH: "length"}
+WHY = {loop.RUNNING: None, loop.STOP_TOKEN: "stop", loop.LENGTH: "length"}
 
 
 class Request(NamedTuple):
@@ -33,9 +33,10 @@ class Request(NamedTuple):
 class Drawing:
     """One call of `Sampler.draw`: the prompts in the loop, those that wait in the prefilled batch, and the batches to come."""
 
-    def __init__(self, sampler, params, owners, samples, done):
-        self.sampler, self.params = sampler, params
-        self.plan = batches.plan(list(owners), shards=sampler.shards)
+    def __init__(self, sampler, params, owners, samples, done, *, seed, room=0, look=None):
+        """`room`: least places of a prompt in the cache. `look`: steps after which samples that go on are yielded too; None: never."""
+        self.sampler, self.params, self.seed, self.look = sampler, params, seed, look
+        self.plan = batches.plan(list(owners), shards=sampler.shards, room=room)
         first = batches.first_missing(owners, samples, done)
         self.batches: deque[tuple[Sequence[batches.Place], list[Request]]] = deque()  # whole batches, and what of them is to be drawn
         for batch in self.plan.batches:
@@ -56,9 +57,9 @@ class Drawing:
         )
 
     def samples(self) -> Iterator[tuple[Ids, int, tuple]]:
-        """Yields (prompt, number of the sample, the other fields of `Sample`) as samples end."""
+        """Yields (prompt, number of the sample, the other fields of `Sample`) as samples end, and where it looks, as they grow."""
         sampler, shape = self.sampler, (self.sampler.places, self.sampler.lanes)
-        ended, steps = np.zeros(shape, bool), WATCHED_CHUNK if sampler.stopping.strings else CHUNK
+        ended, steps = np.zeros(shape, bool), self.look or (WATCHED_CHUNK if sampler.stopping.strings else CHUNK)
         while self._fill():
             comes = self.waiting or self.batches or any(self._left(place) for place in range(sampler.places))
             free = self.inside.count(None) + max(1, sampler.places // RESTING) if comes else sampler.places
@@ -70,27 +71,30 @@ class Drawing:
             ended = np.zeros(shape, bool)
             for place, request in enumerate(self.inside):
                 if request is not None:
-                    for number, fields in self._ended(place, request, texts):
-                        ended[place] |= lanes[place] == number
-                        sampler.usage.tokens += len(fields[0])
+                    for number, fields in self._heard(place, request, texts):
+                        if fields[-1] is not None:
+                            ended[place] |= lanes[place] == number
+                            sampler.usage.tokens += len(fields[0])
                         yield request.place.ids, number, fields
                     if len(self.found[place]) == request.end - request.first:
                         self.inside[place] = None
 
-    def _ended(self, place, request, texts):
-        # (number, fields of `Sample`) of the samples of a place that have ended and were not yielded before
+    def _heard(self, place, request, texts):
+        # (number, fields of `Sample`) of the samples of a place that have ended and were not yielded before, and of those that it looks at
         for number in range(request.first, request.end):
             count, why = int(texts.length[place, number]), int(texts.why[place, number])
             if not count or number in self.found[place]:
                 continue
             ids = texts.tokens[place, number, :count]
             cut = self.sampler.stopping.tokens_before_string(ids.tolist(), lambda part: self.sampler.text_of(request.place.ids, part))
-            if cut is None and why == loop.RUNNING:
+            stop = WHY[why] if cut is None else "string"
+            if stop is None and self.look is None:
                 continue
-            self.found[place].add(number)
+            if stop is not None:
+                self.found[place].add(number)
             span = slice(0, count if cut is None else cut)
             numbers = texts.logps[place, number, span], texts.sampled_logps[place, number, span]
-            yield number, (ids[span].copy(), *(x.copy() for x in numbers), WHY[why] if cut is None else "string")
+            yield number, (ids[span].copy(), *(x.copy() for x in numbers), stop)
 
     def _fill(self) -> bool:
         """Brings prompts that wait into the places that are free; whether any place is taken then."""
@@ -141,7 +145,7 @@ class Drawing:
         for i, request in taken:
             names[i] = zlib.crc32(np.array(request.place.ids, np.int32).tobytes())
             last[i], end[i] = request.place.ids[-1], request.end
-        keys = np.asarray(self.sampler.random_keys(names, samples=self.samples_each))
+        keys = np.asarray(self.sampler.random_keys(np.uint32(self.seed), names, samples=self.samples_each))
         return loop.Prompts(*map(_by_row, (keys, last, np.minimum(self.begun, end), end)))
 
     def _shares(self, free: int) -> list[Request]:

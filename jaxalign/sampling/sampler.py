@@ -33,7 +33,7 @@ class Sample:
     token_ids: np.ndarray  # int32[L]; the stop token included
     logps: np.ndarray  # float32[L]; log-prob of every token under the model
     sampled_logps: np.ndarray  # float32[L]; log-prob of every token under the law that it was drawn from
-    stop: Why  # what ended it: "stop" a stop token, "string" a stop string, "length" max_new_tokens
+    stop: Why | None  # what ended it: "stop" a stop token, "string" a stop string, "length" max_new_tokens; None: it goes on
 
 
 @dataclasses.dataclass
@@ -85,7 +85,7 @@ class Sampler:
             raise ValueError("stop strings are found in text, so they need text_of; use stop ids, or give the tokenizer's decoding.")
         if min(places, lanes) < 1:
             raise ValueError(f"places={places} and lanes={lanes} must be at least 1.")
-        self.model, self.stopping, self.text_of, self.dtype = model, stopping, text_of, dtype
+        self.model, self.stopping, self.text_of, self.dtype, self.law, self.seed = model, stopping, text_of, dtype, law, seed
         self.shards = int(np.prod([sharding.mesh_shape()[axis] for axis in sharding.mesh_axes("rows")]))
         self.places, self.lanes, self.usage = -(-places // self.shards) * self.shards, lanes, Usage()
         options = {"law": law, "stop_ids": stopping.ids, "min_new_tokens": stopping.min_new_tokens, "dtype": dtype}
@@ -96,7 +96,7 @@ class Sampler:
         self.begin = jax.jit(
             partial(loop.begin, model, dtype=dtype), static_argnames=("prompts", "lanes", "samples", "prompt_tokens", "tokens")
         )
-        self.random_keys = jax.jit(partial(_random_keys, seed), static_argnames="samples")
+        self.random_keys = jax.jit(_random_keys, static_argnames="samples")
         self.whole = jax.jit(lambda tree: jax.tree.map(lambda x: jax.reshard(x, sharding.spec(*(None,) * x.ndim)), tree))
 
     def draw(self, params, prompts: Sequence[Sequence[int]], *, samples: int, done: Collection[tuple[int, int]] = ()) -> Iterator[Sample]:
@@ -117,27 +117,49 @@ class Sampler:
             owners.setdefault(tuple(ids), []).append(i)
         if not owners:
             return
-        for ids, number, fields in Drawing(self, params, owners, samples, done).samples():
+        for ids, number, fields in Drawing(self, params, owners, samples, done, seed=self.seed).samples():
             for prompt in owners[ids]:
                 if (prompt, number) not in done:
                     yield Sample(prompt, number, *fields)
 
-    def check(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Raises ValueError where a prompt is empty, leaves no room for max_new_tokens, or has a token beyond the vocabulary."""
+    def stream(self, params, prompt: Sequence[int], *, seed: int, steps: int) -> Iterator[Sample]:
+        """Yields the sample 0 of one prompt as it grows, whole every time: after so many tokens each, and when it has ended.
+
+        The cache has room for a power of two of tokens, so that a conversation that grows compiles seldom.
+
+        Raises:
+          ValueError: as `check`.
+        """
+        self.check([prompt])
+        room = 1 << (len(prompt) - 1).bit_length()
+        drawing = Drawing(self, params, {tuple(prompt): [0]}, 1, (), seed=seed, room=room, look=steps)
+        for _, number, fields in drawing.samples():
+            yield Sample(0, number, *fields)
+
+    def check(self, prompts: Sequence[Sequence[int]], *, names: Sequence[str | int] | None = None) -> None:
+        """Raises ValueError where a prompt is empty, leaves no room for max_new_tokens, or has a token beyond the vocabulary.
+
+        names are those of the prompts in the message; None: their numbers.
+        """
         config, new = self.model.config, self.stopping.max_new_tokens
-        for number, ids in enumerate(prompts):
+        names = range(len(prompts)) if names is None else names
+        for name, ids in zip(names, prompts, strict=True):
             if not len(ids):
-                raise ValueError(f"prompt {number} is empty; begin it with at least one token, for example BOS.")
+                raise ValueError(f"prompt {name} is empty; begin it with at least one token, for example BOS.")
             if not 0 <= min(ids) <= max(ids) < config.vocab_size:
-                raise ValueError(f"prompt {number} has a token outside of the model's vocabulary, 0 to {config.vocab_size - 1}.")
-            if len(ids) + new > config.max_positions:
-                raise ValueError(
-                    f"prompt {number} has {len(ids)} tokens, and with max_new_tokens={new} that is more than the model's "
-                    f"{config.max_positions} positions; shorten the prompt or lower max_new_tokens."
-                )
+                raise ValueError(f"prompt {name} has a token outside of the model's vocabulary, 0 to {config.vocab_size - 1}.")
+        long = [(name, len(ids)) for name, ids in zip(names, prompts, strict=True) if len(ids) + new > config.max_positions]
+        if long:
+            longest, room = max(size for _, size in long), config.max_positions
+            others = f"; {len(long) - 1} of the other {len(prompts) - 1} prompts are too long as well" if len(long) > 1 else ""
+            fits = f" to at most {room - longest}" if longest < room else ""
+            raise ValueError(
+                f"prompt {long[0][0]} has {long[0][1]} tokens, and with max_new_tokens={new} that is more than the model's {room} "
+                f"positions{others}; shorten the prompt or lower max_new_tokens{fits}."
+            )
 
 
-def _random_keys(seed: int, names: jax.Array, *, samples: int) -> jax.Array:
+def _random_keys(seed: jax.Array, names: jax.Array, *, samples: int) -> jax.Array:
     """Key data of every sample of the prompts with these names: uint32[P, samples, 2]."""
     with_name = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl="threefry2x32"), names)
     with_number = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(with_name, jnp.arange(samples))

@@ -33,6 +33,12 @@ class Stopping:
         places = [text.find(string) for string in self.strings]
         return min((place for place in places if place >= 0), default=None)
 
+    def settled(self, text: str) -> str:
+        """The part of a text that goes on which further tokens leave as it is: not half a character, nor what may begin a stop string."""
+        whole = text.rstrip("\ufffd")
+        begun = (size for string in self.strings for size in range(1, len(string)) if whole.endswith(string[:size]))
+        return whole[: len(whole) - max(begun, default=0)]
+
     def tokens_before_string(self, ids: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> int | None:
         """How many tokens it takes until the text contains a stop string; None: the text of all ids contains none."""
         if not self.strings or self.first_string(text_of(ids)) is None:
