@@ -68,7 +68,7 @@ class Talker:
                 text = "" if turn.ended else text + turn.line + turn.answer
             return text + line
         system = [] if self.system is None else [("system", self.system)]
-        said = [pair for turn in self.turns for pair in (("user", turn.line), ("assistant", turn.answer))]
+        said = [pair for turn in self.turns for pair in (("user", turn.line), ("assistant", turn.answer.strip()))]
         return [{"role": role, "content": content} for role, content in (*system, *said, ("user", line))]
 
     def _check_room(self, ids):

@@ -111,7 +111,7 @@ class Chat:
         if len(answers) == 1:
             _print_growing(answers[0])
         elif sys.stdout.isatty():
-            _side_by_side([talker.name for talker in self._talkers], answers)
+            side_by_side([talker.name for talker in self._talkers], answers)
         else:
             for i, (talker, answer) in enumerate(zip(self._talkers, answers, strict=True)):
                 print("\n\n" * (i > 0) + f"[{talker.name}]", flush=True)
@@ -125,15 +125,8 @@ class Chat:
         print(message, file=sys.stderr, flush=True)
 
 
-def _print_growing(answers: Iterator[str]) -> None:
-    shown = 0
-    for text in answers:
-        print(printable(text[shown:]), end="", flush=True)
-        shown = len(text)
-    print()
-
-
-def _side_by_side(names: Sequence[str], answers: Sequence[Iterator[str]]) -> None:
+def side_by_side(names: Sequence[str], answers: Sequence[Iterator[str]]) -> None:
+    """Shows growing answers in columns with these names; what is higher than the window is shown whole at the end."""
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
@@ -142,7 +135,9 @@ def _side_by_side(names: Sequence[str], answers: Sequence[Iterator[str]]) -> Non
     console, texts = Console(), [""] * len(names)
 
     def table(last_lines: int | None) -> Table:
-        columns = Table(*map(Text, names), expand=True)
+        columns = Table(expand=True)
+        for name in names:
+            columns.add_column(Text(name), ratio=1)
         width = max(1, (console.width - 1) // len(names) - 3)
         wrapped = [Text(printable(text)).wrap(console, width) for text in texts]
         columns.add_row(*(Text("\n").join(lines[-last_lines:] if last_lines else lines) for lines in wrapped))
@@ -161,3 +156,11 @@ def _side_by_side(names: Sequence[str], answers: Sequence[Iterator[str]]) -> Non
 def printable(text: str) -> str:
     """A text without what would steer a terminal."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+
+
+def _print_growing(answers: Iterator[str]) -> None:
+    shown = 0
+    for text in answers:
+        print(printable(text[shown:]), end="", flush=True)
+        shown = len(text)
+    print()

@@ -15,7 +15,7 @@ from jaxalign.sampling.conversation import Talker
 from jaxalign.sampling.sampler import Sample
 from jaxalign.sampling.speaker import Speaker
 from jaxalign.sampling.stopping import Stopping
-from jaxalign.sampling.terminal import Chat, printable
+from jaxalign.sampling.terminal import Chat, printable, side_by_side
 
 TOKENIZER = load(resolve("package:stories260k"))
 POSITIONS, NEW = 200, 12
@@ -88,6 +88,13 @@ def test_two_models_answer_side_by_side_and_remember_their_own_answers(monkeypat
     out, err = capsys.readouterr()
     assert out == "[one]\n a\n\n\n[two]\n c\n\n[one]\n b\n\n\n[two]\n d\n\n"
     assert "[two: cut at --max-new-tokens]" in err
+
+
+def test_on_a_terminal_two_answers_stand_in_columns(capsys):
+    side_by_side(["one", "two"], [iter(["a", "a long [b]answer[/b]"]), iter(["short"])])
+    last = capsys.readouterr().out.splitlines()
+    assert any("a long [b]answer[/b]" in line and line.rstrip("│ ").endswith("short") for line in last)
+    assert any("one" in line and "two" in line for line in last)
 
 
 class Interrupting(io.StringIO):
