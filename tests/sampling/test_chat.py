@@ -76,7 +76,8 @@ def test_commands(monkeypatch, capsys):
     assert sampler.seeds == [7, 8, 7] and [turn.answer for turn in one.turns] == [" c"]
     out, err = capsys.readouterr()
     assert out == " a\n\n b\n\n c\n\n"
-    for words in ("/undo: nothing has been said", "'/nothing' is no command", "'/reset now' is no command", "needs a chat template", "/again "):
+    refused = "/undo: nothing has been said", "'/nothing' is no command", "'/reset now' is no command", "needs a chat template", "/again "
+    for words in refused:
         assert words in err
 
 
