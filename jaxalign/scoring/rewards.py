@@ -51,7 +51,7 @@ class Reward:
         for number, score in enumerate(scores):
             if not isinstance(score, Fault) and not abs(score) <= LARGEST:
                 scores[number] = Fault("not_finite", f"its score is {score}.")
-        faults = [(_shown(prompt), score) for prompt, score in zip(prompts, scores, strict=True) if isinstance(score, Fault)]
+        faults = [(shown(prompt), score) for prompt, score in zip(prompts, scores, strict=True) if isinstance(score, Fault)]
         self.faults.add(len(scores), faults)
         return np.array([self.fault_value if isinstance(score, Fault) else score for score in scores], np.float32)
 
@@ -144,7 +144,8 @@ def _check_parts(of):
         parse(part[0])
 
 
-def _shown(prompt):
+def shown(prompt: Prompt) -> str:
+    """What names a sample in a message: the beginning of its prompt."""
     text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
     return f"the prompt {text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'!r}"
 

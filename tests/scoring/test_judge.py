@@ -1,0 +1,216 @@
+"""A judge behind a local endpoint that is fair, talks nonsense, prefers a place, is slow, is busy, or refuses."""
+
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import json
+import re
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from jaxalign.scoring import judge as judges
+
+KEY = "sk-secret-0123456789"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with what `reply` returns for (answer A, answer B): the text of a reply, or (status, body)."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply, self.requests, self.keys, self.headers = longer, [], [], {}
+
+    def handle_error(self, request, client_address):
+        pass  # a client that did not wait
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(body)
+        self.server.keys.append(self.headers["Authorization"])
+        answer = self.server.reply(*re.findall(r"\[Answer [AB]\]\n(.*?)\n\[End", body["messages"][1]["content"], re.DOTALL))
+        status, text = answer if isinstance(answer, tuple) else (200, json.dumps({"choices": [{"message": {"content": answer}}]}))
+        self.send_response(status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+def longer(first, second):
+    return f"Reasons.\n[[{'A' if len(first) > len(second) else 'B' if len(first) < len(second) else 'C'}]]"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def make(server, tmp_path):
+    return lambda **options: judges.make(dict(url=server.url, model="m", cache=str(tmp_path), wait_s=0.01, timeout_s=5.0) | options)
+
+
+FIRSTS, SECONDS = ["long one", "b", "same", "ab"], ["one", "much longer", "same", "xy"]
+PROMPTS = ["p", [{"role": "user", "content": "q"}], "r", "s"]
+
+
+def test_a_fair_judge_is_asked_in_both_orders_and_equal_answers_are_a_tie_without_asking(server, make):
+    judge = make()
+    assert judge(PROMPTS, FIRSTS, SECONDS).tolist() == [1, 0, 0.5, 0.5]
+    assert len(server.requests) == 6 and set(server.keys) == {f"Bearer {KEY}"}
+    assert server.requests[0]["temperature"] == 0 and server.requests[0]["model"] == "m"
+    assert judge.first_place()[0] == 0.5 and judge.lines() == ["judge m: 0 of 3 verdicts turned with the order of the answers: ties"]
+
+
+def test_replies_are_kept_by_content_and_the_key_is_nowhere_on_disk(server, make, tmp_path):
+    first = make()(PROMPTS, FIRSTS, SECONDS)
+    server.reply = lambda first, second: pytest.fail("asked again")
+    np.testing.assert_array_equal(make()(PROMPTS, FIRSTS, SECONDS), first)
+    assert len(server.requests) == 6
+    server.reply = longer
+    make(model="other")(PROMPTS[:1], FIRSTS[:1], SECONDS[:1])
+    make(instructions="Be strict.")(PROMPTS[:1], FIRSTS[:1], SECONDS[:1])
+    assert len(server.requests) == 10
+    files = list(tmp_path.iterdir())
+    assert len(files) == 10 and not any(KEY in file.read_text() or KEY in file.name for file in files)
+    files[0].write_text("{")  # damaged: asked again
+    for model in ("m", "other"):
+        make(model=model)(PROMPTS, FIRSTS, SECONDS)
+    assert json.loads(files[0].read_text())["reply"]
+
+
+def test_a_judge_that_prefers_whatever_stands_first_gives_ties_and_is_told(server, make):
+    server.reply = lambda first, second: "[[A]]"
+    judge = make(parallel=4)
+    verdict = judge([f"p{i}" for i in range(20)], ["a"] * 20, ["b"] * 20)
+    share, interval = judge.first_place()
+    assert (verdict == 0.5).all() and share == 1 and interval.low > 0.8
+    turned, bias = judge.lines()
+    assert "20 of 20 verdicts turned" in turned and "prefers what stands first: first 100.0% of the time (0.839 to 1.000)" in bias
+
+
+@pytest.mark.parametrize("reply", ["I like both.", "", "[[A]] or [[B]]", None, "[[D]]"])
+def test_nonsense_is_no_verdict_and_is_not_kept(server, make, tmp_path, reply):
+    server.reply = lambda first, second: reply
+    judge = make()
+    assert np.isnan(judge(PROMPTS[:2], FIRSTS[:2], SECONDS[:2])).all() and not list(tmp_path.iterdir())
+    assert judge.lines()[0].startswith("judge m: 2 of 2 samples left out by unreadable; first is the prompt 'p': the reply")
+
+
+@pytest.mark.parametrize(
+    "reply, letter",
+    [
+        ("[[A]] looks good, but B is right.\n[[B]]\n", "B"),
+        ("B", "B"),
+        ("**A**", "A"),
+        ("[[ C ]]", "C"),
+        ("A or B?", None),
+        ("[[B]]\nDone.", "B"),
+    ],
+)
+def test_the_last_line_of_a_reply_decides(reply, letter):
+    assert judges.verdict_of(reply) == letter
+
+
+def test_one_order_without_a_verdict_is_no_verdict(server, make):
+    server.reply = lambda first, second: "[[A]]" if first == "good" else "hm"
+    judge = make()
+    assert np.isnan(judge(["p"], ["good"], ["bad"])).all() and judge.faults.counts == {"unreadable": 1}
+
+
+@pytest.mark.parametrize("failure", [(503, "busy"), (429, ""), (200, "<html>"), (200, '{"choices": []}')])
+def test_a_busy_server_is_asked_again(server, make, failure):
+    left = [failure] * 2
+    server.reply = lambda first, second: left.pop() if left else longer(first, second)
+    judge = make(parallel=1)
+    assert judge(PROMPTS[:1], FIRSTS[:1], SECONDS[:1]).tolist() == [1] and len(server.requests) == 4 and not judge.faults.counts
+
+
+def test_the_server_says_how_long_to_wait(server, make):
+    left = [(429, "slow down")]
+    server.reply = lambda first, second: left.pop() if left else longer(first, second)
+    server.headers["Retry-After"] = "0"
+    start = time.monotonic()
+    assert make(parallel=1, wait_s=30.0)(["p"], ["ab"], ["c"]).tolist() == [1] and time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "reply, rule, words",
+    [
+        (lambda *answers: time.sleep(1) or "[[A]]", "timeout", "no reply within 0.2 s"),
+        (lambda *answers: (500, "on fire"), "overloaded", r"HTTP 500: on fire \(3 tries\)"),
+        (
+            lambda *answers: (401, json.dumps({"error": {"message": f"wrong key: {KEY}"}})),
+            "refused",
+            r"HTTP 401: wrong key: \*\*\* \(the key in",
+        ),
+        (lambda *answers: (307, ""), "refused", "HTTP 307"),
+    ],
+)
+def test_a_judge_that_fails_for_good_is_given_up_and_told(server, make, reply, rule, words):
+    server.reply = reply
+    judge = make(timeout_s=0.2, retries=2, parallel=2)
+    count = 50
+    assert np.isnan(judge([f"p{i}" for i in range(count)], ["a"] * count, ["b"] * count)).all()
+    assert judge.faults.counts == {rule: count} and len(server.requests) <= 12
+    assert re.search(words, judge.lines()[0]) and KEY not in "".join(judge.lines())
+    with pytest.raises(ValueError, match=f"the judge m at {server.url} does not answer") as raised:
+        judge.check()
+    assert KEY not in str(raised.value)
+
+
+def test_without_a_server_and_without_a_key_the_message_says_so(make, monkeypatch, server):
+    judge = make(url="http://127.0.0.1:9/v1", retries=0)
+    with pytest.raises(ValueError, match="unreachable|refused|is http://127.0.0.1:9/v1 right"):
+        judge.check()
+    monkeypatch.delenv("OPENAI_API_KEY")
+    server.reply = lambda first, second: (401, "who are you?")
+    with pytest.raises(ValueError, match=r"who are you\? \(the key in \$OPENAI_API_KEY is not set\)"):
+        make().check()
+    assert server.keys == [None]
+
+
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        ("gpt", "MODEL@https://HOST/v1"),
+        (["m"], "not list"),
+        (dict(url="http://h/v1"), "needs model"),
+        (dict(url="http://h/v1", model="m", ky="X"), "no option 'ky'"),
+        (dict(url="h/v1", model="m"), "https://HOST/v1"),
+        (dict(url="http://user:word@h/v1", model="m"), "holds a user or a password"),
+        (dict(url="http://h/v1", model="m", key_from=KEY), "the name of an environment variable"),
+        (dict(url="http://h/v1", model="m", retries=-1), "retries=-1"),
+        (dict(url="http://h/v1", model="m", timeout_s="5"), "timeout_s='5'"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_an_error_without_what_is_secret(spec, words):
+    with pytest.raises(ValueError, match=words) as raised:
+        judges.make(spec)
+    assert KEY not in str(raised.value) and "word@" not in str(raised.value)
+
+
+def test_a_key_that_no_header_may_hold_is_an_error_without_the_key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nX: y")
+    with pytest.raises(ValueError, match=r"the key in \$OPENAI_API_KEY holds") as raised:
+        judges.make("m@http://127.0.0.1:9/v1")
+    assert KEY not in str(raised.value)
