@@ -42,6 +42,7 @@ COMMANDS = {  # they import rooms, and no other command
     "export",
     "generate",
     "compare",
+    "report",
     "evaluate",
 }
 JIT = {"training.step", "rollout.source", "scoring.scorer", "sampling.sampler", "models.model", "hf.load", "hf.save"}  # hf: a tensor

@@ -1,6 +1,6 @@
 """Several runs beside each other: their last held-out metrics, tables and curves. A *row* of the table is a group of seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -53,13 +53,19 @@ def value(metrics: dict[str, Estimate], metric: str) -> Estimate:
     With several held-out sets a metric without the name of one is its mean over them, each weighing the same. "initial/NAME" is NAME where
     the reference does not move, because it is the initial one then.
     """
-    sets = [""] if "loss" in metrics else [key.removesuffix("loss") for key in metrics if key.endswith("/loss") and INITIAL not in key]
-    sets = [""] if any(name and metric.startswith(name) for name in sets) else sets
+    sets = prefixes(metrics)
+    sets = [""] if metric in metrics or any(name and metric.startswith(name) for name in sets) else sets
     found = [metrics.get(prefix + metric, metrics.get((prefix + metric).replace(INITIAL, "", 1), MISSING)) for prefix in sets]
     if not found or not all(math.isfinite(one.value) for one in found):
         return MISSING
     error = math.sqrt(sum(one.se**2 for one in found)) / len(found)
     return Estimate(sum(one.value for one in found) / len(found), error, sum(one.n for one in found))
+
+
+def prefixes(metrics: Iterable[str]) -> list[str]:
+    """What stands before the names of metrics: "NAME/" for each of several held-out sets, "" for one set."""
+    metrics = list(metrics)
+    return [""] if "loss" in metrics else [key.removesuffix("loss") for key in metrics if key.endswith("/loss") and INITIAL not in key]
 
 
 def headline(rows: Sequence[Row]) -> list[str]:
@@ -94,6 +100,15 @@ def draw(out: Path, rows: Sequence[Row], metrics: Sequence[str], *, x: str | Non
     figures.write(out / "curves.png", [figures.Panel(_curves(rows, metric), "step", metric) for metric in metrics])
     if x and y:
         figures.write(out / "trajectories.png", [figures.Panel(_trajectories(rows, x, y), x, y)])
+
+
+def points(row: Row, metrics: Sequence[str]) -> Iterator[tuple[int, list[list[float]]]]:
+    """(step, values of all runs for each metric) at the steps where all runs have all of them."""
+    runs = [dict(lines) for lines in row.runs.values()]
+    for step in sorted(set.intersection(*map(set, runs))):
+        values = [[value(lines[step], metric).value for lines in runs] for metric in metrics]
+        if all(math.isfinite(v) for of_runs in values for v in of_runs):
+            yield step, values
 
 
 def gaps(rows: Sequence[Row]) -> list[str]:
@@ -134,20 +149,11 @@ def _uncertainty(ends):
     return [f"{mean:.4g}", interval, over_prompts, f"{ends[0].n:,}" if ends[0].n else "-"]
 
 
-def _points(row, metrics):
-    """[(step, [values of all runs for each metric])] at the steps where all runs have all of them."""
-    runs = [dict(lines) for lines in row.runs.values()]
-    for step in sorted(set.intersection(*map(set, runs))):
-        values = [[value(lines[step], metric).value for lines in runs] for metric in metrics]
-        if all(math.isfinite(v) for of_runs in values for v in of_runs):
-            yield step, values
-
-
 def _curves(rows, metric):
     def panel(axes):
         for number, row in enumerate(rows):
-            if points := [(step, of_runs) for step, (of_runs,) in _points(row, [metric])]:
-                steps, values = zip(*points, strict=True)
+            if curve := [(step, of_runs) for step, (of_runs,) in points(row, [metric])]:
+                steps, values = zip(*curve, strict=True)
                 means = [sum(v) / len(v) for v in values]
                 figures.band(axes, steps, means, [min(v) for v in values], [max(v) for v in values], number=number, label=row.name)
 
@@ -157,9 +163,9 @@ def _curves(rows, metric):
 def _trajectories(rows, x, y):
     def panel(axes):
         for number, row in enumerate(rows):
-            if points := [values for _, values in _points(row, [x, y])]:
-                across, up = ([sum(of_runs[i]) / len(of_runs[i]) for of_runs in points] for i in (0, 1))
+            if path := [values for _, values in points(row, [x, y])]:
+                across, up = ([sum(of_runs[i]) / len(of_runs[i]) for of_runs in path] for i in (0, 1))
                 axes.plot(across, up, color=f"C{number}", marker="o", markersize=3, label=row.name)
-                axes.plot(*points[-1], color=f"C{number}", linestyle="", marker="x", markersize=6)  # where each run ends
+                axes.plot(*path[-1], color=f"C{number}", linestyle="", marker="x", markersize=6)  # where each run ends
 
     return panel

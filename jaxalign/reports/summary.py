@@ -103,7 +103,7 @@ def plot(workdir: Path) -> Path:
                 if split == "train":
                     steps, values = _series(training, metric)
                     axes.plot(steps, values, color=f"C{number}", alpha=0.25, linewidth=0.8)
-                    axes.plot(steps, _running_mean(values), color=f"C{number}", label=legend)
+                    axes.plot(steps, running_mean(values), color=f"C{number}", label=legend)
                 else:
                     points = [(step, found[metric]) for step, found in held_out if metric in found and found[metric].n]
                     low, high = ([one.value + sign * (one.se if one.se == one.se else 0.0) for _, one in points] for sign in (-1, 1))
@@ -127,7 +127,7 @@ def _series(lines, metric):
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _running_mean(values):
+def running_mean(values):
     """Means over windows that reach equally far to both sides at the beginning, so that the curve starts where the values do."""
     width = max(int(len(values) * SMOOTHING), 1)
     windows = (values[i - min(width, i) : i + min(width, i) + 1] for i in range(len(values)))

@@ -1,0 +1,125 @@
+"""The answer that a report begins with: which configuration is better, by how much, and whether that can be told."""
+
+from collections.abc import Iterable, Sequence
+import math
+
+from jaxalign.reports import differences
+from jaxalign.reports.differences import Difference
+from jaxalign.reports.html import charts
+from jaxalign.reports.html.contents import GENERATED, Entry
+from jaxalign.reports.html.markup import Markup, join, tag
+from jaxalign.reports.html.questions import CHANCE, Duel, Question, Side, duels, gap, questions, since_start
+
+OPPONENTS = {"reference": "the reference", "chosen": "the chosen answers"}  # as evaluations name them -> in words
+NOT_TOLD = tag("b", "cannot be told")
+
+
+def section(entries: Sequence[Entry]) -> Markup:
+    """Sentences, the most telling first, each with the intervals behind it."""
+    judged, asked = duels(entries), questions(entries)
+    if not judged and not asked:
+        flag = tag("code", "python -m jaxalign.evaluate --against")
+        ways = ("Set ", tag("code", "data.eval"), " to a file with pairs, or compare what the models say with ", flag, ".")
+        return tag("p", "Nothing was measured that ranks these runs, so which is better ", NOT_TOLD, ". ", *ways, class_="verdict")
+    direct, others = ([duel for duel in judged if duel.direct is one] for one in (True, False))
+    of_answers, held_out = ([one for one in asked if one.metric.startswith(GENERATED) is kind] for kind in (True, False))
+    return join(
+        _duels(direct),
+        *(_ranking(question, entries) for question in of_answers),
+        _duels(others),
+        *(_ranking(question, entries) for question in held_out),
+    )
+
+
+def _duels(judged: list[Duel]) -> Markup | None:
+    if not judged:
+        return None
+    rows = [charts.Interval(f"{duel.entry.name} against {_named(duel)}", duel.entry.number, *_ends(duel.rate)) for duel in judged]
+    label = "win rate with its 95 % interval, a tie counting half; the dotted line is a draw"
+    return _finding(map(_won, judged), charts.intervals(rows, label=label, line=CHANCE))
+
+
+def _named(duel: Duel) -> str:
+    return OPPONENTS.get(duel.opponent, duel.opponent)
+
+
+def _won(duel: Duel) -> Markup:
+    name, other, rate = duel.entry.name, _named(duel), duel.rate
+    told = {1: tag("b", f"{name} is better than {other}"), -1: tag("b", f"{name} is worse than {other}")}
+    head = told.get(duel.sign) or join("Whether ", tag("b", name), " or ", tag("b", other), " is better ", NOT_TOLD)
+    interval = f"95 % interval {_share(rate.low)} to {_share(rate.high)}" if math.isfinite(rate.low) else "too few prompts for an interval"
+    length = f"; at equal length it would win {_share(duel.at_equal_length)}" if math.isfinite(duel.at_equal_length) else ""
+    return join(head, f": it wins {_share(rate.value)} ({interval}){length}.")
+
+
+def _ranking(question: Question, entries: Sequence[Entry]) -> Markup:
+    means = [differences.mean(side.ends) for side in question.sides]
+    rows = [charts.Interval(side.entry.name, side.entry.number, *_ends(one)) for side, one in zip(question.sides, means, strict=True)]
+    whose = "other seeds and other prompts" if any(one.seeds > 1 for one in means) else "other prompts; one seed each"
+    start = f"; the dotted line is where training starts, {question.start:g}" if question.start is not None else ""
+    label = f"{question.what}, with the 95 % interval for {whose}{start}"
+    sentence = _compared(question) if len(question.sides) > 1 else _alone(question, question.sides[0])
+    lacking = [entry.name for entry in entries if entry.number not in {side.entry.number for side in question.sides}]
+    without = f" It was not measured for {_listed(lacking)}." if lacking else None
+    return _finding([join(sentence, without)], charts.intervals(rows, label=label, line=question.start))
+
+
+def _compared(question: Question) -> Markup:
+    """The best side against all others; the intervals of all possible comparisons hold together, as the best was not known before."""
+    best, *others = question.sides
+    comparisons = math.comb(len(question.sides), 2)
+    gaps = [(side, gap(question, best, side, level=differences.simultaneous(comparisons))) for side in others]
+    beaten = [f"{side.entry.name} by {_by(one)}" for side, one in gaps if one.sign > 0]
+    undecided = [f"{side.entry.name} (it leads by {_by(one)})" for side, one in gaps if one.sign <= 0]
+    name, note = best.entry.name, " All intervals hold together in 95 of 100 cases." if comparisons > 1 else ""
+    if not beaten:
+        return join(f"Which has the best {question.what} ", NOT_TOLD, f": {name} leads ",
+                    _listed([f"{side.entry.name} by {_by(one)}" for side, one in gaps]), ".", note)  # fmt: skip
+    rest = join(" Whether it is better than ", _listed(undecided, " or "), " ", NOT_TOLD, ".") if undecided else None
+    return join(tag("b", f"{name} is better"), f" in {question.what}: it beats {_listed(beaten)}.", rest, note)
+
+
+def _alone(question: Question, side: Side) -> Markup:
+    name, changed = side.entry.name, since_start(question, side)
+    if changed is None:
+        reached = _ends(differences.mean(side.ends))[-1]
+        return join(f"{name} reached {reached} in {question.what}; its start was not measured, so what training did ", NOT_TOLD, ".")
+    started, one = changed
+    told = {1: tag("b", f"{name} is better than at its start"), -1: tag("b", f"{name} is worse than at its start")}
+    head = told.get(one.sign) or join("Whether ", tag("b", name), " is better than at its start ", NOT_TOLD)
+    return join(head, f": {question.what} went from {started:.4g} to {side.mean:.4g}, by {_by(one)}.")
+
+
+def _finding(sentences: Iterable[Markup], picture: Markup) -> Markup:
+    """Sentences beside the intervals behind them."""
+    return tag("div", tag("div", *(tag("p", sentence, class_="verdict") for sentence in sentences)), picture, class_="finding")
+
+
+def _share(value: float) -> str:
+    return f"{min(max(value, 0.0), 1.0):.1%}".replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def _ends(one: Difference) -> tuple[float, float, float, str]:
+    """(value, low, high, a text of them: "0.640 (0.575 to 0.705; 3 seeds, 214 prompts)")."""
+    digits = _digits(one)
+    interval = f"{one.low:.{digits}f} to {one.high:.{digits}f}; " if math.isfinite(one.low) else ""
+    seeds = f"{one.seeds} seeds, " if one.seeds > 1 else ""
+    text = f"{one.value:.{digits}f} ({interval}{seeds}{one.prompts:,} prompts)"
+    return one.value, one.low, one.high, text.replace("-", "−")
+
+
+def _by(one: Difference) -> str:
+    """A difference with its interval: "0.12 (0.03 to 0.21)"."""
+    digits = _digits(one)
+    interval = f"{one.low:.{digits}f} to {one.high:.{digits}f}" if math.isfinite(one.low) else "too few prompts for an interval"
+    return f"{one.value:.{digits}f} ({interval.replace('-', '−')})".replace("-", "−", 1)
+
+
+def _digits(one: Difference) -> int:
+    """Digits after the point that show two figures of the interval."""
+    half = (one.high - one.low) / 2
+    return min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 3
+
+
+def _listed(parts, word=" and "):
+    return word.join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]

@@ -1,0 +1,163 @@
+"""What a report shows, read from the folders of runs: logs, summaries, evaluations, samples. What is damaged is named and passed over."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import json
+import logging
+import math
+from pathlib import Path
+import re
+from typing import Any, NamedTuple
+
+from jaxalign.reports import comparison, groups, log, summary
+from jaxalign.reports.comparison import Evaluations
+from jaxalign.reports.estimates import Estimate
+
+LOG = logging.getLogger(__name__)
+STEP = re.compile(r"step-(\d+)")  # that the name of a file of a step begins with
+SAMPLES = ".samples.jsonl"  # ending of the samples of an evaluation
+GENERATED = "generate/"  # what stands before the metrics of generated answers
+PARTS = ("start", "checkpoint", "change")  # of an evaluation
+
+
+class Evaluation(NamedTuple):
+    """What `jaxalign.evaluate` wrote: metric -> estimate at the start and at the checkpoint, and of the change between them."""
+
+    name: str
+    step: int | None
+    start: dict[str, Estimate]
+    checkpoint: dict[str, Estimate]
+    change: dict[str, Estimate]
+    samples: list[dict[str, Any]]  # as `evaluators.generation` makes them
+
+
+class Run(NamedTuple):
+    """One seed."""
+
+    name: str  # of its folder
+    facts: dict[str, Any]  # of its summary; empty where there is none
+    training: list[dict]  # lines of its log
+    held_out: Evaluations  # of its log, completed by those of its evaluations
+    evaluations: list[Evaluation]
+    samples: list[dict[str, Any]]  # generated answers: of an evaluation, or of the last step that has some
+
+
+class Entry(NamedTuple):
+    """What a report compares: the seeds of one configuration."""
+
+    name: str
+    number: int  # of its colour
+    runs: list[Run]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The summary of the first seed that has one."""
+        return next((run.facts for run in self.runs if run.facts), {})
+
+    def row(self) -> comparison.Row:
+        """Its held-out metrics."""
+        return comparison.Row(self.name, {run.name: run.held_out for run in self.runs if run.held_out})
+
+
+def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[list[Entry], list[str]]:
+    """(what is compared, what is missing or damaged, a sentence each).
+
+    Raises:
+      ValueError: a folder is no run, or no run has what was asked for.
+    """
+    with _warnings() as warnings:
+        found, missing = groups.read(folders, stages)
+        if not found:
+            raise ValueError(f"there is nothing to report: {' '.join(missing)}")
+        entries = [Entry(group.name, i, [_run(name, folder) for name, folder in group.folders.items()]) for i, group in enumerate(found)]
+    for group, entry in zip(found, entries, strict=True):
+        names = ["/".join(filter(None, (run.name, group.stage))) for run in entry.runs if not run.held_out]
+        missing += [f"{name} was never evaluated on held-out prompts." for name in names]
+    missing += comparison.gaps([entry.row() for entry in entries if entry.row().runs])
+    return entries, list(dict.fromkeys([*warnings, *missing]))
+
+
+def _run(name, folder) -> Run:
+    evaluations = [one for path in _by_step(folder.glob("evaluations/*.json")) if (one := _evaluation(path))]
+    of_steps = _by_step(folder.glob("samples/step-*.jsonl"))
+    samples = next((one.samples for one in reversed(evaluations) if one.samples), None)
+    if samples is None:
+        samples = next(filter(None, map(_samples, reversed(of_steps))), [])
+    held_out = _completed(log.read_estimates(folder), evaluations)
+    return Run(name, summary.read_facts(folder) or {}, log.read_metrics(folder, "train"), held_out, evaluations, samples)
+
+
+def _completed(logged: Evaluations, evaluations) -> Evaluations:
+    """The logged metrics, with those of generated answers that only an evaluation has; an evaluation on other data adds no others."""
+    steps = {step: dict(metrics) for step, metrics in logged}
+    for one in evaluations:
+        for step, metrics in ((0, one.start), (one.step, one.checkpoint)):
+            new = {name: value for name, value in metrics.items() if name.startswith(GENERATED)}
+            if new and step is not None:
+                steps[step] = new | steps.get(step, {})
+    return sorted(steps.items())
+
+
+def _evaluation(path) -> Evaluation | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        parts = [{name: _estimate(one) for name, one in values.get(part, {}).items()} for part in PARTS]
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        LOG.warning("%s is damaged (%s) and is passed over.", path, error)
+        return None
+    beside = path.with_name(path.stem + SAMPLES)
+    return Evaluation(path.stem, _step(path), *parts, _samples(beside) if beside.is_file() else [])
+
+
+def _estimate(one) -> Estimate:
+    value, error = (math.nan if one[key] is None else float(one[key]) for key in ("value", "se"))
+    return Estimate(value, error, int(one["n"]))
+
+
+def _samples(path) -> list[dict]:
+    """The lines of a file of samples that are whole; a warning counts the others."""
+    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+    parsed = [_sample(line) for line in lines]
+    if damaged := [number for number, sample in enumerate(parsed, 1) if sample is None]:
+        counts = (path, len(damaged), len(lines), damaged[0])
+        LOG.warning("%s: %d of %d lines are damaged, the first is line %d; they are passed over.", *counts)
+    return [sample for sample in parsed if sample is not None]
+
+
+def _sample(line: bytes) -> dict | None:
+    """A line as `evaluators.generation` makes it; None where it is not."""
+    try:
+        sample = json.loads(line)
+        whole = isinstance(sample["text"], str) and _are_rewards(sample.get("rewards", {})) and "id" in sample and "prompt" in sample
+        other = sample.get("against")
+        whole = whole and (other is None or (isinstance(other["text"], str | None) and _are_rewards(other.get("rewards", {}))))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return sample if whole else None
+
+
+def _are_rewards(values) -> bool:
+    return all(value is None or isinstance(value, int | float) for value in values.values())
+
+
+def _by_step(paths) -> list[Path]:
+    return sorted((path for path in paths if path.is_file()), key=lambda path: (_step(path) or -1, path.name))
+
+
+def _step(path) -> int | None:
+    found = STEP.match(path.name)
+    return int(found[1]) if found else None
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collects what the readers of a run warn of, so that the page shows it too."""
+    sentences: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: sentences.append(record.getMessage())
+    logger = logging.getLogger("jaxalign")
+    logger.addHandler(handler)
+    try:
+        yield sentences
+    finally:
+        logger.removeHandler(handler)

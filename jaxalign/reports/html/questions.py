@@ -1,0 +1,151 @@
+"""By which metrics configurations are ranked, what each of them reached, and what can be compared prompt by prompt."""
+
+from collections.abc import Sequence
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxalign.reports import comparison, differences
+from jaxalign.reports.differences import Difference
+from jaxalign.reports.estimates import Estimate, change
+from jaxalign.reports.html.contents import GENERATED, Entry, Evaluation
+from jaxalign.reports.intervals import wilson
+
+REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{GENERATED}{name}" for name in ("reward", "exact_match", "win_rate", "win_rate_length_controlled"))
+CHANCE = 0.5  # of accuracy and of win rates
+
+
+class Side(NamedTuple):
+    """What one configuration reached."""
+
+    entry: Entry
+    ends: list[Estimate]  # the metric of each seed at its end
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return sum(end.value for end in self.ends) / len(self.ends)
+
+
+class Question(NamedTuple):
+    """A metric by which configurations are ranked; more is better."""
+
+    metric: str
+    what: str  # in words
+    sides: list[Side]  # the best first
+    start: float | None  # what it is before training in any case
+
+
+class Duel(NamedTuple):
+    """Answers of a configuration that were judged beside those of an opponent."""
+
+    entry: Entry
+    opponent: str
+    rate: Difference  # win rate, a tie counting half
+    at_equal_length: float  # NaN where it was not measured
+
+    @property
+    def direct(self) -> bool:
+        """Whether the opponent is another run or model, rather than the reference or the answers of the data."""
+        return self.opponent not in ("reference", "chosen")
+
+    @property
+    def sign(self) -> int:
+        """1 where the configuration is better, -1 where the opponent is, 0 where it cannot be told."""
+        return 1 if self.rate.low > CHANCE else -1 if self.rate.high < CHANCE else 0
+
+
+def questions(entries: Sequence[Entry]) -> list[Question]:
+    """The metrics that rank at least one configuration, the most telling first: rewards of answers, exact match, held-out accuracy."""
+    rows = [(entry, row) for entry in entries if (row := entry.row()).runs]
+    names = {name for _, row in rows for lines in row.runs.values() for name in lines[-1][1]}
+    rewards = sorted(name for name in names if name == REWARD or name.startswith(f"{REWARD}/"))
+    accuracy = [name for name in comparison.headline([row for _, row in rows]) if name.endswith("accuracy")]
+    asked = [(name, f"reward of generated answers{name.removeprefix(REWARD).replace('/', ', ')}", None) for name in rewards]
+    asked += [(EXACT, "share of generated answers that are right", None)] if EXACT in names else []
+    asked += [(name, "held-out accuracy", CHANCE) for name in accuracy]
+    found = []
+    for metric, what, start in asked:
+        sides = [Side(entry, ends) for entry, row in rows if (ends := row.last(metric))]
+        found.append(Question(metric, what, sorted(sides, key=lambda side: -side.mean), start))
+    return [question for question in found if question.sides]
+
+
+def duels(entries: Sequence[Entry]) -> list[Duel]:
+    """The direct comparisons that were judged; the seeds of a configuration against the same opponent are one."""
+    rates: dict[tuple[int, str], tuple[list[Estimate], list[Estimate]]] = {}
+    for number, one in [(entry.number, one) for entry in entries for run in entry.runs for one in run.evaluations]:
+        rate = one.checkpoint.get(WIN_RATE)
+        if rate is not None and math.isfinite(rate.value):
+            seeds, controlled = rates.setdefault((number, _opponent(one)), ([], []))
+            seeds.append(rate)
+            controlled += [one.checkpoint[CONTROLLED]] if CONTROLLED in one.checkpoint else []
+    by_number = {entry.number: entry for entry in entries}
+    return [
+        Duel(by_number[i], opponent, _win_rate(seeds), sum(one.value for one in controlled) / len(controlled) if controlled else math.nan)
+        for (i, opponent), (seeds, controlled) in rates.items()
+    ]
+
+
+def gap(question: Question, first: Side, second: Side, *, level: float) -> Difference:
+    """The lead of the first side, prompt by prompt where the samples of both have rewards on the same prompts."""
+    paired = paired_rewards(first.entry, second.entry, question.metric) if question.metric.startswith(REWARD) else None
+    return differences.between(first.ends, second.ends, paired, level=level)
+
+
+def since_start(question: Question, side: Side) -> tuple[float, Difference] | None:
+    """(the metric before training, its change); None where the start was not measured."""
+    if question.start is not None:
+        first = [Estimate(question.start, 0.0, end.n) for end in side.ends]
+    else:
+        rows = [dict(run.held_out).get(0, {}) for run in side.entry.runs if run.held_out]
+        first = [one for metrics in rows if math.isfinite((one := comparison.value(metrics, question.metric)).value)]
+    if len(first) != len(side.ends):
+        return None
+    evaluations = [one for run in side.entry.runs for one in run.evaluations[-1:]]
+    changes = [one.change[question.metric] for one in evaluations if question.metric in one.change]
+    paired = _over_seeds(changes) if len(changes) == len(side.ends) else None
+    return Side(side.entry, first).mean, differences.between(side.ends, first, paired)
+
+
+def paired_rewards(first: Entry, second: Entry, metric: str) -> Estimate | None:
+    """The lead of the first in a reward, prompt by prompt; None where they did not answer the same prompts.
+
+    A metric "generate/reward" without a name is that of the only reward there is.
+    """
+    sides = [_by_prompt(entry, metric) for entry in (first, second)]
+    if not sides[0] or set(sides[0]) != set(sides[1]):
+        return None
+    ones = np.ones(len(sides[0]))
+    return change(*((np.array([side[key] for key in sides[0]]), ones) for side in reversed(sides)))
+
+
+def _by_prompt(entry, metric):
+    """(id, prompt) -> mean reward over samples and seeds."""
+    name, values_by_prompt = metric.removeprefix(REWARD).removeprefix("/"), {}
+    for sample in (sample for run in entry.runs for sample in run.samples):
+        rewards = sample.get("rewards", {})
+        value = rewards.get(name) if name else next(iter(rewards.values())) if len(rewards) == 1 else None
+        if value is not None:
+            values_by_prompt.setdefault((str(sample["id"]), str(sample["prompt"])), []).append(value)
+    return {key: sum(values) / len(values) for key, values in values_by_prompt.items()}
+
+
+def _over_seeds(changes: list[Estimate]) -> Estimate:
+    """The mean change; the seeds share their prompts, so that its error is the mean of theirs."""
+    values, errors, counts = zip(*changes, strict=True)
+    return Estimate(sum(values) / len(values), sum(errors) / len(errors), min(counts))
+
+
+def _opponent(evaluation: Evaluation) -> str:
+    named = (sample["against"].get("from") for sample in evaluation.samples if sample.get("against"))
+    return next(filter(None, named), "its opponent")
+
+
+def _win_rate(seeds: list[Estimate]) -> Difference:
+    """The mean of several seeds with Student's interval, or of one seed with Wilson's."""
+    if len(seeds) > 1:
+        rate = differences.mean(seeds)
+        return rate._replace(low=max(rate.low, 0.0), high=min(rate.high, 1.0)) if math.isfinite(rate.low) else rate
+    return Difference(seeds[0].value, *wilson(seeds[0].value, seeds[0].n), seeds=1, prompts=seeds[0].n)

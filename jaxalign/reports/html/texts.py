@@ -1,0 +1,108 @@
+"""What the models say: generated answers side by side with their scores, and held-out answers with their log-probs before and after."""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+from jaxalign.reports.html.charts import colour
+from jaxalign.reports.html.contents import Entry
+from jaxalign.reports.html.markup import Markup, folded, join, table, tag
+
+SHOWN, FOLDED = 5, 20  # prompts, spread evenly over those that all configurations answered
+LETTERS = 1200  # shown of a text
+VERDICTS = {1: ("won", "won"), 0.5: ("tie", None), 0: ("lost", "lost")}  # verdict -> (word, CSS class)
+
+
+def generated(entries: Sequence[Entry]) -> Markup | None:
+    """The first answer of each configuration to prompts that all of them answered; None where none has samples."""
+    answered = [(entry, answers) for entry in entries if (answers := _first_answers(entry))]
+    if not answered:
+        return None
+    common = [key for key in answered[0][1] if all(key in answers for _, answers in answered)]
+    if not common:
+        return tag("p", "The configurations answered different prompts, so that no answers stand side by side.")
+    places = sorted({round(i * (len(common) - 1) / max(SHOWN + FOLDED - 1, 1)) for i in range(SHOWN + FOLDED)})
+    shown = places[:: max(math.ceil(len(places) / SHOWN), 1)]
+    prompts = {i: _prompt(common[i][1], [(entry, answers[common[i]]) for entry, answers in answered]) for i in places}
+    note = f"Of {len(common):,} prompts, spread evenly, not chosen by hand; the first answer of the first seed to each."
+    rest = [prompts[i] for i in places if i not in shown]
+    return join(
+        tag("p", note, class_="soft"),
+        *(prompts[i] for i in shown),
+        folded(f"{len(rest)} more prompts", *rest) if rest else None,
+    )
+
+
+def followed(entries: Sequence[Entry]) -> Markup | None:
+    """Held-out prompts and the log-probs of their answers before and after training, for each configuration; None where there are none."""
+    prompts: dict[str, dict[str, tuple[str, dict[int, str]]]] = {}  # prompt -> answer -> (what it is, its log-probs by configuration)
+    for entry in entries:
+        for sample in filter(_is_followed, entry.facts.get("samples", [])):
+            for response in sample["responses"]:
+                _, cells = prompts.setdefault(sample["prompt"], {}).setdefault(response["text"], (response["what"], {}))
+                cells[entry.number] = _change(response.get("before"), response.get("after"))
+    if not prompts:
+        return None
+    parts = []
+    for prompt, responses in prompts.items():
+        there = [entry for entry in entries if any(entry.number in cells for _, cells in responses.values())]
+        rows = [[what, _cut(text), *(cells.get(entry.number, "–") for entry in there)] for text, (what, cells) in responses.items()]
+        columns = ["answer", "text", *(entry.name for entry in there)]
+        parts.append(tag("div", tag("p", _cut(prompt), class_="prompt"), table(columns, rows, name="texts"), class_="sample"))
+    note = "Log-probability of the whole answer in nats before and after training, first seed."
+    return join(tag("p", note, class_="soft"), *parts)
+
+
+def _first_answers(entry) -> dict[tuple[str, str], dict]:
+    """(id, prompt) -> the first answer, of the first seed that has samples."""
+    samples = next((run.samples for run in entry.runs if run.samples), [])
+    answers: dict[tuple[str, str], dict] = {}
+    for sample in samples:
+        answers.setdefault((str(sample["id"]), _said(sample["prompt"])), sample)
+    return answers
+
+
+def _said(prompt: Any) -> str:
+    """A prompt as text; of messages, each after its role."""
+    if isinstance(prompt, list):
+        return "\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" if isinstance(turn, dict) else str(turn) for turn in prompt)
+    return str(prompt)
+
+
+def _prompt(prompt, answers):
+    cards, others = [], {}
+    for entry, sample in answers:
+        cards.append(_card(entry.name, sample, colour(entry.number), sample.get("verdict")))
+        if other := sample.get("against"):
+            if other["text"] is not None:
+                others.setdefault((other.get("from") or "opponent", other["text"]), other)
+    cards += [_card(name, other, None, None) for (name, _), other in others.items()]
+    return tag("div", tag("p", _cut(prompt), class_="prompt"), tag("div", *cards, class_="answers"), class_="sample")
+
+
+def _card(name, sample, css, verdict):
+    scores = [f"{key} {value:.3g}".replace("-", "−") for key, value in sample.get("rewards", {}).items() if value is not None]
+    tokens = sample.get("tokens")
+    scores += [f"{tokens} tokens" if tokens != 1 else "1 token"] if isinstance(tokens, int) else []
+    scores += ["cut off at the limit"] if sample.get("stop") == "length" else []
+    word, style = VERDICTS.get(verdict, (None, None)) if isinstance(verdict, int | float) else (None, None)
+    judged = tag("b", word, class_=style) if word else None
+    head = tag("header", tag("b", name), *(tag("span", score) for score in scores), judged)
+    text = tag("p", _cut(sample["text"])) if sample["text"].strip() else tag("p", tag("i", "says nothing"))
+    return tag("div", head, text, class_=f"answer {css or ''}".strip())
+
+
+def _is_followed(sample) -> bool:
+    responses = sample.get("responses") if isinstance(sample, dict) else None
+    return isinstance(responses, list) and all(isinstance(one, dict) and {"what", "text"} <= one.keys() for one in responses)
+
+
+def _change(before, after):
+    if before is None or after is None:
+        return "–"
+    return f"{before:.1f} → {after:.1f} ({after - before:+.1f})".replace("-", "−")
+
+
+def _cut(text):
+    text = text.strip("\n")
+    return text if len(text) <= LETTERS else f"{text[:LETTERS]} …"

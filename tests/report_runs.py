@@ -1,0 +1,56 @@
+"""Folders of runs as training and evaluation leave them, written by hand. Not a test itself."""
+
+import json
+
+PROMPTS = 40
+HOSTILE = "<script>document.title='x'</script><img src=x onerror=alert(1)>\"'&amp;\x00\x1b[31m]]>--></style></svg>"
+
+
+def write(folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen", text="plain", samples=()):
+    """A finished run: held-out lines with an error of 0.03 over PROMPTS prompts, a training curve, and a summary.
+
+    Args:
+      lines: {"step", NAME: value} each.
+      text: stands wherever a user's text does.
+      samples: of the summary.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = [{"step": step, "split": "train", "loss": 1 / (step + 1), "speed/tokens_per_s": 900.0 + step} for step in range(10)]
+    for line in lines:
+        names = [name for name in line if name != "step"]
+        steps.append({"split": "eval", **line, "se": dict.fromkeys(names, 0.03), "n": dict.fromkeys(names, PROMPTS)})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps))
+    rows = {"source": f"{text}.jsonl", "format": "paired", "read": 50, "kept": 47, "rules": [f"dropped 3 by {text}"]}
+    rows |= {"prompts": 47, "pairs": 47, "tokens": 1234, "fill": 0.9}
+    run = {"start_step": 0, "starts": 1, "seconds": 75.0, "command": f"python -m jaxalign.train --config {text}", "date": "2026-01-02"}
+    settings = {"objective": objective, "reference": reference, "text": f"template {text}, pack True", "seed": str(seed)}
+    facts = {"name": folder.name, "settings": settings, "data": {"training": rows, "held out": rows}, "samples": list(samples)}
+    (folder / "summary.json").write_text(json.dumps(facts | {"run": run | {"devices": "1 x cpu", "versions": "jax 0"}}))
+
+
+def evaluate(folder, rewards, *, step=9, text="an answer", against=None, prompts=None, **metrics):
+    """An evaluation of generated answers beside a run.
+
+    Args:
+      rewards: of one answer to each prompt.
+      against: (who, rewards) of the answers that they were judged beside.
+      prompts: their texts.
+      metrics: generate/NAME=value, besides the mean reward.
+    """
+    lines = []
+    for i, reward in enumerate(rewards):
+        prompt = prompts[i] if prompts else f"prompt {i}"
+        line = {"id": i, "sample": 0, "prompt": prompt, "text": text, "tokens": 3, "stop": "token", "rewards": {"judge": reward}}
+        if against:
+            other = against[1][i]
+            line["against"] = {"text": text, "rewards": {"judge": other}, "from": against[0]}
+            line["verdict"] = 0.5 if reward == other else float(reward > other)
+        lines.append(line)
+    if against:
+        metrics["win_rate"] = sum(line["verdict"] for line in lines) / len(lines)
+    metrics["reward"] = sum(rewards) / len(rewards)
+    numbers = {f"generate/{name}": {"value": value, "se": 0.1, "n": len(lines)} for name, value in metrics.items()}
+    folder = folder / "evaluations"
+    folder.mkdir(exist_ok=True)
+    (folder / f"step-{step}.json").write_text(json.dumps({"command": "x", "start": {}, "checkpoint": numbers, "change": {}}))
+    (folder / f"step-{step}.samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

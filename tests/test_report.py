@@ -1,0 +1,237 @@
+"""The page about runs: what it answers, that users' texts stay texts, and what it does where something is missing or damaged."""
+
+from html.parser import HTMLParser
+import json
+import re
+
+import pytest
+from report_runs import HOSTILE, PROMPTS, evaluate, write
+
+from jaxalign import report
+from jaxalign.reports.html import charts, contents, questions
+from jaxalign.reports.html.markup import escaped, tag
+
+VOID = {"meta", "br"}
+FOLLOWED = {"prompt": "p", "responses": [{"what": "chosen", "text": "yes", "before": -2.0, "after": -1.5}]}
+
+
+class Elements(HTMLParser):
+    """The elements of a page, its visible text, and whether all of them are closed in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], ""
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
+        self.open += [] if name in VOID else [name]
+
+    def handle_endtag(self, name):
+        assert self.open.pop() == name
+
+    def handle_data(self, data):
+        self.text += data if not {"style", "title"} & set(self.open) else ""
+
+    def having(self, attribute):
+        return [attributes[attribute] for _, attributes in self.elements if attribute in attributes]
+
+
+def page(tmp_path, *arguments):
+    out = tmp_path / "page.html"
+    assert report.main([*map(str, arguments), "--out", str(out)]) == 0
+    return Elements(out.read_text(encoding="utf-8"))
+
+
+def lines(accuracy, steps=(0, 9), **metrics):
+    return [{"step": step, "accuracy": 0.5 if step == 0 else accuracy, "loss": 0.6, "kl": step / 10, **metrics} for step in steps]
+
+
+def seeds(tmp_path, name, values, **options):
+    folders = [tmp_path / f"{name}_{seed}" for seed in range(len(values))]
+    for seed, (folder, value) in enumerate(zip(folders, values, strict=True)):
+        write(folder, lines=lines(value), seed=seed, **options)
+    return folders
+
+
+def test_the_better_configuration_is_named_with_its_lead_and_its_interval(tmp_path):
+    runs = [*seeds(tmp_path, "good", (0.8, 0.81, 0.79)), *seeds(tmp_path, "bad", (0.5, 0.51, 0.49), objective="ipo")]
+    text = page(tmp_path, *runs).text
+    assert re.search(r"good is better in held-out accuracy: it beats bad by 0\.300 \(0\.2\d+ to 0\.3\d+\)\.", text)
+    assert "0.800 (" in text and "3 seeds, 40 prompts" in text and "cannot be told" not in text
+
+
+def test_a_lead_within_its_interval_cannot_be_told(tmp_path):
+    runs = [*seeds(tmp_path, "one", (0.62, 0.66)), *seeds(tmp_path, "other", (0.6, 0.64), objective="ipo")]
+    text = page(tmp_path, *runs).text
+    assert re.search(r"Which has the best held-out accuracy cannot be told: one leads other by 0\.02\d? \(−", text)
+    assert "is better" not in text.replace("Which is better", "")
+
+
+def test_of_three_the_best_is_told_from_the_worst_only(tmp_path):
+    values = {"a": 0.8, "b": 0.78, "c": 0.5}
+    for name, value in values.items():
+        write(tmp_path / name, lines=lines(value), objective=name)
+    text = page(tmp_path, *(tmp_path / name for name in values)).text
+    assert re.search(r"a is better in held-out accuracy: it beats c by 0\.3\d* \([^)]*\)\. Whether it is better than b \(it leads", text)
+    assert "All intervals hold together in 95 of 100 cases." in text
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.8, "is better than at its start"), (0.51, "cannot be told"), (0.2, "is worse than at")])
+def test_a_run_alone_is_measured_against_its_start(tmp_path, value, expected):
+    write(tmp_path / "run", lines=lines(value))
+    assert expected in page(tmp_path, tmp_path / "run").text
+
+
+def test_rewards_of_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
+    hard = [(i * 7919 % 100) / 10 for i in range(PROMPTS)]
+    for name, gain in (("a", 0.2), ("b", 0.0)):
+        write(tmp_path / name, lines=lines(0.6), objective=name)
+        evaluate(tmp_path / name, [value + gain + i % 2 / 100 * (name == "a") for i, value in enumerate(hard)])
+    entries, _ = contents.read([tmp_path / "a", tmp_path / "b"])
+    paired = questions.paired_rewards(*entries, "generate/reward")
+    assert paired.value == pytest.approx(0.205) and paired.se == pytest.approx(0.005 / (PROMPTS - 1) ** 0.5)
+    assert "a is better in reward of generated answers" in page(tmp_path, tmp_path / "a", tmp_path / "b").text
+    evaluate(tmp_path / "b", hard, prompts=[f"other {i}" for i in range(PROMPTS)])
+    entries, _ = contents.read([tmp_path / "a", tmp_path / "b"])
+    assert questions.paired_rewards(*entries, "generate/reward") is None
+
+
+@pytest.mark.parametrize(
+    ("won", "expected"), [(36, "a is better than b"), (20, "Whether a or b is better cannot be told"), (4, "a is worse than b")]
+)
+def test_a_direct_comparison_comes_first_with_wilsons_interval(tmp_path, won, expected):
+    write(tmp_path / "a", lines=lines(0.6))
+    evaluate(tmp_path / "a", [1.0] * won + [0.0] * (PROMPTS - won), against=("b", [0.0] * won + [1.0] * (PROMPTS - won)))
+    text = page(tmp_path, tmp_path / "a").text
+    answer = text[text.index("Which is better", text.index("How it was made")) :]
+    assert answer.removeprefix("Which is better").startswith(expected)
+    assert f"it wins {won / PROMPTS:.1%}".replace("%", "\N{NO-BREAK SPACE}%") in answer
+
+
+def test_every_section_is_there_and_leads_to_its_data(tmp_path):
+    for name, gain in (("sft", 0.0), ("dpo", 0.5)):
+        write(tmp_path / name, lines=lines(0.6), objective=name, samples=[FOLLOWED])
+        evaluate(tmp_path / name, [gain] * PROMPTS, kl=gain, against=("reference", [0.1] * PROMPTS), text=f"{name} speaks")
+    found = page(tmp_path, tmp_path / "sft", tmp_path / "dpo")
+    assert found.having("href") == [f"#{name}" for name in ("answer", "kl", "curves", "texts", "settings", "data", "cost", "made")]
+    assert set(found.having("href")) == {f"#{name}" for name in found.having("id")}
+    sentences = ("sft speaks", "dpo speaks", "47 of 50 (94.0%)", "dropped 3 by plain", "−2.0 → −1.5 (+0.5)", "Held-out loss of dpo", "won")
+    assert not [sentence for sentence in sentences if sentence not in found.text]
+    assert not re.search(r"\bnan\b|\bNone\b", found.text)
+
+
+def test_what_differs_stands_apart_from_what_does_not(tmp_path):
+    write(tmp_path / "a", lines=lines(0.6), reference="soft, alpha 0.6")
+    write(tmp_path / "b", lines=lines(0.6), reference="soft, alpha 0.8")
+    text = page(tmp_path, tmp_path / "a", tmp_path / "b").text
+    differs, same = text[text.index("differs in") :].split("What is the same")
+    assert "alpha 0.6" in differs and "alpha 0.8" in differs and "beta 0.1" not in differs
+    assert "referencesoft" in same and "dpo, beta 0.1" in same
+
+
+def test_no_text_of_a_user_becomes_an_element(tmp_path):
+    run = tmp_path / "<b>run"
+    sample = {"prompt": HOSTILE, "responses": [{"what": HOSTILE, "text": HOSTILE, "before": None, "after": None}]}
+    write(run, lines=lines(0.6, **{f"odd/{HOSTILE}": 0.1}), text=HOSTILE, objective=HOSTILE, samples=[sample])
+    evaluate(run, [0.5] * 3, text=HOSTILE, prompts=[HOSTILE, "2", "3"], against=(HOSTILE, [0.0] * 3), **{f"reward/{HOSTILE}": 0.5})
+    found = page(tmp_path, run)
+    assert not {name for name, _ in found.elements} & {"script", "img", "b>run"}
+    assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
+    assert "<script>document.title='x'</script><img" in found.text and "\x00" not in found.text and "\x1b" not in found.text
+
+
+def test_the_page_loads_nothing_and_needs_no_script(tmp_path):
+    write(tmp_path / "run", lines=lines(0.6))
+    found = page(tmp_path, tmp_path / "run")
+    names = {name for name, _ in found.elements}
+    assert not names & {"script", "link", "iframe", "object", "embed", "img", "base", "form"} and not found.having("src")
+    assert any("default-src 'none'" in content for content in found.having("content"))
+    text = (tmp_path / "page.html").read_text()
+    assert not [word for word in ("url(", "@import", "http:", "https:") if word in text]
+
+
+def test_damaged_files_are_named_and_passed_over(tmp_path):
+    write(tmp_path / "run", lines=lines(0.9))
+    evaluate(tmp_path / "run", [1.0] * 5)
+    samples, numbers = tmp_path / "run/evaluations/step-9.samples.jsonl", tmp_path / "run/evaluations/step-3.json"
+    with samples.open("a") as file:
+        file.write('{"id": 1, "text": 3}\nnonsense\n{"id": 9')
+    numbers.write_text('{"start": 3}')
+    (tmp_path / "run/summary.json").write_bytes(b"\xff")
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write("broken\n")
+    found = page(tmp_path, tmp_path / "run")
+    for path, what in ((samples, "3 of 8 lines are damaged"), (numbers, "is damaged"), (tmp_path / "run/metrics.jsonl", "1 of 13 lines")):
+        assert re.search(f"{re.escape(str(path))}[^/]*{what}", found.text)
+    assert f"{tmp_path / 'run/summary.json'} is damaged" in found.text
+    assert "run is better than at its start" in found.text and "#settings" not in found.having("href")
+
+
+def test_a_run_that_was_never_evaluated_has_a_page(tmp_path):
+    write(tmp_path / "run", lines=[])
+    found = page(tmp_path, tmp_path / "run")
+    assert "Nothing was measured that ranks these runs, so which is better cannot be told." in found.text
+    assert "run was never evaluated on held-out prompts." in found.text
+    assert "Training loss of dpo, beta 0.1" in found.text and "#kl" not in found.having("href")
+
+
+def test_stages_of_runs_are_configurations_and_are_chosen(tmp_path):
+    for seed in range(2):
+        for stage in ("sft", "dpo"):
+            write(tmp_path / f"run_{seed}" / stage, lines=lines(0.6), seed=seed, objective=stage)
+    found = page(tmp_path, tmp_path / "run_0", tmp_path / "run_1", "--stages", "sft")
+    assert "1 configuration" not in found.text and "2 runs, 2026-01-02" in found.text and "Held-out loss of sft" in found.text
+    assert "Held-out loss of dpo" not in found.text
+    assert "2 configurations, 4 runs" in page(tmp_path, tmp_path / "run_0", tmp_path / "run_1").text
+
+
+def test_samples_of_the_last_step_stand_in_for_those_of_an_evaluation(tmp_path):
+    write(tmp_path / "run", lines=lines(0.6))
+    (tmp_path / "run/samples").mkdir()
+    for step, text in ((2, "early"), (10, "late")):
+        line = {"id": "a", "sample": 0, "prompt": [{"role": "user", "content": "hello"}], "text": text, "rewards": {"judge": None}}
+        (tmp_path / f"run/samples/step-{step}.jsonl").write_text(json.dumps(line) + "\n")
+    text = page(tmp_path, tmp_path / "run").text
+    assert "user: hello" in text and "late" in text and "early" not in text
+
+
+def test_an_evaluation_adds_no_held_out_metrics_of_other_rows(tmp_path):
+    write(tmp_path / "run", lines=lines(0.6))
+    other = {"accuracy": {"value": 0.9, "se": 0.0, "n": 7}, "generate/kl": {"value": 2.0, "se": None, "n": 1}}
+    (tmp_path / "run/evaluations").mkdir()
+    (tmp_path / "run/evaluations/step-9-0a1b2c3d.json").write_text(json.dumps({"checkpoint": other}))
+    (entry,), _ = contents.read([tmp_path / "run"])
+    metrics = dict(entry.runs[0].held_out)[9]
+    assert metrics["accuracy"].value == 0.6 and metrics["generate/kl"].value == 2.0
+
+
+@pytest.mark.parametrize(("out", "message"), [("", "is no run"), ("folder", "is a folder; name a file for the page")])
+def test_what_cannot_be_is_refused(tmp_path, capsys, out, message):
+    (tmp_path / "folder").mkdir()
+    assert report.main([str(tmp_path / "folder"), "--out", str(tmp_path / (out or "page.html"))]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (-0.3, 0.9, [-0.2, 0, 0.2, 0.4, 0.6, 0.8]), (0, 72, [0, 20, 40, 60]), (3, 3, [3])],
+)
+def test_ticks_are_round_numbers(low, high, expected):
+    assert charts.ticks(low, high) == pytest.approx(expected)
+
+
+def test_a_panel_places_its_points_where_their_values_are():
+    curve = charts.Curve("a", 0, [(0, 0.0), (10, 1.0)], low=[0.0, 0.5], high=[0.0, 1.5])
+    found = Elements(charts.lines("t", "x", "y", [curve]))
+    (left, low), (right, up) = ((float(c["cx"]), float(c["cy"])) for name, c in found.elements if name == "circle")
+    assert left < right and low > up
+    band = next(c["points"] for name, c in found.elements if name == "polygon").split()
+    assert band[0] == band[-1] == f"{left:.1f},{low:.1f}" and len(band) == 4
+
+
+def test_markup_is_escaped_once():
+    assert tag("p", "<&>", tag("b", "'"), title='"') == '<p title="&quot;">&lt;&amp;&gt;<b>&#x27;</b></p>'
+    assert escaped("\ud800") == "?"
