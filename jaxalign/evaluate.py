@@ -3,9 +3,13 @@
     python -m jaxalign.evaluate --workdir runs/NAME [--step N] [--config.data.eval.path=other.jsonl]
     python -m jaxalign.evaluate --config configs/NAME.py --checkpoint FOLDER
 
+    python -m jaxalign.evaluate --workdir runs/NAME --against reference --reward model:runs/REWARD [--prompts FILE]
+
 A run is evaluated with the configuration in its checkpoint, in which any key can be replaced; a folder of weights with that of a file.
+--reward and --against make the model answer prompts, and judge its answers: they set keys of eval.generate.
 """
 
+from collections.abc import Sequence
 import hashlib
 import json
 from pathlib import Path
@@ -27,7 +31,15 @@ FLAGS = (
     ("--config", {"metavar": "FILE.py[:ARGUMENT]", "help": "with --checkpoint: data and objective to evaluate with"}),
     ("--checkpoint", {"help": "with --config: folder of weights, or a name on the hub; model.checkpoint of the config is its reference"}),
     ("--out", {"type": local, "help": "file for the numbers, as JSON (default: WORKDIR/evaluations/NAME.json)"}),
+    ("--against", {"metavar": "MODEL", "help": "compare answers with those of a run or a folder, of the reference, or with the chosen ones"}),
+    ("--reward", {"action": "append", "metavar": "SPEC", "help": "length, gsm8k, FILE.py:NAME, model:NAME, ...; may be given several times"}),
+    ("--judge", {"metavar": "SPEC", "help": "decides which of two answers is better (default: the only reward)"}),
+    ("--prompts", {"metavar": "FILE", "help": "rows with prompts (default: the held-out rows)"}),
+    ("--samples", {"help": "answers to every prompt"}),
+    ("--max-new-tokens", {"help": "an answer ends after so many tokens"}),
+    ("--temperature", {"help": "of the answers; 0: the likeliest token"}),
 )
+OF_ANSWERS = ("against", "judge", "prompts", "samples", "max_new_tokens", "temperature")  # flags that are keys of eval.generate
 
 
 class Subject(NamedTuple):
@@ -55,16 +67,37 @@ def _evaluate(argv):
         raise ValueError(f"--out {options.out} is a folder; name a file for the numbers, like {Path(options.out) / 'evaluation.json'}.")
     if bool(options.config) != bool(options.checkpoint):
         raise ValueError("--config and --checkpoint go together; a run is evaluated with its own configuration, and --config.KEY=VALUE.")
+    overrides += _of_answers(options)
     subject = _of_run(options, overrides) if options.workdir else _of_folder(options, overrides)
     import jax
 
     from jaxalign.config import build
 
     with jax.set_mesh(build.mesh(subject.cfg)):
-        measured = _measure(subject)
+        numbers, answers = _measure(subject)
     if jax.process_index() == 0:
         command = shlex.join(["python", "-m", "jaxalign.evaluate", *(sys.argv[1:] if argv is None else argv)])
-        _report(subject, measured, command)
+        _report(subject, numbers, answers, command)
+
+
+def _of_answers(options) -> list[str]:
+    """What the flags for answers set in the configuration, as it is typed: --config.eval.generate.KEY=VALUE."""
+    values = {name: value for name in OF_ANSWERS if (value := getattr(options, name)) is not None}
+    if options.reward:
+        values["rewards"] = repr(rewards_by_name(options.reward))
+    below = f"{options.stage}." if options.config and options.stage else ""
+    return [f"--config.{below}eval.generate.{name}={value}" for name, value in values.items()]
+
+
+def rewards_by_name(specs: Sequence[str]) -> dict[str, str]:
+    """Name -> spec of rewards: the name is that of the function, of the model's folder, or of the rule."""
+    named: dict[str, str] = {}
+    for spec in specs:
+        kind, _, rest = spec.partition(":")
+        name = kind if kind == "regex" or not rest else rest if kind.endswith(".py") else Path(rest.partition("@")[0]).name or rest
+        number = sum(other.rstrip("0123456789-") == name for other in named) + 1
+        named[name if number == 1 else f"{name}-{number}"] = spec
+    return named
 
 
 def _of_run(options, overrides) -> Subject:
@@ -155,28 +188,34 @@ def _with_checkpoint(cfg, name: str):
 
 
 def _measure(subject):
-    """("before", "after") -> set -> metrics by prompt; "before" is missing where the start of the run is not to be had any more."""
-    from jaxalign.config import build, functions
+    """The `Comparison` of what is evaluated with the start of its run, and the lines of its answers."""
+    from jaxalign.config import build, functions, generation
     from jaxalign.config.computed import with_columns
     from jaxalign.config.durations import Durations
     from jaxalign.config.prepared import held_out_sets
     from jaxalign.config.sets import check_data, check_rewards
-    from jaxalign.evaluators import held_out
+    from jaxalign.evaluators import comparison, held_out
 
     cfg, model = subject.cfg, subject.model
     objective, sets = functions.objective(cfg), held_out_sets(cfg)
-    if not sets.held_out:
+    if not sets.held_out and cfg.eval.generate is None:
         raise ValueError("there is nothing to evaluate on; set data.eval, for example --config.data.eval.path=FILE.")
     check_data(objective, model, sets.all)
     sets = with_columns(cfg, sets)
     check_rewards(cfg, objective, sets.all)
+    speaking = generation.speaking(cfg, model, sets)
     # an evaluation makes no step
     made = build.functions(cfg, objective, model, Durations(total=1, planned=1, warmup=0, log_every=1, eval_every=1, save_every=1, every=1))
 
     def measure(state):
-        return {name: held_out.measure(made.eval_step, state, one, rows=cfg.batch.rows) for name, one in sets.held_out.items()}
+        by_prompt = {name: held_out.measure(made.eval_step, state, one, rows=cfg.batch.rows) for name, one in sets.held_out.items()}
+        return comparison.Side(by_prompt, speaking and speaking.measure(state))
 
-    return {name: measure(state) for name, state in _states(subject, made)}
+    sides = {name: measure(state) for name, state in _states(subject, made)}
+    if speaking and (faults := speaking.faults()):
+        print(*faults, sep="\n", file=sys.stderr)
+    compared = comparison.compare(sides.get("before"), sides["after"], origin=speaking and speaking.origin)
+    return compared, sides["after"].answers.lines if speaking else []
 
 
 def _states(subject, functions):
@@ -217,17 +256,14 @@ def _states(subject, functions):
     yield "after", state
 
 
-def _report(subject, measured, command):
+def _report(subject, numbers, answers, command):
     import rich.console
     import rich.table
 
-    from jaxalign.evaluators import held_out
-    from jaxalign.reports import page
+    from jaxalign.reports import log, page
     from jaxalign.reports.estimates import MISSING
 
-    after = held_out.estimates(measured["after"])
-    before = held_out.estimates(measured.get("before", {}))
-    change = held_out.changes(measured["before"], measured["after"]) if before else {}
+    before, after, change = numbers.start, numbers.checkpoint, numbers.change
     first = page.headline(after)
     table = rich.table.Table("held out", "start", "checkpoint (± 1 SE)", "change", "prompts")
     for name in [*first, *sorted(set(after) - set(first))]:
@@ -236,12 +272,15 @@ def _report(subject, measured, command):
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(table)
+    for sentence in numbers.sentences():
+        console.print(sentence, highlight=False)
     if subject.out:
-        parts = {"start": before, "checkpoint": after, "change": change}
-        numbers = {part: {name: one.as_dict() for name, one in values.items()} for part, values in parts.items()}
         subject.out.parent.mkdir(parents=True, exist_ok=True)
-        subject.out.write_text(json.dumps({"command": command, **numbers}, indent=1), encoding="utf-8")
+        subject.out.write_text(json.dumps({"command": command, **numbers.as_dict()}, indent=1), encoding="utf-8")
         print(f"Numbers: {subject.out}", file=sys.stderr)
+        if answers:
+            log.write_lines(subject.out.with_suffix(".samples.jsonl"), answers)
+            print(f"Answers: {subject.out.with_suffix('.samples.jsonl')}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         optimizer=optimizer,
         rule=rule,
         seed=cfg.seed,
-        keep_initial=cfg.reference.keep_initial and bool(cfg.data.eval is not None or cfg.data.eval_fraction),
+        keep_initial=cfg.reference.keep_initial and bool(cfg.data.eval is not None or cfg.data.eval_fraction or cfg.eval.generate),
         trained=trained,
         statistics=objective.statistics_names,
         **({"source": partial(source.PolicyLogps.carried, lengths.every, cfg.batch.rows, cfg.data.row_tokens)} if scored_by_policy else {}),

@@ -10,15 +10,16 @@ import textwrap
 from typing import Any, NamedTuple, get_args
 
 from jaxalign.config import functions
-from jaxalign.config.schema import COLUMN, DURATIONS, HELP_OF_DURATIONS, SCHEMA, SECTIONS, SOURCE, Field, units
+from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, HELP_OF_DURATIONS, SCHEMA, SECTIONS, SOURCE, Field, units
 from jaxalign.hparams import REQUIRED, hparams_of, meanings_of
 from jaxalign.suggest import meant
 
-NESTED = {"data.train": SOURCE, "data.computed.NAME": COLUMN}  # sections below a key of data
+NESTED = {"data.train": SOURCE, "data.computed.NAME": COLUMN, "eval.generate": GENERATE}  # sections below a key
 BELOW = {
     "data.train": "a source of rows; data.train may be a tuple of them",
     "data.eval": "a source of rows that are held out; data.eval may be a dict of them by name",
     "data.computed.NAME": "a column that a model computes",
+    "eval.generate": "answers to fixed prompts, judged at every evaluation",
 }
 STAGES = {  # of a configuration of several
     "stages": Field((tuple,), REQUIRED, "names of the stages, which run in this order"),

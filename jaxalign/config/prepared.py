@@ -54,12 +54,16 @@ def prepared_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_std
 
 def held_out_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_stderr) -> Sets:
     """The same without the training sets, which an evaluation does not need."""
-    opened = _opener(cfg, tell)
+    opened, side = _opener(cfg, tell), {"side": "eval"} if cfg.data.eval_fraction else {}
+    return Sets([], {name: opened(source, **side) for name, source in held_out_sources(cfg).items()})
+
+
+def held_out_sources(cfg: ConfigDict) -> dict[str, Mapping]:
+    """The sources of the held-out sets by name; of a fraction of the training rows the source of all of them."""
     if cfg.data.eval_fraction:
-        return Sets([], {"": opened(_training_sources(cfg)[0], side="eval")})
+        return {"": _training_sources(cfg)[0]}
     source = cfg.to_dict()["data"]["eval"]
-    held_out = {} if source is None else named_sets(source)
-    return Sets([], {name: opened(source) for name, source in held_out.items()})
+    return {} if source is None else named_sets(source)
 
 
 def _training_sources(cfg):

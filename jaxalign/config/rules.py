@@ -91,10 +91,44 @@ def _mesh_rule(resolved):
 
 def _train_rule(resolved):
     train, data = resolved["train"], resolved["data"]
-    if train["keep_best"] and data["eval"] is None and not data["eval_fraction"]:
-        yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval or data.eval_fraction."
+    if train["keep_best"] and not _holds_out(data) and resolved["eval"]["generate"] is None:
+        yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval, data.eval_fraction or eval.generate."
     if train["wandb"] and importlib.util.find_spec("wandb") is None:
         yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
+
+
+def _holds_out(data):
+    return data["eval"] is not None or bool(data["eval_fraction"])
+
+
+def _generate_rule(resolved):
+    from jaxalign.config import generation
+    from jaxalign.sampling.law import Law
+
+    spec = resolved["eval"]["generate"]
+    if spec is None:
+        return
+    if spec["prompts"] is None and not _holds_out(resolved["data"]):
+        yield "eval.generate needs prompts, and no rows are held out; set eval.generate.prompts, data.eval or data.eval_fraction."
+    if wrong := [name for name in spec["rewards"] or {} if "/" in name or name == generation.JUDGE]:
+        yield f"eval.generate.rewards.{wrong[0]}: a name has no /, and {generation.JUDGE} is what eval.generate.judge is called; choose another."
+    if spec["judge"] is not None and spec["against"] is None:
+        yield f"eval.generate.judge={spec['judge']!r} has no effect without eval.generate.against; name what answers are compared with."
+    try:
+        generation.metrics(spec)
+        Law(spec["temperature"], top_p=spec["top_p"])
+    except ValueError as error:
+        yield f"eval.generate: {str(error).removeprefix('eval.generate: ')}"
+
+
+def _generated(spec):
+    """Names of the metrics of eval.generate; none where it has a problem, which is reported by itself."""
+    from jaxalign.config import generation
+
+    try:
+        return set() if spec is None else generation.metrics(spec)
+    except ValueError:
+        return set()
 
 
 def _best_metric_rule(resolved):
@@ -102,7 +136,8 @@ def _best_metric_rule(resolved):
 
     given, data, reference = resolved["train"]["best_metric"], resolved["data"], resolved["reference"]
     chosen = resolved["train"]["keep_best"] or given != SCHEMA["train"]["best_metric"].default
-    if not chosen or (data["eval"] is None and not data["eval_fraction"]):
+    generated = _generated(resolved["eval"]["generate"])
+    if not chosen or given.removeprefix("-") in generated or (not _holds_out(data) and not generated):
         return
     sets = {"": None} if data["eval"] is None else named_sets(data["eval"])
     starts_anew = (rule := RULES[reference["rule"]]).moves and rule.holds == "weights"
@@ -119,8 +154,8 @@ def _best_metric_rule(resolved):
         first = f"use '{sign}{where}initial/{name}'" + ("" if reference["keep_initial"] else " and reference.keep_initial=True")
         yield f"train.best_metric={given!r} starts anew whenever reference.rule={reference['rule']!r} moves the reference; {first}."
         return
-    names = {f"{where}{other}" for other in trace.metrics(resolved, functions.objective(resolved))}
-    yield from trace.unknown_metric(given, names)
+    names = {f"{where}{other}" for other in trace.metrics(resolved, functions.objective(resolved))} if _holds_out(data) else set()
+    yield from trace.unknown_metric(given, names | generated)
 
 
 def _reference_rule(resolved):
@@ -199,8 +234,9 @@ RULES = (  # (rule, the sections that it reads)
     (_data_rule, ("data",)),
     (_optimizer_rule, ("optimizer",)),
     (_mesh_rule, ("mesh",)),
-    (_train_rule, ("train", "data")),
-    (_best_metric_rule, ("train", "data", "reference", "objective", "model")),
+    (_train_rule, ("train", "data", "eval")),
+    (_generate_rule, ("eval", "data")),
+    (_best_metric_rule, ("train", "data", "eval", "reference", "objective", "model")),
     (_reference_rule, ("reference",)),
     (_forward_rule, ("forward", "reference")),
     *((idle.check(section), (section,)) for section in idle.SECTIONS),

@@ -60,6 +60,7 @@ SECTIONS = {
     "optimizer": "update rule, learning rate, clipping",
     "mesh": "how devices are used",
     "train": "length, evaluation, checkpoints",
+    "eval": "what is measured beside the loss on held-out rows",
 }
 
 
@@ -111,6 +112,33 @@ COLUMN = {
     "rewards": Field((tuple,), ("reward",), "of an advantage: the columns that are summed to the reward", items=(str,)),
 }
 OPTIONS_OF_KIND = {"logps": (), "implicit_reward": ("reference", "beta"), "advantage": ("rewards",)}
+# eval.generate: answers to fixed prompts, at every evaluation.
+GENERATE = {
+    "prompts": Field((str, dict, NONE), None, "a file of prompts, or a source like data.eval; None: the prompts of the held-out rows"),
+    "limit": Field((int, NONE), 64, "the first so many different prompts; None: all", least=1),
+    "samples": Field((int,), 1, "answers to every prompt", least=1, most=4096),
+    "max_new_tokens": Field((int,), 128, "an answer ends after so many tokens", least=1, most=LONGEST_ROW),
+    "temperature": Field((float,), 1.0, "logits are divided by it; 0: the likeliest token", least=0),
+    "top_p": Field((float,), 1.0, "only the likeliest tokens that together have this probability", least=0, most=1),
+    "stop": Field((tuple,), (), "texts that end an answer beside the stop tokens", items=(str,)),
+    "seed": Field((int,), 0, "of the random draws; the same at every step", least=0, most=LARGEST_SEED),
+    "places": Field((int,), 64, "prompts that are answered at a time", least=1),
+    "rewards": Field(
+        (dict, NONE),
+        None,
+        "name -> length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:NAME, or dict(kind=..., ...)",
+        items=(str, dict),
+    ),
+    "against": Field(
+        (str, NONE),
+        None,
+        "whose answers are compared with the model's: reference (the model that the run started from), chosen (the rows' own), or a model",
+    ),
+    "judge": Field(
+        (str, dict, NONE), None, "what decides which of two answers is better: one of the rewards, or another one; None: the only reward"
+    ),
+    "kl": Field((bool,), True, "measure the KL to the model that the run started from, in nats per answer"),
+}
 SCHEMA: dict[str, Any] = {
     "seed": Field((int,), 0, "seed of the data order and of random weights", least=0, most=LARGEST_SEED),
     "model": {
@@ -195,5 +223,8 @@ SCHEMA: dict[str, Any] = {
         "export_dtype": Field((str,), "float32", "type of the weights in it", ("float32", "bfloat16")),
         "extend_learning_rate": Field((float, NONE), None, "constant rate of train.extend_*; None: that of the schedule's end", least=0),
         "wandb": Field((bool,), False, "log to Weights & Biases too"),
+    },
+    "eval": {
+        "generate": Field((dict, NONE), None, "dict(rewards=..., against=..., ...): answers to fixed prompts, judged at every evaluation"),
     },
 }

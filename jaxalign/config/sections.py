@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from jaxalign.config.other_names import called_here
-from jaxalign.config.schema import COLUMN, DURATIONS, LARGEST, SCHEMA, SOURCE, Field, named_sets, units
+from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, LARGEST, SCHEMA, SOURCE, Field, named_sets, units
 from jaxalign.hparams import REQUIRED
 from jaxalign.suggest import closest, meant
 
@@ -27,6 +27,7 @@ def check(given: Mapping) -> tuple[dict[str, Any], Problems]:
         resolved[key] = _subsection(given, key, field, found) if isinstance(field, dict) else _value(given, key, field, "", found)
     _check_sources(resolved["data"], problems["data"])
     _check_columns(resolved["data"], problems["data"])
+    _check_generate(resolved["eval"], problems["eval"])
     for name in _misplaced(given):
         section, missing = name.partition(".")[0], _missing(name)
         kept = [line for line in problems.get(section, ()) if not line.startswith(missing)]
@@ -189,3 +190,11 @@ def _check_columns(data, problems):
         columns[name] = column = _section(given, COLUMN, f"{where}.", problems)
         if column["kind"] == "implicit_reward" and column["reference"] is None:
             problems.append(f"{where}.reference is missing: an implicit reward is beta times the log-ratio of model to reference.")
+
+
+def _check_generate(section, problems):
+    given = section["generate"]
+    if isinstance(given, Mapping):
+        spec = section["generate"] = _section(given, GENERATE, "eval.generate.", problems)
+        if isinstance(spec["prompts"], Mapping):
+            spec["prompts"] = _source(spec["prompts"], "eval.generate.prompts", problems)

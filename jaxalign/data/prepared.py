@@ -5,6 +5,7 @@ import dataclasses
 import os
 from pathlib import Path
 import re
+from typing import Any
 
 from jaxalign.data import progress
 from jaxalign.data.raw import detect, sources, survey
@@ -133,7 +134,7 @@ def _recipe(source, rows, options):
     sections = [{field.name for field in dataclasses.fields(kind)} & options.keys() for kind in (Limits, shards.Recipe)]
     limits, rest = ({key: options[key] for key in keys} for keys in sections)
     rest["add_tokens"] = tuple(rest.get("add_tokens") or ())
-    return shards.Recipe(format=format, limits=Limits(**limits), renamed=rows.renamed, **rest, **_judgements(source)), how
+    return shards.Recipe(format=format, limits=Limits(**limits), renamed=rows.renamed, **rest, **judgements(source)), how
 
 
 def _meta(source, rows, recipe, renderer, how):
@@ -225,8 +226,8 @@ def _absolute(tokenizer):
     return str(local.absolute()) if local.exists() and not tokenizer.startswith("package:") else tokenizer
 
 
-def _judgements(source):
-    # what a recipe says of responses and their scores
+def judgements(source: Mapping) -> dict[str, Any]:
+    """What a source specifies of responses and their scores, as options of `formats.to_example`."""
     span = source.get("score_range")
     span = tuple(span) if isinstance(span, list) else span
     return {

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxalign.data.raw.prompts import Asked
+from jaxalign.evaluators import held_out
 from jaxalign.evaluators.held_out import ByPrompt
 from jaxalign.evaluators.voices import Answer, Voice, distinct
 from jaxalign.reports import win_rates
 from jaxalign.reports.estimates import Estimate
 
 NAME = "generate"  # what stands before the names of the metrics
-EXACT = "exact_match"  # the name of the reward that is 1 where an answer is right
+EXACT = "exact_match"  # the name of a reward that is a metric of its own: 1 where an answer is right
 WIN_RATE, CONTROLLED = "win_rate", "win_rate_length_controlled"
 Reward = Callable[[Sequence, Sequence[str], Sequence[Mapping]], np.ndarray]  # (prompts, completions, metadata) -> float32[n]
 Compare = Callable[[Sequence, Sequence[str], Sequence[str], Sequence[Mapping]], np.ndarray]  # (prompts, first, second, metadata) -> [n]
@@ -31,17 +32,16 @@ class Judging:
     decides: str | Compare | None = None  # the reward, or the judge of pairs, that verdicts come from; None: no verdicts
 
     def called(self, name: str) -> list[str]:
-        """The metrics that show the reward of this name: the one that decides, or the only one, is "reward"."""
-        named = [other for other in self.rewards if other != EXACT]
-        if name == EXACT:
-            return [EXACT]
-        first = name == self.decides or (len(named) == 1 and self.decides not in named)
-        return [*(["reward"] if first else []), *([f"reward/{name}"] if len(named) > 1 else [])]
+        """The metrics that show the reward of this name; the one that decides, or the only one, is "reward"."""
+        first = name == self.decides or len(self.rewards) == 1
+        own = [EXACT] if name == EXACT else [f"reward/{name}"] if len(self.rewards) > 1 else []
+        return (["reward"] if first else []) + own
 
     def metrics(self, *, against: bool, kl: bool) -> list[str]:
-        """Names of the metrics that `Generation.measure` gives."""
+        """Whole names of the metrics that `Generation.measure` gives."""
         names = ["tokens", "distinct_2", "stopped", *(metric for name in self.rewards for metric in self.called(name))]
-        return names + (["kl"] if kl else []) + ([WIN_RATE, CONTROLLED] if against else [])
+        names += (["kl"] if kl else []) + ([WIN_RATE, CONTROLLED] if against else [])
+        return [f"{NAME}/{name}" for name in names]
 
 
 class Others(NamedTuple):
@@ -58,6 +58,10 @@ class Measured(NamedTuple):
     by_prompt: ByPrompt
     further: dict[str, Estimate]  # metrics that are no means
     lines: list[dict[str, Any]]  # one per answer, see `Generation.measure`
+
+    def estimates(self) -> dict[str, Estimate]:
+        """The metrics under their whole names."""
+        return held_out.estimates({NAME: self.by_prompt}) | {f"{NAME}/{name}": one for name, one in self.further.items()}
 
 
 class Generation:

@@ -5,6 +5,7 @@ standard errors, "se": {NAME: error}, and the number of prompts behind each, "n"
 function of the configuration, so a run that was interrupted and resumed writes the same lines.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 import json
 import logging
 import math
@@ -19,6 +20,7 @@ from jaxalign.reports.estimates import Estimate
 
 LOG = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
+ANSWERS = "samples"  # folder with what the model said at every evaluation, a line per answer
 ERRORS = ("se", "n")  # keys of a held-out line beside its values
 
 
@@ -41,6 +43,9 @@ class RunLog:
         self._workdir, self._start_step, self._total = workdir, start_step, total_steps
         if not quiet:
             _drop_lines(workdir / METRICS, start_step)
+            for file in (workdir / ANSWERS).glob("step-*.jsonl"):
+                if (number := file.stem.removeprefix("step-")).isdecimal() and int(number) > start_step:
+                    file.unlink()
             self._file = open(workdir / METRICS, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
             if wandb:
                 import wandb as weights_and_biases
@@ -73,6 +78,11 @@ class RunLog:
         errors = _finite({name: one.se for name, one in estimates.items()})
         extra = dict(zip(ERRORS, (errors, {name: estimates[name].n for name in errors}), strict=True))
         self._write("eval", step, {name: one.value for name, one in estimates.items()}, extra)
+
+    def answers(self, step: int, lines: Sequence[Mapping]) -> None:
+        """Writes what the model said at a step to WORKDIR/samples/step-N.jsonl, a line per answer."""
+        if self._file is not None:
+            write_lines(self._workdir / ANSWERS / f"step-{step}.jsonl", lines)
 
     def _write(self, split, step, values, extra):
         if self._file is None:
@@ -120,6 +130,14 @@ class RunLog:
             self._board.close()
         if self._wandb:
             self._wandb.finish()
+
+
+def write_lines(path: Path, lines: Iterable[Mapping]) -> None:
+    """Writes a JSONL file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    os.replace(partial, path)
 
 
 def read_metrics(workdir: str | Path, split: str) -> list[dict]:

@@ -46,19 +46,19 @@ def read(rows: Rows, counts: Counts, *, numbers: Iterable[int] | None = None, **
             counts.add(error.rule, "dropped", number, str(error))
 
 
-def of_row(values: dict, number: int, *, format: str | None = None, chat: bool = True) -> Asked:
+def of_row(values: dict, number: int, *, format: str | None = None, **how) -> Asked:
     """The prompt of a raw row with this number.
 
     Args:
       format: of a row with an answer; None detects it.
-      chat: as in `formats.to_example`.
+      how: further options of `formats.to_example`.
 
     Raises:
       RowError: it has none, or one that cannot be read.
     """
     row = Record(values)
     own, name = row.get(ID), _format(row) if format in (None, "messages", "text") else format
-    (prompt, tools), answer = _unanswered(row) if name is None else _answered(row, name, chat)
+    (prompt, tools), answer = _unanswered(row) if name is None else _answered(row, name, how)
     if not (prompt.strip() if isinstance(prompt, str) else prompt and prompt[-1]["content"].strip()):
         raise RowError("empty_prompt", "the prompt is empty; give every row a prompt.")
     return Asked(own if isinstance(own, (str, int)) and own not in EMPTY else number, prompt, tools, answer, values)
@@ -76,11 +76,11 @@ def _format(row):
     return name if not isinstance(turns, str) and turns and turns[-1]["role"] == "assistant" else None
 
 
-def _answered(row, name, chat):
+def _answered(row, name, how):
     if name == "messages":  # the last turn is what the model is to say
         turns = side_of(row, row.first(CONVERSATIONS))
         return _in_context(turns[:-1], row), turns[-1]["content"]
-    example = to_example(row, name=name, chat=chat)
+    example = to_example(row, name=name, **how)
     best = example.responses[max(range(len(example.rewards)), key=lambda k: example.rewards[k])]
     if not isinstance(best, str):
         best = best[0]["content"] if len(best) == 1 else None

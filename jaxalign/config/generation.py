@@ -1,0 +1,154 @@
+"""The evaluation by generation that a configuration names in eval.generate: its prompts, its voices, its judges."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxalign.config import build
+from jaxalign.config.prepared import Sets, held_out_sources, to_stderr
+from jaxalign.data.prepared import judgements
+from jaxalign.data.raw import prompts, sources
+from jaxalign.data.raw.counts import Counts
+from jaxalign.data.raw.prompts import Asked
+from jaxalign.evaluators import questions
+from jaxalign.evaluators.divergence import Divergence
+from jaxalign.evaluators.generation import Generation, Judging
+from jaxalign.evaluators.speaking import PLAIN, Speaking
+from jaxalign.evaluators.voices import Drawing, Voice
+from jaxalign.hf import trained
+from jaxalign.models import model as models
+from jaxalign.sampling import speaker as speakers
+from jaxalign.sampling.law import Law
+from jaxalign.sampling.speaker import Speaker
+from jaxalign.scoring import rewards
+from jaxalign.training import forward
+from jaxalign.training.sources import Source
+
+REFERENCE, CHOSEN = "reference", "chosen"  # what eval.generate.against may be beside the name of a model
+JUDGE = "judge"  # the name of a reward that eval.generate.judge alone names
+
+
+def speaking(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable[[list[str]], None] = to_stderr) -> Speaking | None:
+    """The evaluation by generation of a run; None where eval.generate is None. Needs a mesh in scope; nothing is compiled yet.
+
+    Args:
+      model: the run's.
+      sets: the run's, of which the first held-out one gives the prompts where no others are named.
+      tell: gets what became of the prompts, as lines of text.
+
+    Raises:
+      ValueError: no prompt is left, or a reward, a judge or the other model cannot be had.
+    """
+    if cfg.eval.generate is None:
+        return None
+    spec = cfg.eval.generate.to_dict()
+    voice_of = partial(Voice, dtype=build.dtype(cfg))
+    speaker = Speaker(build.renderer(cfg), trained.stop_ids(build.renderer(cfg), build.tokenizer_folder(cfg)))
+    law = Law(spec["temperature"], top_p=spec["top_p"])
+    drawing = Drawing(spec["samples"], law, spec["max_new_tokens"], tuple(spec["stop"]), spec["seed"], spec["places"])
+    counts = Counts()
+    rows = _asked(cfg, spec, sets, counts, chat=speaker.renderer.template is not None)
+    room = model.config.max_positions - spec["max_new_tokens"]
+    asked = questions.chosen(rows, speaker, counts, limit=spec["limit"], most_tokens=room)
+    if counts.rules:
+        kept, *rules = counts.lines()
+        tell([f"prompts of eval.generate: {kept}", *rules])
+    decoder = models.build(model.config)
+    judges = judging(spec)
+    for reward in judges.rewards.values():
+        reward.check([one.columns for one in asked])
+    generation = Generation(asked, judges, samples=spec["samples"])
+    made = Speaking(generation, voice_of(decoder, speaker, asked, drawing), spec["max_new_tokens"])
+    if spec["against"] is not None:
+        made.origin = spec["against"]
+        made.texts = _texts(cfg, model, spec, asked, made.voice, partial(voice_of, asked=asked, drawing=drawing))
+    if spec["kl"]:
+        look = partial(forward.next_token, model, dtype=build.dtype(cfg), remat="none", attention=cfg.model.attention)
+        made.start, made.divergence = partial(_start, cfg, model), Divergence(look, rows=cfg.batch.rows)
+        if law != PLAIN:
+            made.plain = voice_of(decoder, speaker, asked, Drawing(**{**vars(drawing), "law": PLAIN}))
+    return made
+
+
+def judging(spec: Mapping[str, Any], make: Callable = rewards.make) -> Judging:
+    """The rewards and the judge that eval.generate names.
+
+    Args:
+      make: what a reward is made with from its spec.
+
+    Raises:
+      ValueError: one of them is no reward, or none decides where answers are compared.
+    """
+    specs = dict(sorted((spec["rewards"] or {}).items()))
+    decides = spec["judge"]
+    if decides is not None and not (isinstance(decides, str) and decides in specs):
+        specs, decides = specs | {JUDGE: decides}, JUDGE
+    if spec["against"] is not None and decides is None:
+        if len(specs) != 1:
+            named = f"there are {', '.join(specs)}; name one of them" if specs else "there is none; set eval.generate.rewards"
+            raise ValueError(f"eval.generate.against={spec['against']!r} needs a reward that decides, and {named} in eval.generate.judge.")
+        decides = next(iter(specs))
+    return Judging({name: make(one) for name, one in specs.items()}, decides)
+
+
+def metrics(spec: Mapping[str, Any]) -> set[str]:
+    """Names of the held-out metrics that eval.generate gives.
+
+    Raises:
+      ValueError: a reward is none, as far as can be seen without files, or none decides.
+    """
+    return set(judging(spec, rewards.parse).metrics(against=spec["against"] is not None, kl=spec["kl"]))
+
+
+def _asked(cfg, spec, sets, counts, *, chat):
+    """The prompts of a source of their own, or of the first held-out set."""
+    if spec["prompts"] is not None:
+        source = {"path": spec["prompts"]} if isinstance(spec["prompts"], str) else spec["prompts"]
+        numbers, format = None, source.get("format")
+    else:
+        name, source = next(iter(held_out_sources(cfg).items()))
+        numbers, format = sets.held_out[name].source_rows.tolist(), sets.held_out[name].meta["format"]
+    given = {key: value for key, value in source.items() if value is not None}
+    return prompts.read(sources.read(given), counts, numbers=numbers, format=format, chat=chat, scoring=judgements(given)["scoring"])
+
+
+def _texts(cfg, model, spec, asked: list[Asked], voice: Voice, voice_of):
+    """(train state) -> the answers that those of the policy are compared with."""
+    if spec["against"] == CHOSEN:
+        texts = [[one.answer] * spec["samples"] for one in asked]
+        if not any(one.answer for one in asked):
+            raise ValueError("eval.generate.against='chosen': no row of the prompts has an answer; name a model, or rows with answers.")
+        return lambda state: texts
+    if spec["against"] == REFERENCE:
+
+        def of_start(state):
+            return voice.answers({**(state.frozen or {}), **_start(cfg, model, state)})
+
+        return lambda state: _text(of_start(state))
+    source = Source(spec["against"])
+    other = models.build(source.config())
+    source.check(other)
+    theirs = voice_of(other, speakers.of_source(source, template=None))
+    return lambda state: _text(theirs.answers(source.load(other)))
+
+
+def _text(answers):
+    return [[answer.text for answer in own] for own in answers]
+
+
+def _start(cfg, model, state):
+    """What is trained, as it was before the first step."""
+    if state.initial is not None:
+        return state.initial
+    if cfg.reference.rule == "frozen":
+        return state.reference
+    try:
+        params = build.params(cfg, model)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"eval.generate measures against the model that the run started from, which is not there any more: {error}. Set "
+            "eval.generate.kl=False, and another eval.generate.against than 'reference'."
+        ) from error
+    return {key: params[key] for key in state.trainable}

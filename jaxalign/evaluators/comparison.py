@@ -1,0 +1,90 @@
+"""A checkpoint beside the model that its training started from: every held-out metric of both, its change, and intervals."""
+
+from collections.abc import Mapping
+import math
+from typing import Any, NamedTuple
+
+from jaxalign.evaluators import held_out
+from jaxalign.evaluators.generation import CONTROLLED, NAME, WIN_RATE, Measured
+from jaxalign.evaluators.held_out import ByPrompt
+from jaxalign.reports import intervals
+from jaxalign.reports.estimates import Estimate
+from jaxalign.reports.intervals import Interval
+
+SEED = 0  # of the bootstrap
+WILSON, BOOTSTRAP = "wilson", "bootstrap"  # of a share, over prompts
+PAIRED = "change_bootstrap"  # of a change, over prompts that bring both their measurements
+
+
+class Side(NamedTuple):
+    """What was measured of one model."""
+
+    sets: Mapping[str, ByPrompt]  # of every held-out set
+    answers: Measured | None  # what it said, where it was asked
+
+    def by_prompt(self) -> dict[str, ByPrompt]:
+        """The metrics of every set, and those of the answers as if they were of one more."""
+        return {**self.sets, **({NAME: self.answers.by_prompt} if self.answers else {})}
+
+    def estimates(self) -> dict[str, Estimate]:
+        """All metrics under their whole names."""
+        return held_out.estimates(dict(self.sets)) | (self.answers.estimates() if self.answers else {})
+
+
+class Comparison(NamedTuple):
+    """What is written of an evaluation."""
+
+    start: dict[str, Estimate]  # empty where the start of the run is not there any more
+    checkpoint: dict[str, Estimate]
+    change: dict[str, Estimate]
+    intervals: dict[str, dict[str, Interval]]  # metric -> kind -> where its true value lies in 95 of 100 cases
+    origin: str | None  # whose answers were compared with the checkpoint's
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        parts = {"start": self.start, "checkpoint": self.checkpoint, "change": self.change}
+        numbers = {part: {name: one.as_dict() for name, one in values.items()} for part, values in parts.items()}
+        bounds = {name: {kind: _bounds(one) for kind, one in kinds.items()} for name, kinds in self.intervals.items()}
+        return numbers | ({"intervals": bounds} if bounds else {})
+
+    def sentences(self) -> list[str]:
+        """What the intervals say, a sentence each."""
+        lines = []
+        if (rate := self.checkpoint.get(f"{NAME}/{WIN_RATE}")) and rate.n:
+            own, even = self.intervals[f"{NAME}/{WIN_RATE}"], self.checkpoint[f"{NAME}/{CONTROLLED}"]
+            wilson, bootstrap = (f"{own[kind].low:.1%} to {own[kind].high:.1%}" for kind in (WILSON, BOOTSTRAP))
+            where = f"{wilson} by Wilson, {bootstrap} by bootstrap over prompts"
+            lines.append(f"Against {self.origin} it wins {rate.value:.1%} on {rate.n:,} prompts (95 % intervals: {where}).")
+            lines.append(f"At equal length it wins {even.value:.1%} ± {even.se:.1%}.")
+        return lines
+
+
+def compare(before: Side | None, after: Side, *, origin: str | None) -> Comparison:
+    """The metrics of a checkpoint, `after`, beside those of its start."""
+    first, last = ({} if side is None else side.by_prompt() for side in (before, after))
+    return Comparison(
+        before.estimates() if before else {},
+        after.estimates(),
+        held_out.changes(first, last) if before else {},
+        _intervals(first.get(NAME, {}), last.get(NAME, {})),
+        origin,
+    )
+
+
+def _intervals(before: ByPrompt, after: ByPrompt) -> dict[str, dict[str, Interval]]:
+    found: dict[str, dict[str, Interval]] = {}
+    if WIN_RATE in after:
+        sums, weights = after[WIN_RATE]
+        n = int((weights > 0).sum())
+        share = sums.sum() / weights.sum() if n else math.nan
+        bootstrap = intervals.bootstrap(sums, weights, seed=SEED)
+        found[f"{NAME}/{WIN_RATE}"] = {WILSON: intervals.wilson(share, n), BOOTSTRAP: bootstrap}
+    for name in before.keys() & after.keys():
+        if name.startswith("reward") or name == WIN_RATE:
+            change = intervals.paired_bootstrap(before[name], after[name], seed=SEED)
+            found.setdefault(f"{NAME}/{name}", {})[PAIRED] = change
+    return found
+
+
+def _bounds(interval: Interval) -> list[float | None]:
+    return [bound if math.isfinite(bound) else None for bound in interval]

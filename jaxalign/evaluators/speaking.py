@@ -1,0 +1,75 @@
+"""Evaluation of a train state by what its policy says: the same prompts, the same others and the same judges at every step."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from jaxalign.evaluators.divergence import Divergence
+from jaxalign.evaluators.generation import Generation, Measured, Others
+from jaxalign.evaluators.voices import Answer, Voice
+from jaxalign.reports.estimates import Estimate
+from jaxalign.reports.log import RunLog
+from jaxalign.sampling.law import Law
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Speaking:
+    """What a policy says is drawn, and judged.
+
+    Args:
+      generation: the prompts and the judges.
+      voice: the policy's.
+      origin: whose answers those of the policy are compared with; None: nobody's.
+      texts: `origin`'s answers, `samples` for every prompt, from a train state; called once.
+      start: what is trained, as it was before the first step, from a train state: the reference of the KL; None: no KL is measured.
+      divergence: measures the KL.
+      plain: the policy's voice at temperature 1, where `voice` draws otherwise.
+      longest: most tokens of an answer.
+    """
+
+    generation: Generation
+    voice: Voice
+    longest: int
+    origin: str | None = None
+    texts: Callable[[Any], list[list[str | None]]] | None = None
+    start: Callable[[Any], Params] | None = None
+    divergence: Divergence | None = None
+    plain: Voice | None = None
+    _others: Others | None = None
+
+    def names(self) -> list[str]:
+        """Names of the metrics that `measure` gives, under which a log has them."""
+        return self.generation.judging.metrics(against=self.origin is not None, kl=self.start is not None)
+
+    def evaluate(self, state, step: int, log: RunLog) -> dict[str, Estimate]:
+        """The metrics of a train state under their whole names. The log gets the answers, and what went wrong with rewards."""
+        measured = self.measure(state)
+        log.answers(step, measured.lines)
+        for line in self.faults():
+            log.say(line)
+        return measured.estimates()
+
+    def faults(self) -> list[str]:
+        """What went wrong with rewards so far, a line per reward and reason."""
+        return [line for reward in self.generation.judging.rewards.values() for line in reward.lines()]
+
+    def measure(self, state) -> Measured:
+        """The metrics of a train state, by prompt, and a line for every answer. Needs a mesh in scope."""
+        if self.origin is not None and self._others is None:
+            self._others = self.generation.others(self.origin, self.texts(state))
+        params = {**(state.frozen or {}), **state.trainable}
+        answers = self.voice.answers(params)
+        return self.generation.measure(self.voice, answers, self._others, self._kl(state, params, answers))
+
+    def _kl(self, state, params, answers: list[list[Answer]]):
+        if self.start is None:
+            return None
+        voice, answers = (self.voice, answers) if self.plain is None else (self.plain, self.plain.answers(params))
+        ids = [[answer.ids for answer in own] for own in answers]
+        against = state.replace(reference=self.start(state))
+        return self.divergence.measure(against, voice.prompts, ids, longest=self.longest)
+
+
+PLAIN = Law()  # the model's own distribution, of which KL is an expectation
