@@ -107,12 +107,11 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         check_rewards(cfg, objective, sets.all)
         speaking = generation.speaking(cfg, model, sets)
         lengths = durations(cfg, sets.train)
-        steps = lengths.total + lengths.every  # a source may look so far ahead
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        batches = loader.batches(sets.train, rows=cfg.batch.rows, seed=cfg.seed, steps=steps, sampling=build.sampling(cfg), **hosts)
+        steps = {"steps": lengths.total + lengths.every, "sampling": build.sampling(cfg)}  # a source may look so far ahead
+        batches = loader.batches(sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts)
         made = build.functions(cfg, objective, model, lengths)
-        said = speaking.names() if speaking else []
-        check_best(cfg, lengths, lambda: {*build.held_out_metrics(cfg, model, made, sets.held_out), *said})
+        check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | generation.names(speaking))
         prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item in sets.train]
         state, evaluated = _begin(cfg, model, made, saved, start, lengths, prepared, workdir)
         log = RunLog(
@@ -122,8 +121,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         log.say(_describe(cfg, model, sets.train, lengths, start, workdir))
         for note in (*lengths.notes, *filter(None, [class_weights(cfg, objective, sets.train)])):
             log.say(note)
-        followed = list(sets.held_out.values())[:1] if jax.process_index() == 0 else []
-        samples = [Samples(workdir, one, start_step=start) for one in followed]
+        samples = [Samples(workdir, one, start_step=start) for one in list(sets.held_out.values())[:1] if jax.process_index() == 0]
         loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, kept, samples, speaking)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)

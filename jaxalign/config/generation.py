@@ -1,12 +1,11 @@
 """The evaluation by generation that a configuration names in eval.generate: its prompts, its voices, its judges."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxalign.config import build
+from jaxalign.config import build, judges
 from jaxalign.config.prepared import Sets, held_out_sources, to_stderr
 from jaxalign.data.prepared import judgements
 from jaxalign.data.raw import prompts, sources
@@ -14,7 +13,7 @@ from jaxalign.data.raw.counts import Counts
 from jaxalign.data.raw.prompts import Asked
 from jaxalign.evaluators import questions
 from jaxalign.evaluators.divergence import Divergence
-from jaxalign.evaluators.generation import Generation, Judging
+from jaxalign.evaluators.generation import Generation
 from jaxalign.evaluators.speaking import PLAIN, Speaking
 from jaxalign.evaluators.voices import Drawing, Voice
 from jaxalign.hf import trained
@@ -22,12 +21,10 @@ from jaxalign.models import model as models
 from jaxalign.sampling import speaker as speakers
 from jaxalign.sampling.law import Law
 from jaxalign.sampling.speaker import Speaker
-from jaxalign.scoring import rewards
 from jaxalign.training import forward
 from jaxalign.training.sources import Source
 
 REFERENCE, CHOSEN = "reference", "chosen"  # what eval.generate.against may be beside the name of a model
-JUDGE = "judge"  # the name of a reward that eval.generate.judge alone names
 
 
 def speaking(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable[[list[str]], None] = to_stderr) -> Speaking | None:
@@ -56,10 +53,10 @@ def speaking(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable
         kept, *rules = counts.lines()
         tell([f"prompts of eval.generate: {kept}", *rules])
     decoder = models.build(model.config)
-    judges = judging(spec)
-    for reward in judges.rewards.values():
+    judging = judges.judging(spec)
+    for reward in judging.rewards.values():
         reward.check([one.columns for one in asked])
-    generation = Generation(asked, judges, samples=spec["samples"])
+    generation = Generation(asked, judging, samples=spec["samples"])
     made = Speaking(generation, voice_of(decoder, speaker, asked, drawing), spec["max_new_tokens"])
     if spec["against"] is not None:
         made.origin = spec["against"]
@@ -72,34 +69,9 @@ def speaking(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable
     return made
 
 
-def judging(spec: Mapping[str, Any], make: Callable = rewards.make) -> Judging:
-    """The rewards and the judge that eval.generate names.
-
-    Args:
-      make: what a reward is made with from its spec.
-
-    Raises:
-      ValueError: one of them is no reward, or none decides where answers are compared.
-    """
-    specs = dict(sorted((spec["rewards"] or {}).items()))
-    decides = spec["judge"]
-    if decides is not None and not (isinstance(decides, str) and decides in specs):
-        specs, decides = specs | {JUDGE: decides}, JUDGE
-    if spec["against"] is not None and decides is None:
-        if len(specs) != 1:
-            named = f"there are {', '.join(specs)}; name one of them" if specs else "there is none; set eval.generate.rewards"
-            raise ValueError(f"eval.generate.against={spec['against']!r} needs a reward that decides, and {named} in eval.generate.judge.")
-        decides = next(iter(specs))
-    return Judging({name: make(one) for name, one in specs.items()}, decides)
-
-
-def metrics(spec: Mapping[str, Any]) -> set[str]:
-    """Names of the held-out metrics that eval.generate gives.
-
-    Raises:
-      ValueError: a reward is none, as far as can be seen without files, or none decides.
-    """
-    return set(judging(spec, rewards.parse).metrics(against=spec["against"] is not None, kl=spec["kl"]))
+def names(made: Speaking | None) -> set[str]:
+    """Names of the held-out metrics that the evaluation by generation gives."""
+    return set() if made is None else set(made.names())
 
 
 def _asked(cfg, spec, sets, counts, *, chat):

@@ -94,9 +94,9 @@ NAMES = {
 OF_SECTION = {
     "batch.size": "batch.rows",
     "data.columns": "data.computed",
-    "eval.path": "data.eval.path",
-    "eval.hf": "data.eval.hf",
-    "eval.tfds": "data.eval.tfds",
+    "eval.path": "data.eval",
+    "eval.hf": "data.eval",
+    "eval.tfds": "data.eval",
     "model.path": "model.checkpoint",
     "model.train": "model.trainable",
     "optimizer.beta": "optimizer.b1",

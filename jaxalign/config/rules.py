@@ -102,7 +102,7 @@ def _holds_out(data):
 
 
 def _generate_rule(resolved):
-    from jaxalign.config import generation
+    from jaxalign.config import judges
     from jaxalign.sampling.law import Law
 
     spec = resolved["eval"]["generate"]
@@ -110,12 +110,12 @@ def _generate_rule(resolved):
         return
     if spec["prompts"] is None and not _holds_out(resolved["data"]):
         yield "eval.generate needs prompts, and no rows are held out; set eval.generate.prompts, data.eval or data.eval_fraction."
-    if wrong := [name for name in spec["rewards"] or {} if "/" in name or name == generation.JUDGE]:
-        yield f"eval.generate.rewards.{wrong[0]}: a name has no /, and {generation.JUDGE} is what eval.generate.judge is called; choose another."
+    if wrong := [name for name in spec["rewards"] or {} if "/" in name or name == judges.JUDGE]:
+        yield f"eval.generate.rewards.{wrong[0]}: a name has no / and is not {judges.JUDGE!r}, as eval.generate.judge is; choose another."
     if spec["judge"] is not None and spec["against"] is None:
         yield f"eval.generate.judge={spec['judge']!r} has no effect without eval.generate.against; name what answers are compared with."
     try:
-        generation.metrics(spec)
+        judges.metrics(spec)
         Law(spec["temperature"], top_p=spec["top_p"])
     except ValueError as error:
         yield f"eval.generate: {str(error).removeprefix('eval.generate: ')}"
@@ -123,10 +123,10 @@ def _generate_rule(resolved):
 
 def _generated(spec):
     """Names of the metrics of eval.generate; none where it has a problem, which is reported by itself."""
-    from jaxalign.config import generation
+    from jaxalign.config import judges
 
     try:
-        return set() if spec is None else generation.metrics(spec)
+        return set() if spec is None else judges.metrics(spec)
     except ValueError:
         return set()
 

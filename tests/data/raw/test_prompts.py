@@ -27,7 +27,24 @@ USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content"
     ],
 )
 def test_the_prompt_of_a_row_is_what_stands_before_the_answer(row, prompt):
-    assert prompts.of_row(row, 3) == prompts.Asked(3, prompt)
+    asked = prompts.of_row(row, 3)
+    assert (asked.id, asked.prompt, asked.tools, asked.columns) == (3, prompt, (), row)
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"prompt": "q"}, None),
+        ({"messages": [USER, ANSWER]}, "a"),
+        ({"messages": [USER, ANSWER, USER]}, None),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "a"),
+        ({"prompt": "q", "responses": ["b", "a"], "scores": [0.2, 0.9]}, "a"),
+        ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, "a"),
+        ({"prompt": [USER], "chosen": [ANSWER, USER, ANSWER], "rejected": [{**ANSWER, "content": "b"}]}, None),
+    ],
+)
+def test_the_answer_of_a_row_is_its_best_one_where_it_is_one_text(row, answer):
+    assert prompts.of_row(row, 0).answer == answer
 
 
 def test_a_row_keeps_its_own_name():
