@@ -15,7 +15,9 @@ from jaxalign.types import Outputs
 
 VOCAB, WIDTH, LONGEST = 64, 16, 64
 AXES = {"tokens": ("vocab", "embed"), "positions": (None, "embed"), "head": ("vocab", "embed"), "value_head": {"query": ("embed",)}}
+AXES["reward_head"] = {"score": ("embed",)}
 SHAPES = {"tokens": (VOCAB, WIDTH), "positions": (LONGEST, WIDTH), "head": (VOCAB, WIDTH), "value_head": {"query": (WIDTH,)}}
+SHAPES["reward_head"] = {"score": (WIDTH,)}
 
 
 def is_axes(x):
@@ -34,7 +36,7 @@ def params(seed: int) -> dict:
 
 
 def next_token(params, batch, step) -> Outputs:
-    return _outputs(params, batch, _embed(params, batch.tokens))
+    return _outputs(params, batch, step, _embed(params, batch.tokens))
 
 
 def two_pass(params, batch, step) -> Outputs:
@@ -44,7 +46,7 @@ def two_pass(params, batch, step) -> Outputs:
     before = jnp.roll(jax.lax.stop_gradient(logits).argmax(-1).astype(jnp.int32), 1, axis=1)
     greedy = jnp.where(scored, before, batch.tokens)
     rows = forward.mix(lambda ids: _embed(params, ids), batch.tokens, greedy, jnp.float32(0.3), train_embeddings=True)
-    return _outputs(params, batch, rows).replace(greedy=jnp.where(scored, before, 0))
+    return _outputs(params, batch, step, rows).replace(greedy=jnp.where(scored, before, 0))
 
 
 def _whole(weight):
@@ -69,7 +71,7 @@ def _logits(params, hidden):
     return 3 * jnp.einsum("rtd,vd->rtv", hidden, _whole(params["head"]))
 
 
-def _outputs(params, batch, rows):
+def _outputs(params, batch, step, rows):
     hidden = _hidden(params, batch, rows)
     logps = jnp.roll(jax.nn.log_softmax(_logits(params, hidden)), 1, axis=1)
     values = jnp.einsum("rtv,rtv->rt", logps, jax.nn.one_hot(batch.tokens, VOCAB))
@@ -78,7 +80,11 @@ def _outputs(params, batch, rows):
     pooled = jnp.einsum("rst,rtd->rsd", prompts, jax.lax.stop_gradient(hidden)) / jnp.maximum(prompts.sum(-1, keepdims=True), 1.0)
     worth = jax.nn.sigmoid(pooled @ _whole(params["value_head"]["query"]))
     worth = worth.reshape(batch.valid.shape, out_sharding=jax.typeof(batch.valid).sharding)
-    return Outputs(jnp.where(batch.slots >= 0, values, 0.0), hidden, params["head"], worth, vocab_size=VOCAB)
+    last = heads.last_tokens(batch.positions, batch.slots, count).astype(jnp.float32)
+    rewards = jnp.einsum("rst,rtd->rsd", last, hidden) @ _whole(params["reward_head"]["score"])
+    rewards = rewards.reshape(batch.valid.shape, out_sharding=jax.typeof(batch.valid).sharding)
+    logps = jnp.where(batch.slots >= 0, values, 0.0)
+    return Outputs(logps, hidden, params["head"], worth, rewards=rewards, step=step, vocab_size=VOCAB)
 
 
 FORWARDS = {"next_token": next_token, "two_pass": two_pass}

@@ -108,15 +108,15 @@ def objective(name: str):
 
 @functools.cache
 def headed_model() -> models.Model:
-    """The model of CONFIG with a value head."""
-    return models.build(CONFIG, ValueHeadConfig(heads=4))
+    """The model of CONFIG with a value head and a reward head."""
+    return models.build(CONFIG, ValueHeadConfig(heads=4), "linear")
 
 
 def headed_params(seed: int) -> dict:
     """Random parameters of `headed_model` on the mesh in scope."""
     built, draw = headed_model(), np.random.default_rng(seed + 100)
-    head = jax.tree.map(lambda shape: 0.3 * draw.standard_normal(shape.shape), built.shapes[models.VALUE_HEAD])
-    values = {**params(seed), models.VALUE_HEAD: head}
+    heads = {name: jax.tree.map(lambda shape: 0.3 * draw.standard_normal(shape.shape), built.shapes[name]) for name in models.HEADS}
+    values = {**params(seed), **heads}
     return jax.tree.map(lambda x, p: jax.device_put(x.astype(np.float32), sharding.named(p)), values, models.shardings(built))
 
 

@@ -38,6 +38,7 @@ READS = {
     "mismatched": "a response of another prompt in every group",
     "value_head": "the model's value head",
     "reward_head": "the model's reward head",
+    "no_logps": "no log-probs: the model's table of output tokens is left out",
     "value_head_alone": "nothing else that is trained: a head on a frozen model",
     "scores_of_prompts": "values in (0, 1)",
     "columns.NAME": "a precomputed column",

@@ -60,6 +60,9 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "pro": [{"sft_weight": 0.0}, {"sft_weight": 100.0}],
     "r_dpo": [*BETAS, *ALPHAS],
     "rdpo": [*BETAS, *SMOOTHED],
+    "reward": [
+        *SMOOTHED, {"margin": 0.0}, {"margin": 100.0}, {"centering": 0.01}, {"margin_column": "reward"}, {"margin_column": "margin"}
+    ],
     "rlol": CLIPS,
     "simpo": [*BETAS, *GAMMAS],
     "una": [
@@ -106,7 +109,7 @@ def extremes(reads: tuple[str, ...]):
         hidden, head = (1e2 * random.standard_normal((*shape, 4)) for shape in (tokens.shape, (7,)))
         prompt = np.tile(np.where(np.arange(len(GROUPS)) % 2, 1.0, 0.0)[:, None], (1, 3))
         arrays = (jnp.asarray(x, jnp.float32) for x in (tokens, hidden, head, prompt))
-        return Outputs(*arrays, vocab_size=7)
+        return Outputs(*arrays, rewards=jnp.asarray(values, jnp.float32), vocab_size=7)
 
     return outputs(logps), outputs(reference), of
 
