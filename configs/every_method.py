@@ -57,6 +57,7 @@ METHODS: dict[str, dict] = {
         optimizer=dict(learning_rate=1e-3),
         train=dict(total_epochs=2),
     ),
+    "reward": dict(model=dict(reward_head="linear"), reference=dict(rule="none"), optimizer=dict(learning_rate=1e-3)),
     # pairs
     **{name: {} for name in ("dpo", "cdpo", "rdpo", "ipo", "hinge", "exo", "nca", "apo_zero", "apo_down", "sppo", "discopop", "dpo_norm")},
     **{name: {} for name in ("dpo_nll", "dpop", "kto_pair", "r_dpo", "wpo", "simpo", "cpo", "cpo_simpo", "orpo")},

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxalign import manifest, objectives, sharding
+from jaxalign.config import functions as functions_of
 from jaxalign.config.durations import Durations
 from jaxalign.config.functions import options
 from jaxalign.data.rows import store
@@ -102,29 +103,51 @@ def gained(cfg: ConfigDict) -> vocabulary.Gained | None:
 
 
 def model_config(cfg: ConfigDict) -> ModelConfig:
-    """The config of the model as it is named, before it gains tokens."""
+    """The config of the model as it is named, before it gains tokens or is rid of its table of output tokens.
+
+    Raises:
+      ValueError: there is no such model, or it has not what the objective reads: log-probs, or a reward head of the kind asked for.
+    """
     if cfg.model.checkpoint is not None:
-        return Source(cfg.model.checkpoint).config()
+        source = Source(cfg.model.checkpoint)
+        if not _without_logps(cfg):
+            return source.config()
+        if source.reward_head not in (None, cfg.model.reward_head):
+            raise ValueError(
+                f"model.reward_head={cfg.model.reward_head!r} but {source.name} has one of kind {source.reward_head!r}; set that, or start "
+                "from a language model."
+            )
+        return source.decoder()
     if cfg.model.config is not None:
         return hf_config.from_json(cfg.model.config.to_dict())
     return presets.preset(cfg.model.preset)
 
 
+def _without_logps(cfg):
+    return "no_logps" in functions_of.objective(cfg).reads
+
+
 def model(cfg: ConfigDict) -> models.Model:
-    """The model's definition, with rows for the tokens that it gains; nothing is allocated or read but config.json and a tokenizer."""
+    """The model's definition, with rows for the tokens that it gains; nothing is allocated or read but config.json and a tokenizer.
+
+    For an objective that reads no log-probs it is without a table of output tokens, as if that were tied to the embedding.
+    """
     head = None if cfg.model.value_head is None else ValueHeadConfig(max_value=cfg.model.value_head)
     config, new = model_config(cfg), gained(cfg)
     config = config if new is None else dataclasses.replace(config, vocab_size=new.vocab_size(config.vocab_size))
+    if _without_logps(cfg):
+        config = dataclasses.replace(config, tied=True)
     return models.build(config, head, cfg.model.reward_head)
 
 
 def params(cfg: ConfigDict, built: models.Model):
-    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as heads of its own always are."""
+    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as those of heads that it lacks."""
     if cfg.model.checkpoint is not None:
-        named, new = models.build(model_config(cfg)), gained(cfg)
-        loaded = Source(cfg.model.checkpoint).load(named)
+        source, config, new = Source(cfg.model.checkpoint), model_config(cfg), gained(cfg)
+        named = models.build(config, reward_head=source.reward_head)
+        loaded = {name: tree for name, tree in source.load(named).items() if name in built.shapes}
         loaded = loaded if new is None else vocabulary.grow(loaded, named, built, new)
-        return {**loaded, **models.init_heads(built, jax.random.key(cfg.seed))}
+        return {**models.init_heads(built, jax.random.key(cfg.seed)), **loaded}
     return models.init(built, jax.random.key(cfg.seed))
 
 
@@ -132,7 +155,7 @@ def check_weights(cfg: ConfigDict) -> None:
     """Raises ValueError where a named model's weights are not there or do not fit its config; they are not read yet."""
     named = [column[key] for column in cfg.data.computed.values() for key in ("model", "reference")]
     for origin in (Source(name) for name in (cfg.model.checkpoint, *named) if name is not None):
-        origin.check(models.build(origin.config()))
+        origin.check(models.build(origin.decoder(), reward_head=origin.reward_head))
 
 
 def weights_identity(cfg: ConfigDict) -> str | None:

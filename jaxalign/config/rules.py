@@ -216,6 +216,12 @@ def _objective_rule(resolved):
             yield f"model.trainable={head!r} but the model has none; set model.{head} {how}."
         if model["trainable"] == head and head not in reads:
             yield f"model.trainable={head!r} but objective {name!r} does not read the {head.replace('_', ' ')}; leave the key out."
+    if "no_logps" in reads and rule != "none":
+        yield f"reference.rule={rule!r}: objective {name!r} reads no log-probs, which a reference is measured by; leave the key out."
+    if "no_logps" in reads and resolved["forward"]["name"] == "two_pass":
+        yield f"forward.name='two_pass': the model of objective {name!r} predicts no tokens to mix; leave the key out."
+    if model["reward_head"] == "mlp" and resolved["train"]["export"]:
+        yield "train.export=True: transformers has no class with model.reward_head='mlp'; use 'linear', or leave train.export out."
     if "value_head_alone" in reads and model["trainable"] != "value_head":
         yield f"model.trainable={model['trainable']!r}: objective {name!r} teaches the value head alone; set model.trainable='value_head'."
     if "scores_of_prompts" in reads and model["value_head"] not in (None, 1):
@@ -240,5 +246,5 @@ RULES = (  # (rule, the sections that it reads)
     (_reference_rule, ("reference",)),
     (_forward_rule, ("forward", "reference")),
     *((idle.check(section), (section,)) for section in idle.SECTIONS),
-    (_objective_rule, ("objective", "reference", "model", "data")),
+    (_objective_rule, ("objective", "reference", "model", "data", "forward", "train")),
 )

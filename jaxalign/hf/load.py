@@ -1,5 +1,6 @@
-"""Reads a Hugging Face checkpoint folder: its config, and its weights one tensor at a time straight into their shards."""
+"""Reads the folder of a Hugging Face language model or classifier: config, and weights one tensor at a time straight into their shards."""
 
+import dataclasses
 import functools
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 
 from jaxalign import sharding
 from jaxalign.data.raw.notation import read_file
+from jaxalign.hf import classifiers, names, notes
 from jaxalign.hf import config as hf_config
-from jaxalign.hf import names, notes
 from jaxalign.hf.tensors import DTYPES, Stored, scan
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
@@ -20,16 +21,30 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """The ModelConfig of the folder's config.json.
+    """The ModelConfig of the folder's config.json; that of a classifier, which has no output table, is tied.
 
     Raises:
       ValueError: no folder, no config.json, or an architecture that is not supported.
     """
+
+    def read(values):
+        config = hf_config.from_json(values)
+        return dataclasses.replace(config, tied=True) if classifiers.reward_head(values) else config
+
+    return _of_config(folder, read)
+
+
+def reward_head(folder: str | Path) -> str | None:
+    """The kind of reward head that the folder's checkpoint has; None for a language model. Errors are those of `load_config`."""
+    return _of_config(folder, lambda values: classifiers.reward_head(values) if isinstance(values, dict) else None)
+
+
+def _of_config(folder, read):
     file = _folder(folder) / "config.json"
     if not file.is_file():
         raise ValueError(f"{folder} has no config.json; give a folder that transformers' save_pretrained or a model download wrote.")
     try:
-        return hf_config.from_json(read_file(file))
+        return read(read_file(file))
     except ValueError as error:
         raise ValueError(f"{error} (in {folder})") from error
 
@@ -43,6 +58,8 @@ def check(folder: str | Path, model: models.Model) -> None:
 
 def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
     """The parameters of the folder's checkpoint as float32, in their shards on the mesh in scope; a value head is not among them.
+
+    A reward head is where the model has one.
 
     Everything that can be wrong about names and shapes is reported before the first tensor is read.
 
@@ -60,7 +77,7 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
                 "or their training diverged. Choose another checkpoint."
             )
         for (path, _), piece in zip(tensor.leaves, names.to_leaves(tensor, array, model.config), strict=True):
-            parent, axes = _at(params, path[:-1]), _at(model.axes, path)
+            parent, axes = _parent(params, path), _at(model.axes, path)
             if tensor.layer is None:
                 parent[path[-1]] = put(piece, axes)
             else:
@@ -92,7 +109,7 @@ def _stored(folder: Path, config: ModelConfig) -> dict[str, Stored]:
         raise ValueError(f"{folder / INDEX} promises {notes.some(absent)}, but no file holds them; download or copy the shards again.")
     prefix = names.prefix(config)
     if not any(name.startswith(prefix) for name in found):  # saved from the base model, as gpt2's own release
-        heads = ("lm_head.", "embed_out.")
+        heads = ("lm_head.", "embed_out.", classifiers.TENSOR)
         found = {name if name.startswith(heads) else prefix + name: stored for name, stored in found.items()}
     return found
 
@@ -158,6 +175,12 @@ def _allocate(model: models.Model) -> dict[str, Any]:
     """Zeros for the stacked leaves, in their shards; leaves that are read whole stay out."""
     stacked = jax.tree.map(lambda shape, axes: _zeros(shape.shape, axes), model.shapes["layers"], model.axes["layers"])
     return {**{name: {} for name in models.without_head(model.shapes)}, "layers": stacked}
+
+
+def _parent(tree: dict, path: names.Path) -> dict:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    return tree
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -1,8 +1,8 @@
 """One table a family: which Hugging Face tensor holds which of our leaves, and how its axes lie. Read in both directions.
 
-A layout names axes by letters: D width, H heads, K key heads, E head_dim, F mlp_width, V vocabulary, P positions, 3 the query, key and
-value of a fused projection. A Hugging Face layout groups letters that share one axis of the file: "HE D" is a matrix [H * E, D]. Ours has
-one letter an axis.
+A layout names axes by letters: D width, H heads, K key heads, E head_dim, F mlp_width, V vocabulary, P positions, 1 the score of a reward
+model, 3 the query, key and value of a fused projection. A Hugging Face layout groups letters that share one axis of the file: "HE D" is a
+matrix [H * E, D]. Ours has one letter an axis.
 """
 
 import dataclasses
@@ -10,8 +10,9 @@ import re
 
 import numpy as np
 
+from jaxalign.hf import classifiers
 from jaxalign.models.config import ModelConfig
-from jaxalign.models.model import Model, without_head
+from jaxalign.models.model import REWARD_HEAD, VALUE_HEAD, Model
 
 Path = tuple[str, ...]
 
@@ -40,18 +41,23 @@ def head(config: ModelConfig) -> str:
 
 
 def tensors(model: Model) -> list[Tensor]:
-    """Every tensor of a checkpoint of this model, layer by layer.
+    """Every tensor of a checkpoint of this model, layer by layer; a value head is not among them.
 
     Raises:
-      ValueError: a parameter that the family's checkpoints have no name for.
+      ValueError: a parameter that the family's checkpoints have no name for, as those of a reward head of several layers.
     """
-    paths = {path for path, _ in leaves(without_head(model.shapes))}
+    paths = {path for path, _ in leaves(model.shapes) if path[0] != VALUE_HEAD}
     rows = [
         Tensor(name, layout, tuple((tuple(path.split(".")), ours) for path, ours in parts))
         for name, layout, parts in _table(model.config.family)
         if all(tuple(path.split(".")) in paths for path, _ in parts)
     ]
     homeless = paths - {path for row in rows for path, _ in row.leaves}
+    if any(path[0] == REWARD_HEAD for path in homeless):
+        raise ValueError(
+            "transformers has no class with a reward head of several layers, so there is no folder to write. Score with the run itself "
+            "(runs/NAME), or train with model.reward_head='linear'."
+        )
     if homeless:
         names = ", ".join(sorted(".".join(path) for path in homeless))
         raise ValueError(f"checkpoints of family {model.config.family!r} have no tensor for {names}; choose a family that has them.")
@@ -103,13 +109,13 @@ def from_leaves(tensor: Tensor, arrays: list[np.ndarray], config: ModelConfig) -
 
 def _sizes(config: ModelConfig) -> dict[str, int]:
     sizes = {"D": config.width, "H": config.heads, "K": config.kv_heads, "E": config.head_dim, "F": config.mlp_width}
-    return sizes | {"V": config.vocab_size, "P": config.max_positions, "3": 3}
+    return sizes | {"V": config.vocab_size, "P": config.max_positions, "1": 1, "3": 3}
 
 
 def _table(family: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
     if family in ("gpt_neox", "gpt2"):
-        return {"gpt_neox": _GPT_NEOX, "gpt2": _GPT2}[family]
-    return _LLAMA + (_GEMMA_NORMS if family in ("gemma2", "gemma3") else _LLAMA_NORMS)
+        return {"gpt_neox": _GPT_NEOX, "gpt2": _GPT2}[family] + _SCORE
+    return _LLAMA + (_GEMMA_NORMS if family in ("gemma2", "gemma3") else _LLAMA_NORMS) + _SCORE
 
 
 def _both(name: str, weight_layout: str, bias_layout: str, path: str, ours: str, ours_bias: str):
@@ -130,6 +136,7 @@ def _fused(name: str, weight_layout: str, bias_layout: str):
     ]
 
 
+_SCORE = [(classifiers.TENSOR, "1 D", [(f"{REWARD_HEAD}.score.kernel", "D1")])]
 _LLAMA = [
     ("model.embed_tokens.weight", "V D", [("embed.tokens", "VD")]),
     *_norm("model.norm", "final_norm"),

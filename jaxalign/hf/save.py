@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.data.raw.notation import read_file
-from jaxalign.hf import config_json, names
+from jaxalign.hf import classifiers, config_json, names
 from jaxalign.hf.load import INDEX, SINGLE
 from jaxalign.hf.tensors import NAMES, write
 from jaxalign.models.model import Model
@@ -49,6 +49,8 @@ def save(
 ) -> None:
     """Writes the model as a Hugging Face checkpoint folder, whole or not at all (a temporary sibling folder is renamed at the end).
 
+    A model with a reward head becomes a sequence classifier with one label.
+
     dtype is "float32" or "bfloat16". tokenizer_from is a folder whose tokenizer files, generation defaults and special token ids are
     carried along; `seal` gets the folder once it is complete, before it has its name. With several processes all must call this; process 0
     writes, every tensor being gathered by itself.
@@ -65,6 +67,7 @@ def save(
     if tokenizer_from is not None and not Path(tokenizer_from).is_dir():
         raise ValueError(f"tokenizer folder {tokenizer_from} is not a folder; give the folder that holds tokenizer.json.")
     values = {**config_json.to_json(model.config), "torch_dtype": dtype, **_token_ids(tokenizer_from)}
+    values |= classifiers.config_keys(values["model_type"]) if model.reward_head else {}
     wanted = {tensor.name: tensor for tensor in names.tensors(model)}
     files = _split(wanted, model, dtype, max_shard_bytes)
     tensor = functools.partial(_tensor, wanted, model, params, dtype)

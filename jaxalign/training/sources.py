@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxalign import hub, manifest, paths
+from jaxalign.hf import classifiers
 from jaxalign.hf import load as hf_load
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
@@ -36,14 +37,42 @@ class Source:
         return runs.checkpoints(self._workdir) / str(self.step) if self.is_run else hub.local(self.name, hub.CHECKPOINT)
 
     def config(self) -> ModelConfig:
-        """The model's config.
+        """The config of a language model.
 
         Raises:
-          ValueError: there is no such model, or it is not supported.
+          ValueError: there is no such model, it is not supported, or it is a reward model, which gives no log-probs.
         """
+        if self.reward_head is not None:
+            raise ValueError(
+                f"{self.name} is a reward model: it scores answers and has no table of output tokens to speak or to give log-probs with; "
+                "name the language model that it started from."
+            )
+        return self.decoder()
+
+    @functools.cached_property
+    def reward_head(self) -> str | None:
+        """The kind of its reward head; None where it has none."""
+        return runs.record(self._workdir, self.step).get("reward_head") if self.is_run else hf_load.reward_head(self.folder)
+
+    def decoder(self) -> ModelConfig:
+        """The config of any model, a reward model too; errors are those of `config`."""
         if self.is_run:
             return runs.model_config(runs.record(self._workdir, self.step)["model"])
         return hf_load.load_config(self.folder)
+
+    def reward_model(self) -> models.Model:
+        """The model with its reward head.
+
+        Raises:
+          ValueError: it has none.
+        """
+        if self.reward_head is None:
+            what = "a run without a reward head" if self.is_run else f"no {classifiers.SUFFIX} by its config.json"
+            raise ValueError(
+                f"{self.name} is {what}, so it scores nothing; name a run of an objective with model.reward_head, or a folder of a "
+                "sequence classifier with one label."
+            )
+        return models.build(self.decoder(), reward_head=self.reward_head)
 
     def tokenizer(self) -> str:
         """Where its tokenizer is: a folder, or a name."""
@@ -56,18 +85,18 @@ class Source:
             hf_load.check(self.folder, model)
 
     def load(self, model: models.Model) -> dict[str, Any]:
-        """The decoder's parameters in their shards on the mesh in scope.
+        """The parameters of the decoder, and of a reward head where the model has one, in their shards on the mesh in scope.
 
         Raises:
           ValueError: they are damaged, not finite, or do not fit the model.
         """
         if self.is_run:
-            return models.without_head(self.restore()[1])
+            return {name: tree for name, tree in self.restore()[1].items() if name in model.shapes}
         exports.check(self.folder)
         return hf_load.load(self.folder, model)
 
     def restore(self):
-        """(model, params, record) of a run, on the mesh in scope; a value head is among the params.
+        """(model, params, record) of a run, on the mesh in scope; its heads are among the params.
 
         Raises:
           CheckpointError: it is no run, or its checkpoint is damaged.
