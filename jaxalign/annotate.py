@@ -1,25 +1,58 @@
-"""Computes columns that models give the data, reference log-probs, margins or advantages, and keeps them beside the prepared rows.
+"""Numbers that models, rules and judges give data: columns of prepared rows, scores of the responses of a file, pairs by these scores.
 
     python -m jaxalign.annotate --config configs/NAME.py
+    python -m jaxalign.annotate --rows FILE --reward SPEC --out FILE.jsonl [--relabel | --pairs [--prompts FILE]]
 
-`train` does the same by itself when a column of data.computed is not there.
+With --config the columns of data.computed are kept beside the prepared rows; `train` does the same by itself. With --rows every row gets
+its scores as a column. --relabel turns pairs around where the reward, or a --judge, prefers the rejected answer. --pairs writes the best
+and the worst answer of every prompt, of rows with several answers or of samples of `generate`.
 """
 
+import ast
 from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
 import sys
 
 from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
 
-FLAGS = (("--workdir", {"type": local, "help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),)
+FLAGS = (
+    ("--workdir", {"type": local, "help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),
+    ("--rows", {"metavar": "FILE", "type": local, "help": "rows of any format of data, or samples of generate, instead of --config"}),
+    ("--reward", {"metavar": "SPEC", "help": "length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:RUN_OR_FOLDER, or a dict"}),
+    (
+        "--judge",
+        {"metavar": "SPEC", "help": "with --relabel, in the place of --reward: MODEL@URL of an OpenAI-compatible endpoint, or a dict"},
+    ),
+    ("--out", {"metavar": "FILE.jsonl", "type": local, "help": "with --rows: gets the rows"}),
+    ("--column", {"default": "reward", "help": "name of the scores (reward); of a pair NAME_chosen and NAME_rejected"}),
+    ("--relabel", {"action": "store_true", "help": "write pairs whose chosen answer is the preferred one"}),
+    ("--pairs", {"action": "store_true", "help": "write a pair of the best and the worst answer of every prompt"}),
+    ("--margin", {"type": float, "default": 0.0, "help": "with --pairs: scores that differ by no more are a tie (0)"}),
+    ("--prompts", {"metavar": "FILE", "type": local, "help": "the file that generate read, for prompts and columns of its samples"}),
+    ("--format", {"help": "of --rows (default: what each row looks like)"}),
+    ("--limit", {"type": int, "help": "only the first so many of --rows"}),
+)
+OF_ROWS = ("reward", "judge", "out", "relabel", "pairs", "prompts", "format", "limit")  # flags that --config does not read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the columns of every stage of a configuration and reports on them; returns the exit code."""
+    """Writes columns, scores or pairs and reports on them; returns the exit code."""
     return run(_annotate, argv)
 
 
 def _annotate(argv):
-    asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="annotate")
+    asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="annotate", instead="--rows")
+    if asked.options.rows:
+        _check(asked.options)
+        return _rows(asked.options)
+    if idle := next((name for name in OF_ROWS if getattr(asked.options, name)), None):
+        raise ValueError(f"--{idle} has no effect with --config; give --rows FILE, or leave it out.")
+    return _columns(asked)
+
+
+def _columns(asked):
     start_devices(asked)
     import jax
 
@@ -42,6 +75,141 @@ def _report(prepared):
         valid = values[prepared.groups.valid] if values.ndim == 2 else values
         spread = f"mean {valid.mean():.4g}, standard deviation {valid.std():.4g}, {(valid > 0).mean():.1%} above 0"
         print(f"{prepared.folder.parent.name}: {name}: {len(valid):,} numbers, {spread}")
+
+
+def _check(options):
+    from jaxalign.data.raw.formats import FORMATS
+    from jaxalign.suggest import meant
+
+    if options.workdir:
+        raise ValueError("--workdir has no effect with --rows; leave it out.")
+    if options.relabel and options.pairs:
+        raise ValueError("--relabel mends pairs and --pairs makes them; give one of them.")
+    if options.judge and not options.relabel:
+        raise ValueError("--judge compares two answers, so it goes with --relabel; give --reward.")
+    if bool(options.judge) == bool(options.reward):
+        raise ValueError(
+            "give --reward SPEC, like length, FILE.py:NAME or model:FOLDER" + (" or --judge SPEC: one." if options.relabel else ".")
+        )
+    if not options.out:
+        raise ValueError("--out FILE.jsonl is missing: it gets the rows.")
+    if Path(options.out).exists():
+        raise ValueError(f"--out {options.out} is there already; name another file, or remove it.")
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit {options.limit} must be at least 1.")
+    if not options.margin >= 0 or (options.margin and not options.pairs):
+        raise ValueError(f"--margin {options.margin} must be a number from 0, and goes with --pairs.")
+    if options.format and options.format not in FORMATS:
+        raise ValueError(f"--format {options.format!r} is not one of {', '.join(FORMATS)}{meant(options.format, FORMATS)}.")
+
+
+def _rows(options):
+    import jax
+
+    from jaxalign import sharding
+    from jaxalign.scoring import judge, rewards
+
+    reward = rewards.make(_literal(options.reward)) if options.reward else None
+    judges = judge.make(_literal(options.judge)) if options.judge else None
+    judged = _read(options)
+    with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
+        rows, lines = _relabel(options, judged, reward, judges) if options.relabel else _score(options, judged, reward)
+    partial = Path(f"{options.out}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    os.replace(partial, options.out)
+    print("\n".join([*lines, f"{len(rows):,} rows: {options.out}"]))
+
+
+def _read(options):
+    """What is scored, by prompt; what was dropped is told."""
+    from jaxalign.data.raw import sources
+    from jaxalign.data.raw.counts import Counts
+    from jaxalign.scoring import annotations
+
+    rows = sources.read({"path": options.rows, **({} if options.limit is None else {"limit": options.limit})})
+    counts, first = Counts(), rows.read(0)
+    samples = isinstance(first, dict) and annotations.is_sample(first) and not options.format
+    if options.prompts and not samples:
+        raise ValueError(f"--prompts goes with samples of generate, and {options.rows} has none; leave it out.")
+    if samples and options.pairs and not options.prompts:
+        raise ValueError("--pairs of samples needs --prompts FILE, which generate read: the prompts in a sample are as the model saw them.")
+    if samples:
+        asked = sources.read({"path": options.prompts}) if options.prompts else None
+        judged = list(annotations.read_samples(rows, asked, counts))
+    else:
+        judged = list(annotations.read(rows, counts, format=options.format))
+    print("\n".join(counts.lines()), file=sys.stderr)
+    if options.relabel and (others := [one for one in judged if not one.paired or len(one.responses) != 2]):
+        raise ValueError(
+            f"--relabel mends pairs, and {len(others):,} rows of {options.rows} are none; --pairs makes pairs of several answers."
+        )
+    if not judged:
+        raise ValueError(f"{options.rows} has no answer that can be scored; the lines above tell why.")
+    return judged
+
+
+def _scores(judged, reward):
+    import numpy as np
+
+    from jaxalign.scoring import annotations
+
+    scores = annotations.score(judged, reward, quiet=False)
+    values = np.concatenate(scores)
+    there = values[~np.isnan(values)]
+    if not len(there):
+        raise ValueError("no answer has a score:\n" + "\n".join(reward.lines()))
+    return scores, [f"{len(there):,} scores: mean {there.mean():.4g}, standard deviation {there.std():.4g}", *reward.lines()]
+
+
+def _score(options, judged, reward):
+    """(rows with scores or pairs by them, what is told)."""
+    from jaxalign.scoring import annotations
+
+    scores, lines = _scores(judged, reward)
+    if not options.pairs:
+        rows = [row for one, own in zip(judged, scores, strict=True) for row in annotations.with_column(one, own, options.column)]
+        return rows, lines
+    rows, tally = annotations.best_and_worst(judged, scores, options.column, margin=options.margin)
+    made = f"{tally.kept:,} pairs of {len(judged):,} prompts; {tally.ties:,} are ties, {tally.missing:,} have fewer than two scores"
+    return rows, [*lines, made]
+
+
+def _relabel(options, judged, reward, judges):
+    """(pairs with mended labels, what is told)."""
+    import numpy as np
+
+    from jaxalign.reports.intervals import wilson
+    from jaxalign.reports.win_rates import verdicts
+    from jaxalign.scoring import annotations
+
+    if judges is None:
+        scores, lines = _scores(judged, reward)
+        verdict = verdicts(*np.stack(scores, axis=1))
+    else:
+        judges.check()
+        scores, verdict = None, annotations.judge_pairs(judged, judges)
+        lines = judges.lines()
+    rows, tally = annotations.relabelled(judged, verdict, scores, options.column)
+    there = len(judged) - tally.missing
+    agrees = (tally.kept + tally.ties / 2) / there if there else float("nan")
+    left_out = f"{tally.ties:,} ties and {tally.missing:,} without a verdict left out"
+    return rows, [
+        *lines,
+        f"{tally.kept:,} pairs as they were, {tally.turned:,} turned around, {left_out}",
+        f"agreement with the labels, a tie counting half: {agrees:.3f} (95 %: {wilson(agrees, there)}) of {there:,} pairs",
+    ]
+
+
+def _literal(text):
+    """A spec: a dict as Python writes it, or the text itself."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{text!r} is no dict as Python writes it, like {{'kind': 'length', 'unit': 'words'}}.") from error
 
 
 if __name__ == "__main__":

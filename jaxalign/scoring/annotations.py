@@ -1,0 +1,235 @@
+"""Rewards of the responses of raw rows, and what becomes of rows by them: a column of scores, pairs with mended labels, new pairs.
+
+A response of several turns is scored by its last one; the others belong to the prompt.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxalign.data import progress
+from jaxalign.data.raw import detect, prompts, survey
+from jaxalign.data.raw.choices import CHOICES
+from jaxalign.data.raw.counts import Counts, RowError
+from jaxalign.data.raw.examples import Messages
+from jaxalign.data.raw.formats import PAIRS, to_example
+from jaxalign.data.raw.labels import LABELS
+from jaxalign.data.raw.prompts import Asked
+from jaxalign.data.raw.records import Record
+from jaxalign.data.raw.scores import EVIDENCE_OF_ORDER, Scoring
+from jaxalign.data.raw.sources import Rows
+from jaxalign.data.raw.verdicts import JUDGES
+from jaxalign.scoring.judge import Judge
+from jaxalign.scoring.rewards import Prompt, Reward
+
+SAMPLE = ("id", "sample", "prompt", "text")  # what a line of `generate` has
+SIDES = ("chosen", "rejected")
+BATCH = 256  # responses that are scored between two steps of the progress bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A prompt with its responses, and the rows that they come from."""
+
+    prompt: str | Messages | None
+    responses: tuple[str | Messages, ...]
+    rows: tuple[Mapping[str, Any], ...]  # raw: one for all responses, or one per response
+    paired: bool  # response 0 is preferred to response 1
+    asked: Mapping[str, Any]  # the columns that a reward may read
+    carried: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns that go into a new row
+    tools: tuple[dict, ...] = ()
+
+
+class Tally(NamedTuple):
+    """What became of prompts."""
+
+    kept: int  # as they were, or made
+    turned: int
+    ties: int
+    missing: int  # without a score
+
+
+def read(rows: Rows, counts: Counts, *, format: str | None) -> Iterator[Judged]:
+    """Yields the responses of rows; rows that break a rule of their format are dropped and counted.
+
+    Args:
+      rows: of any format of `data`.
+      counts: is added to.
+      format: of the rows; None: what each looks like.
+
+    Raises:
+      ValueError: the rows of choices leave open which answer they prefer.
+    """
+    base = survey.base_of(rows)
+    for number in range(len(rows)):
+        counts.read += 1
+        values = rows.read(number)
+        try:
+            if isinstance(values, RowError):
+                raise values
+            yield _judged(values, format, base)
+            counts.kept += 1
+        except RowError as error:
+            counts.add(error.rule, "dropped", number, str(error))
+
+
+def read_samples(rows: Rows, asked: Rows | None, counts: Counts) -> Iterator[Judged]:
+    """Yields the samples of each prompt, from lines of `generate`.
+
+    Args:
+      rows: the lines; those of a prompt have one id.
+      asked: the rows that the prompts came from; None: a prompt is the text that the model saw.
+      counts: of the lines; is added to.
+
+    Raises:
+      ValueError: a line is no sample, or its prompt is not among those asked, or two of these have its id.
+    """
+    of_id = {} if asked is None else _by_id(asked)
+    groups: dict[str | int, list[dict]] = {}
+    for number in range(len(rows)):
+        line = rows[number]
+        if not is_sample(line):
+            raise ValueError(f"{rows.name}: line {number} has no {', '.join(name for name in SAMPLE if name not in line)} of a sample.")
+        if asked is not None and of_id.get(line["id"]) is None:
+            what = "has more than once" if line["id"] in of_id else "does not have"
+            raise ValueError(f"{rows.name}: line {number} answers the prompt {line['id']!r}, which {asked.name} {what}.")
+        groups.setdefault(line["id"], []).append(line)
+        counts.read, counts.kept = counts.read + 1, counts.kept + 1
+    for key, lines in groups.items():
+        prompt, values = of_id.get(key, (Asked(key, lines[0]["prompt"]), {}))
+        yield Judged(prompt.prompt, tuple(line["text"] for line in lines), tuple(lines), False, values, {"id": key}, prompt.tools)
+
+
+def is_sample(row: Mapping) -> bool:
+    """Whether a raw row is a line of `generate`."""
+    return all(name in row for name in SAMPLE)
+
+
+def score(judged: Sequence[Judged], reward: Reward, *, quiet: bool) -> list[np.ndarray]:
+    """The reward of every response, float32[K] for each of the judged; NaN where it has none.
+
+    Raises:
+      ValueError: the reward reads a column that no row has.
+    """
+    reward.check([one.asked for one in judged])
+    flat = [(*_turned(one.prompt, response), one.asked) for one in judged for response in one.responses]
+    scores = np.zeros(len(flat), np.float32)
+    with progress.bar(len(flat), f"scoring with {reward.name}", quiet=quiet) as advance:
+        for start in range(0, len(flat), BATCH):
+            part = flat[start : start + BATCH]
+            scores[start : start + BATCH] = reward(*zip(*part, strict=True))
+            advance(len(part))
+    return np.split(scores, np.cumsum([len(one.responses) for one in judged])[:-1]) if judged else []
+
+
+def judge_pairs(judged: Sequence[Judged], judge: Judge) -> np.ndarray:
+    """The verdicts of a judge on pairs, 1 where it prefers response 0: float64[n]."""
+    pairs = [[_turned(one.prompt, response) for response in one.responses] for one in judged]
+    return judge([first[0] for first, _ in pairs], [first[1] for first, _ in pairs], [second[1] for _, second in pairs])
+
+
+def with_column(judged: Judged, scores: np.ndarray, name: str) -> list[dict]:
+    """The raw rows with their scores: NAME_chosen and NAME_rejected of a pair, else NAME, a list where a row has several responses.
+
+    Raises:
+      ValueError: a row has such a column.
+    """
+    numbers = [None if np.isnan(score) else float(score) for score in scores]
+    if len(judged.rows) == len(numbers) and not judged.paired:
+        added = [{name: number} for number in numbers]
+    elif judged.paired and len(numbers) == 2:
+        added = [{f"{name}_{side}": number for side, number in zip(("chosen", "rejected"), numbers, strict=True)}]
+    else:
+        added = [{name: numbers}]
+    for row, columns in zip(judged.rows, added, strict=True):
+        if taken := sorted(row.keys() & columns.keys()):
+            raise ValueError(f"the rows have a column {taken[0]!r} already; name another with --column.")
+    return [{**row, **columns} for row, columns in zip(judged.rows, added, strict=True)]
+
+
+def relabelled(judged: Sequence[Judged], verdict: np.ndarray, scores: Sequence[np.ndarray] | None, name: str) -> tuple[list[dict], Tally]:
+    """Pairs whose better response is the one that a verdict prefers, as rows of format "paired", and what became of them.
+
+    Args:
+      judged: pairs.
+      verdict: of each: 1 leaves it, 0 turns it around, 0.5 is a tie, NaN is none; the last two leave no row.
+      scores: of the two responses, kept as NAME_chosen and NAME_rejected; None: there are none.
+      name: of the columns of scores.
+    """
+    rows = [
+        _pair(one, *((0, 1) if better == 1 else (1, 0)), None if scores is None else scores[number], name)
+        for number, (one, better) in enumerate(zip(judged, verdict, strict=True))
+        if better in (0, 1)
+    ]
+    return rows, Tally(*(int((verdict == case).sum()) for case in (1, 0, 0.5)), int(np.isnan(verdict).sum()))
+
+
+def best_and_worst(judged: Sequence[Judged], scores: Sequence[np.ndarray], name: str, *, margin: float) -> tuple[list[dict], Tally]:
+    """The best and the worst response of each prompt, as rows of format "paired" with their scores, and what became of the prompts.
+
+    Responses without a score do not count; of equal ones the first does.
+
+    Args:
+      judged: prompts with their responses.
+      scores: of each response.
+      name: of the columns of scores.
+      margin: best and worst are a tie where their scores differ by no more.
+    """
+    rows, ties, missing = [], 0, 0
+    for one, own in zip(judged, scores, strict=True):
+        if np.isfinite(own).sum() < 2:
+            missing += 1
+            continue
+        best, worst = int(np.nanargmax(own)), int(np.nanargmin(own))
+        if own[best] - own[worst] <= margin:
+            ties += 1
+        else:
+            rows.append(_pair(one, best, worst, own, name))
+    return rows, Tally(len(rows), 0, ties, missing)
+
+
+def _pair(judged, better, worse, scores, name):
+    sides = {"chosen": judged.responses[better], "rejected": judged.responses[worse]}
+    numbers = {} if scores is None else {f"{name}_chosen": float(scores[better]), f"{name}_rejected": float(scores[worse])}
+    tools = {"tools": list(judged.tools)} if judged.tools else {}
+    return {**judged.carried, "prompt": judged.prompt, **sides, **tools, **numbers}
+
+
+def _by_id(asked):
+    """id -> (prompt, raw row), or None where several rows have the id; rows without a prompt are left out."""
+    of_id: dict[str | int, tuple[Asked, dict] | None] = {}
+    for number in range(len(asked)):
+        with contextlib.suppress(RowError):
+            values = asked[number]
+            prompt = prompts.of_row(values, number)
+            of_id[prompt.id] = None if prompt.id in of_id else (prompt, values)
+    return of_id
+
+
+def _judged(values, format, base):
+    try:
+        name = format or detect.detect(Record(values))[0]
+    except ValueError as error:
+        raise RowError("no_format", str(error)) from error
+    # a pair is read whatever else judges it
+    row = Record(values if name not in ("paired", "hh") else {key: value for key, value in values.items() if not _judges(key)})
+    # and any score is accepted
+    example = to_example(row, name=name, scoring=Scoring(transform="sigmoid") if name == "scored" else None, base=base)
+    carried = {column: row.peek(column) for column in row.unread() if column in row and not _judges(column)}
+    rows = (dict(values),)
+    return Judged(example.prompt, example.responses, rows, name in PAIRS, dict(values), carried, example.tools)
+
+
+def _judges(column):
+    """Whether a column may say which response is better, or is about one of them."""
+    return column not in SIDES and bool(EVIDENCE_OF_ORDER.search(column) or JUDGES.search(column) or column in (*LABELS, *CHOICES))
+
+
+def _turned(prompt: str | Messages | None, response: str | Messages) -> tuple[Prompt, str]:
+    """(prompt, completion) as a reward takes them."""
+    if isinstance(response, str):
+        return prompt if isinstance(prompt, str) else list(prompt or ()) or "", response
+    return [*(prompt or ()), *response[:-1]], response[-1]["content"]

@@ -1,0 +1,175 @@
+"""`annotate --rows`: scores of the answers of every format, mended labels, pairs of samples; what it writes is read again."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from jaxalign import annotate
+from jaxalign.data.raw.counts import Counts
+from jaxalign.data.raw.formats import to_example
+from jaxalign.data.raw.sources import Rows
+from jaxalign.scoring import annotations, rewards
+
+USER = {"role": "user", "content": "Hi"}
+TURNS = [USER, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Bye"}, {"role": "assistant", "content": "See you"}]
+
+
+def judged(*rows, format=None):
+    counts = Counts()
+    return list(annotations.read(Rows(rows, name="rows", identity="0"), counts, format=format)), counts
+
+
+def scored(*rows, spec="length", name="reward"):
+    found, _ = judged(*rows)
+    scores = annotations.score(found, rewards.make(spec), quiet=True)
+    return [row for one, own in zip(found, scores, strict=True) for row in annotations.with_column(one, own, name)]
+
+
+@pytest.mark.parametrize(
+    "row, added",
+    [
+        (dict(prompt="q", chosen="abc", rejected="d"), dict(reward_chosen=3, reward_rejected=1)),
+        (dict(chosen=TURNS, rejected=[*TURNS[:-1], TURNS[1]]), dict(reward_chosen=7, reward_rejected=5)),
+        (dict(chosen="\n\nHuman: q\n\nAssistant: abc", rejected="\n\nHuman: q\n\nAssistant: d"), dict(reward_chosen=3, reward_rejected=1)),
+        (dict(prompt="q", response_0="abc", response_1="d", better_response_id=1), dict(reward_chosen=1, reward_rejected=3)),
+        (dict(prompt="q", completion="abc", label=False), dict(reward=3)),
+        (dict(prompt="q", completion="abc", score=7), dict(reward=3)),
+        (dict(prompt="q", responses=["abc", "d"], scores=[7, 9]), dict(reward=[3, 1])),
+        (dict(prompt="q", responses=["abc", "d", "ef"]), dict(reward=[3, 1, 2])),
+        (dict(messages=TURNS), dict(reward=7)),
+        (dict(instruction="q", input="about", output="abc"), dict(reward=3)),
+        (dict(text="abc"), dict(reward=3)),
+    ],
+)
+def test_every_format_gets_its_scores_beside_what_it_holds(row, added):
+    assert scored(row) == [row | added]
+
+
+def test_a_pair_with_scores_is_read_again_with_them_as_a_column():
+    row = scored(dict(prompt="q", chosen="d", rejected="abc"))[0]
+    example = to_example(row, name="paired", keep_columns={"margin": "reward"})
+    assert example.columns == {"margin": (1.0, 3.0)}
+
+
+def test_a_reward_sees_the_conversation_before_the_last_turn_and_the_columns_of_the_row(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def turns(prompts, completions, metadata):\n"
+        "    return [10 * len(p) + len(p[-1]['content']) + row['gold'] for p, row in zip(prompts, metadata)]\n"
+    )
+    assert scored(dict(messages=TURNS, gold=0.5), spec=f"{tmp_path / 'mine.py'}:turns")[0]["reward"] == 33.5
+
+
+def test_rows_that_break_a_rule_are_counted_and_a_missing_score_is_null():
+    found, counts = judged(
+        dict(prompt="q", completion="#### 1", answer="1"), dict(prompt="q", completion=""), dict(prompt="q", completion="2")
+    )
+    assert counts.kept == 2 and set(counts.rules) == {"empty_response"}
+    scores = annotations.score(found, rewards.make("gsm8k"), quiet=True)
+    lines = [annotations.with_column(one, own, "right")[0]["right"] for one, own in zip(found, scores, strict=True)]
+    assert lines == [1.0, None]
+
+
+def test_a_column_that_is_there_is_not_replaced():
+    with pytest.raises(ValueError, match="a column 'reward' already; name another with --column"):
+        scored(dict(prompt="q", completion="a", reward=3))
+
+
+def test_labels_are_mended_and_what_judged_the_old_ones_is_left_out():
+    found, _ = judged(
+        dict(prompt="q", chosen="d", rejected="abc", score_chosen=9, score_rejected=2, subset="s"),
+        dict(prompt="q", chosen="abc", rejected="d", chosen_model="m"),
+        dict(prompt="q", chosen="abc", rejected="def"),
+        dict(prompt="q", chosen="abc", rejected="de"),
+    )
+    scores = annotations.score(found, rewards.make("length"), quiet=True)
+    rows, tally = annotations.relabelled(found, np.array([0, 1, 0.5, math.nan]), scores, "reward")
+    assert rows == [
+        dict(subset="s", prompt="q", chosen="abc", rejected="d", reward_chosen=3, reward_rejected=1),
+        dict(prompt="q", chosen="abc", rejected="d", reward_chosen=3, reward_rejected=1),
+    ]
+    assert tally == (1, 1, 1, 1)
+
+
+def test_the_best_and_the_worst_answer_make_a_pair_unless_they_are_as_good():
+    found, _ = judged(*(dict(prompt=f"q{i}", responses=["a", "bb", "cc", "dddd"]) for i in range(4)))
+    scores = [np.float32(own) for own in ([1, 3, math.nan, 0], [2, 2, 2, 2], [5, math.nan, math.nan, math.nan], [1, 1.5, 1.2, 1])]
+    rows, tally = annotations.best_and_worst(found, scores, "r", margin=0.5)
+    assert rows == [dict(prompt="q0", chosen="bb", rejected="dddd", r_chosen=3.0, r_rejected=0.0)]
+    assert tally == (1, 0, 2, 1)
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_command_makes_pairs_of_samples_with_the_prompts_as_they_were_asked(tmp_path, capsys):
+    asked = [dict(id="a", messages=[USER], answer="7"), dict(messages=[USER | {"content": "Bye"}], answer="8"), dict(id="c", prompt="")]
+    lines = [dict(id=key, sample=k, prompt=f"<s>{key}", text=text) for key in ("a", 1) for k, text in enumerate(["it is 7", "8", "9"])]
+    samples, questions = write(tmp_path / "samples.jsonl", *lines), write(tmp_path / "asked.jsonl", *asked)
+    arguments = ["--rows", samples, "--reward", "gsm8k", "--prompts", questions]
+    assert annotate.main([*arguments, "--pairs", "--out", str(tmp_path / "pairs.jsonl")]) == 0
+    assert "2 pairs of 2 prompts; 0 are ties, 0 have fewer than two scores" in capsys.readouterr().out
+    rows = read(tmp_path / "pairs.jsonl")
+    assert rows == [
+        dict(id="a", prompt=[USER], chosen="it is 7", rejected="8", reward_chosen=1, reward_rejected=0),
+        dict(id=1, prompt=[USER | {"content": "Bye"}], chosen="8", rejected="it is 7", reward_chosen=1, reward_rejected=0),
+    ]
+    assert len(to_example(rows[0], name="paired").responses) == 2
+    assert annotate.main([*arguments, "--column", "right", "--out", str(tmp_path / "scored.jsonl")]) == 0
+    assert read(tmp_path / "scored.jsonl") == [line | {"right": right} for line, right in zip(lines, [1, 0, 0, 0, 1, 0], strict=True)]
+
+
+def test_the_command_mends_labels_and_says_how_often_they_were_right(tmp_path, capsys):
+    rows = write(tmp_path / "rows.jsonl", *(dict(prompt=f"q{i}", chosen="a" * i, rejected="bb") for i in (1, 2, 3, 4)))
+    spec = "{'kind': 'length', 'unit': 'characters'}"
+    assert annotate.main(["--rows", rows, "--reward", spec, "--relabel", "--out", str(tmp_path / "out" / "mended.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "2 pairs as they were, 1 turned around, 1 ties and 0 without a verdict left out" in out
+    assert "agreement with the labels, a tie counting half: 0.625 (95 %: " in out
+    assert [row["chosen"] for row in read(tmp_path / "out" / "mended.jsonl")] == ["bb", "aaa", "aaaa"]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ([], "give --reward SPEC"),
+        (["--reward", "length", "--judge", "m@http://h/v1"], "it goes with --relabel"),
+        (["--reward", "length", "--relabel", "--pairs"], "give one of them"),
+        (["--reward", "lenght"], "did you mean length?"),
+        (["--reward", "{'kind'"], "is no dict as Python writes it"),
+        (["--reward", "gsm8k"], "reads the column 'answer' of the prompts' rows; they have chosen, prompt, rejected"),
+        (["--reward", "length", "--margin", "1"], "goes with --pairs"),
+        (["--reward", "length", "--format", "pared"], "did you mean paired?"),
+        (["--reward", "length", "--format", "ranked"], "has no answer that can be scored"),
+        (["--reward", "length", "--limit", "0"], "--limit 0 must be at least 1"),
+        (["--reward", "length", "--prompts", "rows.jsonl"], "goes with samples of generate"),
+        (["--reward", "length", "--workdir", "x"], "--workdir has no effect"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl", dict(prompt="q", chosen="abc", rejected="d"))
+    assert annotate.main(["--rows", "rows.jsonl", "--out", "out.jsonl", *flags]) == 1
+    assert words in capsys.readouterr().err and not (tmp_path / "out.jsonl").exists()
+
+
+def test_neither_an_existing_file_is_replaced_nor_a_set_without_pairs_mended(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl", dict(prompt="q", completion="abc"))
+    assert annotate.main(["--rows", "rows.jsonl", "--out", "rows.jsonl", "--reward", "length"]) == 1
+    assert annotate.main(["--rows", "rows.jsonl", "--out", "out.jsonl", "--reward", "length", "--relabel"]) == 1
+    assert annotate.main(["--rows", "rows.jsonl", "--reward", "length"]) == 1
+    error = capsys.readouterr().err
+    assert (
+        "rows.jsonl is there already" in error
+        and "1 rows of " in error
+        and "are none; --pairs" in error
+        and "--out FILE.jsonl is missing" in error
+    )
