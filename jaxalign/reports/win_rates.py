@@ -1,8 +1,9 @@
 """Win rates: verdicts of pairs of answers to the same prompts, raw and at equal length.
 
-The length-controlled rate follows Dubois et al., "Length-Controlled AlpacaEval" (arXiv 2404.04475, equation 2), without its term for the
-difficulty of a prompt, which is fitted on many models: a logistic regression of the verdict on the difference in length, read where the
-lengths are equal.
+The length-controlled rate follows Dubois et al., "Length-Controlled AlpacaEval" (arXiv 2404.04475, equation 2): a logistic regression of
+the verdict on the difference in length, read where the lengths are equal. What that paper adds needs many models judged on its own
+prompts, and is left out: a term for the difficulty of a prompt, and answers made longer on purpose that anchor the slope. So where one
+side is longer on nearly all prompts, the rate is an extrapolation, and differs from that paper's.
 """
 
 import math

@@ -126,9 +126,9 @@ def score(judged: Sequence[Judged], reward: Reward, *, quiet: bool) -> list[np.n
 
 
 def judge_pairs(judged: Sequence[Judged], judge: Judge) -> np.ndarray:
-    """The verdicts of a judge on pairs, 1 where it prefers response 0: float64[n]."""
+    """The verdicts of a judge on pairs, 1 where it prefers response 0: float64[n]. Shows its progress."""
     pairs = [[_turned(one.prompt, response) for response in one.responses] for one in judged]
-    return judge([first[0] for first, _ in pairs], [first[1] for first, _ in pairs], [second[1] for _, second in pairs])
+    return judge([first[0] for first, _ in pairs], [first[1] for first, _ in pairs], [second[1] for _, second in pairs], quiet=False)
 
 
 def with_column(judged: Judged, scores: np.ndarray, name: str) -> list[dict]:
@@ -231,5 +231,5 @@ def _judges(column):
 def _turned(prompt: str | Messages | None, response: str | Messages) -> tuple[Prompt, str]:
     """(prompt, completion) as a reward takes them."""
     if isinstance(response, str):
-        return prompt if isinstance(prompt, str) else list(prompt or ()) or "", response
+        return prompt or "", response
     return [*(prompt or ()), *response[:-1]], response[-1]["content"]

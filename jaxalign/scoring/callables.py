@@ -75,6 +75,7 @@ class HostFunction:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=STDERR,  # what the function prints is no output of ours
+            start_new_session=True,  # Ctrl-C is for the run, which may want to end in order
         )
         theirs.close()
         self._connection = ours
@@ -107,7 +108,7 @@ class HostFunction:
         try:
             if self._connection.poll(seconds):
                 return self._connection.recv()
-            fault = Fault("timeout", f"it took more than {seconds:g} s and was ended.")
+            fault = Fault("timeout", f"it took more than {seconds:g} s and was ended; timeout_s of the reward allows more.")
         except (EOFError, OSError):
             fault = Fault("died", f"its process ended with exit code {self._process.wait()}.")
         self._end()

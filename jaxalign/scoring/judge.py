@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxalign.data import progress
 from jaxalign.hparams import REQUIRED, hparams_of
 from jaxalign.paths import resolve
 from jaxalign.reports.intervals import Interval, wilson
@@ -48,7 +49,7 @@ class Judge:
     faults: Faults = dataclasses.field(default_factory=Faults)
     preferences: list[tuple[float, float]] = dataclasses.field(default_factory=list)  # for the first place, in either order of a pair
 
-    def __call__(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str]) -> np.ndarray:
+    def __call__(self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str], *, quiet: bool = True) -> np.ndarray:
         """1 where the first answer wins in both orders, 0 where the second does, else 0.5; NaN without a verdict: float64[n].
 
         Equal answers are a tie that nobody is asked about.
@@ -56,12 +57,15 @@ class Judge:
         Args:
           prompts: text or messages.
           firsts, seconds: two answers to each.
+          quiet: show no progress.
         """
         differ = [number for number in range(len(prompts)) if firsts[number] != seconds[number]]
         asked = [self._messages(prompts[i], *pair) for i in differ for pair in ((firsts[i], seconds[i]), (seconds[i], firsts[i]))]
-        given_up = _Patience()
-        with ThreadPoolExecutor(self.parallel) as pool:
-            replies = list(pool.map(lambda messages: given_up.ask(self._preference, messages), asked))
+        replies, patience = [], _Patience()
+        with ThreadPoolExecutor(self.parallel) as pool, progress.bar(len(asked), f"asking {self.endpoint.model}", quiet=quiet) as advance:
+            for reply in pool.map(lambda messages: patience.ask(self._preference, messages), asked):
+                replies.append(reply)
+                advance(1)
         verdict, faults = np.full(len(prompts), 0.5), []
         for number, one, other in zip(differ, replies[::2], replies[1::2], strict=True):
             fault = next((reply for reply in (one, other) if isinstance(reply, Fault)), None)

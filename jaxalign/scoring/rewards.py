@@ -47,7 +47,8 @@ class Reward:
             raise ValueError(f"{len(prompts)} prompts, {len(completions)} completions and {len(metadata)} rows; of each one per sample.")
         if not len(completions):
             return np.zeros(0, np.float32)
-        scores = list(self.rule.score(prompts, completions, metadata))
+        written = [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        scores = list(self.rule.score(written, completions, metadata))
         for number, score in enumerate(scores):
             if not isinstance(score, Fault) and not abs(score) <= LARGEST:
                 scores[number] = Fault("not_finite", f"its score is {score}.")

@@ -12,6 +12,8 @@ from pathlib import Path
 import signal
 import sys
 
+import numpy as np
+
 from jaxalign.paths import line_of, message_of
 
 GRACE_S = 5  # after the time limit, by which whoever waits for an answer has ended this process, if it is there
@@ -59,8 +61,6 @@ def _load(file, name, options):
 
 def _answer(function, samples, options, file):
     """The numbers of the samples as a list, or (rule, message)."""
-    import numpy as np
-
     try:
         values = function(*samples, **options)
     except (Exception, SystemExit) as error:
