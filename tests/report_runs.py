@@ -6,7 +6,7 @@ PROMPTS = 40
 HOSTILE = "<script>document.title='x'</script><img src=x onerror=alert(1)>\"'&amp;\x00\x1b[31m]]>--></style></svg>"
 
 
-def write(folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen", text="plain", samples=()):
+def write(folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen", model="base; llama", text="plain", samples=()):
     """A finished run: held-out lines with an error of 0.03 over PROMPTS prompts, a training curve, and a summary.
 
     Args:
@@ -23,7 +23,7 @@ def write(folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen
     rows = {"source": f"{text}.jsonl", "format": "paired", "read": 50, "kept": 47, "rules": [f"dropped 3 by {text}"]}
     rows |= {"prompts": 47, "pairs": 47, "tokens": 1234, "fill": 0.9}
     run = {"start_step": 0, "starts": 1, "seconds": 75.0, "command": f"python -m jaxalign.train --config {text}", "date": "2026-01-02"}
-    settings = {"objective": objective, "reference": reference, "text": f"template {text}, pack True", "seed": str(seed)}
+    settings = {"objective": objective, "reference": reference, "model": model, "text": f"template {text}, pack True", "seed": str(seed)}
     facts = {"name": folder.name, "settings": settings, "data": {"training": rows, "held out": rows}, "samples": list(samples)}
     (folder / "summary.json").write_text(json.dumps(facts | {"run": run | {"devices": "1 x cpu", "versions": "jax 0"}}))
 

@@ -99,7 +99,7 @@ def test_rewards_of_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("won", "expected"), [(36, "a is better than b"), (20, "Whether a or b is better cannot be told"), (4, "a is worse than b")]
+    ("won", "expected"), [(36, "a is better than b"), (20, "Whether a is better than b cannot be told"), (4, "a is worse than b")]
 )
 def test_a_direct_comparison_comes_first_with_wilsons_interval(tmp_path, won, expected):
     write(tmp_path / "a", lines=lines(0.6))
@@ -108,6 +108,26 @@ def test_a_direct_comparison_comes_first_with_wilsons_interval(tmp_path, won, ex
     answer = text[text.index("Which is better", text.index("How it was made")) :]
     assert answer.removeprefix("Which is better").startswith(expected)
     assert f"it wins {won / PROMPTS:.1%}".replace("%", "\N{NO-BREAK SPACE}%") in answer
+
+
+def test_the_opponent_is_called_by_its_name_in_this_report_and_ties_are_counted(tmp_path):
+    write(tmp_path / "sft", lines=lines(0.6), objective="sft")
+    for seed in range(2):
+        write(tmp_path / f"dpo_{seed}", lines=lines(0.6), seed=seed)
+        rewards = [1.0] * 30 + [0.0] * 10
+        evaluate(tmp_path / f"dpo_{seed}", rewards, against=(f"{tmp_path}/sft@best", [0.0] * 40), win_rate_length_controlled=0.8)
+    duel = questions.duels(contents.read([tmp_path / "sft", tmp_path / "dpo_0", tmp_path / "dpo_1"])[0])
+    assert [(one.opponent, one.rate.value, one.rate.seeds, one.ties, one.at_equal_length) for one in duel] == [
+        ("sft@best", 0.875, 2, 0.25, 0.8)
+    ]
+
+
+def test_what_started_from_different_models_stands_in_different_panels(tmp_path):
+    for name, start in (("sft", "base"), ("dpo", "sft/export"), ("ipo", "sft/export")):
+        write(tmp_path / name, lines=lines(0.6), objective=name, model=f"{start}; llama, 1,000 parameters")
+    found = page(tmp_path, *(tmp_path / name for name in ("sft", "dpo", "ipo")))
+    panels = [label for label in found.having("aria-label") if label.startswith("Held-out accuracy, from")]
+    assert [label.rpartition("of ")[2] for label in panels] == ["sft", "dpo, ipo"]
 
 
 def test_every_section_is_there_and_leads_to_its_data(tmp_path):

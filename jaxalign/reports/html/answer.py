@@ -8,9 +8,9 @@ from jaxalign.reports.differences import Difference
 from jaxalign.reports.html import charts
 from jaxalign.reports.html.contents import GENERATED, Entry
 from jaxalign.reports.html.markup import Markup, join, tag
-from jaxalign.reports.html.questions import CHANCE, Duel, Question, Side, duels, gap, questions, since_start
+from jaxalign.reports.html.questions import CHANCE, CHOSEN, REFERENCE, Duel, Question, Side, duels, gap, questions, since_start
 
-OPPONENTS = {"reference": "the reference", "chosen": "the chosen answers"}  # as evaluations name them -> in words
+OPPONENTS = {REFERENCE: "the model it started from", CHOSEN: "the chosen answers"}  # in words
 NOT_TOLD = tag("b", "cannot be told")
 
 
@@ -46,22 +46,23 @@ def _named(duel: Duel) -> str:
 def _won(duel: Duel) -> Markup:
     name, other, rate = duel.entry.name, _named(duel), duel.rate
     told = {1: tag("b", f"{name} is better than {other}"), -1: tag("b", f"{name} is worse than {other}")}
-    head = told.get(duel.sign) or join("Whether ", tag("b", name), " or ", tag("b", other), " is better ", NOT_TOLD)
+    head = told.get(duel.sign) or join("Whether ", tag("b", name), " is better than ", tag("b", other), " ", NOT_TOLD)
     interval = f"95 % interval {_share(rate.low)} to {_share(rate.high)}" if math.isfinite(rate.low) else "too few prompts for an interval"
-    length = f"; at equal length it would win {_share(duel.at_equal_length)}" if math.isfinite(duel.at_equal_length) else ""
-    return join(head, f": it wins {_share(rate.value)} ({interval}){length}.")
+    ties = f"; {_share(duel.ties)} are ties" if duel.ties > 0 else ""
+    length = f", and would win {_share(duel.at_equal_length)} at equal length" if math.isfinite(duel.at_equal_length) else ""
+    return join(head, f": it wins {_share(rate.value)} ({interval}{ties}){length}.")
 
 
 def _ranking(question: Question, entries: Sequence[Entry]) -> Markup:
     means = [differences.mean(side.ends) for side in question.sides]
     rows = [charts.Interval(side.entry.name, side.entry.number, *_ends(one)) for side, one in zip(question.sides, means, strict=True)]
     whose = "other seeds and other prompts" if any(one.seeds > 1 for one in means) else "other prompts; one seed each"
-    start = f"; the dotted line is where training starts, {question.start:g}" if question.start is not None else ""
-    label = f"{question.what}, with the 95 % interval for {whose}{start}"
+    chance = f"; the dotted line is chance, {question.chance:g}" if question.chance is not None else ""
+    label = f"{question.what}, with the 95 % interval for {whose}{chance}"
     sentence = _compared(question) if len(question.sides) > 1 else _alone(question, question.sides[0])
     lacking = [entry.name for entry in entries if entry.number not in {side.entry.number for side in question.sides}]
     without = f" It was not measured for {_listed(lacking)}." if lacking else None
-    return _finding([join(sentence, without)], charts.intervals(rows, label=label, line=question.start))
+    return _finding([join(sentence, without)], charts.intervals(rows, label=label, line=question.chance))
 
 
 def _compared(question: Question) -> Markup:

@@ -34,7 +34,8 @@ class Evaluation(NamedTuple):
 class Run(NamedTuple):
     """One seed."""
 
-    name: str  # of its folder
+    name: str  # of its folder, or of that of the run whose stage it is
+    folder: Path
     facts: dict[str, Any]  # of its summary; empty where there is none
     training: list[dict]  # lines of its log
     held_out: Evaluations  # of its log, completed by those of its evaluations
@@ -84,7 +85,7 @@ def _run(name, folder) -> Run:
     if samples is None:
         samples = next(filter(None, map(_samples, reversed(of_steps))), [])
     held_out = _completed(log.read_estimates(folder), evaluations)
-    return Run(name, summary.read_facts(folder) or {}, log.read_metrics(folder, "train"), held_out, evaluations, samples)
+    return Run(name, folder, summary.read_facts(folder) or {}, log.read_metrics(folder, "train"), held_out, evaluations, samples)
 
 
 def _completed(logged: Evaluations, evaluations) -> Evaluations:

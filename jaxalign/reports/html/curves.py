@@ -17,7 +17,7 @@ TITLES = {  # metric -> (title, unit)
     WIN_RATE: ("Win rate", "a tie counts half"),
     CONTROLLED: ("Win rate at equal length", "a tie counts half"),
     EXACT: ("Right answers", "share"),
-    KL: ("KL to the reference on own answers", "nats per answer"),
+    KL: ("KL to the start on own answers", "nats per answer"),
     f"{GENERATED}tokens": ("Length of generated answers", "tokens"),
     f"{GENERATED}distinct_2": ("Distinct pairs of words", "share"),
     f"{GENERATED}stopped": ("Answers that ended by themselves", "share"),
@@ -30,13 +30,15 @@ POINTS = 120  # at most, of a training curve
 
 
 def trade_off(entries: Sequence[Entry]) -> Markup | None:
-    """Reward over KL, a path per configuration whose ring is its end; None where no step has both."""
-    rows = _rows(entries)
-    rewards = sorted(name for name in _names(rows) if name == REWARD or name.startswith(f"{REWARD}/"))
-    named = {name.removeprefix(INITIAL): name for name in comparison.headline([row for _, row in rows])}
-    axes = [(KL, metric) for metric in (*rewards, WIN_RATE)]
-    axes += [(named["kl"], named["accuracy"])] if {"kl", "accuracy"} <= named.keys() else []
-    panels = [panel for x, y in axes if (panel := _path(rows, x, y))]
+    """Reward over KL, a path per configuration whose ring is its end; None where no step has both.
+
+    The KL is to the model that a run started from: configurations that started from different ones stand in panels of their own.
+    """
+    starts: dict[str, list[Entry]] = {}
+    for entry in entries:
+        starts.setdefault(entry.facts.get("settings", {}).get("model", "").partition(";")[0], []).append(entry)
+    several = len(starts) > 1
+    panels = [panel for start, members in starts.items() for panel in _trade_off(members, f", from {start}" if several and start else "")]
     return tag("div", *panels, class_="panels wide") if panels else None
 
 
@@ -84,7 +86,17 @@ def _titled(name):
     return f"{title}, against the initial model" if name.startswith(INITIAL) else title, unit
 
 
-def _path(rows, x, y):
+def _trade_off(entries, suffix) -> list[Markup]:
+    """Panels of configurations that started from the same model."""
+    rows = _rows(entries)
+    rewards = sorted(name for name in _names(rows) if name == REWARD or name.startswith(f"{REWARD}/"))
+    named = {name.removeprefix(INITIAL): name for name in comparison.headline([row for _, row in rows])}
+    axes = [(KL, metric) for metric in (*rewards, WIN_RATE)]
+    axes += [(named["kl"], named["accuracy"])] if {"kl", "accuracy"} <= named.keys() else []
+    return [panel for x, y in axes if (panel := _path(rows, x, y, suffix))]
+
+
+def _path(rows, x, y, suffix):
     curves = []
     for entry, row in rows:
         points = [tuple(_mean(values) for values in of_runs) for _, of_runs in comparison.points(row, [x, y])]
@@ -92,7 +104,7 @@ def _path(rows, x, y):
         if points:
             curves.append(Curve(entry.name, entry.number, points, faint=seeds if len(seeds) > 1 else [], end=True))
     across, up = _titled(x), _titled(y)
-    return charts.lines(up[0], f"{across[0]}, {across[1]}", up[1], curves) if curves else None
+    return charts.lines(f"{up[0]}{suffix}", f"{across[0]}, {across[1]}", up[1], curves) if curves else None
 
 
 def _curve(entry, row, metric):

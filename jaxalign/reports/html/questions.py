@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxalign.reports import comparison, differences
 from jaxalign.reports.differences import Difference
-from jaxalign.reports.estimates import Estimate, change
+from jaxalign.reports.estimates import MISSING, Estimate, change
 from jaxalign.reports.html.contents import GENERATED, Entry, Evaluation
 from jaxalign.reports.intervals import wilson
 
 REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{GENERATED}{name}" for name in ("reward", "exact_match", "win_rate", "win_rate_length_controlled"))
-CHANCE = 0.5  # of accuracy and of win rates
+CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
+REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
 
 
 class Side(NamedTuple):
@@ -34,7 +36,7 @@ class Question(NamedTuple):
     metric: str
     what: str  # in words
     sides: list[Side]  # the best first
-    start: float | None  # what it is before training in any case
+    chance: float | None  # what guessing reaches
 
 
 class Duel(NamedTuple):
@@ -43,12 +45,13 @@ class Duel(NamedTuple):
     entry: Entry
     opponent: str
     rate: Difference  # win rate, a tie counting half
-    at_equal_length: float  # NaN where it was not measured
+    ties: float  # their share; NaN where the verdicts are not there
+    at_equal_length: float  # the win rate; NaN where it was not measured
 
     @property
     def direct(self) -> bool:
-        """Whether the opponent is another run or model, rather than the reference or the answers of the data."""
-        return self.opponent not in ("reference", "chosen")
+        """Whether the opponent is another run or model, rather than its own start or the answers of the data."""
+        return self.opponent not in (REFERENCE, CHOSEN)
 
     @property
     def sign(self) -> int:
@@ -66,26 +69,26 @@ def questions(entries: Sequence[Entry]) -> list[Question]:
     asked += [(EXACT, "share of generated answers that are right", None)] if EXACT in names else []
     asked += [(name, "held-out accuracy", CHANCE) for name in accuracy]
     found = []
-    for metric, what, start in asked:
+    for metric, what, chance in asked:
         sides = [Side(entry, ends) for entry, row in rows if (ends := row.last(metric))]
-        found.append(Question(metric, what, sorted(sides, key=lambda side: -side.mean), start))
+        found.append(Question(metric, what, sorted(sides, key=lambda side: -side.mean), chance))
     return [question for question in found if question.sides]
 
 
 def duels(entries: Sequence[Entry]) -> list[Duel]:
     """The direct comparisons that were judged; the seeds of a configuration against the same opponent are one."""
-    rates: dict[tuple[int, str], tuple[list[Estimate], list[Estimate]]] = {}
+    evaluations: dict[tuple[int, str], list[Evaluation]] = {}
     for number, one in [(entry.number, one) for entry in entries for run in entry.runs for one in run.evaluations]:
-        rate = one.checkpoint.get(WIN_RATE)
-        if rate is not None and math.isfinite(rate.value):
-            seeds, controlled = rates.setdefault((number, _opponent(one)), ([], []))
-            seeds.append(rate)
-            controlled += [one.checkpoint[CONTROLLED]] if CONTROLLED in one.checkpoint else []
+        if math.isfinite(one.checkpoint.get(WIN_RATE, MISSING).value):
+            evaluations.setdefault((number, _opponent(entries, one)), []).append(one)
     by_number = {entry.number: entry for entry in entries}
-    return [
-        Duel(by_number[i], opponent, _win_rate(seeds), sum(one.value for one in controlled) / len(controlled) if controlled else math.nan)
-        for (i, opponent), (seeds, controlled) in rates.items()
-    ]
+    found = []
+    for (number, opponent), seeds in evaluations.items():
+        verdicts = [sample["verdict"] for one in seeds for sample in one.samples if sample.get("verdict") is not None]
+        controlled = [one.checkpoint[CONTROLLED].value for one in seeds if CONTROLLED in one.checkpoint]
+        ties, rate = [verdict == TIE for verdict in verdicts], _win_rate([one.checkpoint[WIN_RATE] for one in seeds])
+        found.append(Duel(by_number[number], opponent, rate, _mean(ties), _mean(controlled)))
+    return found
 
 
 def gap(question: Question, first: Side, second: Side, *, level: float) -> Difference:
@@ -96,11 +99,8 @@ def gap(question: Question, first: Side, second: Side, *, level: float) -> Diffe
 
 def since_start(question: Question, side: Side) -> tuple[float, Difference] | None:
     """(the metric before training, its change); None where the start was not measured."""
-    if question.start is not None:
-        first = [Estimate(question.start, 0.0, end.n) for end in side.ends]
-    else:
-        rows = [dict(run.held_out).get(0, {}) for run in side.entry.runs if run.held_out]
-        first = [one for metrics in rows if math.isfinite((one := comparison.value(metrics, question.metric)).value)]
+    rows = [dict(run.held_out).get(0, {}) for run in side.entry.runs if run.held_out]
+    first = [one for metrics in rows if math.isfinite((one := comparison.value(metrics, question.metric)).value)]
     if len(first) != len(side.ends):
         return None
     evaluations = [one for run in side.entry.runs for one in run.evaluations[-1:]]
@@ -138,9 +138,14 @@ def _over_seeds(changes: list[Estimate]) -> Estimate:
     return Estimate(sum(values) / len(values), sum(errors) / len(errors), min(counts))
 
 
-def _opponent(evaluation: Evaluation) -> str:
+def _opponent(entries, evaluation: Evaluation) -> str:
+    """Whom the answers were judged beside: a configuration of this report by its name, others as the evaluation calls them."""
     named = (sample["against"].get("from") for sample in evaluation.samples if sample.get("against"))
-    return next(filter(None, named), "its opponent")
+    opponent = str(next(filter(None, named), "its opponent"))
+    path, at, step = opponent.partition("@")
+    parts = Path(path.removesuffix("/export")).parts
+    own = (entry.name for entry in entries for run in entry.runs if parts and run.folder.resolve().parts[-len(parts) :] == parts)
+    return next((name + at + step for name in own), opponent)
 
 
 def _win_rate(seeds: list[Estimate]) -> Difference:
@@ -149,3 +154,7 @@ def _win_rate(seeds: list[Estimate]) -> Difference:
         rate = differences.mean(seeds)
         return rate._replace(low=max(rate.low, 0.0), high=min(rate.high, 1.0)) if math.isfinite(rate.low) else rate
     return Difference(seeds[0].value, *wilson(seeds[0].value, seeds[0].n), seeds=1, prompts=seeds[0].n)
+
+
+def _mean(values):
+    return sum(values) / len(values) if values else math.nan
