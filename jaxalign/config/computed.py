@@ -55,6 +55,8 @@ def _column(cfg, name, spec: Mapping) -> columns.Column:
     options = {"dtype": build.dtype(cfg), "attention": cfg.model.attention}
     if spec["kind"] == "advantage":
         scorers = [scorer.of_value_run(spec["model"], rewards=tuple(spec["rewards"]), **options)]
+    elif spec["kind"] == "score":
+        scorers = [scorer.of_reward_model(spec["model"], **options)]
     else:
         scorers = [scorer.of_source(source, **options) for source in (spec["model"], spec["reference"]) if source is not None]
     return columns.Column(name, spec["kind"], scorers, beta=spec["beta"], rewards=tuple(spec["rewards"]))

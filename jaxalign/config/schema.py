@@ -105,13 +105,17 @@ SOURCE = {
 }
 # One computed column of data.computed; `python -m jaxalign.annotate`, or the run itself, writes it beside the prepared rows.
 COLUMN = {
-    "kind": Field((str,), REQUIRED, "what the column holds", ("logps", "implicit_reward", "advantage")),
-    "model": Field((str,), REQUIRED, "a Hugging Face folder, package:NAME or stage:NAME; of an advantage: a run of objective value"),
+    "kind": Field((str,), REQUIRED, "what the column holds", ("logps", "implicit_reward", "advantage", "score")),
+    "model": Field(
+        (str,),
+        REQUIRED,
+        "a Hugging Face folder, package:NAME or stage:NAME; of an advantage: a run of objective value; of a score: a reward model",
+    ),
     "reference": Field((str, NONE), None, "of an implicit reward: the model that its model was trained against"),
     "beta": Field((float,), 0.1, "of an implicit reward: the beta that its model was trained with", least=0),
     "rewards": Field((tuple,), ("reward",), "of an advantage: the columns that are summed to the reward", items=(str,)),
 }
-OPTIONS_OF_KIND = {"logps": (), "implicit_reward": ("reference", "beta"), "advantage": ("rewards",)}
+OPTIONS_OF_KIND = {"logps": (), "implicit_reward": ("reference", "beta"), "advantage": ("rewards",), "score": ()}
 # eval.generate: answers to fixed prompts, at every evaluation.
 GENERATE = {
     "prompts": Field((str, dict, NONE), None, "a file of prompts, or a source like data.eval; None: the prompts of the held-out rows"),

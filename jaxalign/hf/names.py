@@ -46,7 +46,8 @@ def tensors(model: Model) -> list[Tensor]:
     Raises:
       ValueError: a parameter that the family's checkpoints have no name for, as those of a reward head of several layers.
     """
-    paths = {path for path, _ in leaves(model.shapes) if path[0] != VALUE_HEAD}
+    left_out = {VALUE_HEAD} | ({"head"} if model.reward_head else set())  # a classifier has no table of output tokens
+    paths = {path for path, _ in leaves(model.shapes) if path[0] not in left_out}
     rows = [
         Tensor(name, layout, tuple((tuple(path.split(".")), ours) for path, ours in parts))
         for name, layout, parts in _table(model.config.family)

@@ -6,12 +6,16 @@ from pathlib import Path
 import shutil
 
 from jaxalign.data.raw.notation import read_file
+from jaxalign.data.text import render
 from jaxalign.data.text import tokenizer as tokenizers
 from jaxalign.data.text.renderer import Renderer
 from jaxalign.data.text.tokenizer_files import read_json
+from jaxalign.hf import classifiers
 from jaxalign.hf.save import carry
 
 GENERATION = "generation_config.json"
+# The line break after the first tag is one that jinja takes away.
+BARE = "{{% set whole %}}\n{text}{{% endset %}}{{{{ whole if add_generation_prompt else whole.rstrip() }}}}"
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "chat_templates", "additional_chat_templates")
 
 
@@ -60,6 +64,30 @@ def _replace_templates(folder: Path, templates: dict[str, str]) -> None:
     values.pop("chat_template", None)
     settings.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     tokenizers.save_templates(folder, templates)
+
+
+def for_classifier(folder: Path) -> None:
+    """Makes the files of a classifier's folder such that transformers reads the score of a text where it was trained: at its stop token.
+
+    Texts are filled up with a token that ends none of them, and the chat template leaves out the blanks that it writes after the last stop
+    token of a conversation.
+    """
+    tokenizer, config = tokenizers.load(folder), folder / "config.json"
+    named = [values.get("eos_token_id") for values in _settings(folder)]
+    ends = {tokenizer.eos_id, *(number for one in named for number in (one if isinstance(one, list) else [one]))}
+    ids = {text: tokenizer.model.token_to_id(text) for text in tokenizer.special.values()}
+    pad = classifiers.pad_token(tokenizer.special, ids, ends)
+    values = {key: value for key, value in read_file(config).items() if key != "pad_token_id"}
+    if pad is not None:
+        values["pad_token_id"] = ids[pad]
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (file := folder / name).is_file():
+                file.write_text(json.dumps({**read_file(file), "pad_token": pad}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    if tokenizer.chat_template is not None:
+        whole = render.make(tokenizer, template="auto").template.render(render.PROBE[1:], add_generation_prompt=False)
+        if whole != whole.rstrip():
+            _replace_templates(folder, {name: BARE.format(text=text) for name, text in tokenizer.templates.items()})
 
 
 def stop_ids(renderer: Renderer, folder: str | Path) -> tuple[int, ...]:

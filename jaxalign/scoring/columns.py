@@ -1,4 +1,4 @@
-"""Columns that models give the data: reference log-probs, margins, advantages; computed once and kept beside the prepared rows.
+"""Columns that models give the data: reference log-probs, margins, advantages, scores; computed once and kept beside the prepared rows.
 
 A column's name on disk is a hash of the weights, the rows, its options and VERSION. When it is opened, a few rows are computed again and
 compared.
@@ -22,6 +22,7 @@ KINDS = {  # kind -> the options of a column that it reads
     "logps": (),
     "implicit_reward": ("beta",),
     "advantage": ("rewards",),
+    "score": (),
 }
 
 
@@ -30,7 +31,8 @@ class Column:
     """A column to compute.
 
     "logps": the log-probs of the first scorer, a number per token. "implicit_reward": beta times the log-ratio of the first scorer to the
-    second, a number per response. "advantage": the sum of the reward columns less the value that the first scorer predicts.
+    second, a number per response. "advantage": the sum of the reward columns less the value that the first scorer predicts. "score": the
+    reward that the first scorer, a reward model, gives a response.
     """
 
     name: str
@@ -81,6 +83,8 @@ def compute(column: Column, prepared: store.Prepared, *, rows: int, quiet: bool)
             )
         values = scoring.responses(column.scorers[0], prepared, rows=rows, quiet=quiet)
         return {name: sum(known[reward].astype(np.float64) for reward in column.rewards) - values}
+    if column.kind == "score":
+        return {name: scoring.responses(column.scorers[0], prepared, rows=rows, quiet=quiet)}
     by_token = [scoring.tokens(scorer, prepared, rows=rows, quiet=quiet) for scorer in column.scorers]
     if column.kind == "logps":
         responses, donated = np.split(by_token[0], [len(groups.tokens)])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxalign.hparams import REQUIRED, hparams_of
-from jaxalign.scoring import rules
+from jaxalign.scoring import reward_model, rules
 from jaxalign.scoring.callables import HostFunction
 from jaxalign.scoring.faults import Fault, Faults
 from jaxalign.suggest import meant
@@ -207,6 +207,7 @@ KINDS = {  # name -> function of its options
     "gsm8k": rules.gsm8k,
     "regex": _regex,
     "python": _python,
+    "model": reward_model.rule,
     "sum": _sum,
 }
-BRIEF = {"regex": "pattern", "python": "function"}  # kind -> the option that "KIND:TEXT" gives
+BRIEF = {"regex": "pattern", "python": "function", "model": "model"}  # kind -> the option that "KIND:TEXT" gives

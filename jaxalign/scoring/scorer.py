@@ -1,4 +1,4 @@
-"""A model that gives numbers to prepared rows: log-probs of their tokens, or the values of their prompts.
+"""A model that gives numbers to prepared rows: log-probs of their tokens, values of their prompts, or rewards of their responses.
 
 Several processes score one set together; each gets the numbers of all.
 """
@@ -22,6 +22,7 @@ from jaxalign.training.sources import Source
 
 LOGPS_TOLERANCE = 0.1  # nats per token, on average, by which bfloat16 log-probs may differ when they are computed again
 VALUES_TOLERANCE = 0.02  # the same of values, as a share of the largest
+REWARDS_TOLERANCE = 0.1  # the same of rewards, of which 1 is a usual distance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +34,26 @@ class Scorer:
     params: Any
     weights: str  # a hash of the weights
     dtype: jnp.dtype  # of the matmuls
-    look: Any  # (params, batch) -> (logps [R, T], prompt values [N, K] or None), jitted
+    look: Any  # (params, batch) -> float32[R, T] per token, or [N, K] per response, jitted
     tolerance: float  # by which numbers may differ on average when they are computed again
 
 
-def of_model(name: str, model: models.Model, params, *, weights: str, dtype, attention: str, tolerance: float = LOGPS_TOLERANCE) -> Scorer:
-    """The scorer of a model in memory, on the mesh in scope."""
+def of_model(
+    name: str,
+    model: models.Model,
+    params,
+    *,
+    weights: str,
+    dtype,
+    attention: str,
+    gives: str = "logps",
+    tolerance: float = LOGPS_TOLERANCE,
+) -> Scorer:
+    """The scorer of a model in memory, on the mesh in scope; `gives` is what it reads of `types.Outputs`."""
     options = {"dtype": dtype, "remat": "none", "attention": attention}
 
     def look(params, batch: types.Batch):
-        outputs = forward.next_token(model, params, batch, jnp.int32(0), **options)
-        return outputs.logps, outputs.prompt_values
+        return getattr(forward.next_token(model, params, batch, jnp.int32(0), **options), gives)
 
     return Scorer(name, model, params, weights, jnp.dtype(dtype), jax.jit(look), 1e-3 if dtype == jnp.float32 else tolerance)
 
@@ -77,12 +87,25 @@ def of_value_run(name: str, *, rewards: tuple[str, ...], dtype, attention: str) 
             "an advantage is a reward less what that very reward is on average: sum the same on both sides."
         )
     tolerance = VALUES_TOLERANCE * run["value_head"]  # values lie between 0 and this
-    return of_model(name, model, params, weights=weights_of(source), dtype=dtype, attention=attention, tolerance=tolerance)
+    options = {"dtype": dtype, "attention": attention, "gives": "prompt_values", "tolerance": tolerance}
+    return of_model(name, model, params, weights=weights_of(source), **options)
+
+
+def of_reward_model(name: str, *, dtype, attention: str) -> Scorer:
+    """The scorer of a reward model: a run with a reward head, or the folder or hub name of a sequence classifier with one label.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such model, it has no reward head, or it cannot be read.
+    """
+    source = Source(name)
+    model = source.reward_model()
+    options = {"dtype": dtype, "attention": attention, "gives": "rewards", "tolerance": REWARDS_TOLERANCE}
+    return of_model(name, model, source.load(model), weights=weights_of(source), **options)
 
 
 def weights_of(source: Source) -> str:
     """A hash of the weights of a named model and of its config."""
-    return content_hash({"weights": source.identity(), "config": str(source.config())})
+    return content_hash({"weights": source.identity(), "config": str(source.decoder())})
 
 
 def tokens(scorer: Scorer, prepared: store.Prepared, *, rows: int, quiet: bool) -> np.ndarray:
@@ -95,16 +118,16 @@ def tokens(scorer: Scorer, prepared: store.Prepared, *, rows: int, quiet: bool) 
     donated = 0 if groups.donors is None else int(groups.donors[:, 2].sum())
     numbers = columns.numbered(len(groups.tokens) + donated, split=len(groups.tokens), donors=groups.donors is not None)
     out = np.full(len(groups.tokens) + donated, np.nan)
-    for at, (values, _) in _looks(scorer, prepared, numbers, rows=rows, quiet=quiet):
+    for at, values in _looks(scorer, prepared, numbers, rows=rows, quiet=quiet):
         out[at[at >= 0]] = _finite(values[at >= 0], scorer)
     return out
 
 
 def responses(scorer: Scorer, prepared: store.Prepared, *, rows: int, quiet: bool) -> np.ndarray:
-    """The value head's output for every response: float64[n, K]; NaN where none was computed."""
+    """The output of a value head or a reward head for every response: float64[n, K]; NaN where none was computed."""
     shape = prepared.groups.reward.shape
     out = np.full(shape, np.nan).reshape(-1)
-    for at, (_, values) in _looks(scorer, prepared, columns.numbered_responses(shape), rows=rows, quiet=quiet):
+    for at, values in _looks(scorer, prepared, columns.numbered_responses(shape), rows=rows, quiet=quiet):
         out[at[at >= 0]] = _finite(values[at >= 0], scorer)
     return out.reshape(shape)
 

@@ -1,12 +1,12 @@
 """Exports of a run: Hugging Face folders with a manifest of their files and of the checkpoint that they were made from."""
 
-import functools
 from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 
 from jaxalign.hf import save as hf_save
+from jaxalign.hf import trained
 from jaxalign.manifest import Manifest
 from jaxalign.models import model as models
 from jaxalign.training import runs
@@ -18,12 +18,20 @@ WEIGHTS = ".safetensors"
 def write(folder: str | Path, model: models.Model, params, *, workdir: str | Path, step: int, dtype: str) -> None:
     """Writes the parameters of a run's checkpoint, its tokenizer, template and stop tokens as a Hugging Face folder.
 
+    A run with a reward head becomes a sequence classifier.
+
     Raises:
       ValueError: as `hf.save.save`.
       OSError: the disk is full; nothing is left behind.
     """
     tokenizer = runs.tokenizer(workdir, step)
-    seal = functools.partial(SEAL.write, facts={"run": str(workdir), **_origin(workdir, step, dtype)})
+    facts = {"run": str(workdir), **_origin(workdir, step, dtype)}
+
+    def seal(partial: Path) -> None:
+        if model.reward_head is not None:
+            trained.for_classifier(partial)
+        SEAL.write(partial, facts=facts)
+
     hf_save.save(folder, model, params, tokenizer_from=tokenizer, dtype=dtype, seal=seal)
 
 

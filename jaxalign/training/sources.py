@@ -26,6 +26,11 @@ class Source:
         """Whether it is a run of ours."""
         return self._workdir is not None
 
+    @property
+    def place(self) -> tuple[Path, int]:
+        """The workdir of a run and the step of its checkpoint."""
+        return self._workdir, self.step
+
     @functools.cached_property
     def step(self) -> int:
         """The step of a run's checkpoint: the one named, the best, or the newest good one."""

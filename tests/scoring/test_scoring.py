@@ -73,7 +73,7 @@ def test_a_column_on_disk_is_found_again_and_depends_on_its_options_and_version(
 @pytest.mark.parametrize("kind", columns.KINDS)
 def test_an_option_that_a_kind_does_not_read_does_not_change_its_name(kind):
     one, other = (columns.Column("x", kind, [], beta=beta, rewards=rewards) for beta, rewards in ((0.1, ("a",)), (0.2, ("b",))))
-    assert (one.options == other.options) == (kind == "logps")
+    assert (one.options == other.options) == (kind in ("logps", "score"))
 
 
 def _summary(values):
