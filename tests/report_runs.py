@@ -28,7 +28,7 @@ def write(folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen
     (folder / "summary.json").write_text(json.dumps(facts | {"run": run | {"devices": "1 x cpu", "versions": "jax 0"}}))
 
 
-def evaluate(folder, rewards, *, step=9, text="an answer", against=None, prompts=None, **metrics):
+def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against=None, prompts=None, **metrics):
     """An evaluation of generated answers beside a run.
 
     Args:
@@ -40,10 +40,10 @@ def evaluate(folder, rewards, *, step=9, text="an answer", against=None, prompts
     lines = []
     for i, reward in enumerate(rewards):
         prompt = prompts[i] if prompts else f"prompt {i}"
-        line = {"id": i, "sample": 0, "prompt": prompt, "text": text, "tokens": 3, "stop": "token", "rewards": {"judge": reward}}
+        line = {"id": i, "sample": 0, "prompt": prompt, "text": text, "tokens": 3, "stop": "token", "rewards": {name: reward}}
         if against:
             other = against[1][i]
-            line["against"] = {"text": text, "rewards": {"judge": other}, "from": against[0]}
+            line["against"] = {"text": text, "rewards": {name: other}, "from": against[0]}
             line["verdict"] = 0.5 if reward == other else float(reward > other)
         lines.append(line)
     if against:

@@ -98,6 +98,36 @@ def test_rewards_of_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
     assert questions.paired_rewards(*entries, "generate/reward") is None
 
 
+def test_rewards_of_different_kinds_or_prompts_are_not_taken_for_the_same(tmp_path):
+    for name, kind, prompts in (("a", "one", None), ("b", "other", None), ("c", "one", [f"else {i}" for i in range(PROMPTS)])):
+        write(tmp_path / name, lines=lines(0.6), objective=name)
+        evaluate(tmp_path / name, [0.5] * PROMPTS, name=kind, prompts=prompts)
+    entries, _ = contents.read([tmp_path / name for name in "abc"])
+    asked = questions.questions(entries)
+    found = [(one.what.rpartition(", ")[2], [side.entry.name for side in one.sides]) for one in asked if one.metric == "generate/reward"]
+    assert found == [("one", ["a", "c"]), ("other", ["b"])]
+    assert [questions.on_other_prompts(one) for one in asked] == [True, False, False]
+    assert page(tmp_path, *(tmp_path / name for name in "abc")).text.count("measured on different prompts") == 1
+
+
+def test_samples_of_another_reward_lend_no_error(tmp_path):
+    for name, value in (("a", 0.7), ("b", 0.5)):
+        write(tmp_path / name, lines=lines(0.6, **{"generate/reward": value}), objective=name)
+        evaluate(tmp_path / name, [value * 10] * PROMPTS)  # in the loop another reward was measured, with an error
+    entries, _ = contents.read([tmp_path / "a", tmp_path / "b"])
+    question = questions.questions(entries)[0]
+    lead = questions.gap(question, *question.sides, level=0.95)
+    assert lead.value == pytest.approx(0.2) and lead.high - lead.low > 0.1
+
+
+def test_several_held_out_sets_are_one_curve_and_one_answer(tmp_path):
+    sets = [{f"{name}/{key}": value for name in ("x", "y") for key, value in line.items() if key != "step"} for line in lines(0.9)]
+    write(tmp_path / "run", lines=[{"step": 9 * i, **line} for i, line in enumerate(sets)])
+    found = page(tmp_path, tmp_path / "run")
+    assert "run is better than at its start: held-out accuracy went from 0.5 to 0.9" in found.text
+    assert len([label for label in found.having("aria-label") if label.startswith("Held-out accuracy: share of pairs over step")]) == 1
+
+
 @pytest.mark.parametrize(
     ("won", "expected"), [(36, "a is better than b"), (20, "Whether a is better than b cannot be told"), (4, "a is worse than b")]
 )

@@ -8,7 +8,19 @@ from jaxalign.reports.differences import Difference
 from jaxalign.reports.html import charts
 from jaxalign.reports.html.contents import GENERATED, Entry
 from jaxalign.reports.html.markup import Markup, join, tag
-from jaxalign.reports.html.questions import CHANCE, CHOSEN, REFERENCE, Duel, Question, Side, duels, gap, questions, since_start
+from jaxalign.reports.html.questions import (
+    CHANCE,
+    CHOSEN,
+    REFERENCE,
+    Duel,
+    Question,
+    Side,
+    duels,
+    gap,
+    on_other_prompts,
+    questions,
+    since_start,
+)
 
 OPPONENTS = {REFERENCE: "the model it started from", CHOSEN: "the chosen answers"}  # in words
 NOT_TOLD = tag("b", "cannot be told")
@@ -73,6 +85,7 @@ def _compared(question: Question) -> Markup:
     beaten = [f"{side.entry.name} by {_by(one)}" for side, one in gaps if one.sign > 0]
     undecided = [f"{side.entry.name} (it leads by {_by(one)})" for side, one in gaps if one.sign <= 0]
     name, note = best.entry.name, " All intervals hold together in 95 of 100 cases." if comparisons > 1 else ""
+    note += " They were measured on different prompts." if on_other_prompts(question) else ""
     if not beaten:
         return join(f"Which has the best {question.what} ", NOT_TOLD, f": {name} leads ",
                     _listed([f"{side.entry.name} by {_by(one)}" for side, one in gaps]), ".", note)  # fmt: skip

@@ -15,6 +15,8 @@ from jaxalign.reports.intervals import wilson
 
 REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{GENERATED}{name}" for name in ("reward", "exact_match", "win_rate", "win_rate_length_controlled"))
 CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
+RIGHT = "exact_match"  # among the rewards of a sample; it has a metric of its own
+ROUNDING = 1e-5  # of rewards in files of samples
 REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
 
 
@@ -63,16 +65,19 @@ def questions(entries: Sequence[Entry]) -> list[Question]:
     """The metrics that rank at least one configuration, the most telling first: rewards of answers, exact match, held-out accuracy."""
     rows = [(entry, row) for entry in entries if (row := entry.row()).runs]
     names = {name for _, row in rows for lines in row.runs.values() for name in lines[-1][1]}
-    rewards = sorted(name for name in names if name == REWARD or name.startswith(f"{REWARD}/"))
+    rewards = sorted(name for name in names if name.startswith(f"{REWARD}/")) or [REWARD] * (REWARD in names)
     accuracy = [name for name in comparison.headline([row for _, row in rows]) if name.endswith("accuracy")]
     asked = [(name, f"reward of generated answers{name.removeprefix(REWARD).replace('/', ', ')}", None) for name in rewards]
     asked += [(EXACT, "share of generated answers that are right", None)] if EXACT in names else []
     asked += [(name, "held-out accuracy", CHANCE) for name in accuracy]
     found = []
     for metric, what, chance in asked:
-        sides = [Side(entry, ends) for entry, row in rows if (ends := row.last(metric))]
-        found.append(Question(metric, what, sorted(sides, key=lambda side: -side.mean), chance))
-    return [question for question in found if question.sides]
+        sides = sorted((Side(entry, ends) for entry, row in rows if (ends := row.last(metric))), key=lambda side: -side.mean)
+        kinds = {_only_reward(side.entry) if metric == REWARD else "" for side in sides}
+        for kind in sorted(kinds):  # a reward of another kind is another question
+            same = [side for side in sides if metric != REWARD or _only_reward(side.entry) == kind]
+            found.append(Question(metric, what + (f", {kind}" if kind and len(kinds) > 1 else ""), same, chance))
+    return found
 
 
 def duels(entries: Sequence[Entry]) -> list[Duel]:
@@ -92,9 +97,22 @@ def duels(entries: Sequence[Entry]) -> list[Duel]:
 
 
 def gap(question: Question, first: Side, second: Side, *, level: float) -> Difference:
-    """The lead of the first side, prompt by prompt where the samples of both have rewards on the same prompts."""
+    """The lead of the first side, prompt by prompt where the samples of both have these rewards on the same prompts."""
     paired = paired_rewards(first.entry, second.entry, question.metric) if question.metric.startswith(REWARD) else None
-    return differences.between(first.ends, second.ends, paired, level=level)
+    return _between(first.ends, second.ends, paired, level)
+
+
+def on_other_prompts(question: Question) -> bool:
+    """Whether what the sides reached was measured on different prompts, as far as their samples and summaries tell."""
+    if question.metric.startswith(GENERATED):
+        measured = [{(str(one["id"]), str(one["prompt"])) for run in side.entry.runs for one in run.samples} for side in question.sides]
+    else:
+        facts = [side.entry.facts.get("data", {}) for side in question.sides]
+        measured = [
+            {role: (rows.get("source"), rows.get("prompts")) for role, rows in one.items() if role.startswith("held")} for one in facts
+        ]
+    measured = [one for one in measured if one]
+    return any(one != measured[0] for one in measured)
 
 
 def since_start(question: Question, side: Side) -> tuple[float, Difference] | None:
@@ -106,7 +124,14 @@ def since_start(question: Question, side: Side) -> tuple[float, Difference] | No
     evaluations = [one for run in side.entry.runs for one in run.evaluations[-1:]]
     changes = [one.change[question.metric] for one in evaluations if question.metric in one.change]
     paired = _over_seeds(changes) if len(changes) == len(side.ends) else None
-    return Side(side.entry, first).mean, differences.between(side.ends, first, paired)
+    return Side(side.entry, first).mean, _between(side.ends, first, paired, differences.LEVEL)
+
+
+def _between(first, second, paired: Estimate | None, level) -> Difference:
+    """The difference, with the error of the paired one where that is of the same: an evaluation may be of other prompts or rewards."""
+    one = differences.between(first, second, level=level)
+    same = paired is not None and abs(paired.value - one.value) <= 0.1 * paired.se + ROUNDING
+    return differences.between(first, second, paired, level=level) if same else one
 
 
 def paired_rewards(first: Entry, second: Entry, metric: str) -> Estimate | None:
@@ -125,8 +150,7 @@ def _by_prompt(entry, metric):
     """(id, prompt) -> mean reward over samples and seeds."""
     name, values_by_prompt = metric.removeprefix(REWARD).removeprefix("/"), {}
     for sample in (sample for run in entry.runs for sample in run.samples):
-        rewards = sample.get("rewards", {})
-        value = rewards.get(name) if name else next(iter(rewards.values())) if len(rewards) == 1 else None
+        value = sample.get("rewards", {}).get(name or _only_reward(entry))
         if value is not None:
             values_by_prompt.setdefault((str(sample["id"]), str(sample["prompt"])), []).append(value)
     return {key: sum(values) / len(values) for key, values in values_by_prompt.items()}
@@ -136,6 +160,12 @@ def _over_seeds(changes: list[Estimate]) -> Estimate:
     """The mean change; the seeds share their prompts, so that its error is the mean of theirs."""
     values, errors, counts = zip(*changes, strict=True)
     return Estimate(sum(values) / len(values), sum(errors) / len(errors), min(counts))
+
+
+def _only_reward(entry) -> str:
+    """The name of the only reward that the samples have; "" where there are several or none."""
+    names = {name for run in entry.runs for sample in run.samples[:1] for name in sample.get("rewards", {}) if name != RIGHT}
+    return names.pop() if len(names) == 1 else ""
 
 
 def _opponent(entries, evaluation: Evaluation) -> str:
