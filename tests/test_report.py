@@ -282,6 +282,15 @@ def test_a_panel_places_its_points_where_their_values_are():
     assert band[0] == band[-1] == f"{left:.1f},{low:.1f}" and len(band) == 4
 
 
+def test_long_curves_keep_their_ends_and_long_lists_their_count(tmp_path):
+    for i in range(8):
+        write(tmp_path / f"run{i}", lines=lines(0.6, steps=range(1000) if i == 0 else (0, 999)), objective=str(i))
+    found = page(tmp_path, *(tmp_path / f"run{i}" for i in range(8)))
+    assert "run0, run1, run2, run3, run4 and 3 more" in found.text
+    longest = max((attributes["points"].split() for name, attributes in found.elements if name == "polyline"), key=len)
+    assert 100 < len(longest) <= 122
+
+
 def test_markup_is_escaped_once():
     assert tag("p", "<&>", tag("b", "'"), title='"') == '<p title="&quot;">&lt;&amp;&gt;<b>&#x27;</b></p>'
     assert escaped("\ud800") == "?"

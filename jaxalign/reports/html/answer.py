@@ -23,6 +23,7 @@ from jaxalign.reports.html.questions import (
 )
 
 OPPONENTS = {REFERENCE: "the model it started from", CHOSEN: "the chosen answers"}  # in words
+LISTED = 6  # names in a sentence
 NOT_TOLD = tag("b", "cannot be told")
 
 
@@ -41,6 +42,12 @@ def section(entries: Sequence[Entry]) -> Markup:
         _duels(others),
         *(_ranking(question, entries) for question in held_out),
     )
+
+
+def listed(parts: Sequence[str], word: str = " and ") -> str:
+    """The first LISTED of the parts in a sentence, and how many more there are."""
+    shown = [*parts] if len(parts) <= LISTED else [*parts[: LISTED - 1], f"{len(parts) - LISTED + 1} more"]
+    return word.join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
 
 def _duels(judged: list[Duel]) -> Markup | None:
@@ -73,7 +80,7 @@ def _ranking(question: Question, entries: Sequence[Entry]) -> Markup:
     label = f"{question.what}, with the 95 % interval for {whose}{chance}"
     sentence = _compared(question) if len(question.sides) > 1 else _alone(question, question.sides[0])
     lacking = [entry.name for entry in entries if entry.number not in {side.entry.number for side in question.sides}]
-    without = f" It was not measured for {_listed(lacking)}." if lacking else None
+    without = f" It was not measured for {listed(lacking)}." if lacking else None
     return _finding([join(sentence, without)], charts.intervals(rows, label=label, line=question.chance))
 
 
@@ -88,9 +95,9 @@ def _compared(question: Question) -> Markup:
     note += " They were measured on different prompts." if on_other_prompts(question) else ""
     if not beaten:
         return join(f"Which has the best {question.what} ", NOT_TOLD, f": {name} leads ",
-                    _listed([f"{side.entry.name} by {_by(one)}" for side, one in gaps]), ".", note)  # fmt: skip
-    rest = join(" Whether it is better than ", _listed(undecided, " or "), " ", NOT_TOLD, ".") if undecided else None
-    return join(tag("b", f"{name} is better"), f" in {question.what}: it beats {_listed(beaten)}.", rest, note)
+                    listed([f"{side.entry.name} by {_by(one)}" for side, one in gaps]), ".", note)  # fmt: skip
+    rest = join(" Whether it is better than ", listed(undecided, " or "), " ", NOT_TOLD, ".") if undecided else None
+    return join(tag("b", f"{name} is better"), f" in {question.what}: it beats {listed(beaten)}.", rest, note)
 
 
 def _alone(question: Question, side: Side) -> Markup:
@@ -133,7 +140,3 @@ def _digits(one: Difference) -> int:
     """Digits after the point that show two figures of the interval."""
     half = (one.high - one.low) / 2
     return min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 3
-
-
-def _listed(parts, word=" and "):
-    return word.join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]

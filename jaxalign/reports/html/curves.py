@@ -26,7 +26,7 @@ TITLES = {  # metric -> (title, unit)
     "loss": ("Held-out loss", "of the objective"),
 }
 FIRST = (REWARD, WIN_RATE, CONTROLLED, EXACT, KL, f"{GENERATED}tokens", "accuracy", "kl")  # the others are folded
-POINTS = 120  # at most, of a training curve
+POINTS = 120  # of a curve that has more
 
 
 def trade_off(entries: Sequence[Entry]) -> Markup | None:
@@ -47,7 +47,7 @@ def over_steps(entries: Sequence[Entry]) -> Markup | None:
     rows = _rows(entries)
     moved = {name for name in comparison.headline([row for _, row in rows]) if name.startswith(INITIAL)}
     names = [name for name in _names(rows) if INITIAL + name not in moved]
-    first = sorted((name for name in names if _rank(name) < len(FIRST)), key=lambda name: (_rank(name), name))
+    first = sorted((name for name in names if rank(name) < len(FIRST)), key=lambda name: (rank(name), name))
     panels = [panel for name in first if (panel := _panel(name, [(entry, _curve(entry, row, name)) for entry, row in rows]))]
     panels += _losses(entries)
     others = sorted(name for name in names if name not in first and name.removeprefix(INITIAL) != "loss")
@@ -56,6 +56,12 @@ def over_steps(entries: Sequence[Entry]) -> Markup | None:
         return None
     unfolded = tag("div", *panels, class_="panels")
     return join(unfolded, folded(f"{len(more)} more metrics", tag("div", *more, class_="panels")) if more else None)
+
+
+def rank(name: str) -> int:
+    """Where a metric stands among others: its place in FIRST, or behind all of it."""
+    plain = REWARD if name.startswith(f"{REWARD}/") else name.removeprefix(INITIAL)
+    return FIRST.index(plain) if plain in FIRST else len(FIRST)
 
 
 def _rows(entries):
@@ -71,12 +77,6 @@ def _names(rows) -> set[str]:
         sets = [prefix for prefix in comparison.prefixes(lines) if prefix]
         names |= {name.removeprefix(next((prefix for prefix in sets if name.startswith(prefix)), "")) for name in lines}
     return names
-
-
-def _rank(name):
-    """Place of a metric among FIRST."""
-    plain = REWARD if name.startswith(f"{REWARD}/") else name.removeprefix(INITIAL)
-    return FIRST.index(plain) if plain in FIRST else len(FIRST)
 
 
 def _titled(name):
@@ -99,8 +99,10 @@ def _trade_off(entries, suffix) -> list[Markup]:
 def _path(rows, x, y, suffix):
     curves = []
     for entry, row in rows:
-        points = [tuple(_mean(values) for values in of_runs) for _, of_runs in comparison.points(row, [x, y])]
-        seeds = [[tuple(v[i] for v in of_runs) for _, of_runs in comparison.points(row, [x, y])] for i in range(len(row.runs))]
+        steps = [of_runs for _, of_runs in comparison.points(row, [x, y])]
+        steps = [steps[i] for i in _spread(len(steps))]
+        seeds = [[tuple(values[i] for values in of_runs) for of_runs in steps] for i in range(len(row.runs))]
+        points = [tuple(map(_mean, of_runs)) for of_runs in steps]
         if points:
             curves.append(Curve(entry.name, entry.number, points, faint=seeds if len(seeds) > 1 else [], end=True))
     across, up = _titled(x), _titled(y)
@@ -116,6 +118,7 @@ def _banded(entry, seeds: list[list[tuple]], *, marks: bool) -> Curve | None:
     """The mean of lines that have the same steps, with their range; None without points."""
     if not seeds or not seeds[0]:
         return None
+    seeds, marks = [[line[i] for i in _spread(len(line))] for line in seeds], marks and len(seeds[0]) <= POINTS
     columns = [[line[i][1] for line in seeds] for i in range(len(seeds[0]))]
     points = [(step, _mean(values)) for (step, _), values in zip(seeds[0], columns, strict=True)]
     if len(seeds) == 1:
@@ -147,9 +150,12 @@ def _training(entry, metric):
     lines = [{line["step"]: line[metric] for line in run.training if _is_number(line.get(metric))} for run in entry.runs]
     lines = [line for line in lines if line]
     steps = sorted(set.intersection(*map(set, lines))) if lines else []
-    smooth = [summary.running_mean([line[step] for step in steps]) for line in lines]
-    kept = sorted({*range(0, len(steps), max(math.ceil(len(steps) / POINTS), 1)), *range(len(steps))[-1:]})
-    return [[(steps[i], values[i]) for i in kept] for values in smooth]
+    return [list(zip(steps, summary.running_mean([line[step] for step in steps]), strict=True)) for line in lines]
+
+
+def _spread(count) -> list[int]:
+    """About POINTS places among so many, with the first and the last."""
+    return sorted({*range(0, count, max(math.ceil(count / POINTS), 1)), *range(count)[-1:]})
 
 
 def _is_number(value):

@@ -17,8 +17,7 @@ def page(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
     Args:
       remarks: sentences about what is missing or damaged.
     """
-    names = [entry.name for entry in entries]
-    title = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    title = answer.listed([entry.name for entry in entries])
     legend = charts.legend([(entry.name, entry.number) for entry in entries])
     generated, followed = texts.generated(entries), texts.followed(entries)
     both = join(generated, folded("Held-out answers before and after", followed) if generated and followed else followed)

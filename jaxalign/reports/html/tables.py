@@ -7,6 +7,7 @@ import statistics
 
 from jaxalign.reports import comparison, page
 from jaxalign.reports.html.contents import GENERATED, Entry
+from jaxalign.reports.html.curves import rank
 from jaxalign.reports.html.markup import Markup, folded, join, table, tag
 
 PARTS = re.compile(r"[;,] ")  # between the parts of a setting
@@ -24,7 +25,10 @@ def results(entries: Sequence[Entry]) -> Markup | None:
     if not rows:
         return None
     names = {name for row in rows for lines in row.runs.values() for name in lines[-1][1] if name.startswith(GENERATED)}
-    metrics = [*sorted(name for name in names if any(row.last(name) for row in rows)), *comparison.headline(rows)]
+    metrics = [
+        *sorted((name for name in names if any(row.last(name) for row in rows)), key=lambda name: (rank(name), name)),
+        *comparison.headline(rows),
+    ]
     lines = [[tag("code", metric), *(_cell(row.last(metric)) for row in rows)] for metric in metrics]
     lines += [["seeds", *(f"{len(row.finished())}" for row in rows)]]
     meaning = [tag("li", tag("code", name), f": {text}.") for name, text in page.MEANING.items() if any(_is(name, m) for m in metrics)]
