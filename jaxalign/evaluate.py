@@ -260,7 +260,7 @@ def _report(subject, numbers, answers, command):
     import rich.console
     import rich.table
 
-    from jaxalign.reports import log, page
+    from jaxalign.reports import alarms, log, page
     from jaxalign.reports.estimates import MISSING
 
     before, after, change = numbers.start, numbers.checkpoint, numbers.change
@@ -272,7 +272,7 @@ def _report(subject, numbers, answers, command):
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(table)
-    for sentence in numbers.sentences():
+    for sentence in (*numbers.sentences(), *alarms.falling(before, after)):
         console.print(sentence, highlight=False)
     if subject.out:
         subject.out.parent.mkdir(parents=True, exist_ok=True)

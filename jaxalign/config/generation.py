@@ -56,6 +56,8 @@ def speaking(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable
     judging = judges.judging(spec)
     for reward in judging.rewards.values():
         reward.check([one.columns for one in asked])
+    if judging.compare:
+        judging.compare.check()
     generation = Generation(asked, judging, samples=spec["samples"])
     made = Speaking(generation, voice_of(decoder, speaker, asked, drawing), spec["max_new_tokens"])
     if spec["against"] is not None:

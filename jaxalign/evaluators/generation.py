@@ -21,7 +21,7 @@ NAME = "generate"  # what stands before the names of the metrics
 EXACT = "exact_match"  # the name of a reward that is a metric of its own: 1 where an answer is right
 WIN_RATE, CONTROLLED = "win_rate", "win_rate_length_controlled"
 Reward = Callable[[Sequence, Sequence[str], Sequence[Mapping]], np.ndarray]  # (prompts, completions, metadata) -> float32[n]
-Compare = Callable[[Sequence, Sequence[str], Sequence[str], Sequence[Mapping]], np.ndarray]  # (prompts, first, second, metadata) -> [n]
+Compare = Callable[[Sequence, Sequence[str], Sequence[str]], np.ndarray]  # (prompts, firsts, seconds) -> float64[n], 1 where the first wins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Judging:
 
     rewards: Mapping[str, Reward]  # by name
     decides: str | Compare | None = None  # the reward, or the judge of pairs, that verdicts come from; None: no verdicts
+
+    @property
+    def compare(self) -> Compare | None:
+        """The judge of pairs; None where a reward decides, or nothing does."""
+        return None if self.decides is None or isinstance(self.decides, str) else self.decides
 
     def called(self, name: str) -> list[str]:
         """The metrics that show the reward of this name; the one that decides, or the only one, is "reward"."""
@@ -132,13 +137,12 @@ class Generation:
 
     def _verdicts(self, texts, rewards, others) -> np.ndarray:
         """1 where a text wins, 0 where the other's does, 0.5 of a tie, NaN where there is no verdict: float64[n]."""
-        decides = self.judging.decides
-        if isinstance(decides, str):
-            return win_rates.verdicts(rewards[decides], others.rewards[decides])
+        if not (compare := self.judging.compare):
+            return win_rates.verdicts(rewards[self.judging.decides], others.rewards[self.judging.decides])
         there = np.array([i for i, text in enumerate(others.texts) if text is not None], int)
         verdict = np.full(len(texts), math.nan)
         sides = [texts[i] for i in there], [others.texts[i] for i in there]
-        verdict[there] = decides([self._each[i].prompt for i in there], *sides, [self._each[i].columns for i in there])
+        verdict[there] = compare([self._each[i].prompt for i in there], *sides)
         return verdict
 
 

@@ -44,7 +44,7 @@ class Speaking:
         return self.generation.judging.metrics(against=self.origin is not None, kl=self.start is not None)
 
     def evaluate(self, state, step: int, log: RunLog) -> dict[str, Estimate]:
-        """The metrics of a train state under their whole names. The log gets the answers, and what went wrong with rewards."""
+        """The metrics of a train state under their whole names. The log gets the answers, and what went wrong with rewards and judges."""
         measured = self.measure(state)
         log.answers(step, measured.lines)
         for line in self.faults():
@@ -52,8 +52,9 @@ class Speaking:
         return measured.estimates()
 
     def faults(self) -> list[str]:
-        """What went wrong with rewards so far, a line per reward and reason."""
-        return [line for reward in self.generation.judging.rewards.values() for line in reward.lines()]
+        """What went wrong with rewards and judges so far, a line per reason."""
+        judging = self.generation.judging
+        return [line for one in filter(None, [*judging.rewards.values(), judging.compare]) for line in one.lines()]
 
     def measure(self, state) -> Measured:
         """The metrics of a train state, by prompt, and a line for every answer. Needs a mesh in scope."""

@@ -16,6 +16,7 @@ import sys
 import rich.console
 import rich.progress
 
+from jaxalign.reports import alarms
 from jaxalign.reports.estimates import Estimate
 
 LOG = logging.getLogger(__name__)
@@ -41,11 +42,13 @@ class RunLog:
         self.console = rich.console.Console(stderr=True, quiet=quiet, soft_wrap=not sys.stderr.isatty())
         self._file = self._board = self._wandb = None
         self._workdir, self._start_step, self._total = workdir, start_step, total_steps
+        self._first, self._alarmed = {}, False  # held-out metrics before the first step; whether an alarm was told
         if not quiet:
             _drop_lines(workdir / METRICS, start_step)
             for file in (workdir / ANSWERS).glob("step-*.jsonl"):
                 if (number := file.stem.removeprefix("step-")).isdecimal() and int(number) > start_step:
                     file.unlink()
+            self._first = dict(read_estimates(workdir)).get(0, {}) if start_step else {}
             self._file = open(workdir / METRICS, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
             if wandb:
                 import wandb as weights_and_biases
@@ -78,6 +81,11 @@ class RunLog:
         errors = _finite({name: one.se for name, one in estimates.items()})
         extra = dict(zip(ERRORS, (errors, {name: estimates[name].n for name in errors}), strict=True))
         self._write("eval", step, {name: one.value for name, one in estimates.items()}, extra)
+        self._first = self._first or (estimates if step == 0 else {})
+        if not self._alarmed and (found := alarms.falling(self._first, estimates)):
+            self._alarmed = True
+            for sentence in found:
+                self.say(f"step {step}: {sentence}")
 
     def answers(self, step: int, lines: Sequence[Mapping]) -> None:
         """Writes what the model said at a step to WORKDIR/samples/step-N.jsonl, a line per answer."""

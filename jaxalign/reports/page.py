@@ -3,14 +3,22 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from jaxalign.reports import alarms
 from jaxalign.reports.estimates import MISSING, Estimate
 
 HEADLINE = ("accuracy", "loss", "kl")  # in this order; the same names for every objective
+OF_ANSWERS = ("win_rate", "win_rate_length_controlled", "reward", "exact_match", "kl")  # likewise, of what a model says
+ANSWERS = "generate/"  # what stands before these
 MEANING = {
     "accuracy": "share of pairs of responses whose better one gained more log-probability against the reference than the worse one; "
     "a tie counts half, so that training starts at 0.5, which is chance (without a reference: whose better one is likelier)",
     "loss": "the objective's own loss; compare it between runs of the same objective only",
-    "kl": "KL divergence of the policy from the reference, in nats per token",
+    "kl": "KL divergence of the policy from the reference, in nats per token of the rows",
+    "generate/win_rate": "share of the model's answers that are better than the others'; a tie counts half",
+    "generate/win_rate_length_controlled": "the same at equal length, by a logistic regression on the difference in length",
+    "generate/reward": "mean reward of the model's answers",
+    "generate/exact_match": "share of the model's answers that are right",
+    "generate/kl": "KL divergence from the model that the run started from, in nats per answer, over the model's own answers",
 }
 SAMPLE_LETTERS = 600  # shown of each text
 
@@ -41,11 +49,20 @@ def page(title: str, stages: Sequence[Stage]) -> str:
 
 
 def headline(metrics: Iterable[str]) -> list[str]:
-    """The names among these that come first: accuracy, loss and KL of every held-out set, against the first reference where it moved."""
+    """The names among these that come first.
+
+    They are accuracy, loss and KL of every held-out set, against the first reference where it moved, and the worth of the model's answers.
+    """
     metrics = list(metrics)
-    found = [name for title in HEADLINE for name in metrics if name.rpartition("/")[2] == title]
+    of_rows = [name for name in metrics if not name.startswith(ANSWERS)]
+    found = [name for title in HEADLINE for name in of_rows if name.rpartition("/")[2] == title]
     # "initial/accuracy" takes the place of "accuracy": only it can be compared over time
-    return [name for name in found if _initial(name) not in found]
+    found = [name for name in found if _initial(name) not in found]
+    return found + [ANSWERS + title for title in OF_ANSWERS if ANSWERS + title in metrics]
+
+
+def _title(name):
+    return name if name.startswith(ANSWERS) else name.rpartition("/")[2]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -65,6 +82,7 @@ def _results(stage):
         return ["No held-out set was evaluated; set `data.eval` or `data.eval_fraction`.", "", *_picture(stage)]
     more = sorted(set(stage.last) - set(names))
     lines = [*_estimates(stage, names), ""]
+    lines += [line for sentence in alarms.falling(stage.first, stage.last) for line in (f"**{sentence}**", "")]
     if more:
         lines += ["<details><summary>More held-out metrics</summary>", "", *_estimates(stage, more), "", "</details>", ""]
     return lines + _picture(stage)
@@ -80,7 +98,7 @@ def _picture(stage):
 
 
 def _legend(stages):
-    shown = {name.rpartition("/")[2] for stage in stages for name in headline(stage.last)}
+    shown = {_title(name) for stage in stages for name in headline(stage.last)}
     if not shown:
         return []
     lines = [f"- `{name}`: {meaning}." for name, meaning in MEANING.items() if name in shown]

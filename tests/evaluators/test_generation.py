@@ -56,26 +56,26 @@ def test_prompts_without_another_answer_do_not_count():
 
 
 @pytest.mark.parametrize(("kl", "others"), [(None, None), ((np.ones(2), np.ones(2)), ("other", TEXTS))])
-@pytest.mark.parametrize("named", [{}, {"long": "length"}, {"exact_match": "exact_match"}, {"long": "length", "exact_match": "exact_match"}])
+@pytest.mark.parametrize("named", [{}, {"long": "length"}, {"exact_match": "gsm8k"}, {"long": "length", "exact_match": "gsm8k"}])
 def test_the_names_are_known_before_anything_is_said(named, kl, others):
     decides = sorted(named)[0] if named and others else None
     if others and not named:
-        decides = lambda prompts, first, second, metadata: np.full(len(prompts), 0.5)  # noqa: E731
+        decides = lambda prompts, firsts, seconds: np.full(len(prompts), 0.5)  # noqa: E731
     judging = Judging({name: rewards.make(spec) for name, spec in named.items()}, decides)
     found = measured(judging, others, kl=kl).estimates()
     assert sorted(found) == sorted(judging.metrics(against=others is not None, kl=kl is not None))
     assert ("generate/reward" in found) == (len(named) == 1 or decides in named)
 
 
-def test_a_judge_of_pairs_sees_the_rows_and_only_answers_that_are_there():
+def test_a_judge_of_pairs_sees_only_answers_that_are_there():
     seen = []
 
-    def judge(prompts, first, second, metadata):
-        seen.append((prompts, first, second, [row["answer"] for row in metadata]))
+    def judge(prompts, firsts, seconds):
+        seen.append((prompts, firsts, seconds))
         return np.array([1.0, math.nan])
 
     found = measured(Judging({}, judge), ("chosen", [[None, None], ["x", "y"]]))
-    assert seen == [(["two", "two"], ["no", "no way"], ["x", "y"], ["no", "no"])]
+    assert seen == [(["two", "two"], ["no", "no way"], ["x", "y"])]
     assert found.estimates()["generate/win_rate"].value == 1.0 and [line["verdict"] for line in found.lines] == [None, None, 1.0, None]
 
 

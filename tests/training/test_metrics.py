@@ -50,3 +50,8 @@ def test_invalid_responses_and_equal_rewards_do_not_count():
     assert float(metrics.rankings(outputs(1, 2, 3), None, batch((True, False, True)))["ranking/logps"][1].sum()) == 1
     same = batch().replace(reward=jnp.zeros((1, 3)))
     assert float(metrics.rankings(outputs(1, 2, 3), None, same)["ranking/logps"][1].sum()) == 0
+
+
+def test_length_alone_ranks_as_a_judge_of_the_longer_response_would():
+    found = metrics.rankings(outputs(1, 2, 3), outputs(3, 2, 1), batch())  # the rewards are those of lengths 1 > 3 > 2
+    np.testing.assert_allclose(share(found["ranking/length"]), 1 / 3, rtol=1e-6)
