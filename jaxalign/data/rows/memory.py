@@ -27,13 +27,15 @@ def prepared(
     Raises:
       ValueError: there is no group, or one is longer than a row.
     """
-    most = max((len(responses) for _, responses in groups), default=0)
+    if not groups:
+        raise ValueError(f"there is no group for {name}.")
+    most = max(len(responses) for _, responses in groups)
     empty = np.zeros(0, np.int32)
     pieces = [piece for prompt, responses in groups for piece in (prompt, *responses, *[empty] * (most - len(responses)))]
     lengths = np.array([len(piece) for piece in pieces], np.int64).reshape(-1, 1 + most)
     valid = np.arange(most) < np.array([[len(responses)] for _, responses in groups])
     flat = pack.Groups(
-        tokens=np.concatenate([np.asarray(piece, np.int32) for piece in pieces] or [empty]),
+        tokens=np.concatenate([np.asarray(piece, np.int32) for piece in pieces]),
         scored=np.repeat(np.tile(np.arange(1 + most) > 0, len(groups)), lengths.ravel()).astype(np.uint8),
         offsets=np.concatenate([np.zeros(1, np.int64), lengths.ravel().cumsum()]),
         reward=np.zeros(valid.shape, np.float32) if rewards is None else np.asarray(rewards, np.float32),
