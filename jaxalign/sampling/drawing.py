@@ -35,7 +35,7 @@ class Drawing:
 
     def __init__(self, sampler, params, owners, samples, done, *, seed, room=0, look=None):
         """`room`: least places of a prompt in the cache. `look`: steps after which samples that go on are yielded too; None: never."""
-        self.sampler, self.params, self.seed, self.look = sampler, params, seed, look
+        self.sampler, self.params, self.weights, self.seed, self.look = sampler, params, sampler.weights(params), seed, look
         self.plan = batches.plan(list(owners), shards=sampler.shards, room=room)
         first = batches.first_missing(owners, samples, done)
         self.batches: deque[tuple[Sequence[batches.Place], list[Request]]] = deque()  # whole batches, and what of them is to be drawn
@@ -64,7 +64,7 @@ class Drawing:
             comes = self.waiting or self.batches or any(self._left(place) for place in range(sampler.places))
             free = self.inside.count(None) + max(1, sampler.places // RESTING) if comes else sampler.places
             before = int(self.state.steps)
-            self.state = sampler.run(self.params, self.state, _by_row(ended), jnp.int32(steps), jnp.int32(free))
+            self.state = sampler.run(self.weights, self.state, _by_row(ended), jnp.int32(steps), jnp.int32(free))
             sampler.usage.lane_steps += (int(self.state.steps) - before) * ended.size
             lanes, texts, begun = jax.device_get(sampler.whole((self.state.sample, self.state.texts, self.state.prompts.next)))
             self.begun = begun.copy()

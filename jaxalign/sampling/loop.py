@@ -6,6 +6,7 @@ The first token that a lane reads is the prompt's last, so what is cached of a p
 """
 
 from functools import partial
+from typing import NamedTuple
 
 from flax import struct
 import jax
@@ -55,6 +56,13 @@ class Texts:
         return cls(zeros(jnp.int32, samples, tokens), *numbers, zeros(jnp.int32, samples), zeros(jnp.int32, samples))
 
 
+class Weights(NamedTuple):
+    """What a step reads of a model."""
+
+    decoder: models.Weights
+    head: Array  # [D, V]; its rows one after the other, so that the product has its logits one after the other
+
+
 @struct.dataclass
 class State:
     """Everything that a step changes."""
@@ -75,6 +83,12 @@ class Entering:
     start: Array  # the place of the prompt's first token in that row
     length: Array  # tokens that are cached
     prompts: Prompts
+
+
+def gathered(model: models.Model, params, dtype: jnp.dtype) -> Weights:
+    """The weights of all chunks: whole over fsdp, so that they are gathered once for all tokens."""
+    decoder = models.gathered(model, params, dtype)
+    return Weights(decoder, models.unembed(model, decoder.outside).T)
 
 
 def begin(model: models.Model, *, prompts: int, lanes: int, samples: int, prompt_tokens: int, tokens: int, dtype: jnp.dtype) -> State:
@@ -152,7 +166,7 @@ def _begun(state: State, new: Array) -> State:
 
 def run(
     model: models.Model,
-    params,
+    weights: Weights,
     state: State,
     ended: Array,
     steps: Array,
@@ -166,7 +180,7 @@ def run(
     """The state after at most `steps` steps, fewer where so many places become free, or all.
 
     Args:
-      model, params: of float32 parameters.
+      model, weights: as `gathered` gives them.
       state: of all lanes.
       ended: bool[P, S]; lanes whose sample the host ended.
       steps: int32[].
@@ -175,17 +189,15 @@ def run(
       stop_ids: tokens after which a sample ends; the first min_new_tokens tokens are none of them.
       dtype: of the matmuls.
     """
-    weights = models.gathered(model, params, dtype)  # once a chunk, not once a token
     state = _take_up(state, ended | (state.sample < 0))
-    head = models.unembed(model, weights.outside).T  # its rows one after the other: the product then has its logits one after the other
     known = chunks.Options(model.config.vocab_size, model.config.logit_softcap or None, chunk=0)
     options = {"law": law, "stop_ids": stop_ids, "min_new_tokens": min_new_tokens, "options": known}
 
     def step(carry):
         done, state = carry
-        hidden, cache = models.decode(model, weights, state.token, state.cache, dtype=dtype)
+        hidden, cache = models.decode(model, weights.decoder, state.token, state.cache, dtype=dtype)
         state = state.replace(cache=cache, steps=state.steps + 1)
-        return done + 1, _next(state, hidden, head, **options)
+        return done + 1, _next(state, hidden, weights.head, **options)
 
     def goes_on(carry):
         done, state = carry

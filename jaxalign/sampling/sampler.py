@@ -89,6 +89,7 @@ class Sampler:
         self.shards = int(np.prod([sharding.mesh_shape()[axis] for axis in sharding.mesh_axes("rows")]))
         self.places, self.lanes, self.usage = -(-places // self.shards) * self.shards, lanes, Usage()
         options = {"law": law, "stop_ids": stopping.ids, "min_new_tokens": stopping.min_new_tokens, "dtype": dtype}
+        self.weights = jax.jit(partial(loop.gathered, model, dtype=dtype))
         self.prefill = jax.jit(partial(models.prefill, model, dtype=dtype, attention=attention))
         self.enter = jax.jit(loop.enter, donate_argnums=0)
         self.share = jax.jit(loop.share, donate_argnums=0)

@@ -17,7 +17,7 @@ Array = jax.Array
 
 TOKEN = ("rows", None, "heads", None)  # logical axes: of the new token's keys, of a prompt's cache, of the samples' cache
 PROMPT = ("rows", "heads", None, None)
-SAMPLE = ("rows", None, "heads", None, None)
+SAMPLE = ("rows", "heads", None, None, None)
 
 
 class Keys(NamedTuple):
@@ -28,8 +28,8 @@ class Keys(NamedTuple):
 
     prompt_keys: Array  # [P, KV, E, T]
     prompt_values: Array  # [P, KV, T, E]
-    keys: Array  # [P, S, KV, E, M]; of the sample's own tokens
-    values: Array  # [P, S, KV, M, E]
+    keys: Array  # [P, KV, S, E, M]; of the sample's own tokens
+    values: Array  # [P, KV, S, M, E]
 
 
 @struct.dataclass
@@ -54,7 +54,7 @@ def empty(
         return jnp.zeros(shape, dtype, out_sharding=sharding.spec(*axes))
 
     def layer():
-        prompt, sample = (prompts, kv_heads), (prompts, samples, kv_heads)
+        prompt, sample = (prompts, kv_heads), (prompts, kv_heads, samples)
         return Keys(
             zeros((*prompt, head_dim, prompt_tokens), *PROMPT),
             zeros((*prompt, prompt_tokens, head_dim), *PROMPT),
@@ -86,10 +86,10 @@ def attend(
 
 
 def _attend_locally(q, k, v, memory, prompt_length, length, window, *, softcap):
-    at = jnp.meshgrid(*map(jnp.arange, length.shape), indexing="ij")
+    prompt, sample = jnp.meshgrid(*map(jnp.arange, length.shape), indexing="ij")
     memory = memory._replace(  # written before it is read, else XLA would copy it
-        keys=memory.keys.at[*at, :, :, length].set(k, mode="drop", unique_indices=True),
-        values=memory.values.at[*at, :, length].set(v, mode="drop", unique_indices=True),
+        keys=memory.keys.at[prompt, :, sample, :, length].set(k, mode="drop", unique_indices=True),
+        values=memory.values.at[prompt, :, sample, length].set(v, mode="drop", unique_indices=True),
     )
     return jax.vmap(partial(_one_prompt, window, softcap=softcap))(q, memory, prompt_length, length), memory
 
@@ -100,7 +100,7 @@ def _one_prompt(window, q, memory, prompt_length, length, *, softcap):
     q = q.reshape(samples, kv_heads, -1, size).swapaxes(0, 1)
     scores = [
         _product("kqe,ket->kqt", q.reshape(kv_heads, -1, size), memory.prompt_keys).reshape(*q.shape[:3], places),
-        (q[..., None].astype(jnp.float32) * memory.keys.swapaxes(0, 1)[:, :, None].astype(jnp.float32)).sum(-2),
+        (q[..., None].astype(jnp.float32) * memory.keys[:, :, None].astype(jnp.float32)).sum(-2),
     ]
     if softcap:
         scores = [softcap * jnp.tanh(x / softcap) for x in scores]
@@ -114,7 +114,7 @@ def _one_prompt(window, q, memory, prompt_length, length, *, softcap):
     total = in_prompt.sum(-1, keepdims=True) + in_sample.sum(-1, keepdims=True)
     values = memory.prompt_values
     out = _product("kqt,kte->kqe", in_prompt.astype(values.dtype).reshape(kv_heads, -1, places), values).reshape(q.shape)
-    out = out + (in_sample[..., None] * memory.values.swapaxes(0, 1)[:, :, None].astype(jnp.float32)).sum(-2)
+    out = out + (in_sample[..., None] * memory.values[:, :, None].astype(jnp.float32)).sum(-2)
     return (out / total).astype(q.dtype).swapaxes(0, 1).reshape(samples, -1, size)
 
 
