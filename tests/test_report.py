@@ -227,6 +227,13 @@ def test_a_run_that_was_never_evaluated_has_a_page(tmp_path):
     assert "Training loss of dpo, beta 0.1" in found.text and "#kl" not in found.having("href")
 
 
+def test_chosen_answers_that_became_less_likely_raise_the_alarm(tmp_path):
+    for seed, last in enumerate((-30.0, -9.9, -40.0)):
+        of_seed = [{**line, "logps/chosen": value} for line, value in zip(lines(0.6), (-10.0, last), strict=True)]
+        write(tmp_path / f"dpo_{seed}", lines=of_seed, seed=seed)
+    assert "dpo (2 of 3 seeds): ALARM: the chosen answers are less likely" in page(tmp_path, *sorted(tmp_path.glob("dpo_?"))).text
+
+
 def test_stages_of_runs_are_configurations_and_are_chosen(tmp_path):
     for seed in range(2):
         for stage in ("sft", "dpo"):

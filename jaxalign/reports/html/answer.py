@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 import math
 
 from jaxalign.reports import differences
+from jaxalign.reports.alarms import falling
 from jaxalign.reports.differences import Difference
 from jaxalign.reports.html import charts
-from jaxalign.reports.html.contents import GENERATED, Entry
+from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.markup import Markup, join, tag
 from jaxalign.reports.html.questions import (
     CHANCE,
@@ -21,6 +22,7 @@ from jaxalign.reports.html.questions import (
     questions,
     since_start,
 )
+from jaxalign.reports.page import ANSWERS
 
 OPPONENTS = {REFERENCE: "the model it started from", CHOSEN: "the chosen answers"}  # in words
 LISTED = 6  # names in a sentence
@@ -35,12 +37,13 @@ def section(entries: Sequence[Entry]) -> Markup:
         ways = ("Set ", tag("code", "data.eval"), " to a file with pairs, or compare what the models say with ", flag, ".")
         return tag("p", "Nothing was measured that ranks these runs, so which is better ", NOT_TOLD, ". ", *ways, class_="verdict")
     direct, others = ([duel for duel in judged if duel.direct is one] for one in (True, False))
-    of_answers, held_out = ([one for one in asked if one.metric.startswith(GENERATED) is kind] for kind in (True, False))
+    of_answers, held_out = ([one for one in asked if one.metric.startswith(ANSWERS) is kind] for kind in (True, False))
     return join(
         _duels(direct),
         *(_ranking(question, entries) for question in of_answers),
         _duels(others),
         *(_ranking(question, entries) for question in held_out),
+        *map(_alarm, entries),
     )
 
 
@@ -48,6 +51,15 @@ def listed(parts: Sequence[str], word: str = " and ") -> str:
     """The first LISTED of the parts in a sentence, and how many more there are."""
     shown = [*parts] if len(parts) <= LISTED else [*parts[: LISTED - 1], f"{len(parts) - LISTED + 1} more"]
     return word.join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def _alarm(entry: Entry) -> Markup | None:
+    """What a reader must not overlook, of the first seed that it is true of, and of how many it is."""
+    alarms = [found for run in entry.runs if run.held_out and (found := falling(dict(run.held_out).get(0, {}), run.held_out[-1][1]))]
+    if not alarms:
+        return None
+    seeds = f" ({len(alarms)} of {len(entry.runs)} seeds)" if len(entry.runs) > 1 else ""
+    return tag("p", tag("b", f"{entry.name}{seeds}: "), " ".join(alarms[0]), class_="notice")
 
 
 def _duels(judged: list[Duel]) -> Markup | None:
@@ -65,7 +77,7 @@ def _named(duel: Duel) -> str:
 def _won(duel: Duel) -> Markup:
     name, other, rate = duel.entry.name, _named(duel), duel.rate
     told = {1: tag("b", f"{name} is better than {other}"), -1: tag("b", f"{name} is worse than {other}")}
-    head = told.get(duel.sign) or join("Whether ", tag("b", name), " is better than ", tag("b", other), " ", NOT_TOLD)
+    head = told.get(duel.sign) or join(f"Whether {name} is better than {other} ", NOT_TOLD)
     interval = f"95 % interval {_share(rate.low)} to {_share(rate.high)}" if math.isfinite(rate.low) else "too few prompts for an interval"
     ties = f"; {_share(duel.ties)} are ties" if duel.ties > 0 else ""
     length = f", and would win {_share(duel.at_equal_length)} at equal length" if math.isfinite(duel.at_equal_length) else ""
@@ -107,7 +119,7 @@ def _alone(question: Question, side: Side) -> Markup:
         return join(f"{name} reached {reached} in {question.what}; its start was not measured, so what training did ", NOT_TOLD, ".")
     started, one = changed
     told = {1: tag("b", f"{name} is better than at its start"), -1: tag("b", f"{name} is worse than at its start")}
-    head = told.get(one.sign) or join("Whether ", tag("b", name), " is better than at its start ", NOT_TOLD)
+    head = told.get(one.sign) or join(f"Whether {name} is better than at its start ", NOT_TOLD)
     return join(head, f": {question.what} went from {started:.4g} to {side.mean:.4g}, by {_by(one)}.")
 
 

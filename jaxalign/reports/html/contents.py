@@ -9,14 +9,13 @@ from pathlib import Path
 import re
 from typing import Any, NamedTuple
 
-from jaxalign.reports import comparison, groups, log, summary
+from jaxalign.reports import comparison, groups, log, page, summary
 from jaxalign.reports.comparison import Evaluations
 from jaxalign.reports.estimates import Estimate
 
 LOG = logging.getLogger(__name__)
 STEP = re.compile(r"step-(\d+)")  # that the name of a file of a step begins with
 SAMPLES = ".samples.jsonl"  # ending of the samples of an evaluation
-GENERATED = "generate/"  # what stands before the metrics of generated answers
 PARTS = ("start", "checkpoint", "change")  # of an evaluation
 
 
@@ -93,7 +92,7 @@ def _completed(logged: Evaluations, evaluations) -> Evaluations:
     steps = {step: dict(metrics) for step, metrics in logged}
     for one in evaluations:
         for step, metrics in ((0, one.start), (one.step, one.checkpoint)):
-            new = {name: value for name, value in metrics.items() if name.startswith(GENERATED)}
+            new = {name: value for name, value in metrics.items() if name.startswith(page.ANSWERS)}
             if new and step is not None:
                 steps[step] = new | steps.get(step, {})
     return sorted(steps.items())

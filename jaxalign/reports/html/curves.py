@@ -7,25 +7,26 @@ from jaxalign.reports import comparison, summary
 from jaxalign.reports.comparison import INITIAL, Row
 from jaxalign.reports.html import charts
 from jaxalign.reports.html.charts import Curve
-from jaxalign.reports.html.contents import GENERATED, Entry
+from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.markup import Markup, folded, join, tag
 from jaxalign.reports.html.questions import CONTROLLED, EXACT, REWARD, WIN_RATE
+from jaxalign.reports.page import ANSWERS
 
-KL = f"{GENERATED}kl"
+KL = f"{ANSWERS}kl"
 TITLES = {  # metric -> (title, unit)
     REWARD: ("Reward of generated answers", "mean"),
     WIN_RATE: ("Win rate", "a tie counts half"),
     CONTROLLED: ("Win rate at equal length", "a tie counts half"),
     EXACT: ("Right answers", "share"),
     KL: ("KL to the start on own answers", "nats per answer"),
-    f"{GENERATED}tokens": ("Length of generated answers", "tokens"),
-    f"{GENERATED}distinct_2": ("Distinct pairs of words", "share"),
-    f"{GENERATED}stopped": ("Answers that ended by themselves", "share"),
+    f"{ANSWERS}tokens": ("Length of generated answers", "tokens"),
+    f"{ANSWERS}distinct_2": ("Distinct pairs of words", "share"),
+    f"{ANSWERS}stopped": ("Answers that ended by themselves", "share"),
     "accuracy": ("Held-out accuracy", "share of pairs"),
     "kl": ("KL to the reference on held-out answers", "nats per token"),
     "loss": ("Held-out loss", "of the objective"),
 }
-FIRST = (REWARD, WIN_RATE, CONTROLLED, EXACT, KL, f"{GENERATED}tokens", "accuracy", "kl")  # the others are folded
+FIRST = (REWARD, WIN_RATE, CONTROLLED, EXACT, KL, f"{ANSWERS}tokens", "accuracy", "kl")  # the others are folded
 POINTS = 120  # of a curve that has more
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from jaxalign.reports import comparison, differences
 from jaxalign.reports.differences import Difference
 from jaxalign.reports.estimates import MISSING, Estimate, change
-from jaxalign.reports.html.contents import GENERATED, Entry, Evaluation
+from jaxalign.reports.html.contents import Entry, Evaluation
 from jaxalign.reports.intervals import wilson
+from jaxalign.reports.page import ANSWERS
 
-REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{GENERATED}{name}" for name in ("reward", "exact_match", "win_rate", "win_rate_length_controlled"))
+REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{ANSWERS}{name}" for name in ("reward", "exact_match", "win_rate", "win_rate_length_controlled"))
 CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
 RIGHT = "exact_match"  # among the rewards of a sample; it has a metric of its own
 ROUNDING = 1e-5  # of rewards in files of samples
@@ -104,7 +105,7 @@ def gap(question: Question, first: Side, second: Side, *, level: float) -> Diffe
 
 def on_other_prompts(question: Question) -> bool:
     """Whether what the sides reached was measured on different prompts, as far as their samples and summaries tell."""
-    if question.metric.startswith(GENERATED):
+    if question.metric.startswith(ANSWERS):
         measured = [{(str(one["id"]), str(one["prompt"])) for run in side.entry.runs for one in run.samples} for side in question.sides]
     else:
         facts = [side.entry.facts.get("data", {}) for side in question.sides]

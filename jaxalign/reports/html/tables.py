@@ -5,10 +5,11 @@ import math
 import re
 import statistics
 
-from jaxalign.reports import comparison, page
-from jaxalign.reports.html.contents import GENERATED, Entry
+from jaxalign.reports import comparison
+from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.curves import rank
 from jaxalign.reports.html.markup import Markup, folded, join, table, tag
+from jaxalign.reports.page import ANSWERS, MEANING
 
 PARTS = re.compile(r"[;,] ")  # between the parts of a setting
 SPEED = (  # (key of a training line, heading, format)
@@ -24,14 +25,14 @@ def results(entries: Sequence[Entry]) -> Markup | None:
     rows = [row for entry in entries if (row := entry.row()).runs]
     if not rows:
         return None
-    names = {name for row in rows for lines in row.runs.values() for name in lines[-1][1] if name.startswith(GENERATED)}
+    names = {name for row in rows for lines in row.runs.values() for name in lines[-1][1] if name.startswith(ANSWERS)}
     metrics = [
         *sorted((name for name in names if any(row.last(name) for row in rows)), key=lambda name: (rank(name), name)),
         *comparison.headline(rows),
     ]
     lines = [[tag("code", metric), *(_cell(row.last(metric)) for row in rows)] for metric in metrics]
     lines += [["seeds", *(f"{len(row.finished())}" for row in rows)]]
-    meaning = [tag("li", tag("code", name), f": {text}.") for name, text in page.MEANING.items() if any(_is(name, m) for m in metrics)]
+    meaning = [tag("li", tag("code", name), f": {text}.") for name, text in MEANING.items() if any(_is(name, m) for m in metrics)]
     note = "At the end of each run: the value ± one standard error over prompts; of several seeds the mean and the least to the greatest."
     table_ = table(["metric", *(row.name for row in rows)], lines)
     return join(tag("h3", "All results"), table_, tag("p", note, class_="soft"), folded("What they mean", tag("ul", *meaning)))
@@ -108,7 +109,7 @@ def made(entries: Sequence[Entry]) -> Markup | None:
 
 def _is(name, metric):
     """Whether a metric is the one of this name, of whatever set and reference."""
-    return not metric.startswith(GENERATED) and metric.rpartition("/")[2] == name
+    return metric == name or (not metric.startswith(ANSWERS) and metric.rpartition("/")[2] == name)
 
 
 def _cell(ends):
