@@ -20,18 +20,20 @@ class Elements(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.elements, self.open, self.text = [], [], ""
+        self.elements, self.open, self.text, self.cards = [], [], "", []
         self.feed(page)
         assert not self.open
 
     def handle_starttag(self, name, attributes):
         self.elements.append((name, dict(attributes)))
+        self.cards += [""] if "answer" in dict(attributes).get("class", "").split() else []
         self.open += [] if name in VOID else [name]
 
     def handle_endtag(self, name):
         assert self.open.pop() == name
 
     def handle_data(self, data):
+        self.cards[-1:] = [card + data for card in self.cards[-1:]]
         self.text += data if not {"style", "title"} & set(self.open) else ""
 
     def having(self, attribute):
@@ -232,6 +234,18 @@ def test_chosen_answers_that_became_less_likely_raise_the_alarm(tmp_path):
         of_seed = [{**line, "logps/chosen": value} for line, value in zip(lines(0.6), (-10.0, last), strict=True)]
         write(tmp_path / f"dpo_{seed}", lines=of_seed, seed=seed)
     assert "dpo (2 of 3 seeds): ALARM: the chosen answers are less likely" in page(tmp_path, *sorted(tmp_path.glob("dpo_?"))).text
+
+
+def test_answers_of_opponents_stand_beside_those_of_the_configurations_once(tmp_path):
+    for name, text in (("sft", "first"), ("dpo", "second"), ("ipo", "third")):
+        write(tmp_path / name, lines=lines(0.6), objective=name)
+        evaluate(tmp_path / name, [0.5], text=text, against=("reference", [0.0]))
+        file = tmp_path / name / "evaluations/step-9.samples.jsonl"
+        sample = json.loads(file.read_text())
+        sample["against"]["text"] = "before" if name == "sft" else "first"
+        file.write_text(json.dumps(sample))
+    cards = page(tmp_path, *(tmp_path / name for name in ("sft", "dpo", "ipo"))).cards
+    assert [card.split("judge")[0] for card in cards] == ["sft", "dpo", "ipo", "start of sft"]
 
 
 def test_stages_of_runs_are_configurations_and_are_chosen(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 from jaxalign.reports.html.charts import colour
 from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.markup import Markup, folded, join, table, tag
+from jaxalign.reports.html.questions import CHOSEN, REFERENCE
 
 SHOWN, FOLDED = 5, 20  # prompts, spread evenly over those that all configurations answered
 LETTERS = 1200  # shown of a text
@@ -70,14 +71,19 @@ def _said(prompt: Any) -> str:
 
 
 def _prompt(prompt, answers):
-    cards, others = [], {}
+    """The prompt above the answers of all configurations, and those of their opponents that say something else."""
+    cards = [_card(entry.name, sample, colour(entry.number), sample.get("verdict")) for entry, sample in answers]
+    others: dict[tuple[str, str], tuple[dict, list[str]]] = {}
     for entry, sample in answers:
-        cards.append(_card(entry.name, sample, colour(entry.number), sample.get("verdict")))
-        if other := sample.get("against"):
-            if other["text"] is not None:
-                others.setdefault((other.get("from") or "opponent", other["text"]), other)
-    cards += [_card(name, other, None, None) for (name, _), other in others.items()]
+        other = sample.get("against")
+        if other and other["text"] is not None and other["text"] not in [one["text"] for _, one in answers]:
+            others.setdefault((str(other.get("from") or "opponent"), other["text"]), (other, []))[1].append(entry.name)
+    cards += [_card(_other(who, names), other, None, None) for (who, _), (other, names) in others.items()]
     return tag("div", tag("p", _cut(prompt), class_="prompt"), tag("div", *cards, class_="answers"), class_="sample")
+
+
+def _other(who, names):
+    return {REFERENCE: f"start of {' and '.join(names)}", CHOSEN: "chosen answer"}.get(who, who)
 
 
 def _card(name, sample, css, verdict):
