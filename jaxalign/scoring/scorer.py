@@ -36,6 +36,7 @@ class Scorer:
     dtype: jnp.dtype  # of the matmuls
     look: Any  # (params, batch) -> float32[R, T] per token, or [N, K] per response, jitted
     tolerance: float  # by which numbers may differ on average when they are computed again
+    attention: str  # the implementation
 
 
 def of_model(
@@ -55,7 +56,8 @@ def of_model(
     def look(params, batch: types.Batch):
         return getattr(forward.next_token(model, params, batch, jnp.int32(0), **options), gives)
 
-    return Scorer(name, model, params, weights, jnp.dtype(dtype), jax.jit(look), 1e-3 if dtype == jnp.float32 else tolerance)
+    tolerance = 1e-3 if dtype == jnp.float32 else tolerance
+    return Scorer(name, model, params, weights, jnp.dtype(dtype), jax.jit(look), tolerance, attention)
 
 
 def of_source(name: str, *, dtype, attention: str) -> Scorer:

@@ -96,9 +96,9 @@ def test_states_are_those_of_the_places_of_a_response():
     of = batch([[-1, 0, 0, -1, 1, 0, -1, 2, 3, 3]], [[True, True], [True, True]])
     np.testing.assert_array_equal(goals.ranks(of), [[0, 3, 2, 0, 1, 1, 0, 1, 2, 1]])
     hidden = jnp.arange(20.0).reshape(1, 10, 2)
-    found = goals.states(hidden, of, 0, jnp.array([[1, 3, 2], [1, 0, 2]]))
+    found = goals.states(hidden, of, jnp.zeros(2, jnp.int32), jnp.array([[1, 3, 2], [1, 0, 2]]))
     np.testing.assert_array_equal(found, np.stack([hidden[0, [5, 1, 2]], np.array([[14, 15], [0, 0], [0, 0]])]))
-    np.testing.assert_array_equal(goals.states(hidden, of, 1, jnp.array([[1], [2]])), hidden[0, [4, 8]][:, None])
+    np.testing.assert_array_equal(goals.states(hidden, of, jnp.ones(2, jnp.int32), jnp.array([[1], [2]])), hidden[0, [4, 8]][:, None])
 
 
 def test_the_numbers_are_uniform_and_belong_to_content_seed_and_step():

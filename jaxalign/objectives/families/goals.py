@@ -4,13 +4,66 @@ Contrastive goal-conditioned reward models, arXiv 2407.13887; conventions as in 
 the width of a hidden state.
 """
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 
-from jaxalign.types import Array, Batch
+from jaxalign.types import Array, Batch, Outputs, response_lengths
 
 SMALLEST_NORM = 1e-8
 PAIRS, GOALS, REDUCTIONS = ("all", "diagonal", "causal"), ("single", "average"), ("log_of_mean", "mean_of_log")
+
+
+@struct.dataclass
+class Drawn:
+    """States drawn from a better and a worse answer of every group: float32[N, S, D] each."""
+
+    source: Array  # of the better answer
+    goal: Array  # of the same, goal i at or after source i
+    other: Array  # of the same, independent of the two
+    far: Array  # of the worse answer
+    ordered: Array  # bool[N, S, S]; whether a goal is at or after a source
+
+    def cosines(self, pairs: str, goal: str) -> tuple[Array, Array, tuple[Array, Array]]:
+        """(cosines of source and goal, of other and far, which of them count), float32[N, S, S'] and bool twice; see `goal_reward`."""
+        ends, every = (self.goal, self.far), jnp.ones((1, 1, 1), bool)
+        if goal == "average":
+            ends = tuple(x.mean(1, keepdims=True) for x in ends)
+        diagonal = jnp.eye(self.source.shape[1], dtype=bool)[None]
+        kept = {"all": (every, every), "diagonal": (diagonal, diagonal), "causal": (self.ordered, every)}[pairs]
+        return cosines(self.source, ends[0]), cosines(self.other, ends[1]), kept
+
+
+def draw(policy: Outputs, batch: Batch, *, samples: int, seed: int, percentiles: tuple[float, float]) -> Drawn:
+    """S = `samples` states for each role, from the answers of the highest and of the lowest feedback of every group.
+
+    Args:
+      policy: hidden states and the step.
+      batch: groups of at least two responses.
+      seed: of the random numbers, with the step and the content of an answer.
+      percentiles: of sources and of goals, see `offsets`.
+    """
+    better, worse = _ends(batch)
+    names, lengths = contents(batch), response_lengths(batch)
+    (name, length), (other_name, other_length) = ((_of(names, k), _of(lengths, k)) for k in (better, worse))
+    numbers = jnp.split(uniform(name, 3 * samples, seed=seed, step=policy.step), 3, axis=1)
+    source = offsets(jnp.minimum(*numbers[:2]), length, percentiles[0])
+    goal = offsets(jnp.maximum(*numbers[:2]), length, percentiles[1])
+    other = offsets(numbers[2], length, percentiles[0])
+    far = offsets(uniform(other_name, samples, seed=seed, step=policy.step), other_length, percentiles[1])
+    parts = jnp.split(states(policy.hidden, batch, better, jnp.concatenate([source, goal, other], axis=1)), 3, axis=1)
+    return Drawn(*parts, states(policy.hidden, batch, worse, far), goal[:, None] <= source[:, :, None])
+
+
+def _ends(batch: Batch) -> tuple[Array, Array]:
+    """The numbers of the best and of the worst valid response of every group: int32[N] twice."""
+    best = jnp.where(batch.valid, batch.reward, -jnp.inf).argmax(1)
+    return best.astype(jnp.int32), jnp.where(batch.valid, batch.reward, jnp.inf).argmin(1).astype(jnp.int32)
+
+
+def _of(x: Array, response: Array) -> Array:
+    """x[n, response[n]]: [N, K] -> [N]."""
+    return jnp.where(jnp.arange(x.shape[1]) == response[:, None], x, jnp.zeros((), x.dtype)).sum(1, dtype=x.dtype)
 
 
 def ranks(batch: Batch) -> Array:
@@ -19,18 +72,19 @@ def ranks(batch: Batch) -> Array:
     return jnp.where(inside, jnp.cumsum(inside[:, ::-1], axis=1)[:, ::-1], 0).sum(2)
 
 
-def states(hidden: Array, batch: Batch, response: int, offsets: Array) -> Array:
+def states(hidden: Array, batch: Batch, response: Array, offsets: Array) -> Array:
     """Hidden states of one response of every group, float32[N, S, D]; zeros where an offset is 0.
 
     Args:
       hidden: [R, T, D].
-      response: its number, < K.
+      response: int32[N]; its number, < K.
       offsets: int32[N, S]; places counted from the response's end, as in `ranks`.
     """
     rows, (groups, drawn) = len(batch.slots), offsets.shape
-    places = offsets.reshape(rows, groups // rows * drawn, out_sharding=jax.typeof(batch.slots).sharding)
-    slots = batch.valid.shape[1] * jnp.arange(groups // rows).repeat(drawn) + response
-    picked = (batch.slots[:, None] == slots[:, None]) & (ranks(batch)[:, None] == places[:, :, None])
+    by_row = jax.typeof(batch.slots).sharding
+    places = offsets.reshape(rows, groups // rows * drawn, out_sharding=by_row)
+    slots = batch.valid.shape[1] * jnp.arange(groups // rows) + response.reshape(rows, groups // rows, out_sharding=by_row)
+    picked = (batch.slots[:, None] == slots.repeat(drawn, axis=1)[:, :, None]) & (ranks(batch)[:, None] == places[:, :, None])
     exact = jax.lax.Precision.HIGHEST  # a product with zeros and a one copies the states, so it must not round them
     found = jnp.einsum("rst,rtd->rsd", picked.astype(jnp.float32), hidden.astype(jnp.float32), precision=exact)
     return found.reshape(groups, drawn, hidden.shape[2], out_sharding=jax.typeof(hidden).sharding)
@@ -80,16 +134,15 @@ def contrast(positive: Array, negative: Array, kept: tuple[Array, Array], *, red
       reduction: "log_of_mean": -log mean sigmoid(positive) - log(1 - mean sigmoid(negative)), as published, but with the mean over one pair
         of answers where the published code takes that of its microbatch; "mean_of_log": the mean of the logarithms, which is greater.
     """
-    masks = [jnp.broadcast_to(mask, x.shape) for mask, x in zip(kept, (positive, negative), strict=True)]
-
-    def mean(x, mask):
-        return jnp.where(mask, x, 0.0).sum((1, 2)) / jnp.maximum(mask.sum((1, 2)), 1)
-
     if reduction == "mean_of_log":
-        return mean(jax.nn.softplus(-positive), masks[0]) + mean(jax.nn.softplus(negative), masks[1])
-    tiny = jnp.finfo(jnp.float32).tiny  # of a group without states, whose weight is 0
-    near, far = mean(jax.nn.sigmoid(positive), masks[0]), mean(jax.nn.sigmoid(-negative), masks[1])
-    return -jnp.log(jnp.maximum(near, tiny)) - jnp.log(jnp.maximum(far, tiny))
+        return mean(jax.nn.softplus(-positive), kept[0]) + mean(jax.nn.softplus(negative), kept[1])
+    return -jnp.log(mean(jax.nn.sigmoid(positive), kept[0])) - jnp.log(mean(jax.nn.sigmoid(-negative), kept[1]))
+
+
+def mean(x: Array, kept: Array) -> Array:
+    """The mean of x over what is kept of each group, of which there is always one: float32[N] from [N, S, S'] and bool."""
+    kept = jnp.broadcast_to(kept, x.shape)
+    return jnp.where(kept, x, 0.0).sum((1, 2)) / kept.sum((1, 2))
 
 
 def _inside(batch: Batch) -> Array:
