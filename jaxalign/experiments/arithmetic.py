@@ -48,7 +48,7 @@ READ_ROWS = 200
 def run(
     workdir: Path, *, seeds: int = 2, first_seed: int = 0, language_steps: int = 1500, reward_steps: int = 3000, arms: tuple = tuple(ARMS)
 ) -> dict:
-    """seed -> arm -> what `judged` gives, and "differences": of the contrastive arms to the first, mean over seeds; written into workdir too.
+    """seed -> arm -> what `judged` gives, and "differences" of the other arms to the first, means over seeds; written into workdir too.
 
     Args:
       seeds, first_seed: random weights, problems and orders.
@@ -61,9 +61,10 @@ def run(
         for seed in range(first_seed, first_seed + seeds):
             found[str(seed)] = _of_seed(seed, arms, language_steps, reward_steps)
     differences = {arm: _difference(found, arm, arms[0]) for arm in arms[1:]}
-    results.write(Path(workdir), title="Running arithmetic", tables=_tables(found, differences), results=found | {"differences": differences})
+    everything = found | {"differences": differences}
+    results.write(Path(workdir), title="Running arithmetic", tables=_tables(found, differences), results=everything)
     results.plot(Path(workdir), [(f"seed {seed}", "result", "AUROC of the reward", partial(_draw, every)) for seed, every in found.items()])
-    return found | {"differences": differences}
+    return everything
 
 
 def _of_seed(seed: int, arms, language_steps: int, reward_steps: int) -> dict:
@@ -71,9 +72,8 @@ def _of_seed(seed: int, arms, language_steps: int, reward_steps: int) -> dict:
     solved, pairs, held_out = (problems(COUNTS[name], (seed, i)) for i, name in enumerate(("solutions", "pairs", "held_out")))
     language, judge = models.build(MODEL), models.build(MODEL, reward_head="linear")
     solutions = rows(solved[0], solved[1][:, None], name="solutions")
-    params, metrics = train(
-        language, models.init(language, jax.random.key(seed)), solutions, objectives.bind("sft"), steps=language_steps, seed=seed, **LANGUAGE
-    )
+    params = models.init(language, jax.random.key(seed))
+    params, metrics = train(language, params, solutions, objectives.bind("sft"), steps=language_steps, seed=seed, **LANGUAGE)
     print(f"arithmetic: seed {seed}: the decoder has a loss of {metrics['loss']:.2g} nats per token")
     spoken = _spoken(language, params, seed, COUNTS["questions"], held_out=held_out)
     sets = [rows(x[0], np.stack(x[1:], axis=1), name=name, paired=True) for name, x in (("pairs", pairs), ("held_out", held_out))]
@@ -90,8 +90,8 @@ def _of_seed(seed: int, arms, language_steps: int, reward_steps: int) -> dict:
 def _difference(found: dict, arm: str, to: str) -> dict:
     """By how much the areas of an arm are above those of another, mean over seeds: after the last result, and at the end."""
     areas = np.array([[every[name]["auroc"] for name in (arm, to)] for every in found.values()])  # [seeds, 2, ANSWER]
-    partial_area, final = (areas[:, 0] - areas[:, 1])[:, [STEPS - 1, STEPS]].T
-    return {"partial": partial_area.mean(), "partial by seed": partial_area.tolist(), "final": final.mean(), "final by seed": final.tolist()}
+    above = (areas[:, 0] - areas[:, 1])[:, [STEPS - 1, STEPS]]
+    return {name: {"mean": float(x.mean()), "by seed": x.tolist()} for name, x in zip(("partial", "final"), above.T, strict=True)}
 
 
 def _tables(found: dict, differences: dict) -> dict:
@@ -104,7 +104,7 @@ def _tables(found: dict, differences: dict) -> dict:
     ceiling = ["", "best possible", "", *(f"{0.5 + (i + 1) / (2 * STEPS):.3f}" for i in range(STEPS)), "1.000", *[""] * 6]
     columns = ["seed", "reward model", "pairs in order", *(f"AUROC {x}" for x in results_of), "of the cosine", "right", "wrong",
                "vote right", "filtered", "tokens saved"]  # fmt: skip
-    compared = [[arm, f"{one['partial']:+.3f}", f"{one['final']:+.3f}"] for arm, one in differences.items()]
+    compared = [[arm, *(f"{one[name]['mean']:+.3f}" for name in ("partial", "final"))] for arm, one in differences.items()]
     return {
         "held-out pairs, and votes of 20 noisy answers": (columns, [*lines, ceiling]),
         "above the first, mean over seeds": (["reward model", "AUROC after the last result", "AUROC at the end"], compared),
@@ -152,8 +152,8 @@ def rows(prompts: np.ndarray, answers: np.ndarray, *, name: str, paired: bool = 
     return store.Prepared(Path("arithmetic") / name / "rows", meta, groups, np.arange(count, dtype=np.int32)[:, None], np.arange(count))
 
 
-def train(model: models.Model, params: dict, prepared: store.Prepared, objective, *, rows: int, learning_rate: float, steps: int, seed: int):
-    """The parameters after so many steps; `params` is consumed."""
+def train(model: models.Model, params: dict, prepared: store.Prepared, objective, *, rows, learning_rate, steps, seed) -> tuple[dict, dict]:
+    """(parameters, metrics of the last step) after so many steps; `params` is consumed."""
     schedule = optim.make_schedule(
         "cosine", learning_rate=learning_rate, warmup_steps=min(WARMUP_STEPS, steps // 2), total_steps=steps, min_lr_ratio=0.0
     )

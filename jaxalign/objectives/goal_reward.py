@@ -24,7 +24,7 @@ def goal_reward(
     goal_percentile: float = 0.0,
     seed: int = 0,
 ) -> Terms:
-    """The loss of `reward` + weight * `goals.contrast` for every prompt; ln 2 + weight * 2 ln 2 where rewards and states tell nothing apart.
+    """The loss of `reward` + weight * `goals.contrast` for every prompt; ln 2 + weight * 2 ln 2 where neither tells answers apart.
 
     The contrast draws states of the best answer nearer to later ones of itself, and away from those of the worst answer, by their
     cosines. Which states are drawn depends on seed, step and the answer alone. The mean over states is that of one pair of answers; the
@@ -69,6 +69,6 @@ def _check(weight, samples, pairs, goal, reduction, percentiles):
             raise ValueError(f"objective 'goal_reward' got {name}={value!r}; there are {choices}.")
     if pairs != "all" and (goal == "average" or percentiles[0] < percentiles[1]):
         raise ValueError(
-            f"objective 'goal_reward' got {pairs=} with {goal=}, percentiles {percentiles}: it needs goal='single', and sources that are not "
-            "drawn from later parts than goals, source_percentile >= goal_percentile; or set pairs='all'."
+            f"objective 'goal_reward' got {pairs=} with {goal=}, percentiles {percentiles}: it needs goal='single' and sources that "
+            "reach as far to the front as goals, source_percentile >= goal_percentile; or set pairs='all'."
         )

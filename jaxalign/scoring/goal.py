@@ -7,7 +7,6 @@ others.
 
 from collections.abc import Callable, Iterator
 import dataclasses
-import functools
 import json
 from pathlib import Path
 
@@ -60,7 +59,7 @@ class Goal:
     def check(self, scorer: Scorer, prepared: store.Prepared | None = None) -> None:
         """Raises ValueError where the goal belongs to other weights than the scorer's, or to text written otherwise than in the set."""
         if self.weights != scorer.weights:
-            raise ValueError(f"the goal belongs to other weights than those of {scorer.name}; make it again from this model's good answers.")
+            raise ValueError(f"the goal belongs to other weights than those of {scorer.name}; make it again from its good answers.")
         ours = writing(prepared) if prepared is not None else self.writing
         if ours != self.writing:
             raise ValueError(
@@ -91,7 +90,7 @@ def of_answers(scorer: Scorer, prepared: store.Prepared, *, rows: int, quiet: bo
         summed, counted = jax.device_get(look(scorer.params, batch))
         total, count = total + summed.astype(np.float64), count + float(counted)
     if not count:
-        raise ValueError(f"{prepared.folder.parent.name} has no good answer to make a goal of; give pairs, or answers with rewards above 1/2.")
+        raise ValueError(f"{prepared.folder.parent.name} has no good answer to make a goal of; give pairs, or rewards above 1/2.")
     return Goal((total / count).astype(np.float32), scorer.weights, int(count), writing(prepared))
 
 
@@ -164,8 +163,8 @@ def _ends(scorer: Scorer) -> Callable:
         last = heads.last_tokens(batch.positions, batch.slots, batch.valid.size // len(batch.slots))
         preferred = jnp.where(batch.paired[:, None], jnp.arange(batch.valid.shape[1]) == 0, batch.reward > 0.5)
         good = types.at_tokens((batch.valid & preferred).astype(jnp.float32), batch) * last.any(1)
-        summed = jnp.einsum("rt,rtd->d", good, _hidden(scorer, params, batch), precision=jax.lax.Precision.HIGHEST, out_sharding=sharding.spec(None))
-        return summed, good.sum()
+        exact = {"precision": jax.lax.Precision.HIGHEST, "out_sharding": sharding.spec(None)}
+        return jnp.einsum("rt,rtd->d", good, _hidden(scorer, params, batch), **exact), good.sum()
 
     return jax.jit(ends)
 

@@ -46,6 +46,10 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "dpo_nll": [*BETAS, *ALPHAS],
     "dpop": [*BETAS, {"lam": 0.0}, {"lam": 1e4}],
     "exo": [*BETAS, {"label_smoothing": 1e-9}, {"label_smoothing": 0.499}],
+    "goal_reward": [
+        {"weight": 100.0}, {"samples": 1, "pairs": "diagonal"}, {"pairs": "causal", "source_percentile": 0.9}, {"goal": "average"},
+        {"reduction": "mean_of_log"},
+    ],
     "gold": [{"floor": 0.0}, {"floor": 1.0}],
     "ift": [
         {"gamma": gamma, "mode": mode, "norm": norm}
@@ -128,7 +132,7 @@ def run(name, hparams, policy, reference, of):
 
     def both(policy, reference, of, known):
         def mean(policy):
-            terms = bound.terms(policy, reference, of, known)
+            terms = bound.terms(policy.replace(step=jnp.int32(7)), reference, of, known)
             total = jnp.maximum(terms.weight.sum(), 1.0)
             return jnp.sum(jnp.where(terms.weight > 0, terms.loss, 0.0) * terms.weight) / total, terms
 
