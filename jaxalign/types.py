@@ -34,6 +34,16 @@ class Batch:
 
 
 @struct.dataclass
+class Features:
+    """What a reward head on features of the responses reads and gives, beside `Outputs.rewards`."""
+
+    values: Array  # float32[N, K, F]; scaled to [0, 1] by their ranges
+    members: Array  # float32[N, K, E]; rewards of the members of the ensemble
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+    directions: tuple[int, ...] = struct.field(pytree_node=False)  # 1: more is better; -1: less is better; 0: unknown
+
+
+@struct.dataclass
 class Outputs:
     """One model's view of one batch. XLA prunes what nobody reads."""
 
@@ -44,6 +54,7 @@ class Outputs:
     greedy: Array | None = None  # int32[R, T]; the likeliest token given the gold text, 0 where slots < 0; None where it was not computed
     rewards: Array | None = None  # float32[N, K]; the reward head at the last scored token, 0 where there is none; None without a head
     step: Array | None = None  # int32[]; optimizer steps done, for objectives that draw random numbers; None where there are no steps
+    features: Features | None = None  # None without a reward head on features
     vocab_size: int = struct.field(pytree_node=False, default=0)  # rows of unembed that are tokens; further rows are padding
     softcap: float | None = struct.field(pytree_node=False, default=None)  # of the logits
 
@@ -108,6 +119,17 @@ def response_rewards(policy: Outputs) -> Array:
     if policy.rewards is None:
         raise ValueError("the objective reads the reward head but the model has none; set model.reward_head='linear'.")
     return policy.rewards
+
+
+def response_features(policy: Outputs) -> Features:
+    """The features of the responses that the reward head reads, with the rewards of its members.
+
+    Raises:
+      ValueError: the model has no reward head on features.
+    """
+    if policy.features is None:
+        raise ValueError("the objective reads a reward head on features; set model.reward_head=dict(features=dict(NAME=dict(...), ...)).")
+    return policy.features
 
 
 def mismatched(batch: Batch) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxalign import sharding
 from jaxalign.models import heads
 from jaxalign.training import forward
-from jaxalign.types import Outputs
+from jaxalign.types import Features, Outputs
 
 VOCAB, WIDTH, LONGEST = 64, 16, 64
 AXES = {"tokens": ("vocab", "embed"), "positions": (None, "embed"), "head": ("vocab", "embed"), "value_head": {"query": ("embed",)}}
@@ -84,7 +84,17 @@ def _outputs(params, batch, step, rows):
     rewards = jnp.einsum("rst,rtd->rsd", last, hidden) @ _whole(params["reward_head"]["score"])
     rewards = rewards.reshape(batch.valid.shape, out_sharding=jax.typeof(batch.valid).sharding)
     logps = jnp.where(batch.slots >= 0, values, 0.0)
-    return Outputs(logps, hidden, params["head"], worth, rewards=rewards, step=step, vocab_size=VOCAB)
+    heads_of = {"rewards": rewards, "features": _features(params, batch)}
+    return Outputs(logps, hidden, params["head"], worth, **heads_of, step=step, vocab_size=VOCAB)
+
+
+def _features(params, batch) -> Features | None:
+    """Two columns as features, scored by two members."""
+    if not {"advantage", "margin"} <= batch.columns.keys():
+        return None
+    values = jnp.stack([batch.columns["advantage"], batch.columns["margin"]], axis=-1)
+    members = jnp.tanh(values @ _whole(params["reward_head"]["score"]).reshape(-1, 2)[:2])
+    return Features(values, members, ("advantage", "margin"), (1, -1))
 
 
 FORWARDS = {"next_token": next_token, "two_pass": two_pass}

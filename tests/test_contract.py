@@ -69,7 +69,7 @@ def start(case):
         toys.keep_gradient(),
         rule=reference.RULES["frozen" if "reference" in case.reads else "none"],
         seed=0,
-        trained=("value_head",) if "value_head_alone" in case.reads else None,
+        trained=next(((head,) for head in ("value_head", "reward_head") if f"{head}_alone" in case.reads), None),
         statistics=case.bound.statistics_names,
     )
     return state if state.reference is None else state.replace(reference=draw(1))

@@ -26,6 +26,7 @@ from jaxalign.hparams import hparams_of
 from jaxalign.models import model as models
 from jaxalign.models import presets
 from jaxalign.models.config import ModelConfig
+from jaxalign.models.features import head_of
 from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.rollout import source
 from jaxalign.training import checkpoint, forward, metrics, optim, reference, step
@@ -137,7 +138,7 @@ def model(cfg: ConfigDict) -> models.Model:
     config = config if new is None else dataclasses.replace(config, vocab_size=new.vocab_size(config.vocab_size))
     if _without_logps(cfg):
         config = dataclasses.replace(config, tied=True)
-    return models.build(config, head, cfg.model.reward_head)
+    return models.build(config, head, head_of(cfg.to_dict()["model"]["reward_head"]))
 
 
 def params(cfg: ConfigDict, built: models.Model):

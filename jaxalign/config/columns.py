@@ -59,6 +59,21 @@ def _wrong_name(name, taken) -> str:
     return "" if name.isidentifier() else "a name consists of letters, digits and _ and begins with no digit; choose another"
 
 
+def of_features(resolved: dict, reads: tuple[str, ...]) -> Iterator[str]:
+    """Yields a problem where the objective and the reward head do not both read features, and for each feature that is no column."""
+    from jaxalign.models import features
+
+    head, name = resolved["model"]["reward_head"], resolved["objective"]["name"]
+    if isinstance(head, str) and "features" in reads:
+        yield f"model.reward_head={head!r}: objective {name!r} reads features; set dict(features=dict(NAME=dict(range=(0, 5)), ...))."
+    if isinstance(head, dict) and "reward_head" in reads and "features" not in reads:
+        yield f"model.reward_head is on features, and objective {name!r} reads hidden states; set 'linear', or objective 'feature_reward'."
+    there = known(resolved, reads)[0]
+    for feature in features.names_of(head):
+        if feature not in there:
+            yield f"model.reward_head: feature {feature!r} is no column; bring it in keep_columns of the sources, or in data.computed."
+
+
 def unread(resolved: dict, reads: tuple[str, ...]) -> Iterator[str]:
     """Yields a problem for each column that the objective reads and a source lacks, and for each computed one that nothing reads."""
     name = resolved["objective"]["name"]

@@ -27,7 +27,7 @@ def _batch_rule(resolved):
 
 
 def _model_rule(resolved):
-    from jaxalign.models import presets
+    from jaxalign.models import features, presets
 
     model = resolved["model"]
     origins = [key for key in ("checkpoint", "preset", "config") if model[key] is not None]
@@ -37,6 +37,10 @@ def _model_rule(resolved):
         yield "model.tokenizer is missing: a model with random weights brings no tokenizer; name a tokenizer folder."
     if model["value_head"] == 0:
         yield "model.value_head=0.0: the values of a head lie between 0 and this; give the largest reward, above 0."
+    try:
+        features.head_of(model["reward_head"])
+    except ValueError as error:
+        yield f"model.reward_head: {error}"
     if model["preset"] is not None:
         try:
             presets.preset(model["preset"])
@@ -198,6 +202,7 @@ def _one_of(name):
 
 
 def _objective_rule(resolved):
+    from jaxalign.models import features
     from jaxalign.training.reference import RULES
 
     name, rule, model = resolved["objective"]["name"], resolved["reference"]["rule"], resolved["model"]
@@ -220,13 +225,16 @@ def _objective_rule(resolved):
         yield f"reference.rule={rule!r}: objective {name!r} reads no log-probs, which a reference is measured by; leave the key out."
     if "no_logps" in reads and resolved["forward"]["name"] == "two_pass":
         yield f"forward.name='two_pass': the model of objective {name!r} predicts no tokens to mix; leave the key out."
-    if model["reward_head"] == "mlp" and resolved["train"]["export"]:
-        yield "train.export=True: transformers has no class with model.reward_head='mlp'; use 'linear', or leave train.export out."
-    if "value_head_alone" in reads and model["trainable"] != "value_head":
-        yield f"model.trainable={model['trainable']!r}: objective {name!r} teaches the value head alone; set model.trainable='value_head'."
+    if model["reward_head"] not in (None, "linear") and resolved["train"]["export"]:
+        yield "train.export=True: transformers has no class with such a model.reward_head; use 'linear', or leave train.export out."
+    for head in ("value_head", "reward_head"):
+        if f"{head}_alone" in reads and model["trainable"] != head:
+            what = head.replace("_", " ")
+            yield f"model.trainable={model['trainable']!r}: objective {name!r} teaches the {what} alone; set model.trainable={head!r}."
+    yield from columns.of_features(resolved, reads)
     if "scores_of_prompts" in reads and model["value_head"] not in (None, 1):
         yield f"model.value_head={model['value_head']}: objective {name!r} reads values in (0, 1) here; set model.value_head=1.0."
-    yield from columns.unread(resolved, reads)
+    yield from columns.unread(resolved, (*reads, *(f"columns.{feature}" for feature in features.names_of(model["reward_head"]))))
     try:
         trace.check(resolved, objective)
     except ValueError as error:

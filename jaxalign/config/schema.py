@@ -154,7 +154,13 @@ SCHEMA: dict[str, Any] = {
         "remat": Field((str,), "full", "what the backward pass recomputes: nothing, all but matmuls, or all", ("none", "dots", "full")),
         "attention": Field((str,), "xla", "implementation of attention", ("xla",)),
         "value_head": Field((float, NONE), None, "add a value head that predicts rewards from 0 to this; None: no head", least=0),
-        "reward_head": Field((str, NONE), None, "add a head that scores responses; None: no head", (None, *REWARD_HEADS)),
+        "reward_head": Field(
+            (str, dict, NONE),
+            None,
+            "add a head that scores responses: on the last hidden state, or on columns, dict(features=dict(NAME=dict(range=..., ...), ...), "
+            "hidden=..., activation=..., monotone=..., members=..., pessimism=...); None: no head",
+            (None, *REWARD_HEADS),
+        ),
         "trainable": Field((str,), "all", "what is trained: all parameters, or a head alone", ("all", "value_head", "reward_head")),
     },
     "data": {

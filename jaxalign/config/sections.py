@@ -109,7 +109,7 @@ def _value(given, key, field: Field, prefix, problems):
         problems.append(f"{prefix}{key}={value!r}: {wrong}: {field.help}.")
     elif isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{prefix}{key}={value!r} is no finite number: {field.help}.")
-    elif field.choices and value not in field.choices:
+    elif field.choices and not isinstance(value, Mapping) and value not in field.choices:
         choices, names = ", ".join(map(repr, field.choices)), [name for name in field.choices if isinstance(name, str)]
         problems.append(f"{prefix}{key}={value!r} is not one of {choices}{meant(value, names)}: {field.help}.")
     elif field.least is not None and value is not None and not value >= field.least:

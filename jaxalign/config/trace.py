@@ -67,10 +67,12 @@ def metrics(resolved: dict, objective) -> set[str]:
 
 def _inputs(resolved, objective):
     from jaxalign import objectives
+    from jaxalign.models import features
 
     by_response, by_token = columns.known(resolved, objective.reads)
     heads = {head: resolved["model"][head] is not None for head in ("value_head", "reward_head")}
-    return objectives.tiny_inputs(columns=by_response, token_columns=by_token, **heads)
+    names = features.names_of(resolved["model"]["reward_head"])
+    return objectives.tiny_inputs(columns=by_response, token_columns=by_token, features=names, **heads)
 
 
 def _is_raised_here(error):

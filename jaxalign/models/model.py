@@ -18,6 +18,7 @@ from jaxalign import sharding
 from jaxalign.models.attention import cached, rule
 from jaxalign.models.config import REWARD_HEADS, ModelConfig
 from jaxalign.models.decoder import Decoder
+from jaxalign.models.features import FeatureHead, FeatureHeadConfig, combined, scaled
 from jaxalign.models.heads import RewardHead, ValueHead, ValueHeadConfig, last_tokens, prompts_of
 
 Array = jax.Array
@@ -37,15 +38,19 @@ class Model:
     starts: dict[str, Any]  # (fill, std): random weights start as fill + std * normal
     value_head: nnx.GraphDef | None = None  # of the head that values prompts, see `heads`; its weights are params[VALUE_HEAD]
     reward_head: nnx.GraphDef | None = None  # of the head that scores responses; its weights are params[REWARD_HEAD]
+    features: FeatureHeadConfig | None = None  # where the reward head reads features of the responses, and no hidden states
 
 
-def build(config: ModelConfig, value_head: ValueHeadConfig | None = None, reward_head: str | None = None) -> Model:
-    """The model of this config, with a value head where one is described, and a reward head of a kind. Nothing is allocated.
+def build(
+    config: ModelConfig, value_head: ValueHeadConfig | None = None, reward_head: str | FeatureHeadConfig | None = None
+) -> Model:
+    """The model of this config, with a value head where one is described, and a reward head of a kind or on features. Nothing is allocated.
 
     Raises:
       ValueError: reward_head is none of `config.REWARD_HEADS`.
     """
-    if reward_head is not None and reward_head not in REWARD_HEADS:
+    features = reward_head if isinstance(reward_head, FeatureHeadConfig) else None
+    if reward_head is not None and features is None and reward_head not in REWARD_HEADS:
         raise ValueError(f"reward head {reward_head!r} is not one of {', '.join(REWARD_HEADS)}.")
     definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
     declarations, heads = list(nnx.to_flat_state(state)), dict.fromkeys(HEADS)
@@ -53,7 +58,8 @@ def build(config: ModelConfig, value_head: ValueHeadConfig | None = None, reward
         heads[VALUE_HEAD], state = nnx.split(nnx.eval_shape(lambda: ValueHead(config, value_head)))
         declarations += [((VALUE_HEAD, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
     if reward_head is not None:
-        heads[REWARD_HEAD], state = nnx.split(nnx.eval_shape(lambda: RewardHead(config, reward_head)))
+        made = (lambda: FeatureHead(features)) if features else (lambda: RewardHead(config, reward_head))
+        heads[REWARD_HEAD], state = nnx.split(nnx.eval_shape(made))
         declarations += [((REWARD_HEAD, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
     shapes, axes, starts = {}, {}, {}
     for path, parameter in declarations:
@@ -63,7 +69,7 @@ def build(config: ModelConfig, value_head: ValueHeadConfig | None = None, reward
         _put(shapes, path, jax.ShapeDtypeStruct(shape, jnp.float32))
         _put(axes, path, (("layers",) if stack else ()) + declared["axes"])
         _put(starts, path, (declared["fill"], declared["std"]))
-    return Model(config, definition, shapes, axes, starts, heads[VALUE_HEAD], heads[REWARD_HEAD])
+    return Model(config, definition, shapes, axes, starts, heads[VALUE_HEAD], heads[REWARD_HEAD], features)
 
 
 def without_head(tree: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +221,13 @@ def rewards(model: Model, params: dict[str, Any], hidden: Array, positions: Arra
 def token_rewards(model: Model, params: dict[str, Any], hidden: Array) -> Array:
     """The reward head's score of every hidden state [R, X, D]: float32[R, X]."""
     return nnx.merge(model.reward_head, params[REWARD_HEAD])(hidden)
+
+
+def feature_rewards(model: Model, params: dict[str, Any], values: Array) -> tuple[Array, Array, Array]:
+    """(rewards [N, K], those of the members [N, K, E], scaled features [N, K, F]) of the features' values [N, K, F]: float32."""
+    features = scaled(values, model.features)
+    members = nnx.merge(model.reward_head, params[REWARD_HEAD])(features)
+    return combined(members, model.features.pessimism), members, features
 
 
 def _put(tree: dict, path: tuple, leaf) -> None:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxalign.hparams import REQUIRED, hparams_of
 from jaxalign.paths import line_of, message_of
 from jaxalign.suggest import meant
-from jaxalign.types import Batch, Outputs
+from jaxalign.types import Batch, Features, Outputs
 
 READS = {
     "paired": "groups whose response 0 is preferred to response 1",
@@ -39,7 +39,9 @@ READS = {
     "value_head": "the model's value head",
     "reward_head": "the model's reward head",
     "no_logps": "no log-probs: the model's table of output tokens is left out",
+    "features": "a reward head on features of the responses",
     "value_head_alone": "nothing else that is trained: a head on a frozen model",
+    "reward_head_alone": "the same of a reward head",
     "scores_of_prompts": "values in (0, 1)",
     "columns.NAME": "a precomputed column",
 }
@@ -62,7 +64,7 @@ class Objective:
         """Names of what it carries from step to step, by tracing its statistics on shapes."""
         columns = tuple(key.removeprefix("columns.") for key in self.reads if key.startswith("columns.") or key == "mismatched")
         heads = {head: head in self.reads for head in ("value_head", "reward_head")}
-        outputs, batch = tiny_inputs(columns=columns, **heads)
+        outputs, batch = tiny_inputs(columns=columns, features=("feature",) if "features" in self.reads else (), **heads)
         return tuple(sorted(jax.eval_shape(self.statistics, outputs, outputs, batch)))
 
 
@@ -153,7 +155,12 @@ def names() -> list[str]:
 
 
 def tiny_inputs(
-    *, columns: tuple[str, ...] = (), token_columns: tuple[str, ...] = (), value_head: bool = False, reward_head: bool = False
+    *,
+    columns: tuple[str, ...] = (),
+    token_columns: tuple[str, ...] = (),
+    value_head: bool = False,
+    reward_head: bool = False,
+    features: tuple[str, ...] = (),
 ) -> tuple[Outputs, Batch]:
     """Shapes of the smallest outputs and batch, to trace an objective on: one row of three tokens, one group, two responses."""
 
@@ -165,5 +172,8 @@ def tiny_inputs(
     tokens = [shaped(jnp.int32, *row) for _ in range(5)]
     batch = Batch(*tokens, shaped(jnp.float32, *group), shaped(jnp.bool, 1), shaped(jnp.bool, *group), extra)
     of_heads = {name: shaped(jnp.float32, *group) for name, there in (("prompt_values", value_head), ("rewards", reward_head)) if there}
+    if features:
+        values, members = (shaped(jnp.float32, *group, size) for size in (len(features), 1))
+        of_heads["features"] = Features(values, members, features, (1,) * len(features))
     hidden = shaped(jnp.float32, *row, 1), shaped(jnp.float32, 1, 1)
     return Outputs(shaped(jnp.float32, *row), *hidden, **of_heads, step=shaped(jnp.int32), vocab_size=1), batch

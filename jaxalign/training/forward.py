@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxalign.lm_head import distributions, logps
 from jaxalign.models import model as models
-from jaxalign.types import Array, Batch, Outputs
+from jaxalign.types import Array, Batch, Features, Outputs, column
 
 
 def next_token(model: models.Model, params, batch: Batch, step: Array, *, dtype: jnp.dtype, remat: str, attention: str) -> Outputs:
@@ -122,8 +122,17 @@ def _outputs(model, params, batch, step, embedded, *, dtype, remat, attention):
     unembed, head = models.unembed(model, params), _head(model)
     values = logps.token_logps(hidden, unembed, batch.tokens, batch.slots >= 0, **head)
     prompt_values = models.prompt_values(model, params, hidden, *inputs[1:], batch.slots, batch.valid) if model.value_head else None
-    rewards = models.rewards(model, params, hidden, batch.positions, batch.slots, batch.valid) if model.reward_head else None
-    return Outputs(values, hidden, unembed, prompt_values, rewards=rewards, step=step, **head)
+    rewards, features = _rewards(model, params, hidden, batch)
+    return Outputs(values, hidden, unembed, prompt_values, rewards=rewards, step=step, features=features, **head)
+
+
+def _rewards(model, params, hidden, batch):
+    # of hidden states, or of columns, for which the decoder is not computed
+    if model.reward_head is None or model.features is None:
+        return models.rewards(model, params, hidden, batch.positions, batch.slots, batch.valid) if model.reward_head else None, None
+    names, directions = zip(*((feature.name, feature.direction) for feature in model.features.features), strict=True)
+    rewards, members, values = models.feature_rewards(model, params, jnp.stack([column(batch, name) for name in names], axis=-1))
+    return rewards, Features(values, members, names, directions)
 
 
 FORWARDS = {"next_token": next_token, "two_pass": two_pass}

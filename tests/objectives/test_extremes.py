@@ -16,7 +16,7 @@ from jaxalign import objectives
 from jaxalign.hparams import hparams_of
 from jaxalign.objectives import ift, una
 from jaxalign.objectives.families.responses import KERNELS
-from jaxalign.types import Outputs
+from jaxalign.types import Features, Outputs
 
 READ_THE_HEAD = ("alol_kl", "wpo")
 FAR = -1e4  # nats of a response; a diverged model is there
@@ -64,6 +64,7 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "pro": [{"sft_weight": 0.0}, {"sft_weight": 100.0}],
     "r_dpo": [*BETAS, *ALPHAS],
     "rdpo": [*BETAS, *SMOOTHED],
+    "feature_reward": SMOOTHED,
     "reward": [
         *SMOOTHED, {"margin": 0.0}, {"margin": 100.0}, {"centering": 0.01}, {"margin_column": "reward"}, {"margin_column": "margin"}
     ],
@@ -113,7 +114,8 @@ def extremes(reads: tuple[str, ...]):
         hidden, head = (1e2 * random.standard_normal((*shape, 4)) for shape in (tokens.shape, (7,)))
         prompt = np.tile(np.where(np.arange(len(GROUPS)) % 2, 1.0, 0.0)[:, None], (1, 3))
         arrays = (jnp.asarray(x, jnp.float32) for x in (tokens, hidden, head, prompt))
-        return Outputs(*arrays, rewards=jnp.asarray(values, jnp.float32), vocab_size=7)
+        rewards = jnp.asarray(values, jnp.float32)
+        return Outputs(*arrays, rewards=rewards, features=Features(*[rewards[..., None]] * 2, ("feature",), (1,)), vocab_size=7)
 
     return outputs(logps), outputs(reference), of
 
