@@ -157,8 +157,8 @@ SCHEMA: dict[str, Any] = {
         "reward_head": Field(
             (str, dict, NONE),
             None,
-            "add a head that scores responses: on the last hidden state, or on columns, dict(features=dict(NAME=dict(...), ...), hidden=..., "
-            "activation=..., monotone=..., members=..., pessimism=...); None: no head",
+            "add a head that scores responses: on the last hidden state, or on columns, dict(features=dict(NAME=dict(...)), hidden=..., "
+            "activation=..., members=..., monotone=..., pessimism=...); None: no head",
             (None, *REWARD_HEADS),
         ),
         "trainable": Field((str,), "all", "what is trained: all parameters, or a head alone", ("all", "value_head", "reward_head")),
