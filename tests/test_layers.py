@@ -45,7 +45,9 @@ COMMANDS = {  # they import rooms, and no other command
     "report",
     "evaluate",
 }
-JIT = {"training.step", "rollout.source", "scoring.scorer", "sampling.sampler", "models.model", "hf.load", "hf.save"}  # hf: a tensor
+JIT = {  # of hf: a tensor
+    *("training.step", "rollout.source", "scoring.scorer", "scoring.goal", "sampling.sampler", "models.model", "hf.load", "hf.save")
+}
 FILE_LINES, OBJECTIVE_LINES, FUNCTION_LINES = 300, 80, 60
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -26,7 +26,7 @@ from jaxalign.hparams import hparams_of
 from jaxalign.models import model as models
 from jaxalign.models import presets
 from jaxalign.models.config import ModelConfig
-from jaxalign.models.features import head_of
+from jaxalign.models.features import FeatureHeadConfig, head_of
 from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.rollout import source
 from jaxalign.training import checkpoint, forward, metrics, optim, reference, step
@@ -113,7 +113,7 @@ def model_config(cfg: ConfigDict) -> ModelConfig:
         source = Source(cfg.model.checkpoint)
         if not _without_logps(cfg):
             return source.config()
-        if source.reward_head not in (None, cfg.model.reward_head):
+        if source.reward_head not in (None, reward_head(cfg)):
             raise ValueError(
                 f"model.reward_head={cfg.model.reward_head!r} but {source.name} has one of kind {source.reward_head!r}; set that, or start "
                 "from a language model."
@@ -128,6 +128,11 @@ def _without_logps(cfg):
     return "no_logps" in functions_of.objective(cfg).reads
 
 
+def reward_head(cfg: ConfigDict) -> str | FeatureHeadConfig | None:
+    """The reward head that the configuration names or describes."""
+    return head_of(cfg.to_dict()["model"]["reward_head"])
+
+
 def model(cfg: ConfigDict) -> models.Model:
     """The model's definition, with rows for the tokens that it gains; nothing is allocated or read but config.json and a tokenizer.
 
@@ -138,7 +143,7 @@ def model(cfg: ConfigDict) -> models.Model:
     config = config if new is None else dataclasses.replace(config, vocab_size=new.vocab_size(config.vocab_size))
     if _without_logps(cfg):
         config = dataclasses.replace(config, tied=True)
-    return models.build(config, head, head_of(cfg.to_dict()["model"]["reward_head"]))
+    return models.build(config, head, reward_head(cfg))
 
 
 def params(cfg: ConfigDict, built: models.Model):

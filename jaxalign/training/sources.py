@@ -9,6 +9,7 @@ from jaxalign.hf import classifiers
 from jaxalign.hf import load as hf_load
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
+from jaxalign.models.features import FeatureHeadConfig, head_of
 from jaxalign.training import exports, runs
 
 
@@ -55,9 +56,9 @@ class Source:
         return self.decoder()
 
     @functools.cached_property
-    def reward_head(self) -> str | None:
-        """The kind of its reward head; None where it has none."""
-        return runs.record(self._workdir, self.step).get("reward_head") if self.is_run else hf_load.reward_head(self.folder)
+    def reward_head(self) -> str | FeatureHeadConfig | None:
+        """The kind of its reward head, or what it is on features; None where it has none."""
+        return head_of(runs.record(self._workdir, self.step).get("reward_head")) if self.is_run else hf_load.reward_head(self.folder)
 
     def decoder(self) -> ModelConfig:
         """The config of any model, a reward model too; errors are those of `config`."""
