@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxalign import experiments, objectives
-from jaxalign.experiments import bandit, frozen_lake, many_seeds, tree_mdp
+from jaxalign.experiments import arithmetic, bandit, frozen_lake, many_seeds, tree_mdp
 from jaxalign.experiments.grids import GRIDS
 
 OPTIMIZED = True
@@ -24,9 +24,9 @@ def one_device():
 
 
 def test_experiments_are_found_by_their_file():
-    assert experiments.names() == ["bandit", "front", "frozen_lake", "tree_mdp"]
+    assert experiments.names() == ["arithmetic", "bandit", "front", "frozen_lake", "tree_mdp"]
     assert experiments.named("bandit") is bandit.run
-    with pytest.raises(ValueError, match="experiment.name='many_seeds'.*bandit, front, frozen_lake, tree_mdp"):
+    with pytest.raises(ValueError, match="experiment.name='many_seeds'.*arithmetic, bandit, front, frozen_lake, tree_mdp"):
         experiments.named("many_seeds")
 
 
@@ -163,3 +163,41 @@ def test_the_bandit_writes_its_table(tmp_path, monkeypatch):
     found = bandit.run(tmp_path, steps=20, points=1)
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert found["on-policy, raw, offset 0"]["kl"] > 0
+
+
+def test_problems_of_arithmetic_are_right_and_wrong_from_one_step_on():
+    prompts, right, wrong = arithmetic.problems(300, 0)
+    for prompt, good, bad in zip(prompts.tolist(), right.tolist(), wrong.tolist(), strict=True):
+        sides = [prompt[1]] * 2
+        errors = 0
+        for i in range(arithmetic.STEPS):
+            operator, digit = prompt[2 + 2 * i : 4 + 2 * i]
+            of = {arithmetic.PLUS: int.__add__, arithmetic.MINUS: int.__sub__, arithmetic.TIMES: int.__mul__}[operator]
+            sides = [of(side, digit) % 10 for side in sides]
+            assert good[i] == sides[0]
+            errors += bad[i] != sides[1]
+            sides[1] = bad[i]
+        assert errors == 1
+        assert good[-1] == bad[-1] == arithmetic.END
+
+
+def test_rows_of_arithmetic_end_where_an_answer_ends():
+    prompts, right, _ = arithmetic.problems(2, 1)
+    answers = np.stack([right, np.full_like(right, arithmetic.END), np.where(right == arithmetic.END, 3, right)], axis=1)
+    groups = arithmetic.rows(prompts, answers, name="test").groups
+    np.testing.assert_array_equal(groups.lengths(), [[arithmetic.PROMPT, arithmetic.ANSWER, 1, arithmetic.ANSWER]] * 2)
+    np.testing.assert_array_equal(groups.piece(1, 1)[0], right[1])
+
+
+@pytest.mark.slow
+def test_arithmetic_writes_its_table_and_the_areas_are_shares(tmp_path, monkeypatch):
+    monkeypatch.setattr(arithmetic, "COUNTS", {"solutions": 256, "pairs": 128, "held_out": 40, "questions": 4})
+    arms = "Bradley-Terry alone", "contrastive, all pairs"
+    found = arithmetic.run(tmp_path, seeds=1, language_steps=3, reward_steps=3, arms=arms)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    for arm in arms:
+        one = found["0"][arm]
+        assert len(one["auroc"]) == len(one["cosine_auroc"]) == arithmetic.ANSWER
+        assert all(0 <= x <= 1 for x in [*one["auroc"], one["accuracy"], *one["votes"].values()])
+    above = found["differences"][arms[1]]["final"]["mean"]
+    np.testing.assert_allclose(above, found["0"][arms[1]]["auroc"][-1] - found["0"][arms[0]]["auroc"][-1])
