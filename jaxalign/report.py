@@ -20,7 +20,7 @@ FLAGS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the page; returns the exit code."""
+    """Writes the page, and prints what is missing or damaged; returns the exit code."""
     return run(_report, argv)
 
 
@@ -34,7 +34,7 @@ def _report(argv):
     entries, remarks = contents.read([Path(folder) for folder in options.runs], options.stages)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(document.page(entries, remarks), encoding="utf-8")
-    print(f"Page: {out}", file=sys.stderr)
+    print(*remarks, f"Page: {out}", sep="\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

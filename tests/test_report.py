@@ -204,7 +204,7 @@ def test_the_page_loads_nothing_and_needs_no_script(tmp_path):
     assert not [word for word in ("url(", "@import", "http:", "https:") if word in text]
 
 
-def test_damaged_files_are_named_and_passed_over(tmp_path):
+def test_damaged_files_are_named_and_passed_over(tmp_path, capsys):
     write(tmp_path / "run", lines=lines(0.9))
     evaluate(tmp_path / "run", [1.0] * 5)
     samples, numbers = tmp_path / "run/evaluations/step-9.samples.jsonl", tmp_path / "run/evaluations/step-3.json"
@@ -218,6 +218,7 @@ def test_damaged_files_are_named_and_passed_over(tmp_path):
     for path, what in ((samples, "3 of 8 lines are damaged"), (numbers, "is damaged"), (tmp_path / "run/metrics.jsonl", "1 of 13 lines")):
         assert re.search(f"{re.escape(str(path))}[^/]*{what}", found.text)
     assert f"{tmp_path / 'run/summary.json'} is damaged" in found.text
+    assert capsys.readouterr().err.count("passed over") == 4
     assert "run is better than at its start" in found.text and "#settings" not in found.having("href")
 
 
