@@ -22,6 +22,7 @@ REFERENCE, SOURCE, CHECKPOINT = "training/reference.py", "rollout/source.py", "t
 METRICS, ESTIMATES, OPTIM = "training/metrics.py", "reports/estimates.py", "training/optim.py"
 RUNS, MANIFEST = "training/runs.py", "manifest.py"
 KTO, RESPONSES, FORWARD, IFT = "objectives/kto.py", "objectives/families/responses.py", "training/forward.py", "objectives/ift.py"
+DIFFERENCES, QUESTIONS = "reports/differences.py", "reports/html/questions.py"
 RENDER, RENDERER, NAMES = "data/text/render.py", "data/text/renderer.py", "hf/names.py"
 
 
@@ -182,6 +183,17 @@ FUNCTIONS = (
             (METRICS, "token_kl(*sides, batch", "token_kl(*sides[::-1], batch"),
             (ESTIMATES, "value = sums.sum() / weights.sum()", "value = (sums / weights).mean()"),
             (METRICS, "(batch.reward[:, :, None] > batch.reward[:, None])", "(batch.reward[:, :, None] >= batch.reward[:, None])"),
+        ),
+    ),
+    Function(
+        "a report's answer",
+        "tests/reports/test_differences.py tests/test_report.py",
+        (
+            (DIFFERENCES, "for end in ends) / len(ends), min(", "for end in ends) / len(ends) ** 2, min("),
+            (DIFFERENCES, "/ (n - 1) / n, n - 1)", "/ (n - 1), n - 1)"),
+            (QUESTIONS, "<= 0.1 * paired.se + ROUNDING", "<= math.inf"),
+            ("reports/html/answer.py", "level=differences.simultaneous(comparisons)", "level=differences.LEVEL"),
+            ("reports/html/markup.py", "return Markup(html.escape(", "return Markup(("),
         ),
     ),
 )  # fmt: skip

@@ -80,6 +80,13 @@ def test_of_three_the_best_is_told_from_the_worst_only(tmp_path):
     assert "All intervals hold together in 95 of 100 cases." in text
 
 
+def test_the_more_is_compared_the_larger_a_lead_must_be(tmp_path):
+    for name, value in {"a": 0.7, "b": 0.605, "c": 0.65}.items():  # 0.095 is 2.2 errors of the difference, and 2.4 make one of three
+        write(tmp_path / name, lines=lines(value), objective=name)
+    assert "a is better in held-out accuracy" in page(tmp_path, tmp_path / "a", tmp_path / "b").text
+    assert "a is better" not in page(tmp_path, *(tmp_path / name for name in "abc")).text
+
+
 @pytest.mark.parametrize(("value", "expected"), [(0.8, "is better than at its start"), (0.51, "cannot be told"), (0.2, "is worse than at")])
 def test_a_run_alone_is_measured_against_its_start(tmp_path, value, expected):
     write(tmp_path / "run", lines=lines(value))
