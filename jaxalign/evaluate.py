@@ -189,33 +189,33 @@ def _with_checkpoint(cfg, name: str):
 
 def _measure(subject):
     """The `Comparison` of what is evaluated with the start of its run, and the lines of its answers."""
-    from jaxalign.config import build, functions, generation
+    from jaxalign.config import build, evaluations, functions
     from jaxalign.config.computed import with_columns
     from jaxalign.config.durations import Durations
-    from jaxalign.config.prepared import held_out_sets
+    from jaxalign.config.prepared import held_out_sets, to_stderr
     from jaxalign.config.sets import check_data, check_rewards
     from jaxalign.evaluators import comparison, held_out
+    from jaxalign.evaluators.measured import Measured
 
     cfg, model = subject.cfg, subject.model
     objective, sets = functions.objective(cfg), held_out_sets(cfg)
-    if not sets.held_out and cfg.eval.generate is None:
+    if not sets.held_out and not evaluations.has_some(cfg):
         raise ValueError("there is nothing to evaluate on; set data.eval, for example --config.data.eval.path=FILE.")
     check_data(objective, model, sets.all)
     sets = with_columns(cfg, sets)
     check_rewards(cfg, objective, sets.all)
-    speaking = generation.speaking(cfg, model, sets)
+    beside = evaluations.evaluations(cfg, model, sets)
     # an evaluation makes no step
     made = build.functions(cfg, objective, model, Durations(total=1, planned=1, warmup=0, log_every=1, eval_every=1, save_every=1, every=1))
 
     def measure(state):
         by_prompt = {name: held_out.measure(made.eval_step, state, one, rows=cfg.batch.rows) for name, one in sets.held_out.items()}
-        return comparison.Side(by_prompt, speaking and speaking.measure(state))
+        return Measured(by_prompt) | beside.measure(state)
 
     sides = {name: measure(state) for name, state in _states(subject, made)}
-    if speaking and (faults := speaking.faults()):
-        print(*faults, sep="\n", file=sys.stderr)
-    compared = comparison.compare(sides.get("before"), sides["after"], origin=speaking and speaking.origin)
-    return compared, sides["after"].answers.lines if speaking else []
+    to_stderr(beside.faults())
+    origin = cfg.eval.generate and cfg.eval.generate.against
+    return comparison.compare(sides.get("before"), sides["after"], origin=origin), sides["after"].lines
 
 
 def _states(subject, functions):

@@ -84,7 +84,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
     """
     import jax
 
-    from jaxalign.config import build, functions, generation
+    from jaxalign.config import build, evaluations, functions
     from jaxalign.config.computed import with_columns
     from jaxalign.config.durations import durations
     from jaxalign.config.prepared import prepared_sets
@@ -105,13 +105,13 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         sets = with_columns(cfg, sets)
         kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=saved.read_run(start) if start else {})
         check_rewards(cfg, objective, sets.all)
-        speaking = generation.speaking(cfg, model, sets)
+        beside = evaluations.evaluations(cfg, model, sets)
         lengths = durations(cfg, sets.train)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         steps = {"steps": lengths.total + lengths.every, "sampling": build.sampling(cfg)}  # a source may look so far ahead
         batches = loader.batches(sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts)
         made = build.functions(cfg, objective, model, lengths)
-        check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | generation.names(speaking))
+        check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | beside.names())
         prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item in sets.train]
         state, evaluated = _begin(cfg, model, made, saved, start, lengths, prepared, workdir)
         log = RunLog(
@@ -122,7 +122,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         for note in (*lengths.notes, *filter(None, [class_weights(cfg, objective, sets.train)])):
             log.say(note)
         samples = [Samples(workdir, one, start_step=start) for one in list(sets.held_out.values())[:1] if jax.process_index() == 0]
-        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, kept, samples, speaking)
+        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, kept, samples, beside)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()
@@ -169,7 +169,7 @@ class Loop:
     origin: str | None  # a hash of the weights that the run started from
     tokenizer: dict[str, list]  # what the files of the run's copy of the tokenizer are like
     samples: list  # a reports.samples.Samples of the first held-out set, on the first process
-    speaking: object  # an evaluators.speaking.Speaking, or None
+    beside: object  # evaluators.measured.Evaluations beside the objective on held-out rows
 
 
 def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
@@ -190,12 +190,11 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):
         stopping, held_out_metrics = step < total and stop.requested(step), None
-        if (run.held_out or run.speaking) and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
+        if (run.held_out or run.beside) and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
             _flush(run, pending, meter)
             follow = [functools.partial(samples.record, step) for samples in run.samples]
             estimates = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows, follow=follow)
-            if run.speaking:
-                estimates |= run.speaking.evaluate(state, step, run.log)
+            estimates |= run.beside.evaluate(state, step, run.log)
             held_out_metrics = {name: estimate.value for name, estimate in estimates.items()}
             run.log.held_out(step, estimates)
             meter.restart()

@@ -36,7 +36,8 @@ class Sets:
 
 def to_stderr(lines: list[str]) -> None:
     """Prints lines on standard error."""
-    print("\n".join(lines), file=sys.stderr)
+    if lines:
+        print("\n".join(lines), file=sys.stderr)
 
 
 def prepared_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_stderr) -> Sets:

@@ -7,8 +7,11 @@ from collections.abc import Collection
 import importlib.util
 
 from jaxalign.config import columns, functions, idle, trace
-from jaxalign.config.schema import SCHEMA, named_sets, units
+from jaxalign.config.schema import SCHEMA, SOURCE, named_sets, units
 from jaxalign.hparams import hparams_of
+
+OF_RAW_ROWS = ("path", "hf", "tfds", "data_dir", "config", "split", "rename", "limit")  # keys of a source that any use of its rows reads
+OF_FORMAT = ("format", "score_range", "score_weights", "score_transform")
 
 
 def check(resolved: dict, *, bad: Collection[str] = ()) -> list[str]:
@@ -95,7 +98,7 @@ def _mesh_rule(resolved):
 
 def _train_rule(resolved):
     train, data = resolved["train"], resolved["data"]
-    if train["keep_best"] and not _holds_out(data) and resolved["eval"]["generate"] is None:
+    if train["keep_best"] and not _holds_out(data) and all(part is None for part in resolved["eval"].values()):
         yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval, data.eval_fraction or eval.generate."
     if train["wandb"] and importlib.util.find_spec("wandb") is None:
         yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
@@ -125,14 +128,28 @@ def _generate_rule(resolved):
         yield f"eval.generate: {str(error).removeprefix('eval.generate: ')}"
 
 
-def _generated(spec):
-    """Names of the metrics of eval.generate; none where it has a problem, which is reported by itself."""
+def _beside(section):
+    """Names of the metrics of the section eval; none of eval.generate where it has a problem, which is reported by itself."""
     from jaxalign.config import judges
+    from jaxalign.evaluators import multiple_choice
 
+    sets = named_sets(section["multiple_choice"]) if section["multiple_choice"] else ()
+    names = {name for one in sets for name in multiple_choice.names(one)}
     try:
-        return set() if spec is None else judges.metrics(spec)
+        return names if section["generate"] is None else names | judges.metrics(section["generate"])
     except ValueError:
-        return set()
+        return names
+
+
+def _eval_sources_rule(resolved):
+    section, found = resolved["eval"], {}
+    if section["generate"] and isinstance(section["generate"]["prompts"], dict):
+        found["eval.generate.prompts"] = section["generate"]["prompts"], (*OF_RAW_ROWS, *OF_FORMAT)
+    for name, source in named_sets(section["multiple_choice"] or {"": {}}).items():
+        found[f"eval.multiple_choice.{name}" if name else "eval.multiple_choice"] = source, OF_RAW_ROWS
+    for where, (source, keys) in found.items():
+        for key in [key for key, value in source.items() if key not in keys and value != SOURCE[key].default]:
+            yield f"{where}.{key}={source[key]!r} has no effect on rows that are only asked; leave it out."
 
 
 def _best_metric_rule(resolved):
@@ -140,8 +157,8 @@ def _best_metric_rule(resolved):
 
     given, data, reference = resolved["train"]["best_metric"], resolved["data"], resolved["reference"]
     chosen = resolved["train"]["keep_best"] or given != SCHEMA["train"]["best_metric"].default
-    generated = _generated(resolved["eval"]["generate"])
-    if not chosen or given.removeprefix("-") in generated or (not _holds_out(data) and not generated):
+    beside = _beside(resolved["eval"])
+    if not chosen or given.removeprefix("-") in beside or (not _holds_out(data) and not beside):
         return
     sets = {"": None} if data["eval"] is None else named_sets(data["eval"])
     starts_anew = (rule := RULES[reference["rule"]]).moves and rule.holds == "weights"
@@ -159,7 +176,7 @@ def _best_metric_rule(resolved):
         yield f"train.best_metric={given!r} starts anew whenever reference.rule={reference['rule']!r} moves the reference; {first}."
         return
     names = {f"{where}{other}" for other in trace.metrics(resolved, functions.objective(resolved))} if _holds_out(data) else set()
-    yield from trace.unknown_metric(given, names | generated)
+    yield from trace.unknown_metric(given, names | beside)
 
 
 def _reference_rule(resolved):
@@ -250,6 +267,7 @@ RULES = (  # (rule, the sections that it reads)
     (_mesh_rule, ("mesh",)),
     (_train_rule, ("train", "data", "eval")),
     (_generate_rule, ("eval", "data")),
+    (_eval_sources_rule, ("eval",)),
     (_best_metric_rule, ("train", "data", "eval", "reference", "objective", "model")),
     (_reference_rule, ("reference",)),
     (_forward_rule, ("forward", "reference")),

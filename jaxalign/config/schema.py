@@ -236,5 +236,10 @@ SCHEMA: dict[str, Any] = {
     },
     "eval": {
         "generate": Field((dict, NONE), None, "dict(rewards=..., against=..., ...): answers to fixed prompts, judged at every evaluation"),
+        "multiple_choice": Field(
+            (dict, NONE),
+            None,
+            "a source of rows with question, choices and answer, or name -> source: is the right choice the likeliest?",
+        ),
     },
 }

@@ -27,7 +27,7 @@ def check(given: Mapping) -> tuple[dict[str, Any], Problems]:
         resolved[key] = _subsection(given, key, field, found) if isinstance(field, dict) else _value(given, key, field, "", found)
     _check_sources(resolved["data"], problems["data"])
     _check_columns(resolved["data"], problems["data"])
-    _check_generate(resolved["eval"], problems["eval"])
+    _check_eval(resolved["eval"], problems["eval"])
     for name in _misplaced(given):
         section, missing = name.partition(".")[0], _missing(name)
         kept = [line for line in problems.get(section, ()) if not line.startswith(missing)]
@@ -156,14 +156,17 @@ def _check_sources(data, problems):
     elif isinstance(train, dict):
         data["train"] = _source(train, "data.train", problems)
     if isinstance(held_out, dict):
-        checked = {
-            name: _source(source, f"data.eval.{name}" if name else "data.eval", problems) for name, source in named_sets(held_out).items()
-        }
-        if "" in checked and len(checked) > 1:
-            others = ", ".join(checked.keys() - {""})
-            problems.append(f"data.eval names a set '' beside {others}; give every set a name.")
-        problems += [f"data.eval: the name {name!r} of a set is no file name; leave / out." for name in checked if "/" in str(name)]
-        data["eval"] = checked.get("", checked)
+        data["eval"] = _sets(held_out, "data.eval", problems)
+
+
+def _sets(given, where, problems):
+    """One source, or several by name."""
+    checked = {name: _source(source, f"{where}.{name}" if name else where, problems) for name, source in named_sets(given).items()}
+    if "" in checked and len(checked) > 1:
+        others = ", ".join(checked.keys() - {""})
+        problems.append(f"{where} names a set '' beside {others}; give every set a name.")
+    problems += [f"{where}: the name {name!r} of a set is no file name; leave / out." for name in checked if "/" in str(name)]
+    return checked.get("", checked)
 
 
 def _source(source, name, problems):
@@ -192,9 +195,11 @@ def _check_columns(data, problems):
             problems.append(f"{where}.reference is missing: an implicit reward is beta times the log-ratio of model to reference.")
 
 
-def _check_generate(section, problems):
+def _check_eval(section, problems):
     given = section["generate"]
     if isinstance(given, Mapping):
         spec = section["generate"] = _section(given, GENERATE, "eval.generate.", problems)
         if isinstance(spec["prompts"], Mapping):
             spec["prompts"] = _source(spec["prompts"], "eval.generate.prompts", problems)
+    if isinstance(asked := section["multiple_choice"], Mapping):
+        section["multiple_choice"] = _sets(asked, "eval.multiple_choice", problems)

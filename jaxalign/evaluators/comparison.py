@@ -1,12 +1,12 @@
 """A checkpoint beside the model that its training started from: every held-out metric of both, its change, and intervals."""
 
-from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple
 
 from jaxalign.evaluators import held_out
-from jaxalign.evaluators.generation import CONTROLLED, NAME, WIN_RATE, Measured
+from jaxalign.evaluators.generation import CONTROLLED, NAME, WIN_RATE
 from jaxalign.evaluators.held_out import ByPrompt
+from jaxalign.evaluators.measured import Measured
 from jaxalign.reports import intervals
 from jaxalign.reports.estimates import Estimate
 from jaxalign.reports.intervals import Interval
@@ -14,21 +14,6 @@ from jaxalign.reports.intervals import Interval
 SEED = 0  # of the bootstrap
 WILSON, BOOTSTRAP = "wilson", "bootstrap"  # of a share, over prompts
 PAIRED = "change_bootstrap"  # of a change, over prompts that bring both their measurements
-
-
-class Side(NamedTuple):
-    """What was measured of one model."""
-
-    sets: Mapping[str, ByPrompt]  # of every held-out set
-    answers: Measured | None  # what it said, where it was asked
-
-    def by_prompt(self) -> dict[str, ByPrompt]:
-        """The metrics of every set, and those of the answers as if they were of one more."""
-        return {**self.sets, **({NAME: self.answers.by_prompt} if self.answers else {})}
-
-    def estimates(self) -> dict[str, Estimate]:
-        """All metrics under their whole names."""
-        return held_out.estimates(dict(self.sets)) | (self.answers.estimates() if self.answers else {})
 
 
 class Comparison(NamedTuple):
@@ -59,14 +44,19 @@ class Comparison(NamedTuple):
         return lines
 
 
-def compare(before: Side | None, after: Side, *, origin: str | None) -> Comparison:
-    """The metrics of a checkpoint, `after`, beside those of its start."""
-    first, last = ({} if side is None else side.by_prompt() for side in (before, after))
+def compare(before: Measured | None, after: Measured, *, origin: str | None) -> Comparison:
+    """The metrics of a checkpoint, `after`, beside those of its start.
+
+    Args:
+      before, after: what was measured of them.
+      origin: whose answers the checkpoint's were compared with.
+    """
+    first = {} if before is None else before.sets
     return Comparison(
         before.estimates() if before else {},
         after.estimates(),
-        held_out.changes(first, last) if before else {},
-        _intervals(first.get(NAME, {}), last.get(NAME, {})),
+        held_out.changes(first, after.sets) if before else {},
+        _intervals(first.get(NAME, {}), after.sets.get(NAME, {})),
         origin,
     )
 

@@ -6,16 +6,14 @@ Every number is a mean over answers, with an error over prompts: the answers to 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxalign.data.raw.prompts import Asked
-from jaxalign.evaluators import held_out
-from jaxalign.evaluators.held_out import ByPrompt
+from jaxalign.evaluators.measured import Measured
 from jaxalign.evaluators.voices import Answer, Voice, distinct
 from jaxalign.reports import win_rates
-from jaxalign.reports.estimates import Estimate
 
 NAME = "generate"  # what stands before the names of the metrics
 EXACT = "exact_match"  # the name of a reward that is a metric of its own: 1 where an answer is right
@@ -55,18 +53,6 @@ class Others(NamedTuple):
     origin: str  # "reference", "chosen", or the name of a model
     texts: Sequence[str | None]  # None: there is none
     rewards: Mapping[str, np.ndarray]  # by name, float64[n]; NaN where there is none
-
-
-class Measured(NamedTuple):
-    """What was measured of the answers of one model."""
-
-    by_prompt: ByPrompt
-    further: dict[str, Estimate]  # metrics that are no means
-    lines: list[dict[str, Any]]  # one per answer, see `Generation.measure`
-
-    def estimates(self) -> dict[str, Estimate]:
-        """The metrics under their whole names."""
-        return held_out.estimates({NAME: self.by_prompt}) | {f"{NAME}/{name}": one for name, one in self.further.items()}
 
 
 class Generation:
@@ -119,12 +105,13 @@ class Generation:
         if others is not None:
             verdict = self._verdicts(texts, rewards, others)
             lengths = [[0 if text is None else len(text) for text in side] for side in (texts, others.texts)]
-            values[WIN_RATE], further[CONTROLLED] = verdict, win_rates.length_controlled(verdict, *lengths, self._prompts)
+            values[WIN_RATE] = verdict
+            further[f"{NAME}/{CONTROLLED}"] = win_rates.length_controlled(verdict, *lengths, self._prompts)
             for i, line in enumerate(lines):
                 line["against"] = {"text": others.texts[i], "rewards": _numbers(others.rewards, i), "from": others.origin}
                 line["verdict"] = _number(verdict[i])
         by_prompt = {name: win_rates.by_prompt(np.asarray(value, np.float64), self._prompts) for name, value in values.items()}
-        return Measured(by_prompt | ({} if kl is None else {"kl": kl}), further, lines)
+        return Measured({NAME: by_prompt | ({} if kl is None else {"kl": kl})}, further, lines)
 
     def _rewards(self, texts) -> dict[str, np.ndarray]:
         """Name -> reward of every text, float64[n]; NaN where there is none."""

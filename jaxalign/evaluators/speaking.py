@@ -5,10 +5,9 @@ import dataclasses
 from typing import Any
 
 from jaxalign.evaluators.divergence import Divergence
-from jaxalign.evaluators.generation import Generation, Measured, Others
+from jaxalign.evaluators.generation import Generation, Others
+from jaxalign.evaluators.measured import Measured
 from jaxalign.evaluators.voices import Answer, Voice
-from jaxalign.reports.estimates import Estimate
-from jaxalign.reports.log import RunLog
 from jaxalign.sampling.law import Law
 
 Params = dict[str, Any]
@@ -40,16 +39,8 @@ class Speaking:
     _others: Others | None = None
 
     def names(self) -> list[str]:
-        """Names of the metrics that `measure` gives, under which a log has them."""
+        """Whole names of the metrics that `measure` gives."""
         return self.generation.judging.metrics(against=self.origin is not None, kl=self.start is not None)
-
-    def evaluate(self, state, step: int, log: RunLog) -> dict[str, Estimate]:
-        """The metrics of a train state under their whole names. The log gets the answers, and what went wrong with rewards and judges."""
-        measured = self.measure(state)
-        log.answers(step, measured.lines)
-        for line in self.faults():
-            log.say(line)
-        return measured.estimates()
 
     def faults(self) -> list[str]:
         """What went wrong with rewards and judges so far, a line per reason."""

@@ -135,7 +135,7 @@ def test_a_checkpoint_beside_its_start():
     generation = Generation(ASKED, judging, samples=2)
     others = generation.others("start", [["aa", "aa"], ["aa", "aa"]])
     before, after = (generation.measure(Voice(), answers(texts), others) for texts in ([["a", "aa"], ["a", "a"]], TEXTS))
-    compared = comparison.compare(comparison.Side({}, before), comparison.Side({}, after), origin="start")
+    compared = comparison.compare(before, after, origin="start")
     written = compared.as_dict()
     assert written["checkpoint"]["generate/win_rate"]["value"] == 0.875 and written["start"]["generate/win_rate"]["value"] == 0.125
     assert written["change"]["generate/win_rate"]["value"] == 0.75
@@ -145,7 +145,7 @@ def test_a_checkpoint_beside_its_start():
 
 
 def test_without_the_start_the_checkpoint_stands_alone():
-    compared = comparison.compare(None, comparison.Side({}, measured(Judging({}))), origin=None)
+    compared = comparison.compare(None, measured(Judging({})), origin=None)
     assert compared.as_dict().keys() == {"start", "checkpoint", "change"} and not compared.start and not compared.sentences()
 
 

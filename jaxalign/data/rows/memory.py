@@ -1,6 +1,6 @@
 """A set that was never written: groups of token ids in memory, as rows that batches are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,13 @@ Ids = Sequence[int]
 
 
 def prepared(
-    groups: Sequence[tuple[Ids, Sequence[Ids]]], *, row_tokens: int, max_groups: int, rewards: np.ndarray | None = None, name: str
+    groups: Sequence[tuple[Ids, Sequence[Ids]]],
+    *,
+    row_tokens: int,
+    max_groups: int,
+    rewards: np.ndarray | None = None,
+    columns: Mapping[str, np.ndarray] | None = None,
+    name: str,
 ) -> store.Prepared:
     """The set of these groups, every token of every response scored; group g of the set is groups[g].
 
@@ -22,6 +28,7 @@ def prepared(
       row_tokens: of a row; a group with all its responses fits into one.
       max_groups: groups per row.
       rewards: float32[n, K]; None: 0.
+      columns: of responses, float32[n, K] each, by name.
       name: what messages call the set.
 
     Raises:
@@ -41,6 +48,7 @@ def prepared(
         reward=np.zeros(valid.shape, np.float32) if rewards is None else np.asarray(rewards, np.float32),
         paired=np.zeros(len(groups), bool),
         valid=valid,
+        columns=columns or {},
     )
     sizes = pack.group_tokens(flat, share_prompt=True)
     plan = pack.plan_rows(sizes, row_tokens=row_tokens, pack=True, max_groups=max_groups)

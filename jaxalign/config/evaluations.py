@@ -1,4 +1,4 @@
-"""The evaluation by generation that a configuration names in eval.generate: its prompts, its voices, its judges."""
+"""The evaluations that a configuration names in its section eval: answers to prompts, multiple choice."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,13 +7,17 @@ from ml_collections import ConfigDict
 
 from jaxalign.config import build, judges
 from jaxalign.config.prepared import Sets, held_out_sources, to_stderr
+from jaxalign.config.schema import named_sets
 from jaxalign.data.prepared import judgements
+from jaxalign.data.raw import multiple_choice as raw_multiple_choice
 from jaxalign.data.raw import prompts, sources
 from jaxalign.data.raw.counts import Counts
 from jaxalign.data.raw.prompts import Asked
-from jaxalign.evaluators import questions
+from jaxalign.evaluators import multiple_choice, questions
 from jaxalign.evaluators.divergence import Divergence
 from jaxalign.evaluators.generation import Generation
+from jaxalign.evaluators.measured import Evaluations
+from jaxalign.evaluators.multiple_choice import MultipleChoice
 from jaxalign.evaluators.speaking import PLAIN, Speaking
 from jaxalign.evaluators.voices import Drawing, Voice
 from jaxalign.hf import trained
@@ -27,8 +31,13 @@ from jaxalign.training.sources import Source
 REFERENCE, CHOSEN = "reference", "chosen"  # what eval.generate.against may be beside the name of a model
 
 
-def speaking(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable[[list[str]], None] = to_stderr) -> Speaking | None:
-    """The evaluation by generation of a run; None where eval.generate is None. Needs a mesh in scope; nothing is compiled yet.
+def has_some(cfg: ConfigDict) -> bool:
+    """Whether a configuration names any evaluation beside the objective on held-out rows."""
+    return any(part is not None for part in cfg.eval.values())
+
+
+def evaluations(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable[[list[str]], None] = to_stderr) -> Evaluations:
+    """The evaluations that a configuration names in its section eval. Needs a mesh in scope; nothing is compiled yet.
 
     Args:
       model: the run's.
@@ -38,8 +47,28 @@ def speaking(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable
     Raises:
       ValueError: no prompt is left, or a reward, a judge or the other model cannot be had.
     """
-    if cfg.eval.generate is None:
-        return None
+    makers = {"generate": _speaking, "multiple_choice": _multiple_choice}
+    return Evaluations([make(cfg, model, sets, tell) for name, make in makers.items() if cfg.eval[name] is not None])
+
+
+def _multiple_choice(cfg, model, sets, tell) -> MultipleChoice:
+    encoded, renderer = {}, build.renderer(cfg)
+    for name, source in named_sets(cfg.to_dict()["eval"]["multiple_choice"]).items():
+        given, counts = {key: value for key, value in source.items() if value is not None}, Counts()
+        rows = sources.read(given)
+        questions = raw_multiple_choice.read(rows, counts)
+        limits = {"most_tokens": model.config.max_positions, "name": rows.name}
+        encoded[name] = multiple_choice.encoded(questions, renderer, counts, **limits)
+        if counts.rules:
+            tell([f"questions of {rows.name}: {counts.lines()[0]}", *counts.lines()[1:]])
+    return MultipleChoice(_look(cfg, model), encoded, rows=cfg.batch.rows)
+
+
+def _look(cfg, model):
+    return partial(forward.next_token, model, dtype=build.dtype(cfg), remat="none", attention=cfg.model.attention)
+
+
+def _speaking(cfg, model, sets, tell) -> Speaking:
     spec = cfg.eval.generate.to_dict()
     voice_of = partial(Voice, dtype=build.dtype(cfg))
     speaker = Speaker(build.renderer(cfg), trained.stop_ids(build.renderer(cfg), build.tokenizer_folder(cfg)))
@@ -50,8 +79,7 @@ def speaking(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable
     room = model.config.max_positions - spec["max_new_tokens"]
     asked = questions.chosen(rows, speaker, counts, limit=spec["limit"], most_tokens=room)
     if counts.rules:
-        kept, *rules = counts.lines()
-        tell([f"prompts of eval.generate: {kept}", *rules])
+        tell([f"prompts of eval.generate: {counts.lines()[0]}", *counts.lines()[1:]])
     decoder = models.build(model.config)
     judging = judges.judging(spec)
     for reward in judging.rewards.values():
@@ -64,16 +92,10 @@ def speaking(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable
         made.origin = spec["against"]
         made.texts = _texts(cfg, model, spec, asked, made.voice, partial(voice_of, asked=asked, drawing=drawing))
     if spec["kl"]:
-        look = partial(forward.next_token, model, dtype=build.dtype(cfg), remat="none", attention=cfg.model.attention)
-        made.start, made.divergence = partial(_start, cfg, model), Divergence(look, rows=cfg.batch.rows)
+        made.start, made.divergence = partial(_start, cfg, model), Divergence(_look(cfg, model), rows=cfg.batch.rows)
         if law != PLAIN:
             made.plain = voice_of(decoder, speaker, asked, Drawing(**{**vars(drawing), "law": PLAIN}))
     return made
-
-
-def names(made: Speaking | None) -> set[str]:
-    """Names of the held-out metrics that the evaluation by generation gives."""
-    return set() if made is None else set(made.names())
 
 
 def _asked(cfg, spec, sets, counts, *, chat):

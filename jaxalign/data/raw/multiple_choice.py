@@ -1,0 +1,76 @@
+"""Questions with several answers, one of which is right: rows with `question`, `choices` and `answer`."""
+
+from collections.abc import Iterable, Mapping
+import string
+from typing import NamedTuple
+
+from jaxalign.data.raw.context import refuse_media
+from jaxalign.data.raw.counts import Counts, RowError
+from jaxalign.data.raw.messages import Message
+from jaxalign.data.raw.records import EMPTY, Record
+from jaxalign.data.raw.sources import Rows
+from jaxalign.data.raw.turns import side_of
+
+QUESTION, CHOICES, ANSWER = COLUMNS = ("question", "choices", "answer")
+
+
+class Question(NamedTuple):
+    """A question and its answers."""
+
+    prompt: str | tuple[Message, ...]
+    choices: tuple[str, ...]
+    right: int  # the number of the right one
+
+
+def read(rows: Rows, counts: Counts) -> Iterable[Question]:
+    """Yields the questions of rows in order; a row that holds none is left out and counted as dropped."""
+    for number in range(len(rows)):
+        counts.read += 1
+        row = rows.read(number)
+        try:
+            if isinstance(row, RowError):
+                raise row
+            yield of_row(row)
+            counts.kept += 1
+        except RowError as error:
+            counts.add(error.rule, "dropped", number, str(error))
+
+
+def of_row(values: Mapping) -> Question:
+    """The question of a raw row.
+
+    `choices` are texts, or {"text": texts, "label": labels}, as ARC has them. `answer` is the number of the right choice, from 0, its
+    label, its text, or its letter, from A.
+
+    Raises:
+      RowError: a column is missing, or the answer is none of the choices.
+    """
+    row = Record(values)
+    refuse_media(row)
+    for name in COLUMNS:
+        if row.peek(name) in EMPTY:
+            raise RowError("missing_column", f"the row has {row.given or 'no columns'} and no {name}; name it with rename.")
+    choices, labels = _choices(row.get(CHOICES))
+    return Question(side_of(row, QUESTION), choices, _number(row.get(ANSWER), choices, labels))
+
+
+def _choices(value):
+    texts, labels = (value.get("text"), value.get("label")) if isinstance(value, Mapping) else (value, None)
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise RowError("choices", f"choices are {str(value)[:40]!r}; give a list of texts, or of text and label.")
+    if len(texts) < 2 or len(set(texts)) < len(texts):
+        raise RowError("choices", f"there are {len(texts)} choices, {len(set(texts))} of them different; give at least 2, all different.")
+    return tuple(texts), [str(label) for label in labels] if isinstance(labels, list | tuple) else []
+
+
+def _number(answer, choices, labels) -> int:
+    letters = string.ascii_uppercase[: len(choices)]
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        return answer
+    if isinstance(answer, str):
+        for names in (labels, list(choices), list(letters)):
+            if answer in names:
+                return names.index(answer)
+    raise RowError(
+        "answer", f"the answer {answer!r} is none of the {len(choices)} choices; give its number from 0, its label, its text or its letter."
+    )
