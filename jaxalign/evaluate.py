@@ -83,8 +83,8 @@ def _evaluate(argv):
 def _of_answers(options) -> list[str]:
     """What the flags for answers set in the configuration, as it is typed: --config.eval.generate.KEY=VALUE."""
     values = {name: value for name in OF_ANSWERS if (value := getattr(options, name)) is not None}
-    if options.reward:
-        values["rewards"] = repr(rewards_by_name(options.reward))
+    if options.reward:  # with them goes the judge of those before
+        values = {"judge": None, **values, "rewards": repr(rewards_by_name(options.reward))}
     below = f"{options.stage}." if options.config and options.stage else ""
     return [f"--config.{below}eval.generate.{name}={value}" for name, value in values.items()]
 

@@ -1,0 +1,83 @@
+"""The section eval: what answers and questions are asked for, and what is refused with the way out."""
+
+import pytest
+from test_config import good
+from test_other_names import problems
+
+from jaxalign.config import judges, rules
+from jaxalign.config.resolve import resolve
+
+HELD_OUT = dict(train=dict(path="x.jsonl"), eval=dict(path="y.jsonl"))
+
+
+def config(generate=None, data=HELD_OUT, train=None, **section):
+    section |= {} if generate is None else {"generate": generate}
+    return good(data=data, eval=section, **({} if train is None else {"train": dict(total_steps=9, **train)}))
+
+
+def test_what_is_left_out_has_defaults():
+    spec = resolve(config(dict(rewards=dict(long="length")))).eval.generate
+    assert (spec.limit, spec.samples, spec.temperature, spec.against, spec.kl) == (64, 1, 1.0, None, True)
+
+
+@pytest.mark.parametrize(
+    ("generate", "words"),
+    [
+        (dict(reward="length"), "eval.generate.reward: unknown key (did you mean rewards?)"),
+        (dict(samples=0), "eval.generate.samples=0 is not at least 1"),
+        (dict(rewards=dict(long="lenght")), "'lenght' is no reward"),
+        (dict(rewards={"a/b": "length"}), "eval.generate.rewards.a/b: a name has no /"),
+        (dict(rewards=dict(judge="length")), "eval.generate.rewards.judge: a name has no / and is not 'judge'"),
+        (dict(against="reference"), "needs a reward that decides, and there is none; set eval.generate.rewards"),
+        (dict(against="chosen", rewards=dict(a="length", b="gsm8k")), "there are a, b; name one of them in eval.generate.judge"),
+        (dict(judge="length"), "has no effect without eval.generate.against"),
+        (dict(against="chosen", judge="lenght"), "'lenght' is no reward"),
+        (dict(against="chosen", judge=dict(url="https://x/v1")), "the judge needs model"),
+        (dict(top_p=0.0), "top_p=0.0 is a probability"),
+        (dict(temperature=0, top_p=0.5), "have no effect at temperature 0"),
+        (dict(prompts=dict(hf="x", tfds="y")), "eval.generate.prompts names hf and tfds"),
+        (dict(prompts=dict(path="x", responses="chosen")), "eval.generate.prompts.responses='chosen' has no effect"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_problem(generate, words):
+    (line,) = problems(config(generate))
+    assert words in line
+
+
+def test_prompts_come_from_somewhere():
+    (line,) = problems(config({}, data=dict(train=dict(path="x.jsonl"))))
+    assert "set eval.generate.prompts, data.eval or data.eval_fraction" in line
+    resolve(config(dict(prompts="p.jsonl"), data=dict(train=dict(path="x.jsonl"))))
+
+
+def test_questions_are_a_source_or_several_by_name():
+    several = resolve(config(multiple_choice=dict(arc=dict(path="a"), mmlu=dict(path="b", limit=9)))).eval.multiple_choice
+    assert several.arc.path == "a" and resolve(config(multiple_choice=dict(path="a"))).eval.multiple_choice.path == "a"
+    assert "eval.multiple_choice.arc names no origin" in problems(config(multiple_choice=dict(arc=dict(limit=3))))[0]
+    assert "eval.multiple_choice.weight=2.0 has no effect" in problems(config(multiple_choice=dict(path="a", weight=2.0)))[0]
+
+
+@pytest.mark.parametrize("metric", ["-generate/win_rate", "generate/kl", "-multiple_choice/accuracy", "-generate/exact_match", "loss"])
+def test_the_best_checkpoint_may_be_chosen_by_any_of_these(metric):
+    generate = dict(rewards=dict(exact_match="gsm8k"), against="chosen")
+    resolve(config(generate, multiple_choice=dict(path="q"), train=dict(keep_best=1, best_metric=metric)))
+
+
+def test_the_best_checkpoint_is_not_chosen_by_what_is_not_measured():
+    (line,) = problems(config(dict(rewards=dict(long="length")), train=dict(best_metric="-generate/win_rte")))
+    assert "is no held-out metric of this run" in line and "generate/reward" in line
+    alone = dict(data=dict(train=dict(path="x.jsonl")), multiple_choice=dict(path="q"))
+    resolve(config(**alone, train=dict(keep_best=1, best_metric="-multiple_choice/accuracy")))
+    assert "there are multiple_choice/accuracy" in problems(config(**alone, train=dict(best_metric="loss", keep_best=1)))[0]
+
+
+def test_an_endpoint_is_a_judge_and_no_reward():
+    spec = dict(rewards=None, judge="gpt-x@http://localhost:1/v1", against="chosen", kl=False)
+    judging = judges.judging(spec, judges.PARSE)
+    assert not judging.rewards and judging.compare == {"model": "gpt-x", "url": "http://localhost:1/v1"}
+    assert "generate/win_rate" in judges.metrics(spec) and "generate/reward" not in judges.metrics(spec)
+
+
+def test_a_held_out_source_beside_its_section_leads_there():
+    assert "eval.path is called data.eval here." in problems(good(eval=dict(path="x.jsonl")))
+    assert rules.OF_FORMAT  # keys that prompts read and questions do not

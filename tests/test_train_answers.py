@@ -1,0 +1,114 @@
+"""A run that answers prompts and questions at every evaluation: what it writes, how it goes on, and what evaluate finds again."""
+
+import json
+from pathlib import Path
+import shutil
+
+import pytest
+import tiny
+
+from jaxalign import evaluate, train
+from jaxalign.reports import log
+from jaxalign.training import runs
+
+pytestmark = pytest.mark.slow
+OPTIMIZED = True
+CONFIG = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("tiny", {tiny!r})
+tiny = importlib.util.module_from_spec(spec); spec.loader.exec_module(tiny)
+
+def get_config(objective="dpo"):
+    config = tiny.get_config(objective)
+    config.data.prepared_dir = {folder!r} + "/prepared"
+    config.train.update(total_steps=4, eval_every_steps=2, save_every_steps=2, keep_best=1, best_metric="-generate/win_rate")
+    config.eval = dict(
+        generate=dict(limit=6, samples=2, max_new_tokens=8, rewards=dict(long="length", the="regex:the"), judge="long", against="reference"),
+        multiple_choice=dict(path={folder!r} + "/questions.jsonl"),
+    )
+    return config
+"""
+QUESTIONS = [{"question": "Once upon a", "choices": ["time", "house", "xx"], "answer": i % 2} for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answers")
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    (folder / "config.py").write_text(CONFIG.format(tiny=str(Path(tiny.__file__)), folder=str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    assert train.main(["--config", str(folder / "config.py"), "--workdir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_answers_are_measured_at_every_evaluation_and_kept(finished):
+    evaluations = dict(log.read_estimates(finished))
+    assert list(evaluations) == [0, 2, 4]
+    first, last = evaluations[0], evaluations[4]
+    assert first["generate/win_rate"].value == 0.5 and first["generate/kl"].value == pytest.approx(0, abs=1e-4)  # it is the reference
+    assert last["generate/kl"].value > 3 * last["generate/kl"].se > 0
+    assert {"generate/reward", "generate/reward/long", "generate/reward/the", "generate/win_rate_length_controlled"} <= last.keys()
+    assert last["generate/reward"] == last["generate/reward/long"] and last["generate/reward"].n == 6
+    assert first["multiple_choice/accuracy"].value == 0.5 and first["multiple_choice/chance"].value == pytest.approx(1 / 3)
+    said = lines(finished / "samples" / "step-4.jsonl")
+    assert [(line["id"], line["sample"]) for line in said[:3]] == [(said[0]["id"], 0), (said[0]["id"], 1), (said[2]["id"], 0)]
+    assert sum(line["verdict"] for line in said) / 12 == pytest.approx(last["generate/win_rate"].value)
+    assert {line["against"]["text"] for line in said} == {line["text"] for line in lines(finished / "samples" / "step-0.jsonl")}
+    assert "`generate/win_rate`" in (finished / "summary.md").read_text()
+
+
+def test_the_best_checkpoint_is_the_one_that_wins_most(finished):
+    rates = {step: found["generate/win_rate"].value for step, found in log.read_estimates(finished) if step}
+    assert rates[runs.parse_step("best", finished)] == max(rates.values())
+
+
+def test_a_run_that_is_continued_says_the_same(finished, folder):
+    again = folder / "again"
+    shutil.copytree(finished, again)
+    shutil.rmtree(again / "checkpoints" / "4")
+    (again / "samples" / "step-4.jsonl").write_text("left of a run that was killed")
+    assert train.main(["--config", str(folder / "config.py"), "--workdir", str(again)]) == 0
+    assert lines(again / "samples" / "step-4.jsonl") == lines(finished / "samples" / "step-4.jsonl")
+    assert log.read_estimates(again)[-1] == log.read_estimates(finished)[-1]
+
+
+def test_an_evaluation_finds_the_same_numbers_and_changes_with_errors(finished, capsys):
+    assert evaluate.main(["--workdir", str(finished)]) == 0
+    found = json.loads((finished / "evaluations" / "step-4.json").read_text())
+    logged = dict(log.read_estimates(finished))
+    assert found["checkpoint"] == {name: one.as_dict() for name, one in logged[4].items()}
+    assert found["start"] == {name: one.as_dict() for name, one in logged[0].items()}
+    assert found["change"]["generate/kl"]["value"] > 0 and found["intervals"]["generate/win_rate"]["bootstrap"]
+    assert lines(finished / "evaluations" / "step-4.samples.jsonl") == lines(finished / "samples" / "step-4.jsonl")
+    assert "Against reference it wins" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("against", ["RUN", "chosen"])
+def test_flags_name_the_others_and_the_reward(finished, against, tmp_path):
+    other = against.replace("RUN", str(finished))
+    flags = ["--against", other, "--reward", "length", "--samples", "1", "--temperature", "0", "--out", str(tmp_path / "x.json")]
+    assert evaluate.main(["--workdir", str(finished), *flags]) == 0
+    found = json.loads((tmp_path / "x.json").read_text())
+    rate = found["checkpoint"]["generate/win_rate"]
+    assert rate["n"] == 6 and (rate["value"] == 0.5) == (against == "RUN")  # it meets itself, and greedy texts are the same
+    assert {line["against"]["from"] for line in lines(tmp_path / "x.samples.jsonl")} == {other}
+    assert found["checkpoint"]["generate/kl"]["value"] > 0  # of answers at temperature 1
+
+
+def test_without_a_reference_in_memory_kl_is_measured_from_the_weights_that_the_run_started_from(folder, capsys):
+    run = folder / "sft"
+    overrides = ["--config.train.total_steps=2", "--config.eval.generate.temperature=0.7", "--config.eval.generate.samples=1"]
+    assert train.main(["--config", f"{folder / 'config.py'}:sft", "--workdir", str(run), *overrides]) == 0
+    (_, first), (_, last) = log.read_estimates(run)
+    assert first["generate/kl"].value == pytest.approx(0, abs=1e-4) and first["generate/win_rate"].value == 0.5
+    assert last["generate/kl"].value > 0
+    assert evaluate.main(["--workdir", str(run), "--config.model.checkpoint=/nope"]) == 1
+    assert "Set eval.generate.kl=False" in capsys.readouterr().err
