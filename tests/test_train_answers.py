@@ -23,7 +23,9 @@ def get_config(objective="dpo"):
     config.data.prepared_dir = {folder!r} + "/prepared"
     config.train.update(total_steps=4, eval_every_steps=2, save_every_steps=2, keep_best=1, best_metric="-generate/win_rate")
     config.eval = dict(
-        generate=dict(limit=6, samples=2, max_new_tokens=8, rewards=dict(long="length", the="regex:the"), judge="long", against="reference"),
+        generate=dict(
+            limit=6, samples=2, max_new_tokens=8, rewards=dict(long="length", the="regex:the"), judge="long", against="reference"
+        ),
         multiple_choice=dict(path={folder!r} + "/questions.jsonl"),
     )
     return config
