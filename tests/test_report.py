@@ -161,6 +161,18 @@ def test_the_opponent_is_called_by_its_name_in_this_report_and_ties_are_counted(
     ]
 
 
+def test_of_each_seed_the_last_comparison_with_an_opponent_counts_and_those_of_the_log_as_well(tmp_path):
+    write(tmp_path / "run", lines=lines(0.6, **{"generate/win_rate": 0.75}))
+    (tmp_path / "run/samples").mkdir()
+    line = {"id": 0, "prompt": "p", "text": "t", "rewards": {}, "against": {"text": "u", "from": "reference"}, "verdict": 1.0}
+    (tmp_path / "run/samples/step-9.jsonl").write_text(json.dumps(line))
+    read = lambda: [(one.opponent, one.rate.value, one.rate.seeds) for one in questions.duels(contents.read([tmp_path / "run"])[0])]  # noqa: E731
+    assert read() == [("reference", 0.75, 1)]
+    for step, won in ((3, 1.0), (6, 0.0)):
+        evaluate(tmp_path / "run", [won] * 4, step=step, against=("other", [0.5] * 4))
+    assert read() == [("reference", 0.75, 1), ("other", 0.0, 1)]
+
+
 def test_what_started_from_different_models_stands_in_different_panels(tmp_path):
     for name, start in (("sft", "base"), ("dpo", "sft/export"), ("ipo", "sft/export")):
         write(tmp_path / name, lines=lines(0.6), objective=name, model=f"{start}; llama, 1,000 parameters")

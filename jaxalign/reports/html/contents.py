@@ -20,7 +20,7 @@ PARTS = ("start", "checkpoint", "change")  # of an evaluation
 
 
 class Evaluation(NamedTuple):
-    """What `jaxalign.evaluate` wrote: metric -> estimate at the start and at the checkpoint, and of the change between them."""
+    """Metric -> estimate at the start and at the checkpoint, and of the change between them: what `jaxalign.evaluate` wrote, or the log."""
 
     name: str
     step: int | None
@@ -38,7 +38,7 @@ class Run(NamedTuple):
     facts: dict[str, Any]  # of its summary; empty where there is none
     training: list[dict]  # lines of its log
     held_out: Evaluations  # of its log, completed by those of its evaluations
-    evaluations: list[Evaluation]
+    evaluations: list[Evaluation]  # in order of steps; first the last one of the log, where the model answered prompts
     samples: list[dict[str, Any]]  # generated answers: of an evaluation, or of the last step that has some
 
 
@@ -78,12 +78,15 @@ def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[
 
 
 def _run(name, folder) -> Run:
+    logged = log.read_estimates(folder)
     evaluations = [one for path in _by_step(folder.glob("evaluations/*.json")) if (one := _evaluation(path))]
-    of_steps = _by_step(folder.glob("samples/step-*.jsonl"))
-    samples = next((one.samples for one in reversed(evaluations) if one.samples), None)
-    if samples is None:
-        samples = next(filter(None, map(_samples, reversed(of_steps))), [])
-    held_out = _completed(log.read_estimates(folder), evaluations)
+    held_out = _completed(logged, evaluations)
+    answers = [path for path in _by_step(folder.glob(f"{log.ANSWERS}/step-*.jsonl")) if _step(path) is not None]
+    if answers:
+        step, samples = _step(answers[-1]), _samples(answers[-1])
+        metrics = dict(logged)
+        evaluations.insert(0, Evaluation(log.ANSWERS, step, metrics.get(0, {}), metrics.get(step, {}), {}, samples))
+    samples = next((one.samples for one in reversed(evaluations) if one.samples), [])
     return Run(name, folder, summary.read_facts(folder) or {}, log.read_metrics(folder, "train"), held_out, evaluations, samples)
 
 

@@ -82,11 +82,12 @@ def questions(entries: Sequence[Entry]) -> list[Question]:
 
 
 def duels(entries: Sequence[Entry]) -> list[Duel]:
-    """The direct comparisons that were judged; the seeds of a configuration against the same opponent are one."""
+    """The direct comparisons that were judged: of each seed the last against an opponent, all seeds together."""
     evaluations: dict[tuple[int, str], list[Evaluation]] = {}
-    for number, one in [(entry.number, one) for entry in entries for run in entry.runs for one in run.evaluations]:
-        if math.isfinite(one.checkpoint.get(WIN_RATE, MISSING).value):
-            evaluations.setdefault((number, _opponent(entries, one)), []).append(one)
+    for number, run in [(entry.number, run) for entry in entries for run in entry.runs]:
+        judged = [one for one in run.evaluations if math.isfinite(one.checkpoint.get(WIN_RATE, MISSING).value)]
+        for opponent, one in {_opponent(entries, one): one for one in judged}.items():
+            evaluations.setdefault((number, opponent), []).append(one)
     by_number = {entry.number: entry for entry in entries}
     found = []
     for (number, opponent), seeds in evaluations.items():
