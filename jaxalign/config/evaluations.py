@@ -111,23 +111,25 @@ def _asked(cfg, spec, sets, counts, *, chat):
 
 
 def _texts(cfg, model, spec, asked: list[Asked], voice: Voice, voice_of):
-    """(train state) -> the answers that those of the policy are compared with."""
+    """(train state, what its policy says) -> the answers that those of the policy are compared with."""
     if spec["against"] == CHOSEN:
         texts = [[one.answer] * spec["samples"] for one in asked]
         if not any(one.answer for one in asked):
             raise ValueError("eval.generate.against='chosen': no row of the prompts has an answer; name a model, or rows with answers.")
-        return lambda state: texts
+        return lambda *_: texts
     if spec["against"] == REFERENCE:
 
-        def of_start(state):
-            return voice.answers({**(state.frozen or {}), **_start(cfg, model, state)})
+        def of_start(state, answers):
+            if int(state.step) == 0:  # the policy is the start still
+                return _text(answers)
+            return _text(voice.answers({**(state.frozen or {}), **_start(cfg, model, state)}))
 
-        return lambda state: _text(of_start(state))
+        return of_start
     source = Source(spec["against"])
     other = models.build(source.config())
     source.check(other)
     theirs = voice_of(other, speakers.of_source(source, template=None))
-    return lambda state: _text(theirs.answers(source.load(other)))
+    return lambda *_: _text(theirs.answers(source.load(other)))
 
 
 def _text(answers):

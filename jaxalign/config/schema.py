@@ -136,7 +136,8 @@ GENERATE = {
     "against": Field(
         (str, NONE),
         None,
-        "whose answers are compared with the model's: reference (the model that the run started from), chosen (the rows' own), or a model",
+        "whose answers are compared with the model's: reference (the model that the run started from), chosen (the rows' own), a model, or "
+        "stage:NAME",
     ),
     "judge": Field(
         (str, dict, NONE), None, "what decides which of two answers is better: one of the rewards, or another one; None: the only reward"

@@ -24,6 +24,8 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
     """Replaces every "stage:NAME" of a stage's configuration by what that stage leaves in the run's folder: its export, or its folder."""
     if (cfg.model.checkpoint or "").startswith(STAGE):
         cfg.model.checkpoint = str(workdir / cfg.model.checkpoint.removeprefix(STAGE) / "export")
+    if cfg.eval.generate and (cfg.eval.generate.against or "").startswith(STAGE):
+        cfg.eval.generate.against = str(workdir / cfg.eval.generate.against.removeprefix(STAGE))
     for column in cfg.data.computed.values():
         for key in ("model", "reference"):
             if (column[key] or "").startswith(STAGE):
@@ -93,6 +95,7 @@ def _repeated(names):
 def _earlier_stages(name, cfg, earlier):
     """Problems of the stages that a stage names."""
     named = {"model.checkpoint": cfg.model.checkpoint}
+    named |= {"eval.generate.against": cfg.eval.generate.against} if cfg.eval.generate else {}
     named |= {f"data.computed.{column}.{key}": spec[key] for column, spec in cfg.data.computed.items() for key in ("model", "reference")}
     for key, source in named.items():
         if (source or "").startswith(STAGE) and source.removeprefix(STAGE) not in earlier:

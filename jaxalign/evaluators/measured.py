@@ -4,6 +4,10 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any, Protocol
 
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
 from jaxalign.evaluators import held_out
 from jaxalign.evaluators.held_out import ByPrompt
 from jaxalign.reports.estimates import Estimate
@@ -66,8 +70,16 @@ class Evaluations:
             log.answers(step, found.lines)
         for line in self.faults():
             log.say(line)
-        return found.estimates()
+        return _of_first_process(found.estimates())
 
     def faults(self) -> list[str]:
         """What went wrong with single prompts so far, a line per reason."""
         return [line for part in self.parts for line in part.faults()]
+
+
+def _of_first_process(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+    """The estimates of the first process, on all: a judge may answer each otherwise, and what is best must be the same everywhere."""
+    if jax.process_count() == 1:
+        return estimates
+    numbers = multihost_utils.broadcast_one_to_all(np.array([estimates[name] for name in sorted(estimates)], np.float64))
+    return {name: Estimate(float(value), float(se), int(n)) for name, (value, se, n) in zip(sorted(estimates), numbers, strict=True)}

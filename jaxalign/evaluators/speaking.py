@@ -21,7 +21,7 @@ class Speaking:
       generation: the prompts and the judges.
       voice: the policy's.
       origin: whose answers those of the policy are compared with; None: nobody's.
-      texts: `origin`'s answers, `samples` for every prompt, from a train state; called once.
+      texts: `origin`'s answers, `samples` for every prompt, from a train state and what its policy says; called once.
       start: what is trained, as it was before the first step, from a train state: the reference of the KL; None: no KL is measured.
       divergence: measures the KL.
       plain: the policy's voice at temperature 1, where `voice` draws otherwise.
@@ -32,7 +32,7 @@ class Speaking:
     voice: Voice
     longest: int
     origin: str | None = None
-    texts: Callable[[Any], list[list[str | None]]] | None = None
+    texts: Callable[[Any, list[list[Answer]]], list[list[str | None]]] | None = None
     start: Callable[[Any], Params] | None = None
     divergence: Divergence | None = None
     plain: Voice | None = None
@@ -49,10 +49,10 @@ class Speaking:
 
     def measure(self, state) -> Measured:
         """The metrics of a train state, by prompt, and a line for every answer. Needs a mesh in scope."""
-        if self.origin is not None and self._others is None:
-            self._others = self.generation.others(self.origin, self.texts(state))
         params = {**(state.frozen or {}), **state.trainable}
         answers = self.voice.answers(params)
+        if self.origin is not None and self._others is None:
+            self._others = self.generation.others(self.origin, self.texts(state, answers))
         return self.generation.measure(self.voice, answers, self._others, self._kl(state, params, answers))
 
     def _kl(self, state, params, answers: list[list[Answer]]):

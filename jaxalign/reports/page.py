@@ -8,12 +8,13 @@ from jaxalign.reports.estimates import MISSING, Estimate
 
 HEADLINE = ("accuracy", "loss", "kl")  # in this order; the same names for every objective
 OF_ANSWERS = ("win_rate", "win_rate_length_controlled", "reward", "exact_match", "kl")  # likewise, of what a model says
-ANSWERS = "generate/"  # what stands before these
+ANSWERS, CHOICES = "generate/", "multiple_choice"  # what stands before these, and before the accuracy of multiple choice
 MEANING = {
     "accuracy": "share of pairs of responses whose better one gained more log-probability against the reference than the worse one; "
     "a tie counts half, so that training starts at 0.5, which is chance (without a reference: whose better one is likelier)",
     "loss": "the objective's own loss; compare it between runs of the same objective only",
     "kl": "KL divergence of the policy from the reference, in nats per token of the rows",
+    CHOICES: "share of questions whose right choice is the likeliest; compare it with `chance`",
     "generate/win_rate": "share of the model's answers that are better than the others'; a tie counts half",
     "generate/win_rate_length_controlled": "the same at equal length, by a logistic regression on the difference in length",
     "generate/reward": "mean reward of the model's answers",
@@ -62,6 +63,9 @@ def headline(metrics: Iterable[str]) -> list[str]:
 
 
 def _title(name):
+    """The name under which MEANING has it."""
+    if name.startswith(CHOICES):
+        return CHOICES
     return name if name.startswith(ANSWERS) else name.rpartition("/")[2]
 
 

@@ -1,11 +1,15 @@
 """The section eval: what answers and questions are asked for, and what is refused with the way out."""
 
+from pathlib import Path
+
+from ml_collections import ConfigDict
 import pytest
 from test_config import good
 from test_other_names import problems
 
-from jaxalign.config import judges, rules
-from jaxalign.config.resolve import resolve
+from jaxalign.config import judges
+from jaxalign.config.resolve import ConfigError, resolve
+from jaxalign.config.stages import place_stages, resolve_stages
 
 HELD_OUT = dict(train=dict(path="x.jsonl"), eval=dict(path="y.jsonl"))
 
@@ -80,4 +84,12 @@ def test_an_endpoint_is_a_judge_and_no_reward():
 
 def test_a_held_out_source_beside_its_section_leads_there():
     assert "eval.path is called data.eval here." in problems(good(eval=dict(path="x.jsonl")))
-    assert rules.OF_FORMAT  # keys that prompts read and questions do not
+
+
+def test_answers_may_be_compared_with_an_earlier_stage():
+    asked = config(dict(rewards=dict(long="length"), against="stage:sft"))
+    stages = resolve_stages(ConfigDict(dict(stages=("sft", "dpo"), sft=good(), dpo=asked)))
+    place_stages(stages["dpo"], Path("runs/x"))
+    assert stages["dpo"].eval.generate.against == "runs/x/sft"
+    with pytest.raises(ConfigError, match="eval.generate.against='stage:sft' does not name an earlier stage"):
+        resolve_stages(ConfigDict(dict(stages=("dpo",), dpo=asked)))
