@@ -19,7 +19,7 @@ from jaxalign.data.rows import loader, pack
 from jaxalign.data.text import render, templates
 from jaxalign.data.text.renderer import Renderer, messages_from
 from jaxalign.data.text.tokenizer import load
-from jaxalign.scoring import rules, scorer
+from jaxalign.scoring import scorer
 from jaxalign.scoring.faults import Fault
 from jaxalign.training import runs
 from jaxalign.training.sources import Source
@@ -146,16 +146,6 @@ def load_model(
         template = trained if trained in ("plain", *templates.BUILT_IN) else "auto"
     renderer = render.make(tokenizer, template=template, reasoning=known.get("reasoning", "keep"))
     return RewardModel(name, source, renderer, rows, dtype, attention)
-
-
-def rule(*, model: str, template: str | None = None) -> rules.Rule:
-    """The score of a reward model.
-
-    Args:
-      model: a run with a reward head, or the folder or hub name of a sequence classifier with one label.
-      template: None takes what a run trained with, and a folder's own chat template, or plain text where it has none.
-    """
-    return rules.Rule(load_model(model, template=template))
 
 
 def _groups(texts: Sequence[Sequence[int]]) -> pack.Groups:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from jaxalign.hparams import REQUIRED, hparams_of
-from jaxalign.scoring import reward_model, rules
+from jaxalign.models.features import FeatureHeadConfig
+from jaxalign.scoring import features, reward_model, rules
 from jaxalign.scoring.callables import HostFunction
 from jaxalign.scoring.faults import Fault, Faults
 from jaxalign.suggest import meant
+from jaxalign.training.sources import Source
 
 Prompt = str | list[dict]  # as the user wrote it: text, or messages
 PYTHON = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
@@ -181,6 +183,19 @@ def _python(*, function: str, options: Mapping | None = None, timeout_s: float =
     return rules.Rule(HostFunction(match["file"], match["name"], options=options or {}, timeout_s=timeout_s))
 
 
+def _model(*, model: str, template: str | None = None) -> rules.Rule:
+    """The score of a reward model.
+
+    Args:
+      model: a run with a reward head, or the folder or hub name of a sequence classifier with one label.
+      template: None takes what a run trained with, and a folder's own chat template, or plain text where it has none.
+    """
+    source = Source(model)
+    if isinstance(source.reward_head, FeatureHeadConfig):
+        return features.rule(source, make)
+    return rules.Rule(reward_model.load_model(model, template=template))
+
+
 def _sum(*, of: Mapping[str, tuple]) -> rules.Rule:
     """A weighted sum of rewards.
 
@@ -207,7 +222,7 @@ KINDS = {  # name -> function of its options
     "gsm8k": rules.gsm8k,
     "regex": _regex,
     "python": _python,
-    "model": reward_model.rule,
+    "model": _model,
     "sum": _sum,
 }
 BRIEF = {"regex": "pattern", "python": "function", "model": "model"}  # kind -> the option that "KIND:TEXT" gives

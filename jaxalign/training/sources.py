@@ -70,13 +70,18 @@ class Source:
         """The model with its reward head.
 
         Raises:
-          ValueError: it has none.
+          ValueError: it has none, or one on features.
         """
         if self.reward_head is None:
             what = "a run without a reward head" if self.is_run else f"no {classifiers.SUFFIX} by its config.json"
             raise ValueError(
                 f"{self.name} is {what}, so it scores nothing; name a run of an objective with model.reward_head, or a folder of a "
                 "sequence classifier with one label."
+            )
+        if isinstance(self.reward_head, FeatureHeadConfig):
+            raise ValueError(
+                f"{self.name} scores features of an answer, {', '.join(self.reward_head.names)}, and not text alone; name it as a reward, "
+                f"'model:{self.name}', where rows have these columns."
             )
         return models.build(self.decoder(), reward_head=self.reward_head)
 
