@@ -58,6 +58,13 @@ METHODS: dict[str, dict] = {
         train=dict(total_epochs=2),
     ),
     "reward": dict(model=dict(reward_head="linear"), reference=dict(rule="none"), optimizer=dict(learning_rate=1e-3)),
+    "goal_reward": dict(model=dict(reward_head="linear"), reference=dict(rule="none"), optimizer=dict(learning_rate=1e-3)),
+    "feature_reward": dict(  # on the score of one judge, which orders the pairs: it shows the arithmetic
+        source=dict(keep_columns=dict(score="score")),
+        model=dict(reward_head=dict(features=dict(score=dict(range=(1, 6)))), trainable="reward_head"),
+        reference=dict(rule="none"),
+        optimizer=dict(learning_rate=1e-2),
+    ),
     # pairs
     **{name: {} for name in ("dpo", "cdpo", "rdpo", "ipo", "hinge", "exo", "nca", "apo_zero", "apo_down", "sppo", "discopop", "dpo_norm")},
     **{name: {} for name in ("dpo_nll", "dpop", "kto_pair", "r_dpo", "wpo", "simpo", "cpo", "cpo_simpo", "orpo")},

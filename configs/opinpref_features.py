@@ -17,7 +17,7 @@ FEATURES = (
     "aspect-coverage", "opinion-faithfulness", "opinion-coverage", "conciseness", "relevance", "hallucination", "language-correctness",
 )  # fmt: skip
 COLUMNS = tuple(name.replace("-", "_") for name in FEATURES)
-VARIANTS = {
+NETWORKS = {
     "linear": {},
     "monotone": dict(monotone=True),
     "mlp": dict(hidden=(5,)),
@@ -42,14 +42,14 @@ def rows(file: str) -> dict:
 def get_config(argument: str = "monotone") -> ConfigDict:
     """A head on the seven scores. The decoder is not computed, so texts are cut to a few tokens."""
     variant, _, seed = argument.partition(",")
-    if variant not in VARIANTS or not (seed or "0").isdecimal():
-        raise ValueError(f"{argument!r} is not VARIANT or VARIANT,SEED, for example mlp,1; VARIANT is one of {', '.join(VARIANTS)}.")
+    if variant not in NETWORKS or not (seed or "0").isdecimal():
+        raise ValueError(f"{argument!r} is not VARIANT or VARIANT,SEED, for example mlp,1; VARIANT is one of {', '.join(NETWORKS)}.")
     features = {column: dict(range=(0, 5)) for column in COLUMNS}
     return ConfigDict(
         dict(
             seed=int(seed or 0),
             model=dict(
-                checkpoint="package:stories260k", trainable="reward_head", reward_head=dict(features=features, **VARIANTS[variant])
+                checkpoint="package:stories260k", trainable="reward_head", reward_head=dict(features=features, **NETWORKS[variant])
             ),
             data=dict(
                 train=rows("opinpref_train.train.jsonl.gz"),
