@@ -1,4 +1,4 @@
-"""Runs of goal_reward and feature_reward from the command line: their goal, their reward of new texts, and what is refused before a start."""
+"""Runs of goal_reward and feature_reward from the command line: their goal, their reward of new texts, what is refused before a start."""
 
 from pathlib import Path
 
