@@ -5,8 +5,9 @@ answer, how good the answer will be. It belongs to the weights and to the way of
 others.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -17,12 +18,13 @@ import numpy as np
 
 from jaxalign import sharding, types
 from jaxalign.data import progress
-from jaxalign.data.rows import columns, loader, store
+from jaxalign.data.rows import columns, loader, pack, store
 from jaxalign.models import heads
 from jaxalign.models import model as models
 from jaxalign.scoring.scorer import Scorer
 
 VERSION = 1
+LEAST_TOKENS = 128  # of a row of steps
 WRITING = ("tokenizer", "template")  # of a prepared set's meta: how its text was written
 SMALLEST_NORM = 1e-8
 
@@ -129,6 +131,29 @@ def along(scorer: Scorer, prepared: store.Prepared, goal: Goal, *, rows: int, qu
     return list(_answers(groups, numbers))
 
 
+def of_steps(scorer: Scorer, before: Sequence[int], steps: Sequence[Sequence[int]], goal: Goal) -> np.ndarray:
+    """The cosine of the goal and the mean state of each step, float64[n], where all steps go on from the tokens before.
+
+    Raises:
+      ValueError: the goal belongs to other weights.
+    """
+    goal.check(scorer)
+    lengths = [len(before), *map(len, steps)]
+    groups = pack.Groups(
+        np.concatenate([np.asarray(ids, np.int32) for ids in (before, *steps)]),
+        np.repeat(np.array([0, *[1] * len(steps)], np.uint8), lengths),
+        np.cumsum([0, *lengths]),
+        *(np.ones((1, len(steps)), np.float32), np.zeros(1, bool), np.ones((1, len(steps)), bool)),
+    )
+    row_tokens = LEAST_TOKENS
+    while row_tokens < pack.group_tokens(groups, share_prompt=True)[0]:
+        row_tokens *= 2  # so that few programs are compiled
+    plan = np.full((int(np.prod([sharding.mesh_shape()[axis] for axis in ("data", "fsdp")])), 1), -1, np.int32)
+    plan[0] = 0
+    batch = loader.to_device(pack.assemble(groups, plan, row_tokens=row_tokens, share_prompt=True))
+    return np.asarray(jax.device_get(_means(scorer)(scorer.params, batch, jnp.asarray(goal.vector))), np.float64)[0]
+
+
 def _answers(groups, numbers) -> Iterator[Answer]:
     responses = groups.valid.shape[1]
     for group, response in zip(*np.nonzero(groups.valid), strict=True):
@@ -167,6 +192,19 @@ def _ends(scorer: Scorer) -> Callable:
         return jnp.einsum("rt,rtd->d", good, _hidden(scorer, params, batch), **exact), good.sum()
 
     return jax.jit(ends)
+
+
+@functools.lru_cache(maxsize=4)
+def _means(scorer: Scorer) -> Callable:
+    """(params, batch, goal) -> the cosine of the goal and of the mean state of every response, float32[N, K], jitted."""
+
+    def look(params, batch: types.Batch, goal):
+        hidden, count = _hidden(scorer, params, batch), batch.valid.size // len(batch.slots)
+        inside = (batch.slots[:, None] == jnp.arange(count)[:, None]).astype(jnp.float32)
+        summed = jnp.einsum("rst,rtd->rsd", inside, hidden, precision=jax.lax.Precision.HIGHEST)
+        return cosine(summed, goal).reshape(batch.valid.shape, out_sharding=jax.typeof(batch.valid).sharding)
+
+    return jax.jit(look)
 
 
 def _along(scorer: Scorer) -> Callable:

@@ -1,0 +1,66 @@
+"""Decoding guided by a reward model: of several steps that a model draws, the one that is likely and near the goal (arXiv 2407.13887).
+
+The published code searches with a beam and a confidence that the model itself gives to each step; this is its simplest form, one beam and
+no confidence.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxalign.sampling.sampler import Sampler
+from jaxalign.scoring import goal
+from jaxalign.scoring.scorer import Scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class Guided:
+    """An answer made of steps."""
+
+    token_ids: tuple[int, ...]  # the stop token included
+    cosines: tuple[float, ...]  # of each step that was taken, of its mean state and the goal
+    chances: tuple[float, ...]  # of each step that was taken, its mean log-prob per token
+    finished: bool  # whether a stop token ended it
+
+
+def answer(
+    sampler: Sampler,
+    params: Any,
+    prompt: Sequence[int],
+    judge: Scorer,
+    aim: goal.Goal,
+    *,
+    samples: int = 4,
+    steps: int = 16,
+    weight: float = 1.0,
+) -> Guided:
+    """The answer to a prompt whose every step is, of the samples drawn, that of the largest mean log-prob + weight * cosine.
+
+    Args:
+      sampler: draws a step: its Stopping says where one ends, at a stop string such as a line break, or after max_new_tokens.
+      params: of the sampler's model.
+      prompt: token ids; the judge must have the same tokenizer.
+      judge: the reward model, which sees the prompt and the steps taken before it.
+      aim: its goal.
+      samples: steps to choose from, >= 1.
+      steps: at most, >= 1.
+      weight: of the cosine against nats per token; 0 chooses by the log-prob alone.
+
+    Raises:
+      ValueError: samples or steps below 1, the goal of other weights, or what the sampler refuses.
+    """
+    if samples < 1 or steps < 1:
+        raise ValueError(f"guided decoding got samples={samples}, steps={steps}; both are at least 1.")
+    ids, cosines, chances, finished = list(prompt), [], [], False
+    while len(cosines) < steps and not finished:
+        drawn = sorted(sampler.draw(params, [ids], samples=samples), key=lambda sample: sample.number)
+        chance = np.array([sample.logps.mean() for sample in drawn], np.float64)
+        cosine = goal.of_steps(judge, ids, [sample.token_ids for sample in drawn], aim)
+        best = int(np.argmax(chance + weight * cosine))
+        ids += drawn[best].token_ids.tolist()
+        cosines.append(float(cosine[best]))
+        chances.append(float(chance[best]))
+        finished = drawn[best].stop == "stop"
+    return Guided(tuple(ids[len(prompt) :]), tuple(cosines), tuple(chances), finished)
