@@ -87,8 +87,8 @@ def of_answers(scorer: Scorer, prepared: store.Prepared, *, rows: int, quiet: bo
     Raises:
       ValueError: the set has no good answer.
     """
-    look, total, count = _ends(scorer), 0.0, 0.0
-    for _, batch in _batches(prepared, prepared.groups.columns, rows=rows, quiet=quiet, doing="reading good answers of"):
+    look, total, count = _ends(*_way(scorer)), 0.0, 0.0
+    for _, batch in _batches(prepared, {}, rows=rows, quiet=quiet, doing="reading good answers of"):
         summed, counted = jax.device_get(look(scorer.params, batch))
         total, count = total + summed.astype(np.float64), count + float(counted)
     if not count:
@@ -118,16 +118,16 @@ def along(scorer: Scorer, prepared: store.Prepared, goal: Goal, *, rows: int, qu
       ValueError: the goal belongs to other weights or to text written otherwise, or the model has no reward head.
     """
     goal.check(scorer, prepared)
-    if scorer.model.reward_head is None:
-        raise ValueError(f"{scorer.name} has no reward head; name a run of objective 'reward' or 'goal_reward'.")
-    groups, vector, look = prepared.groups, jnp.asarray(goal.vector), _along(scorer)
+    if scorer.model.reward_head is None or scorer.model.features is not None:
+        raise ValueError(f"{scorer.name} has no reward head on hidden states; name a run of objective 'reward' or 'goal_reward'.")
+    groups, vector, look = prepared.groups, jnp.asarray(goal.vector), _along(*_way(scorer))
     numbers = np.full((2, len(groups.tokens)), np.nan)
     places = columns.numbered(len(groups.tokens), split=len(groups.tokens), donors=False)
     for arrays, batch in _batches(prepared, places, rows=rows, quiet=quiet, doing="reading"):
         values = look(scorer.params, batch.replace(columns={}), vector)
         values = multihost_utils.process_allgather(values, tiled=True) if jax.process_count() > 1 else values
         at = columns.places(arrays["columns"])
-        numbers[:, at[at >= 0]] = np.stack(jax.device_get(values))[:, at >= 0]
+        numbers[:, at[at >= 0]] = _finite(np.stack(jax.device_get(values))[:, at >= 0], scorer)
     return list(_answers(groups, numbers))
 
 
@@ -151,7 +151,7 @@ def of_steps(scorer: Scorer, before: Sequence[int], steps: Sequence[Sequence[int
     plan = np.full((int(np.prod([sharding.mesh_shape()[axis] for axis in ("data", "fsdp")])), 1), -1, np.int32)
     plan[0] = 0
     batch = loader.to_device(pack.assemble(groups, plan, row_tokens=row_tokens, share_prompt=True))
-    return np.asarray(jax.device_get(_means(scorer)(scorer.params, batch, jnp.asarray(goal.vector))), np.float64)[0]
+    return np.asarray(jax.device_get(_means(*_way(scorer))(scorer.params, batch, jnp.asarray(goal.vector))), np.float64)[0]
 
 
 def _answers(groups, numbers) -> Iterator[Answer]:
@@ -160,7 +160,7 @@ def _answers(groups, numbers) -> Iterator[Answer]:
         piece = group * (responses + 1) + 1 + response
         span = slice(int(groups.offsets[piece]), int(groups.offsets[piece + 1]))
         scored = numbers[:, span][:, groups.scored[span] > 0]
-        if scored.shape[1] and np.isfinite(scored).all():  # of a plan that leaves a group out there are no numbers
+        if scored.shape[1] and not np.isnan(scored).any():  # of a plan that leaves a group out there are no numbers
             yield Answer(int(group), int(response), *scored)
 
 
@@ -175,13 +175,24 @@ def _batches(prepared, columns, *, rows, quiet, doing):
             advance(1)
 
 
-def _hidden(scorer: Scorer, params, batch: types.Batch) -> jax.Array:
+def _finite(values: np.ndarray, scorer: Scorer) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise ValueError(f"model {scorer.name} produced non-finite values; its weights are corrupt or its training diverged.")
+    return values
+
+
+def _way(scorer: Scorer) -> tuple:
+    """What the functions below are compiled for."""
+    return scorer.model, scorer.dtype, scorer.attention
+
+
+def _hidden(model: models.Model, dtype, attention: str, params, batch: types.Batch) -> jax.Array:
     marks = batch.positions, batch.segments, batch.prefixes
-    hidden = models.hidden(scorer.model, params, batch.tokens, *marks, dtype=scorer.dtype, remat="none", attention=scorer.attention)
-    return hidden.astype(jnp.float32)
+    return models.hidden(model, params, batch.tokens, *marks, dtype=dtype, remat="none", attention=attention).astype(jnp.float32)
 
 
-def _ends(scorer: Scorer) -> Callable:
+@functools.lru_cache(maxsize=4)
+def _ends(model: models.Model, dtype, attention: str) -> Callable:
     """(params, batch) -> (the sum of the last states of good answers float32[D], their number), jitted."""
 
     def ends(params, batch: types.Batch):
@@ -189,17 +200,17 @@ def _ends(scorer: Scorer) -> Callable:
         preferred = jnp.where(batch.paired[:, None], jnp.arange(batch.valid.shape[1]) == 0, batch.reward > 0.5)
         good = types.at_tokens((batch.valid & preferred).astype(jnp.float32), batch) * last.any(1)
         exact = {"precision": jax.lax.Precision.HIGHEST, "out_sharding": sharding.spec(None)}
-        return jnp.einsum("rt,rtd->d", good, _hidden(scorer, params, batch), **exact), good.sum()
+        return jnp.einsum("rt,rtd->d", good, _hidden(model, dtype, attention, params, batch), **exact), good.sum()
 
     return jax.jit(ends)
 
 
 @functools.lru_cache(maxsize=4)
-def _means(scorer: Scorer) -> Callable:
+def _means(model: models.Model, dtype, attention: str) -> Callable:
     """(params, batch, goal) -> the cosine of the goal and of the mean state of every response, float32[N, K], jitted."""
 
     def look(params, batch: types.Batch, goal):
-        hidden, count = _hidden(scorer, params, batch), batch.valid.size // len(batch.slots)
+        hidden, count = _hidden(model, dtype, attention, params, batch), batch.valid.size // len(batch.slots)
         inside = (batch.slots[:, None] == jnp.arange(count)[:, None]).astype(jnp.float32)
         summed = jnp.einsum("rst,rtd->rsd", inside, hidden, precision=jax.lax.Precision.HIGHEST)
         return cosine(summed, goal).reshape(batch.valid.shape, out_sharding=jax.typeof(batch.valid).sharding)
@@ -207,12 +218,13 @@ def _means(scorer: Scorer) -> Callable:
     return jax.jit(look)
 
 
-def _along(scorer: Scorer) -> Callable:
+@functools.lru_cache(maxsize=4)
+def _along(model: models.Model, dtype, attention: str) -> Callable:
     """(params, batch, goal) -> (rewards, cosines), float32[R, T] each, jitted."""
 
     def look(params, batch: types.Batch, goal):
-        hidden = _hidden(scorer, params, batch)
-        return models.token_rewards(scorer.model, params, hidden), cosine(hidden, goal)
+        hidden = _hidden(model, dtype, attention, params, batch)
+        return models.token_rewards(model, params, hidden), cosine(hidden, goal)
 
     return jax.jit(look)
 

@@ -93,5 +93,5 @@ def test_a_set_without_good_answers_and_a_model_without_a_head_are_refused():
         goal.of_answers(one, dataclasses.replace(made, groups=bad), rows=ROWS, quiet=True)
     plain = scorer.of_model("plain", toys.model(), toys.place_params(toys.params(0)), weights="w", dtype=jnp.float32, attention="xla")
     aim = goal.Goal(np.ones(toys.CONFIG.width, np.float32), "w", 1, goal.writing(made))
-    with pytest.raises(ValueError, match="plain has no reward head"):
+    with pytest.raises(ValueError, match="plain has no reward head on hidden states"):
         goal.along(plain, made, aim, rows=ROWS, quiet=True)
