@@ -20,6 +20,8 @@ XLA, CHUNKS, KL = "models/attention/xla.py", "lm_head/chunks.py", "lm_head/distr
 PACK, LOADER, STEP = "data/rows/pack.py", "data/rows/loader.py", "training/step.py"
 REFERENCE, SOURCE, CHECKPOINT = "training/reference.py", "rollout/source.py", "training/checkpoint.py"
 METRICS, ESTIMATES, OPTIM = "training/metrics.py", "reports/estimates.py", "training/optim.py"
+WIN_RATES, INTERVALS = "reports/win_rates.py", "reports/intervals.py"
+JUDGE, ANNOTATIONS = "scoring/judge.py", "scoring/annotations.py"
 RUNS, MANIFEST = "training/runs.py", "manifest.py"
 KTO, RESPONSES, FORWARD, IFT = "objectives/kto.py", "objectives/families/responses.py", "training/forward.py", "objectives/ift.py"
 DIFFERENCES, QUESTIONS = "reports/differences.py", "reports/html/questions.py"
@@ -194,6 +196,50 @@ FUNCTIONS = (
             (QUESTIONS, "<= 0.1 * paired.se + ROUNDING", "<= math.inf"),
             ("reports/html/answer.py", "level=differences.simultaneous(comparisons)", "level=differences.LEVEL"),
             ("reports/html/markup.py", "return Markup(html.escape(", "return Markup(("),
+        ),
+    ),
+    Function(
+        "win rates and intervals",
+        "tests/reports/test_win_rates.py tests/reports/test_intervals.py",
+        (
+            (WIN_RATES, "np.where(first == second, 0.5, first > second)", "first > second"),
+            (WIN_RATES, "np.bincount(at, column) for column in scores.T", "column for column in scores.T"),
+            (WIN_RATES, "- penalty * weights)", ")"),
+            (INTERVALS, "share * (1 - share) + z2 / (4 * n)", "share * (1 - share)"),
+            (INTERVALS, "lambda s, w, t, v: t / v - s / w", "lambda s, w, t, v: (t - s) / (v + w)"),
+        ),
+    ),
+    Function(
+        "rewards",
+        "tests/scoring/test_rewards.py",
+        (
+            ("scoring/rewards.py", "not abs(score) <= LARGEST", "abs(score) > LARGEST"),
+            ("scoring/rewards.py", "{int(number): name for number in np.flatnonzero(np.isnan(scores))}", "{}"),
+            ("scoring/callables.py", "if self._connection.poll(seconds):", "if True:"),
+            ("scoring/callables.py", "[given_up] * (count - number)", "[given_up] * (count - number - 1)"),
+            ("scoring/worker.py", "if numbers.shape != expected:", "if numbers.size != expected[0]:"),
+        ),
+    ),
+    Function(
+        "judge",
+        "tests/scoring/test_judge.py",
+        (
+            (JUDGE, "one if one + other == 1 else 0.5", "one"),
+            (JUDGE, "((firsts[i], seconds[i]), (seconds[i], firsts[i]))", "((firsts[i], seconds[i]), (firsts[i], seconds[i]))"),
+            (JUDGE, "keep=lambda reply: verdict_of(reply) is not None", "keep=lambda reply: True"),
+            ("scoring/endpoint.py", "json.dumps([self.url, body], sort_keys=True)", "json.dumps([self.url, self.model])"),
+            ("scoring/endpoint.py", 'text.replace(self._key, "***") if self._key else text', "text"),
+        ),
+    ),
+    Function(
+        "annotations",
+        "tests/scoring/test_annotations.py",
+        (
+            (ANNOTATIONS, "((0, 1) if better == 1 else (1, 0))", "((0, 1) if better == 0 else (1, 0))"),
+            (ANNOTATIONS, "own[best] - own[worst] <= margin", "own[best] - own[worst] < margin"),
+            (ANNOTATIONS, "np.nanargmax(own)", "np.argmax(own)"),
+            (ANNOTATIONS, "if column in row and not _judges(column)", "if column in row"),
+            (ANNOTATIONS, "[*(prompt or ()), *response[:-1]]", "[*(prompt or ())]"),
         ),
     ),
 )  # fmt: skip

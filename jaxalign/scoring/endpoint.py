@@ -55,8 +55,11 @@ class Endpoint:
 
     def __post_init__(self):
         parts = urllib.parse.urlsplit(self.url)
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("the judge's url holds a user or a password; leave it out and name an environment variable with key_from.")
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+            raise ValueError(
+                "the judge's url holds a user, a password or a query; end it before /chat/completions, and name the environment variable "
+                "of a key with key_from."
+            )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"the judge's url {self.url!r} is not of the form https://HOST/v1.")
         if self.key_from is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_from):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxalign.reports.win_rates import by_prompt, length_controlled, verdicts, win_rate
+from jaxalign.reports.win_rates import SLOPE_SD, by_prompt, length_controlled, verdicts, win_rate
 
 NAN = math.nan
 
@@ -77,10 +77,15 @@ def test_where_all_verdicts_are_equal_no_length_can_be_told_from_quality(verdict
     assert length_controlled(verdict, [9, 3, 4, 8, 2], [1, 2, 3, 4, 5], range(5)) == win_rate(verdict, range(5))
 
 
-def test_where_the_longer_answer_always_wins_the_rate_is_finite():
+def test_where_the_longer_answer_always_wins_the_rate_is_that_of_the_most_likely_slope_under_its_prior():
+    """The maximum of likelihood and prior, which has none without the prior, by trying the slopes and intercepts of a grid."""
     lengths = np.array([9.0, 3.0, 4.0, 8.0, 2.0, 1.0])
-    found = length_controlled(lengths > 4, lengths, np.full(6, 4.5), np.arange(6))
-    assert math.isfinite(found.se) and 0.2 < found.value < 0.8
+    found = length_controlled(lengths > 4, lengths, np.full(6, 4.0), np.arange(6))
+    x = np.tanh((lengths - 4.0) / lengths.std())
+    a, b = np.meshgrid(np.linspace(-3, 3, 601), np.linspace(0, 10, 501), indexing="ij")
+    logits = a[..., None] + b[..., None] * x
+    loss = (np.logaddexp(0, logits) - (lengths > 4) * logits).sum(-1) + b**2 / (2 * SLOPE_SD**2)
+    assert found.value == pytest.approx(1 / (1 + math.exp(-a.flat[loss.argmin()])), abs=0.005) and math.isfinite(found.se)
 
 
 def test_without_a_verdict_nothing_is_measured():

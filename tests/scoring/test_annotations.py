@@ -82,14 +82,16 @@ def test_labels_are_mended_and_what_judged_the_old_ones_is_left_out():
         dict(prompt="q", chosen="abc", rejected="d", chosen_model="m"),
         dict(prompt="q", chosen="abc", rejected="def"),
         dict(prompt="q", chosen="abc", rejected="de"),
+        dict(prompt="q", response_0="abc", response_1="d", better_response_id=1, quality_score=3, subset="t"),
     )
     scores = annotations.score(found, rewards.make("length"), quiet=True)
-    rows, tally = annotations.relabelled(found, np.array([0, 1, 0.5, math.nan]), scores, "reward")
+    rows, tally = annotations.relabelled(found, np.array([0, 1, 0.5, math.nan, 0]), scores, "reward")
     assert rows == [
         dict(subset="s", prompt="q", chosen="abc", rejected="d", reward_chosen=3, reward_rejected=1),
         dict(prompt="q", chosen="abc", rejected="d", reward_chosen=3, reward_rejected=1),
+        dict(subset="t", prompt="q", chosen="abc", rejected="d", reward_chosen=3, reward_rejected=1),
     ]
-    assert tally == (1, 1, 1, 1)
+    assert tally == (1, 2, 1, 1)
 
 
 def test_the_best_and_the_worst_answer_make_a_pair_unless_they_are_as_good():

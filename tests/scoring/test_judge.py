@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from jaxalign import annotate
 from jaxalign.scoring import judge as judges
 
 KEY = "sk-secret-0123456789"
@@ -197,7 +198,8 @@ def test_without_a_server_and_without_a_key_the_message_says_so(make, monkeypatc
         (dict(url="http://h/v1"), "needs model"),
         (dict(url="http://h/v1", model="m", ky="X"), "no option 'ky'"),
         (dict(url="h/v1", model="m"), "https://HOST/v1"),
-        (dict(url="http://user:word@h/v1", model="m"), "holds a user or a password"),
+        (dict(url="http://user:word@h/v1", model="m"), "holds a user, a password or a query"),
+        (dict(url=f"http://h/v1?key={KEY}", model="m"), "holds a user, a password or a query"),
         (dict(url="http://h/v1", model="m", key_from=KEY), "the name of an environment variable"),
         (dict(url="http://h/v1", model="m", retries=-1), "retries=-1"),
         (dict(url="http://h/v1", model="m", timeout_s="5"), "timeout_s='5'"),
@@ -214,3 +216,21 @@ def test_a_key_that_no_header_may_hold_is_an_error_without_the_key(monkeypatch):
     with pytest.raises(ValueError, match=r"the key in \$OPENAI_API_KEY holds") as raised:
         judges.make("m@http://127.0.0.1:9/v1")
     assert KEY not in str(raised.value)
+
+
+def test_annotate_mends_labels_by_a_judge_and_tells_of_one_that_prefers_a_place(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXALIGN_CACHE", str(tmp_path / "cache"))
+    rows = [dict(prompt=f"q{i}", chosen="a", rejected="bb") for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--rows", str(tmp_path / "rows.jsonl"), "--relabel"]
+    assert annotate.main([*arguments, "--judge", f"fair@{server.url}", "--out", str(tmp_path / "fair.jsonl")]) == 0
+    assert "0 pairs as they were, 8 turned around, 0 ties" in capsys.readouterr().out
+    assert json.loads((tmp_path / "fair.jsonl").read_text().splitlines()[0]) == dict(prompt="q0", chosen="bb", rejected="a")
+    server.reply = lambda first, second: "[[A]]"
+    assert annotate.main([*arguments, "--judge", f"first@{server.url}", "--out", str(tmp_path / "first.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "8 of 8 verdicts turned with the order" in out and "it prefers what stands first" in out and "8 ties" in out
+    server.reply = lambda first, second: (404, "no such model")
+    assert annotate.main([*arguments, "--judge", f"none@{server.url}", "--out", str(tmp_path / "none.jsonl")]) == 1
+    assert "the judge none at" in (error := capsys.readouterr().err) and "HTTP 404: no such model" in error
+    assert not (tmp_path / "none.jsonl").exists()
