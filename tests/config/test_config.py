@@ -19,6 +19,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 ADVANTAGE = dict(kind="advantage", model="a")
 MARGIN = dict(kind="implicit_reward", model="a", reference="b")
+REWARDING = dict(checkpoint="a", reward_head="linear")
 HELD_OUT = dict(train=dict(path="x"), eval=dict(path="y"))
 
 
@@ -153,6 +154,17 @@ def test_an_objective_without_a_reference_gets_none():
             dict(objective=dict(name="value", rewards=()), model=dict(checkpoint="a", value_head=1.0, trainable="value_head")),
             ["objective 'value' got rewards=()"],
         ),
+        (dict(model=dict(checkpoint="a", reward_head="linear")), ["model.reward_head='linear': objective 'dpo' does not read it"]),
+        (dict(model=dict(checkpoint="a", reward_head="cubic")), ["model.reward_head='cubic'", "'linear'"]),
+        (dict(objective=dict(name="reward")), ["set model.reward_head='linear'"]),
+        (dict(objective=dict(name="reward", margin=-1.0), model=REWARDING), ["objective 'reward' got margin=-1.0"]),
+        (dict(objective=dict(name="reward"), model=REWARDING, reference=dict(rule="frozen")), ["reference.rule='frozen'", "no log-probs"]),
+        (dict(objective=dict(name="reward"), model=REWARDING, forward=dict(name="two_pass")), ["no tokens to mix"]),
+        (
+            dict(objective=dict(name="reward"), model=REWARDING | dict(reward_head="mlp"), train=dict(total_steps=1, export=True)),
+            ["train.export=True: transformers has no class with model.reward_head='mlp'"],
+        ),
+        (dict(model=dict(checkpoint="a", trainable="reward_head")), ["model.trainable='reward_head' but the model has none"]),
         (dict(model=dict(checkpoint="a", preset="tiny")), ["just one of model.checkpoint"]),
         (dict(model=dict(preset="tiny")), ["model.tokenizer is missing"]),
         (dict(model=dict(checkpoint="a", dtype="float16")), ["model.dtype='float16'", "'bfloat16'"]),

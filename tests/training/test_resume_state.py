@@ -17,6 +17,7 @@ CASES = {
     "a running mean of rewards": ("una", "objective.offset=ema", "data.train.feedback=label", "data.eval.feedback=label"),
     "groups drawn by a column": ("dpo", "data.sampling=priority", "data.sampling_column=reward"),
     "a value head on a frozen decoder": ("value", "model.value_head=1.0", "model.trainable=value_head"),
+    "a reward head of several layers on a frozen decoder": ("reward", "model.reward_head=mlp", "model.trainable=reward_head"),
     "lion with a narrow momentum": ("dpo", "optimizer.name=lion", "optimizer.mu_dtype=bfloat16", "optimizer.learning_rate=1e-4"),
     "muon beside adamw": ("dpo", "optimizer.name=muon", "optimizer.mu_dtype=bfloat16"),
     "noise in the embeddings": ("ift", "forward.mixing_noise=0.5", "data.train.responses=chosen", "data.eval.responses=chosen"),
