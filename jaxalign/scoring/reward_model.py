@@ -132,10 +132,9 @@ def load_model(
       rows: packed rows of a batch.
 
     Raises:
-      FileNotFoundError, ValueError: there is no such model or template, or it has no reward head.
+      FileNotFoundError, ValueError: as `scorer.reward_source`, or there is no such template.
     """
-    source = Source(name)
-    source.reward_model()
+    source = scorer.reward_source(name)
     tokenizer = load(source.tokenizer())
     known = {}
     if source.is_run:

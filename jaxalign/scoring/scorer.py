@@ -97,12 +97,24 @@ def of_reward_model(name: str, *, dtype, attention: str) -> Scorer:
     """The scorer of a reward model: a run with a reward head, or the folder or hub name of a sequence classifier with one label.
 
     Raises:
-      FileNotFoundError, ValueError: there is no such model, it has no reward head, or it cannot be read.
+      FileNotFoundError, ValueError: as `reward_source`, or its weights cannot be read.
     """
-    source = Source(name)
+    source = reward_source(name)
     model = source.reward_model()
     options = {"dtype": dtype, "attention": attention, "gives": "rewards", "tolerance": REWARDS_TOLERANCE}
     return of_model(name, model, source.load(model), weights=weights_of(source), **options)
+
+
+def reward_source(name: str) -> Source:
+    """The source of a reward model that reads text.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such model, it has no reward head, or its head reads declared features of an answer.
+    """
+    source = Source(name)
+    if source.reward_model().features is not None:
+        raise ValueError(f"{name} scores declared features of an answer and reads no text; name one of model.reward_head='linear'.")
+    return source
 
 
 def weights_of(source: Source) -> str:
