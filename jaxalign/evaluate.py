@@ -171,7 +171,8 @@ def _check_read(cfg, typed, further) -> None:
     if not cfg.data.eval_fraction and cfg.data.row_tokens is not None:
         unread.append("data.train")
     looks_at_seed = "seed" in hparams_of(functions.function("forward", cfg.forward.name))
-    if cfg.model.checkpoint is not None and cfg.model.value_head is None and not looks_at_seed:
+    draws_head = cfg.model.value_head is not None or cfg.model.reward_head is not None
+    if cfg.model.checkpoint is not None and not draws_head and not looks_at_seed:
         unread.append("seed")
     if idle := [key for key in typed if any(key == name or key.startswith(f"{name}.") for name in unread)]:
         raise ValueError(
