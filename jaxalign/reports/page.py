@@ -7,11 +7,13 @@ from jaxalign.reports import alarms
 from jaxalign.reports.estimates import MISSING, Estimate
 
 HEADLINE = ("accuracy", "loss", "kl")  # in this order; the same names for every objective
+LENGTH = "ranking/length"  # the share of pairs whose better response is the longer one
 OF_ANSWERS = ("win_rate", "win_rate_length_controlled", "reward", "exact_match", "kl")  # likewise, of what a model says
 ANSWERS, CHOICES = "generate/", "multiple_choice"  # what stands before these, and before the accuracy of multiple choice
 MEANING = {
     "accuracy": "share of pairs of responses whose better one gained more log-probability against the reference than the worse one; "
     "a tie counts half, so that training starts at 0.5, which is chance (without a reference: whose better one is likelier)",
+    "length": "share of pairs whose better response is the longer one: what a judge of length alone would reach",
     "loss": "the objective's own loss; compare it between runs of the same objective only",
     "kl": "KL divergence of the policy from the reference, in nats per token of the rows",
     CHOICES: "share of questions whose right choice is the likeliest; compare it with `chance`",
@@ -53,12 +55,14 @@ def headline(metrics: Iterable[str]) -> list[str]:
     """The names among these that come first.
 
     They are accuracy, loss and KL of every held-out set, against the first reference where it moved, and the worth of the model's answers.
+    Beside an accuracy stands what length alone would reach.
     """
     metrics = list(metrics)
     of_rows = [name for name in metrics if not name.startswith(ANSWERS)]
     found = [name for title in HEADLINE for name in of_rows if name.rpartition("/")[2] == title]
     # "initial/accuracy" takes the place of "accuracy": only it can be compared over time
     found = [name for name in found if _initial(name) not in found]
+    found = [shown for name in found for shown in (name, _baseline(name)) if shown in of_rows]
     return found + [ANSWERS + title for title in OF_ANSWERS if ANSWERS + title in metrics]
 
 
@@ -73,6 +77,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
     cells = [columns, ["---"] * len(columns), *rows]
     return [f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in row)} |" for row in cells]
+
+
+def _baseline(name):
+    """The metric of the same set that an accuracy has to be compared with; "" for other metrics."""
+    head, _, metric = name.rpartition("/")
+    where = head.removesuffix("initial").rstrip("/")
+    return "/".join(filter(None, (where, LENGTH))) if metric == "accuracy" else ""
 
 
 def _initial(name):

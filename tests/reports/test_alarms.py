@@ -56,3 +56,9 @@ def test_the_log_tells_it_once_and_the_page_shows_it(tmp_path, capsys):
 def test_answers_come_last_among_the_first_numbers_and_a_run_with_them_alone_has_first_numbers():
     names = ["generate/kl", "generate/win_rate", "kl", "loss", "generate/tokens", "initial/kl"]
     assert page.headline(names) == ["loss", "initial/kl", "generate/win_rate", "generate/kl"]
+
+
+def test_beside_an_accuracy_stands_what_length_alone_would_reach():
+    names = ["a/accuracy", "a/ranking/length", "initial/accuracy", "accuracy", "ranking/length", "initial/ranking/length", "ranking/logps"]
+    assert page.headline(names) == ["a/accuracy", "a/ranking/length", "initial/accuracy", "ranking/length"]
+    assert page.headline(["multiple_choice/accuracy"]) == ["multiple_choice/accuracy"]
