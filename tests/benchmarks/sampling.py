@@ -1,12 +1,13 @@
 """Tokens per second and peak memory of sampling, beside transformers.generate on the same weights and prompts (torch, CPU, float32).
 
-    python tests/benchmarks/sampling.py [stories260K] [135M]
+    python tests/benchmarks/sampling.py [stories260K] [135M] [--times 3] [--sides jaxalign transformers]
 
 64 prompts of 16 to 192 tokens, 4 samples of 64 tokens each, none of which ends early. Each side runs in a process of its own: once to
-compile and to warm up, then three times, of which the fastest counts. `busy` is the share of lane-steps that drew a token. The last
-lines compare 8 samples of a prompt with one, and samples whose lengths differ.
+compile and to warm up, then three times, of which the least counts. `busy` is the share of lane-steps that drew a token. The last lines
+compare 8 samples of a prompt with one, and samples whose lengths differ.
 """
 
+import argparse
 import json
 from pathlib import Path
 import resource
@@ -17,7 +18,7 @@ import time
 
 import numpy as np
 
-PROMPTS, SAMPLES, TOKENS, SHORTEST, LONGEST, TIMES = 64, 4, 64, 16, 192, 3
+PROMPTS, SAMPLES, TOKENS, SHORTEST, LONGEST = 64, 4, 64, 16, 192
 SHAPES = {
     "135M": dict(
         vocab_size=49152,
@@ -29,6 +30,13 @@ SHAPES = {
         max_position_embeddings=2048,
         tie_word_embeddings=True,
     )
+}
+SIDES = {  # (which, prompts, samples, lanes, stop ids)
+    "jaxalign": ("jaxalign", PROMPTS, SAMPLES, SAMPLES, ()),  # all samples side by side, as transformers draws them
+    "transformers": ("transformers", PROMPTS, SAMPLES, 1, ()),
+    "jaxalign, 1 sample": ("jaxalign", PROMPTS, 1, 1, ()),
+    "jaxalign, 8 samples": ("jaxalign", PROMPTS, 8, 8, ()),
+    "jaxalign, 256 prompts, 1 lane, lengths differ": ("jaxalign", 4 * PROMPTS, SAMPLES, 1, tuple(range(3, 500, 25))),
 }
 
 
@@ -93,18 +101,20 @@ def theirs(path: Path, count: int, samples: int):
     return draw
 
 
-def measure(side: str, path: Path, count: int, samples: int, lanes: int, stop_ids: tuple[int, ...]) -> dict:
+def measure(side: str, path: Path, count: int, samples: int, lanes: int, stop_ids: tuple[int, ...], times: int) -> dict:
     draw, sampler = ours(path, count, samples, lanes, stop_ids) if side == "jaxalign" else (theirs(path, count, samples), None)
     start = time.perf_counter()
     draw()
-    first, rates = time.perf_counter() - start, []
+    first, costs = time.perf_counter() - start, []
     if sampler:
         sampler.usage.tokens = sampler.usage.lane_steps = 0
-    for _ in range(TIMES):
-        start = time.perf_counter()
-        rates.append(draw() / (time.perf_counter() - start))
-    busy = sampler.usage.busy if sampler else None
-    return {"rate": max(rates), "first": first, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "busy": busy}
+    for _ in range(times):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        tokens = draw()
+        costs.append((time.perf_counter() - start, time.process_time() - start_cpu))
+    seconds, cpu = (min(numbers) for numbers in zip(*costs, strict=True))
+    mib, busy = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, sampler.usage.busy if sampler else None
+    return {"rate": tokens / seconds, "cpu": 1000 * cpu / tokens, "first": first, "mib": mib, "busy": busy}
 
 
 def apart(*arguments) -> dict:
@@ -113,25 +123,29 @@ def apart(*arguments) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], chosen: list[str], times: int) -> None:
     with tempfile.TemporaryDirectory() as there:
         for name in names:
             path = str(folder(name, Path(there)))
-            print(f"\n{name}\n| | tokens/s | first call, s | peak memory, MiB | busy |\n|---|---|---|---|---|", flush=True)
-            sides = {"jaxalign": apart("jaxalign", path, PROMPTS, SAMPLES, 1, ())}
-            sides["transformers"] = apart("transformers", path, PROMPTS, SAMPLES, 1, ())
-            sides["jaxalign, 1 sample"] = apart("jaxalign", path, PROMPTS, 1, 1, ())
-            sides["jaxalign, 8 samples, 2 lanes"] = apart("jaxalign", path, PROMPTS, 8, 2, ())
-            sides["jaxalign, 256 prompts, lengths differ"] = apart("jaxalign", path, 4 * PROMPTS, SAMPLES, 1, tuple(range(3, 500, 25)))
-            for side, one in sides.items():
+            print(f"\n{name}\n| | tokens/s | CPU ms per token | first call, s | peak memory, MiB | busy |\n|---|---|---|---|---|---|")
+            sides = {}
+            for side in chosen:
+                kind, *arguments = SIDES[side]
+                sides[side] = one = apart(kind, path, *arguments, times)
                 busy = "" if one["busy"] is None else f"{one['busy']:.0%}"
-                print(f"| {side} | {one['rate']:,.0f} | {one['first']:.1f} | {one['mib']:,.0f} | {busy} |")
-            print(f"ratio: {sides['jaxalign']['rate'] / sides['transformers']['rate']:.2f}", flush=True)
+                print(f"| {side} | {one['rate']:,.0f} | {one['cpu']:.3f} | {one['first']:.1f} | {one['mib']:,.0f} | {busy} |", flush=True)
+            if {"jaxalign", "transformers"} <= sides.keys():
+                print(f"ratio: {sides['jaxalign']['rate'] / sides['transformers']['rate']:.2f}", flush=True)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        side, path, count, samples, lanes, stop_ids = json.loads(sys.argv[2])
-        print(json.dumps(measure(side, Path(path), count, samples, lanes, tuple(stop_ids))))
+        side, path, count, samples, lanes, stop_ids, times = json.loads(sys.argv[2])
+        print(json.dumps(measure(side, Path(path), count, samples, lanes, tuple(stop_ids), times)))
     else:
-        main(sys.argv[1:] or ["stories260K", *SHAPES])
+        parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+        parser.add_argument("names", nargs="*", default=["stories260K", *SHAPES], metavar="MODEL")
+        parser.add_argument("--times", type=int, default=3)
+        parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+        options = parser.parse_args()
+        main(options.names, options.sides, options.times)
