@@ -1,6 +1,6 @@
 """Tokens per second and peak memory of sampling, beside transformers.generate on the same weights and prompts (torch, CPU, float32).
 
-    python tests/benchmarks/sampling.py [stories260K] [135M] [--times 3] [--sides jaxalign transformers]
+    python tests/benchmarks/sampling.py [stories260K] [135M] [--prompts 64] [--times 3] [--sides jaxalign transformers]
 
 64 prompts of 16 to 192 tokens, 4 samples of 64 tokens each, none of which ends early. Each side runs in a process of its own: once to
 compile and to warm up, then three times, of which the least counts. `busy` is the share of lane-steps that drew a token. The last lines
@@ -31,12 +31,12 @@ SHAPES = {
         tie_word_embeddings=True,
     )
 }
-SIDES = {  # (which, prompts, samples, lanes, stop ids)
-    "jaxalign": ("jaxalign", PROMPTS, SAMPLES, SAMPLES, ()),  # all samples side by side, as transformers draws them
-    "transformers": ("transformers", PROMPTS, SAMPLES, 1, ()),
-    "jaxalign, 1 sample": ("jaxalign", PROMPTS, 1, 1, ()),
-    "jaxalign, 8 samples": ("jaxalign", PROMPTS, 8, 8, ()),
-    "jaxalign, 256 prompts, 1 lane, lengths differ": ("jaxalign", 4 * PROMPTS, SAMPLES, 1, tuple(range(3, 500, 25))),
+SIDES = {  # (which, times the prompts, samples, lanes, stop ids)
+    "jaxalign": ("jaxalign", 1, SAMPLES, SAMPLES, ()),  # all samples side by side, as transformers draws them
+    "transformers": ("transformers", 1, SAMPLES, 1, ()),
+    "jaxalign, 1 sample": ("jaxalign", 1, 1, 1, ()),
+    "jaxalign, 8 samples": ("jaxalign", 1, 8, 8, ()),
+    "jaxalign, 4 times the prompts, 1 lane, lengths differ": ("jaxalign", 4, SAMPLES, 1, tuple(range(3, 500, 25))),
 }
 
 
@@ -123,15 +123,15 @@ def apart(*arguments) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(names: list[str], chosen: list[str], times: int) -> None:
+def main(names: list[str], chosen: list[str], prompts: int, times: int) -> None:
     with tempfile.TemporaryDirectory() as there:
         for name in names:
             path = str(folder(name, Path(there)))
             print(f"\n{name}\n| | tokens/s | CPU ms per token | first call, s | peak memory, MiB | busy |\n|---|---|---|---|---|---|")
             sides = {}
             for side in chosen:
-                kind, *arguments = SIDES[side]
-                sides[side] = one = apart(kind, path, *arguments, times)
+                kind, sets, *arguments = SIDES[side]
+                sides[side] = one = apart(kind, path, prompts * sets, *arguments, times)
                 busy = "" if one["busy"] is None else f"{one['busy']:.0%}"
                 print(f"| {side} | {one['rate']:,.0f} | {one['cpu']:.3f} | {one['first']:.1f} | {one['mib']:,.0f} | {busy} |", flush=True)
             if {"jaxalign", "transformers"} <= sides.keys():
@@ -145,7 +145,8 @@ if __name__ == "__main__":
     else:
         parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
         parser.add_argument("names", nargs="*", default=["stories260K", *SHAPES], metavar="MODEL")
+        parser.add_argument("--prompts", type=int, default=PROMPTS)
         parser.add_argument("--times", type=int, default=3)
         parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
         options = parser.parse_args()
-        main(options.names, options.sides, options.times)
+        main(options.names, options.sides, options.prompts, options.times)
