@@ -8,7 +8,7 @@ import pytest
 from report_runs import HOSTILE, PROMPTS, evaluate, write
 
 from jaxalign import report
-from jaxalign.reports.html import charts, contents, questions
+from jaxalign.reports.html import charts, contents, document, questions
 from jaxalign.reports.html.markup import escaped, tag
 
 VOID = {"meta", "br"}
@@ -239,6 +239,35 @@ def test_damaged_files_are_named_and_passed_over(tmp_path, capsys):
     assert f"{tmp_path / 'run/summary.json'} is damaged" in found.text
     assert capsys.readouterr().err.count("passed over") == 4
     assert "run is better than at its start" in found.text and "#settings" not in found.having("href")
+
+
+def places(value, path=()):
+    """The path to everything in a value of JSON."""
+    yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from places(part, (*path, key))
+
+
+def replaced(value, path, new):
+    """The value with something else at a path."""
+    if not path:
+        return new
+    copy = value.copy()
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "evaluations/step-9.json", "evaluations/step-9.samples.jsonl"])
+def test_whatever_stands_in_a_file_the_page_is_made(tmp_path, name):
+    write(tmp_path / "run", lines=lines(0.6), samples=[FOLLOWED])
+    evaluate(tmp_path / "run", [0.5, 0.7], kl=1.0, against=("reference", [0.1, 0.7]))
+    file = tmp_path / "run" / name
+    *before, last = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]
+    for path in places(json.loads(last)):
+        for new in (None, "x", [1], 1e400):
+            file.write_text("\n".join([*before, json.dumps(replaced(json.loads(last), path, new)), ""]))
+            assert document.page(*contents.read([tmp_path / "run"])).endswith("</html>\n"), (path, new)
 
 
 def test_a_run_that_was_never_evaluated_has_a_page(tmp_path):

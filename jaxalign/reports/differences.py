@@ -80,6 +80,7 @@ def _interval(value, parts, sides, level):
     variance = sum(part for part, _ in parts)
     if not math.isfinite(variance):
         return Difference(value, math.nan, math.nan, seeds, prompts)
-    freedom = variance**2 / sum(part**2 / max(df, 1) for part, df in parts) if variance else 1.0
+    spread = sum(part**2 / max(df, 1) for part, df in parts)
+    freedom = variance**2 / spread if spread else 1.0
     half = float(stdtrit(freedom, 0.5 + level / 2)) * math.sqrt(variance)
     return Difference(value, value - half, value + half, seeds, prompts)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jaxalign.reports import comparison, groups, log, page, summary
 from jaxalign.reports.comparison import Evaluations
 from jaxalign.reports.estimates import Estimate
+from jaxalign.reports.html import shapes
 
 LOG = logging.getLogger(__name__)
 STEP = re.compile(r"step-(\d+)")  # that the name of a file of a step begins with
@@ -87,7 +88,7 @@ def _run(name, folder) -> Run:
         metrics = dict(logged)
         evaluations.insert(0, Evaluation(log.ANSWERS, step, metrics.get(0, {}), metrics.get(step, {}), {}, samples))
     samples = next((one.samples for one in reversed(evaluations) if one.samples), [])
-    return Run(name, folder, summary.read_facts(folder) or {}, log.read_metrics(folder, "train"), held_out, evaluations, samples)
+    return Run(name, folder, _facts(folder), log.read_metrics(folder, "train"), held_out, evaluations, samples)
 
 
 def _completed(logged: Evaluations, evaluations) -> Evaluations:
@@ -101,20 +102,31 @@ def _completed(logged: Evaluations, evaluations) -> Evaluations:
     return sorted(steps.items())
 
 
+def _facts(folder) -> dict[str, Any]:
+    """The parts of the summary that are whole; a warning names the others."""
+    facts = summary.read_facts(folder) or {}
+    for part, shape in shapes.FACTS.items():
+        if part in facts and not shapes.fits(facts[part], shape):
+            LOG.warning("%s: its part %s is damaged and is passed over.", folder / summary.FACTS, part)
+            del facts[part]
+    return facts
+
+
 def _evaluation(path) -> Evaluation | None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        parts = [{name: _estimate(one) for name, one in values.get(part, {}).items()} for part in PARTS]
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        LOG.warning("%s is damaged (%s) and is passed over.", path, error)
+        values = dict.fromkeys(PARTS, {}) | json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError) as error:
+        values = str(error)
+    if not shapes.fits(values, shapes.EVALUATION):
+        LOG.warning("%s is damaged (%s) and is passed over.", path, values if isinstance(values, str) else "it holds no estimates")
         return None
+    parts = [{name: _estimate(one) for name, one in values[part].items()} for part in PARTS]
     beside = path.with_name(path.stem + SAMPLES)
     return Evaluation(path.stem, _step(path), *parts, _samples(beside) if beside.is_file() else [])
 
 
 def _estimate(one) -> Estimate:
-    value, error = (math.nan if one[key] is None else float(one[key]) for key in ("value", "se"))
-    return Estimate(value, error, int(one["n"]))
+    return Estimate(*(math.nan if one[key] is None else one[key] for key in Estimate._fields))
 
 
 def _samples(path) -> list[dict]:
@@ -130,17 +142,15 @@ def _samples(path) -> list[dict]:
 def _sample(line: bytes) -> dict | None:
     """A line as `evaluators.generation` makes it; None where it is not."""
     try:
-        sample = json.loads(line)
-        whole = isinstance(sample["text"], str) and _are_rewards(sample.get("rewards", {})) and "id" in sample and "prompt" in sample
-        other = sample.get("against")
-        whole = whole and (other is None or (isinstance(other["text"], str | None) and _are_rewards(other.get("rewards", {}))))
-    except (ValueError, TypeError, KeyError, AttributeError):
+        sample = {"rewards": {}} | json.loads(line)
+    except (ValueError, TypeError):
         return None
+    other = sample.get("against")
+    whole = shapes.fits(sample, shapes.SAMPLE) and {"id", "prompt"} <= sample.keys()
+    if other is not None:
+        whole = whole and shapes.fits(other, {}) and isinstance(other.get("text", 0), str | None)
+        whole = whole and shapes.fits({"rewards": {}} | other, shapes.OTHER)
     return sample if whole else None
-
-
-def _are_rewards(values) -> bool:
-    return all(value is None or isinstance(value, int | float) for value in values.values())
 
 
 def _by_step(paths) -> list[Path]:

@@ -49,7 +49,7 @@ def _with(legend: Markup, panels: Markup | None) -> Markup | None:
 
 def _subtitle(entries) -> str:
     runs = sum(len(entry.runs) for entry in entries)
-    dates = sorted({str(date) for entry in entries for run in entry.runs if (date := run.facts.get("run", {}).get("date"))})
+    dates = sorted({run.facts["run"]["date"] for entry in entries for run in entry.runs if "run" in run.facts})
     what = f"{len(entries)} configurations, {runs} runs" if len(entries) > 1 else f"{runs} run{'s' if runs > 1 else ''}"
     return ", ".join([what, *([" to ".join(dict.fromkeys((dates[0], dates[-1])))] if dates else [])])
 

@@ -17,6 +17,7 @@ from jaxalign.reports.page import ANSWERS
 REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{ANSWERS}{name}" for name in ("reward", "exact_match", "win_rate", "win_rate_length_controlled"))
 CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
 RIGHT = "exact_match"  # among the rewards of a sample; it has a metric of its own
+SHARED = 0.9  # of their prompts two sides must share to be compared prompt by prompt
 ROUNDING = 1e-5  # of rewards in files of samples
 REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
 
@@ -85,7 +86,7 @@ def duels(entries: Sequence[Entry]) -> list[Duel]:
     """The direct comparisons that were judged: of each seed the last against an opponent, all seeds together."""
     evaluations: dict[tuple[int, str], list[Evaluation]] = {}
     for number, run in [(entry.number, run) for entry in entries for run in entry.runs]:
-        judged = [one for one in run.evaluations if math.isfinite(one.checkpoint.get(WIN_RATE, MISSING).value)]
+        judged = [one for one in run.evaluations if 0 <= one.checkpoint.get(WIN_RATE, MISSING).value <= 1]
         for opponent, one in {_opponent(entries, one): one for one in judged}.items():
             evaluations.setdefault((number, opponent), []).append(one)
     by_number = {entry.number: entry for entry in entries}
@@ -137,15 +138,15 @@ def _between(first, second, paired: Estimate | None, level) -> Difference:
 
 
 def paired_rewards(first: Entry, second: Entry, metric: str) -> Estimate | None:
-    """The lead of the first in a reward, prompt by prompt; None where they did not answer the same prompts.
+    """The lead of the first in a reward, prompt by prompt; None where they share few prompts: a reward may fail on some answers.
 
     A metric "generate/reward" without a name is that of the only reward there is.
     """
     sides = [_by_prompt(entry, metric) for entry in (first, second)]
-    if not sides[0] or set(sides[0]) != set(sides[1]):
+    common = [key for key in sides[0] if key in sides[1]]
+    if not common or len(common) < SHARED * max(map(len, sides)):
         return None
-    ones = np.ones(len(sides[0]))
-    return change(*((np.array([side[key] for key in sides[0]]), ones) for side in reversed(sides)))
+    return change(*((np.array([side[key] for key in common]), np.ones(len(common))) for side in reversed(sides)))
 
 
 def _by_prompt(entry, metric):

@@ -71,11 +71,11 @@ def data(entries: Sequence[Entry]) -> Markup | None:
         return None
     rows = []
     for key, (role, facts) in sets.items():
-        kept, read = facts.get("kept", 0), facts.get("read", 0)
-        counts = [f"{facts[name]:,}" if name in facts else "–" for name in ("prompts", "pairs", "tokens")]
-        rules = tag("div", *(tag("div", rule) for rule in facts.get("rules", []))) if facts.get("rules") else "none"
+        kept, read = facts["kept"], facts["read"]
+        counts = [f"{facts[name]:,}" for name in ("prompts", "pairs", "tokens")]
+        rules = tag("div", *(tag("div", rule) for rule in facts["rules"])) if facts["rules"] else "none"
         share = f"{kept:,} of {read:,}" + (f" ({kept / read:.1%})" if read and kept != read else "")
-        rows.append([role, ", ".join(users[key]), f"{facts.get('source', '–')} ({facts.get('format', '–')})", share, rules, *counts])
+        rows.append([role, ", ".join(users[key]), f"{facts['source']} ({facts['format']})", share, rules, *counts])
     return table(["set", "of", "source (format)", "rows kept", "rows that rules touched", "prompts", "pairs", "tokens"], rows, name="data")
 
 
@@ -84,7 +84,7 @@ def cost(entries: Sequence[Entry]) -> Markup | None:
     rows = []
     for entry in entries:
         speeds = [_mean([median for run in entry.runs if (median := _median(run.training, key)) is not None]) for key, _, _ in SPEED]
-        seconds = [run.facts["run"]["seconds"] for run in entry.runs if "seconds" in run.facts.get("run", {})]
+        seconds = [run.facts["run"]["seconds"] for run in entry.runs if "run" in run.facts]
         time = _duration(_mean(seconds)) if seconds else "–"
         shown = ["–" if math.isnan(value) else form.format(value) for value, (_, _, form) in zip(speeds, SPEED, strict=True)]
         rows.append([entry.name, time, *shown, entry.facts.get("run", {}).get("devices", "–")])
@@ -99,8 +99,7 @@ def made(entries: Sequence[Entry]) -> Markup | None:
     commands: dict[str, list[str]] = {}
     for entry in entries:
         for facts in (run.facts["run"] for run in entry.runs if "run" in run.facts):
-            how = ", ".join(str(facts[key]) for key in ("date", "versions") if key in facts)
-            commands.setdefault(str(facts.get("command", "")), []).append(how)
+            commands.setdefault(facts["command"], []).append(f"{facts['date']}, {facts['versions']}")
     if not commands:
         return None
     versions = dict.fromkeys(how for hows in commands.values() for how in hows)

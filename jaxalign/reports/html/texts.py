@@ -38,10 +38,10 @@ def followed(entries: Sequence[Entry]) -> Markup | None:
     """Held-out prompts and the log-probs of their answers before and after training, for each configuration; None where there are none."""
     prompts: dict[str, dict[str, tuple[str, dict[int, str]]]] = {}  # prompt -> answer -> (what it is, its log-probs by configuration)
     for entry in entries:
-        for sample in filter(_is_followed, entry.facts.get("samples", [])):
+        for sample in entry.facts.get("samples", []):
             for response in sample["responses"]:
                 _, cells = prompts.setdefault(sample["prompt"], {}).setdefault(response["text"], (response["what"], {}))
-                cells[entry.number] = _change(response.get("before"), response.get("after"))
+                cells[entry.number] = _change(response["before"], response["after"])
     if not prompts:
         return None
     parts = []
@@ -96,11 +96,6 @@ def _card(name, sample, css, verdict):
     head = tag("header", tag("b", name), *(tag("span", score) for score in scores), judged)
     text = tag("p", _cut(sample["text"])) if sample["text"].strip() else tag("p", tag("i", "says nothing"))
     return tag("div", head, text, class_=f"answer {css or ''}".strip())
-
-
-def _is_followed(sample) -> bool:
-    responses = sample.get("responses") if isinstance(sample, dict) else None
-    return isinstance(responses, list) and all(isinstance(one, dict) and {"what", "text"} <= one.keys() for one in responses)
 
 
 def _change(before, after):

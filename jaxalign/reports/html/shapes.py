@@ -1,0 +1,37 @@
+"""What files of a run must look like to be shown: shapes of plain values, and whether a value has one."""
+
+import math
+from typing import Any
+
+COUNT, NUMBER, TEXT = "count", "number", "text"
+MAYBE = "number or null"
+ANY = ...  # as the only key of a dict: any keys, whose values all have that shape
+SET = {"source": TEXT, "format": TEXT, "read": COUNT, "kept": COUNT, "rules": [TEXT], "prompts": COUNT, "pairs": COUNT, "tokens": COUNT}
+ESTIMATE = {"value": MAYBE, "se": MAYBE, "n": COUNT}
+FACTS = {  # the parts of a summary
+    "settings": {ANY: TEXT},
+    "data": {ANY: SET},
+    "samples": [{"prompt": TEXT, "responses": [{"what": TEXT, "text": TEXT, "before": MAYBE, "after": MAYBE}]}],
+    "run": {"seconds": NUMBER, "command": TEXT, "date": TEXT, "versions": TEXT, "devices": TEXT},
+}
+EVALUATION = {"start": {ANY: ESTIMATE}, "checkpoint": {ANY: ESTIMATE}, "change": {ANY: ESTIMATE}}
+SAMPLE = {"text": TEXT, "rewards": {ANY: MAYBE}}  # beside its "id" and its "prompt", which may be of any kind
+OTHER = {"rewards": {ANY: MAYBE}}  # of the answer that a sample is compared with, beside its text
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a value read from JSON has a shape: a dict of (at least) these keys, a list of one shape, or one of the words above."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return False
+        return (
+            all(fits(one, shape[ANY]) for one in value.values()) if ANY in shape else all(fits(value.get(k), s) for k, s in shape.items())
+        )
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(one, shape[0]) for one in value)
+    if shape == TEXT:
+        return isinstance(value, str)
+    if shape == MAYBE and value is None:
+        return True
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return number and (shape != COUNT or (isinstance(value, int) and value >= 0))
