@@ -115,6 +115,7 @@ SEEDED = {  # config -> arguments that it takes, and some that it does not
     "every_method": (("kto,1", "all,1"), ("kto,x", "kto,1,2")),
     "hh_reward": (("stories,1",), ("stories", "foo,0", "stories,x")),
     "hh_stories_tr": (("hh,1", "dialogue,1"), ("hh", "foo,0", "hh,x")),
+    "judged_stories": (("1",), ("x", "1,2")),
     "modpo_stories": (("1",), ("x",)),
     "opinpref_features": (("mlp,1",), ("mlp,x", "foo,1")),
     "ultrafeedback_stories": (("1",), ("x",)),
