@@ -211,7 +211,7 @@ def _measure(subject):
 
     def measure(state):
         by_prompt = {name: held_out.measure(made.eval_step, state, one, rows=cfg.batch.rows) for name, one in sets.held_out.items()}
-        return Measured(by_prompt) | beside.measure(state)
+        return Measured(by_prompt | held_out.divided(by_prompt, beside.labels)) | beside.measure(state)
 
     sides = {name: measure(state) for name, state in _states(subject, made)}
     to_stderr(beside.faults())

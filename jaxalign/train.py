@@ -192,8 +192,8 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
         stopping, held_out_metrics = step < total and stop.requested(step), None
         if (run.held_out or run.beside) and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
             _flush(run, pending, meter)
-            follow = [functools.partial(samples.record, step) for samples in run.samples]
-            estimates = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows, follow=follow)
+            beside = {"follow": [functools.partial(samples.record, step) for samples in run.samples], "labels": run.beside.labels}
+            estimates = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows, **beside)
             estimates |= run.beside.evaluate(state, step, run.log)
             held_out_metrics = {name: estimate.value for name, estimate in estimates.items()}
             run.log.held_out(step, estimates)

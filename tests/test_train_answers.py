@@ -27,6 +27,7 @@ def get_config(objective="dpo"):
             limit=6, samples=2, max_new_tokens=8, rewards=dict(long="length", the="regex:the"), judge="long", against="reference"
         ),
         multiple_choice=dict(path={folder!r} + "/questions.jsonl"),
+        by="score_rejected",
     )
     return config
 """
@@ -60,6 +61,9 @@ def test_answers_are_measured_at_every_evaluation_and_kept(finished):
     assert {"generate/reward", "generate/reward/long", "generate/reward/the", "generate/win_rate_length_controlled"} <= last.keys()
     assert last["generate/reward"] == last["generate/reward/long"] and last["generate/reward"].n == 6
     assert first["multiple_choice/accuracy"].value == 0.5 and first["multiple_choice/chance"].value == pytest.approx(1 / 3)
+    parts = [last[name] for name in last if name.startswith("by/") and name.endswith("/accuracy")]
+    assert sum(one.n for one in parts) == last["accuracy"].n
+    assert sum(one.n * one.value for one in parts) / last["accuracy"].n == pytest.approx(last["accuracy"].value)
     said = lines(finished / "samples" / "step-4.jsonl")
     assert [(line["id"], line["sample"]) for line in said[:3]] == [(said[0]["id"], 0), (said[0]["id"], 1), (said[2]["id"], 0)]
     assert sum(line["verdict"] for line in said) / 12 == pytest.approx(last["generate/win_rate"].value)

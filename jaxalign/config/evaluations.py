@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ml_collections import ConfigDict
+import numpy as np
 
 from jaxalign.config import build, judges
 from jaxalign.config.prepared import Sets, held_out_sources, to_stderr
@@ -28,12 +29,13 @@ from jaxalign.sampling.speaker import Speaker
 from jaxalign.training import forward
 from jaxalign.training.sources import Source
 
+MOST_LABELS = 12  # values of eval.by
 REFERENCE, CHOSEN = "reference", "chosen"  # what eval.generate.against may be beside the name of a model
 
 
 def has_some(cfg: ConfigDict) -> bool:
     """Whether a configuration names any evaluation beside the objective on held-out rows."""
-    return any(part is not None for part in cfg.eval.values())
+    return any(cfg.eval[name] is not None for name in ("generate", "multiple_choice"))
 
 
 def evaluations(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable[[list[str]], None] = to_stderr) -> Evaluations:
@@ -48,7 +50,27 @@ def evaluations(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Calla
       ValueError: no prompt is left, or a reward, a judge or the other model cannot be had.
     """
     makers = {"generate": _speaking, "multiple_choice": _multiple_choice}
-    return Evaluations([make(cfg, model, sets, tell) for name, make in makers.items() if cfg.eval[name] is not None])
+    parts = [make(cfg, model, sets, tell) for name, make in makers.items() if cfg.eval[name] is not None]
+    return Evaluations(parts, {} if cfg.eval.by is None else _labels(cfg, sets))
+
+
+def _labels(cfg, sets) -> dict[str, np.ndarray]:
+    """What the rows of every held-out set have in the column eval.by, in the order of the set's rows."""
+    labels = {}
+    for name, source in held_out_sources(cfg).items():
+        data, rows = sets.held_out[name], sources.read({key: value for key, value in source.items() if value is not None})
+        values = [rows[number].get(cfg.eval.by) for number in data.source_rows.tolist()]
+        if None in values:
+            known = ", ".join(sorted(rows[int(data.source_rows[values.index(None)])]))
+            raise ValueError(f"eval.by={cfg.eval.by!r}: a row of {rows.name} has no such column, only {known}.")
+        texts = [str(value).replace("/", "-") for value in values]
+        if len(set(texts)) > MOST_LABELS:
+            raise ValueError(
+                f"eval.by={cfg.eval.by!r} has {len(set(texts)):,} different values in {rows.name}, more than {MOST_LABELS}; name a column "
+                "of few, such as the source of a row."
+            )
+        labels[name] = np.array([texts[group] if group >= 0 else "" for group in data.plan.ravel().tolist()])
+    return labels
 
 
 def _multiple_choice(cfg, model, sets, tell) -> MultipleChoice:

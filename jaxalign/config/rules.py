@@ -98,7 +98,7 @@ def _mesh_rule(resolved):
 
 def _train_rule(resolved):
     train, data = resolved["train"], resolved["data"]
-    if train["keep_best"] and not _holds_out(data) and all(part is None for part in resolved["eval"].values()):
+    if train["keep_best"] and not _holds_out(data) and not resolved["eval"]["generate"] and not resolved["eval"]["multiple_choice"]:
         yield f"train.keep_best={train['keep_best']} needs an evaluation; set data.eval, data.eval_fraction or eval.generate."
     if train["wandb"] and importlib.util.find_spec("wandb") is None:
         yield "train.wandb=True but the package wandb is not installed; pip install wandb, or leave train.wandb out."
@@ -113,6 +113,8 @@ def _generate_rule(resolved):
     from jaxalign.sampling.law import Law
 
     spec = resolved["eval"]["generate"]
+    if resolved["eval"]["by"] is not None and not _holds_out(resolved["data"]):
+        yield f"eval.by={resolved['eval']['by']!r} divides held-out rows, and none are held out; set data.eval or data.eval_fraction."
     if spec is None:
         return
     if spec["prompts"] is None and not _holds_out(resolved["data"]):
@@ -158,7 +160,8 @@ def _best_metric_rule(resolved):
     given, data, reference = resolved["train"]["best_metric"], resolved["data"], resolved["reference"]
     chosen = resolved["train"]["keep_best"] or given != SCHEMA["train"]["best_metric"].default
     beside = _beside(resolved["eval"])
-    if not chosen or given.removeprefix("-") in beside or (not _holds_out(data) and not beside):
+    of_label = resolved["eval"]["by"] is not None and "by/" in given  # the labels are known with the rows
+    if not chosen or of_label or given.removeprefix("-") in beside or (not _holds_out(data) and not beside):
         return
     sets = {"": None} if data["eval"] is None else named_sets(data["eval"])
     starts_anew = (rule := RULES[reference["rule"]]).moves and rule.holds == "weights"

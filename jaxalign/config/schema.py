@@ -237,6 +237,7 @@ SCHEMA: dict[str, Any] = {
     },
     "eval": {
         "generate": Field((dict, NONE), None, "dict(rewards=..., against=..., ...): answers to fixed prompts, judged at every evaluation"),
+        "by": Field((str, NONE), None, "a column of the held-out rows, such as source: accuracy also for each of its values"),
         "multiple_choice": Field(
             (dict, NONE),
             None,

@@ -1,6 +1,6 @@
 """Held-out metrics: the objective's own loss and metrics on rows that are not trained on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -9,20 +9,48 @@ from jaxalign.data.rows import loader
 from jaxalign.data.rows.store import Prepared
 from jaxalign.reports.estimates import Estimate, change, estimate
 
+DIVIDED = ("accuracy", "ranking/length")  # metrics that are shown by label too
+NO_LABELS: Mapping[str, np.ndarray] = {}
 ByPrompt = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> sums of value * weight, and of weight, of every prompt: float64[n] twice
 
 
 def evaluate(
-    eval_step, state, sets: dict[str, Prepared], *, rows: int, follow: Iterable[Callable[[ByPrompt], None]] = ()
+    eval_step,
+    state,
+    sets: dict[str, Prepared],
+    *,
+    rows: int,
+    follow: Iterable[Callable[[ByPrompt], None]] = (),
+    labels: Mapping[str, np.ndarray] = NO_LABELS,
 ) -> dict[str, Estimate]:
     """Held-out metrics by name, each with its standard error and the number of prompts it is measured on.
 
-    Metrics of a set with a name stand under NAME/. Functions in `follow` get the metrics by prompt of the first set.
+    Metrics of a set with a name stand under NAME/. Functions in `follow` get the metrics by prompt of the first set. `labels` are those
+    of `divided`, whose metrics come too.
     """
     by_prompt = {name: measure(eval_step, state, prepared, rows=rows) for name, prepared in sets.items()}
     for function in follow:
         function(next(iter(by_prompt.values())))
-    return estimates(by_prompt)
+    return estimates(by_prompt | divided(by_prompt, labels))
+
+
+def divided(sets: dict[str, ByPrompt], labels: Mapping[str, np.ndarray]) -> dict[str, ByPrompt]:
+    """The metrics in DIVIDED of the prompts of every label, as sets "by/LABEL", below the name of the set that they are of.
+
+    Args:
+      labels: set -> the label of every prompt in the order of the set's rows, "" of places without a prompt.
+    """
+    parts = {}
+    for where, (name, label) in places(labels).items():
+        here = np.flatnonzero(labels[name] == label)
+        parts[where] = {metric: tuple(x[here] for x in values) for metric, values in sets[name].items() if metric in DIVIDED}
+    return parts
+
+
+def places(labels: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
+    """What stands before the metrics of every label -> (name of the set, label)."""
+    pairs = [(name, label) for name, own in labels.items() for label in sorted(set(own.tolist()) - {""})]
+    return {"/".join(filter(None, (name, "by", label))): (name, label) for name, label in pairs}
 
 
 def names(eval_step, state, sets: dict[str, Prepared], *, rows: int) -> set[str]:

@@ -1,6 +1,6 @@
 """What evaluations give: metrics by prompt, so that errors and changes can be computed, and several evaluations as one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, Protocol
 
@@ -45,16 +45,21 @@ class Evaluation(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluations:
-    """Several evaluations as one; none of them measures nothing."""
+    """Several evaluations as one; none of them measures nothing.
+
+    `labels` divide the prompts of held-out sets, see `held_out.divided`.
+    """
 
     parts: Sequence[Evaluation]
+    labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.parts)
 
     def names(self) -> set[str]:
         """Whole names of all their metrics."""
-        return {name for part in self.parts for name in part.names()}
+        divided = {f"{where}/{metric}" for where in held_out.places(self.labels) for metric in held_out.DIVIDED}
+        return {name for part in self.parts for name in part.names()} | divided
 
     def measure(self, state) -> Measured:
         """What all of them measure."""

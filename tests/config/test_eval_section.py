@@ -6,10 +6,13 @@ from ml_collections import ConfigDict
 import pytest
 from test_config import good
 from test_other_names import problems
+import tiny
 
-from jaxalign.config import judges
+from jaxalign.config import evaluations, judges
+from jaxalign.config.prepared import held_out_sets
 from jaxalign.config.resolve import ConfigError, resolve
 from jaxalign.config.stages import place_stages, resolve_stages
+from jaxalign.data.raw import sources
 
 HELD_OUT = dict(train=dict(path="x.jsonl"), eval=dict(path="y.jsonl"))
 
@@ -93,3 +96,22 @@ def test_answers_may_be_compared_with_an_earlier_stage():
     assert stages["dpo"].eval.generate.against == "runs/x/sft"
     with pytest.raises(ConfigError, match="eval.generate.against='stage:sft' does not name an earlier stage"):
         resolve_stages(ConfigDict(dict(stages=("dpo",), dpo=asked)))
+
+
+def test_held_out_rows_are_divided_by_what_a_column_has(tmp_path):
+    whole = tiny.get_config()
+    whole.data.prepared_dir = str(tmp_path)
+    whole.eval = dict(by="score_rejected")
+    whole.train.update(keep_best=1, best_metric="-by/2.0/accuracy")
+    cfg = resolve(whole)
+    sets = held_out_sets(cfg, tell=lambda lines: None)
+    beside = evaluations.evaluations(cfg, None, sets)
+    labels, data = beside.labels[""], sets.held_out[""]
+    rows = sources.read({"path": "package:sf_dialogue/test.jsonl.gz"})
+    for place, group in enumerate(data.plan.ravel().tolist()):
+        assert labels[place] == ("" if group < 0 else str(rows[int(data.source_rows[group])]["score_rejected"]))
+    assert "by/2.0/accuracy" in beside.names() and not beside
+    for column, words in (("prompt", "different values in package:sf_dialogue"), ("source", "no such column, only chosen, prompt")):
+        cfg.eval.by = column
+        with pytest.raises(ValueError, match=words):
+            evaluations.evaluations(cfg, None, sets)

@@ -122,3 +122,11 @@ def test_prompts_keep_the_order_of_the_set(eval_step, state):
     sums, weights = held_out.measure(eval_step, state, data, rows=ROWS)["loss"]
     expected = np.transpose(by_hand(data)["loss"])
     np.testing.assert_allclose([sums[weights > 0], weights[weights > 0]], expected, rtol=1e-6)
+
+
+def test_prompts_are_divided_by_their_label_and_places_without_a_prompt_have_none():
+    own = {"accuracy": (np.array([1.0, 0.5, 0.0, 9.0]), np.array([1.0, 1.0, 2.0, 0.0])), "loss": (np.ones(4), np.ones(4))}
+    found = held_out.estimates(held_out.divided({"x": own, "": own}, {"x": np.array(["a", "b", "a"]), "": np.array(["a", "a", ""])}))
+    assert {name: (one.value, one.n) for name, one in found.items()} == {
+        "x/by/a/accuracy": (1 / 3, 2), "x/by/b/accuracy": (0.5, 1), "by/a/accuracy": (0.75, 2),
+    }  # fmt: skip
