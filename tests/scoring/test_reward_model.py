@@ -11,6 +11,7 @@ import pytest
 import tiny_data
 import toys
 
+from jaxalign import annotate
 from jaxalign.data import prepared as preparing
 from jaxalign.data.rows import store
 from jaxalign.hf import trained
@@ -121,3 +122,16 @@ def test_a_column_of_scores_holds_what_the_function_says(folder, tmp_path):
     texts = [(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
     expected = plain([prompt for prompt, _ in texts], [answer for _, answer in texts], [{}] * 4)
     np.testing.assert_allclose(made.groups.columns["judged"].reshape(-1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_annotate_mends_labels_by_a_reward_model(folder, judge, tmp_path):
+    rows = [dict(prompt=f"question {i}", chosen="abcdefgh"[: i + 1], rejected="hgfedcba"[: 8 - i]) for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--rows", str(tmp_path / "rows.jsonl"), "--reward", f"model:{folder}", "--relabel", "--out", str(tmp_path / "out.jsonl")]
+    assert annotate.main(arguments) == 0
+    mended = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    sides = [judge([row["prompt"] for row in rows], [row[side] for row in rows], [{}] * 6) for side in ("chosen", "rejected")]
+    assert {row["chosen"] == mend["chosen"] for row, mend in zip(rows, mended, strict=True)} == {True, False}
+    for side, best in (("chosen", np.maximum), ("rejected", np.minimum)):
+        np.testing.assert_allclose([row[f"reward_{side}"] for row in mended], best(*sides), rtol=1e-4, atol=1e-5)
