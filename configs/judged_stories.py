@@ -14,7 +14,7 @@ Command:  python -m jaxalign.train --config configs/judged_stories.py:reward --w
             done
           done
           python -m jaxalign.report runs/judged_0 runs/judged_1 --stages sft dpo tr_dpo --out runs/judged.html
-Hardware: 1 CPU core, 2 minutes for the reward model, 5 minutes per seed beside other work, of which half answers and judges.
+Hardware: 1 CPU core, 2.5 minutes for the reward model, 5 minutes per seed beside other work, of which half answers and judges.
 Measured: 2026-11-26. The reward model ranks 66.8 % of 214 held-out pairs right (two standard errors 6.4 %). Seeds 0 and 1, mean (least to
           greatest), at the end: reward of the answers sft 0.25 (0.21 to 0.29), dpo 0.63 (0.60 to 0.67), tr_dpo 0.51 (0.38 to 0.63); KL to
           the start on own answers, nats per answer, dpo 19.3 (18.4 to 20.2), tr_dpo 28.6 (27.8 to 29.4). The page: dpo's answers are
