@@ -55,14 +55,14 @@ def get_config(argument: str = "monotone") -> ConfigDict:
                 train=rows("opinpref_train.train.jsonl.gz"),
                 eval=rows("opinpref_valid.test.jsonl.gz"),
                 template="plain",
-                row_tokens=512,
+                row_tokens=640,
                 max_prompt_tokens=4,
-                max_response_tokens=4,
+                max_response_tokens=32,  # shorter beginnings would be the same in some pairs, which are then dropped
                 response_truncation="keep_start",
-                max_groups_per_row=32,  # pairs of a step
+                max_groups_per_row=8,
                 processes=1,
             ),
-            batch=dict(rows=1),
+            batch=dict(rows=4),  # 32 pairs
             objective=dict(name="feature_reward"),
             optimizer=dict(learning_rate=2e-2, weight_decay=0.05),
             mesh=dict(cpu_devices=1),

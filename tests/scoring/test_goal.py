@@ -47,11 +47,9 @@ def test_goal_rewards_and_cosines_are_those_of_the_forward_pass():
     whole[: len(made.plan)] = made.plan
     arrays = pack.assemble(made.groups, whole, row_tokens=ROW_TOKENS, share_prompt=True)
     outputs = jax.device_get(look(one.params, toys.place(arrays), jnp.int32(0)))
-    ends, count = [], made.groups.responses
+    ends, count = [], made.groups.responses  # with a slot for the response of another prompt
     for place, group in enumerate(whole.ravel().tolist()):
-        for response in range(count if group >= 0 else 0):
-            if not made.groups.valid[group, response]:
-                continue
+        for response in np.flatnonzero(made.groups.valid[group]) if group >= 0 else ():
             row, slot = place // whole.shape[1], place % whole.shape[1] * count + response
             states = outputs.hidden[row][arrays["slots"][row] == slot]
             answer = answers[group, response]
