@@ -188,6 +188,17 @@ FUNCTIONS = (
         ),
     ),
     Function(
+        "evaluation by answers",
+        "tests/evaluators tests/reports/test_alarms.py",
+        (
+            ("evaluators/divergence.py", "by_answer[places[places >= 0]] = ", "by_answer[: (places >= 0).sum()] = "),
+            ("evaluators/generation.py", "verdicts(rewards[self.judging", "verdicts(others.rewards[self.judging"),
+            ("evaluators/multiple_choice.py", "logps / column(batch, BYTES)", "logps * column(batch, BYTES)"),
+            ("evaluators/multiple_choice.py", ".ids[:-1] for choice", ".ids for choice"),
+            ("reports/alarms.py", "last[reward].value < -ERRORS", "last[reward].value < ERRORS"),
+        ),
+    ),
+    Function(
         "a report's answer",
         "tests/reports/test_differences.py tests/test_report.py",
         (

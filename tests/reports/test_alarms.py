@@ -20,6 +20,7 @@ def test_against_the_start_the_error_is_that_of_the_change(where, initial):
     assert not alarms.falling(before, after)  # four nats, and each end is known to five
     before, after = (metrics(logps, reward=reward, where=where, initial=initial) for logps, reward in ((-48.0, 0.0), (-52.0, -0.4)))
     (sentence,) = alarms.falling(before, after)
+    assert not alarms.falling(before, metrics(-49.0, reward=-0.1, where=where, initial=initial))  # one error below
     assert "-48.0 -> -52.0" in sentence and ("of helpful are less" in sentence) == bool(where)
 
 
