@@ -34,11 +34,13 @@ class Feature:
     of: str = COLUMN  # what gives it for a new text: "column", a number in its row, or a reward, see `scoring.rewards`
 
     def __post_init__(self):
+        if len(self.range) != 2 or not all(map(_is_number, self.range)):
+            raise ValueError(f"feature {self.name!r}: range={self.range!r} must be two numbers, (smallest, largest).")
         low, high = self.range
         object.__setattr__(self, "range", (float(low), float(high)))
         if not low < high or not math.isfinite(high - low):
             raise ValueError(f"feature {self.name!r}: range={self.range} must go from a smaller number to a larger one.")
-        if self.direction not in (-1, 0, 1):
+        if isinstance(self.direction, bool) or self.direction not in (-1, 0, 1):
             raise ValueError(f"feature {self.name!r}: direction={self.direction} is not 1 (more is better), -1 or 0 (unknown).")
 
 
@@ -63,10 +65,16 @@ class FeatureHeadConfig:
             raise ValueError(f"reward head over features {tuple(names)}: name at least one, and none twice.")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"reward head over features: activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}.")
-        if any(not isinstance(size, int) or size < 1 for size in self.hidden) or self.members < 1:
+        if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in (*self.hidden, self.members)):
             raise ValueError(f"reward head over features: hidden={self.hidden}, members={self.members} are sizes of at least 1.")
-        if not self.pessimism >= 0 or (self.pessimism and self.members == 1):
+        if not 0 <= self.pessimism < math.inf or (self.pessimism and self.members == 1):
             raise ValueError(f"reward head over features: pessimism={self.pessimism} must be >= 0, and above 0 needs members=2 or more.")
+        # d(mean - k std)/d(member) = (1 - k (member - mean) / std) / E, and (member - mean) / std is at most sqrt(E - 1)
+        if self.monotone and self.members > 1 and self.pessimism > (most := (self.members - 1) ** -0.5):
+            raise ValueError(
+                f"reward head over features: with pessimism={self.pessimism} and members={self.members} the reward can fall where all "
+                f"members rise, so it is not monotone; set pessimism to at most {most:.3g}, or monotone=False."
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,6 +111,10 @@ def _made(kind, given: Mapping[str, Any], where: str):
         if default is not dataclasses.MISSING and not isinstance(value, kinds):
             raise ValueError(f"{where}: {name}={value!r} is {type(value).__name__}, not {type(default).__name__}.")
     return kind(**values)
+
+
+def _is_number(x) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
 
 
 def names_of(given) -> tuple[str, ...]:

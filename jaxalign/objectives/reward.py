@@ -50,7 +50,8 @@ def reward(
         wanted += _gaps(feedback if margin_column == "reward" else jax.lax.stop_gradient(column(batch, margin_column)))
     # L = (1 - e) softplus(-z) + e softplus(z) + c (r_better + r_worse)^2 = softplus(-z) + e z + ...
     z = jnp.where(better > 0, difference - wanted, 0.0)
-    loss = jax.nn.softplus(-z) + label_smoothing * z + centering * jnp.square(rewards[:, :, None] + rewards[:, None])
+    total = jnp.where(better > 0, rewards[:, :, None] + rewards[:, None], 0.0)
+    loss = jax.nn.softplus(-z) + label_smoothing * z + (centering * jnp.square(total) if centering else 0.0)
     pairs = better.sum((1, 2))
     lengths, valid = response_lengths(batch), batch.valid.astype(jnp.float32)
     metrics = {
@@ -72,8 +73,8 @@ def _gaps(x: Array) -> Array:
 
 def _check(*, margin: float, centering: float, label_smoothing: float, count: int) -> None:
     for name, value in (("margin", margin), ("centering", centering)):
-        if not value >= 0:
-            raise ValueError(f"objective 'reward' got {name}={value}; it must be >= 0, 0 being none.")
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"objective 'reward' got {name}={value}; it must be >= 0 and finite, 0 being none.")
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"objective 'reward' got label_smoothing={label_smoothing}; it is the share of wrong labels, in [0, 1/2).")
     if count < 2:

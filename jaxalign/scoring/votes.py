@@ -15,14 +15,16 @@ SKIPPED = 5  # tokens at the beginning of an answer whose cosine does not count 
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
     """The probability that a right answer has a higher score than a wrong one, a tie counting half; NaN where there is only one kind.
 
-    Scores are finite numbers, labels are True for a right answer.
+    Labels are True for a right answer.
 
     Raises:
-      ValueError: the two have different lengths.
+      ValueError: the two have different lengths, or a score is not finite.
     """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
     if scores.shape != labels.shape or scores.ndim != 1:
         raise ValueError(f"{scores.shape} scores and {labels.shape} labels; give one label for each score.")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite; leave these answers out.")
     right, wrong = np.sort(scores[labels]), np.sort(scores[~labels])
     if not len(right) or not len(wrong):
         return float("nan")
@@ -36,8 +38,8 @@ def partial_index(tokens: int, share: float) -> int:
 
 
 def violation(cosines: np.ndarray, *, threshold: float = 0.0, skip: int = SKIPPED) -> int | None:
-    """The place of the first token whose cosine with the goal is below the threshold, at or after place `skip`; None: there is none."""
-    (below,) = np.nonzero(np.asarray(cosines)[skip:] < threshold)
+    """The place of the first token whose cosine with the goal is below the threshold, or NaN, at or after `skip`; None: there is none."""
+    (below,) = np.nonzero(~(np.asarray(cosines)[skip:] >= threshold))
     return skip + int(below[0]) if len(below) else None
 
 
@@ -47,7 +49,7 @@ class Vote(NamedTuple):
     kept: tuple[bool, ...]  # samples that the filter leaves; none dropped where it would drop all
     tokens: int  # of all samples, those skipped at their beginnings not counted
     saved: int  # tokens from the first violation to the end of the samples that are dropped
-    optimistic: bool  # as published: as many right answers as of the most frequent wrong one; also where no answer is left but right ones
+    optimistic: bool  # at least one right answer, and as many as of the most frequent wrong one: a right one wins ties, as published
     plain: bool  # more right answers than of any wrong one
 
 
@@ -66,7 +68,13 @@ def vote(
       right: which samples are right.
       cosines: of each sample's tokens with the goal; None filters nothing.
       threshold, skip: as in `violation`.
+
+    Raises:
+      ValueError: answers, right and cosines are not of the same samples.
     """
+    counts = [len(answers), len(right), *([] if cosines is None else [len(cosines)])]
+    if len(set(counts)) > 1:
+        raise ValueError(f"a vote over {' and '.join(map(str, counts))} answers, marks and cosines; give one of each per sample.")
     firsts = [None if cosines is None else violation(cosines[i], threshold=threshold, skip=skip) for i in range(len(answers))]
     kept, saved, tokens = tuple(first is None for first in firsts), 0, 0
     if cosines is not None:
@@ -77,4 +85,4 @@ def vote(
     samples = [(answer, ok) for answer, ok, here in zip(answers, right, kept, strict=True) if here]
     correct = sum(ok for _, ok in samples)
     most = max(Counter(answer for answer, ok in samples if not ok and answer is not None).values(), default=0)
-    return Vote(kept, tokens, saved, correct >= most, correct > most)
+    return Vote(kept, tokens, saved, correct >= max(most, 1), correct > most)

@@ -29,6 +29,8 @@ QUESTIONS = [Question("a", ("x", "yy"), 0), Question("b", ("zzz", "y"), 1), Ques
         ({"choices": ["B", "A"], "answer": "A"}, 1),  # its text rather than its letter
         ({"choices": {"text": CHOICES, "label": ["1", "2", "3"]}, "answer": "2"}, 1),
         ({"choices": {"text": CHOICES, "label": [1, 2, 3]}, "answer": "3"}, 2),
+        ({"choices": {"text": CHOICES, "label": ["1", "2", "3"]}, "answer": 1}, 0),  # the label 1, not the number 1
+        ({"choices": {"text": CHOICES, "label": ["a", "b", "c"]}, "answer": 1}, 1),
     ],
 )
 def test_the_right_choice_is_named_by_number_label_text_or_letter(row, right):
@@ -47,6 +49,9 @@ def test_the_right_choice_is_named_by_number_label_text_or_letter(row, right):
         ({"choices": ["a", "a"], "answer": 0}, "choices"),
         ({"choices": "a, b", "answer": 0}, "choices"),
         ({"choices": ["a", " "], "answer": 0}, "choices"),
+        ({"choices": {"text": ["a", "b"], "label": ["A", "B", "C"]}, "answer": "C"}, "choices"),
+        ({"choices": {"text": CHOICES, "label": ["A", "A", "B"]}, "answer": "A"}, "choices"),
+        ({"choices": {"text": CHOICES, "label": ["1", "2", "3"]}, "answer": 0}, "answer"),
     ],
 )
 def test_a_row_that_holds_no_question_is_refused(row, rule):

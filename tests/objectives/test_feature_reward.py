@@ -137,6 +137,10 @@ def test_a_head_is_what_its_record_says():
         ({"features": {"a": {}}, "activation": "swish"}, "'swish' is not one of tanh"),
         ({"features": {"a": {}}, "pessimism": 1.0}, "needs members=2"),
         ({"features": {"a": {}}, "members": "3"}, "members='3' is str, not int"),
+        ({"features": {"a": {"range": (None, 1)}}}, r"feature 'a': range=\(None, 1\) must be two numbers"),
+        ({"features": {"a": {"range": (0,)}}}, "feature 'a': range=.* must be two numbers"),
+        ({"features": {"a": {}}, "members": 2, "pessimism": float("inf")}, "pessimism=inf must be >= 0"),
+        ({"features": {"a": {}}, "members": 5, "pessimism": 0.6, "monotone": True}, "set pessimism to at most 0.5"),
     ],
 )
 def test_what_is_no_head_on_features_is_refused(options, message):

@@ -81,7 +81,7 @@ def test_a_tie_counts_half_here_and_in_the_headline():
     of = batch(3, reward=feedback)
     outputs = Outputs(jnp.zeros(of.slots.shape), rewards=jnp.asarray(rewards))
     found = rankings(outputs, None, of)
-    assert found.keys() == {"accuracy"}
+    assert found.keys() == {"accuracy", "ranking/length"}
     value, weight = found["accuracy"]
     assert np.average(value, weights=weight) == 0.5
 
@@ -91,6 +91,7 @@ def test_a_tie_counts_half_here_and_in_the_headline():
     [
         (dict(margin=-1.0), "margin=-1.0; it must be >= 0"),
         (dict(centering=float("nan")), "centering=nan; it must be >= 0"),
+        (dict(margin=float("inf")), "margin=inf; it must be >= 0 and finite"),
         (dict(label_smoothing=0.5), "label_smoothing=0.5; it is the share of wrong labels"),
         (dict(margin_column="gap"), "reads column 'gap' but the batch has"),
     ],
@@ -98,6 +99,12 @@ def test_a_tie_counts_half_here_and_in_the_headline():
 def test_options_out_of_range_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         evaluate([[1.0, 0.0]], [[1.0, 0.0]], **options)
+
+
+def test_rewards_whose_squares_overflow_have_a_finite_loss():
+    for centering in (0.0, 0.01):  # the sum of the two is 0
+        _, value, gradient = evaluate([[-1e30, 1e30]], [[1.0, 0.0]], centering=centering)
+        assert value == pytest.approx(2e30) and np.isfinite(gradient).all()
 
 
 def test_responses_without_company_and_models_without_a_head_are_refused():

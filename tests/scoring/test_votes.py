@@ -37,6 +37,8 @@ def test_the_area_of_one_kind_is_no_number_and_lengths_must_agree():
     assert np.isnan(votes.auroc([1.0, 2.0], [True, True]))
     with pytest.raises(ValueError, match="one label for each score"):
         votes.auroc([1.0, 2.0], [True])
+    with pytest.raises(ValueError, match="1 of 3 scores are not finite"):
+        votes.auroc([1.0, np.nan, 2.0], [True, False, False])
 
 
 def test_a_tie_is_right_by_the_published_count_and_not_by_the_plain_one():
@@ -47,7 +49,20 @@ def test_a_tie_is_right_by_the_published_count_and_not_by_the_plain_one():
 
 def test_samples_without_an_answer_do_not_win():
     assert votes.vote([None, None, "7"], [False, False, True]).plain
-    assert not votes.vote([None, None], [False, False]).plain
+    silent = votes.vote([None, None], [False, False])
+    assert (silent.optimistic, silent.plain) == (False, False)
+    right_one_dropped = votes.vote([None, "7"], [False, True], [np.ones(6), np.array([1, 1, 1, 1, 1, -1.0])])
+    assert (right_one_dropped.kept, right_one_dropped.optimistic) == ((True, False), False)
+
+
+@pytest.mark.parametrize(("right", "cosines"), [([True], None), ([True, False], [np.ones(6)])])
+def test_a_vote_over_other_samples_is_refused(right, cosines):
+    with pytest.raises(ValueError, match="one of each per sample"):
+        votes.vote(["7", "9"], right, cosines)
+
+
+def test_a_cosine_that_is_no_number_is_a_violation():
+    assert votes.violation(np.array([1.0, np.nan, 1.0]), skip=0) == 1
 
 
 def test_a_filter_that_would_drop_all_drops_none_and_saves_nothing():

@@ -39,11 +39,11 @@ def read(rows: Rows, counts: Counts) -> Iterable[Question]:
 def of_row(values: Mapping) -> Question:
     """The question of a raw row.
 
-    `choices` are texts, or {"text": texts, "label": labels}, as ARC has them. `answer` is the number of the right choice, from 0, its
-    label, its text, or its letter, from A.
+    `choices` are texts, or {"text": texts, "label": labels}, as ARC has them. `answer` is the label of the right choice, its text, its
+    letter from A, or its number from 0, where no label is a number.
 
     Raises:
-      RowError: a column is missing, or the answer is none of the choices.
+      RowError: a column is missing, choices or labels are equal, or the answer is none of the choices.
     """
     row = Record(values)
     refuse_media(row)
@@ -60,17 +60,23 @@ def _choices(value):
         raise RowError("choices", f"choices are {str(value)[:40]!r}; give a list of texts, or of text and label.")
     if len(texts) < 2 or len(set(texts)) < len(texts):
         raise RowError("choices", f"there are {len(texts)} choices, {len(set(texts))} of them different; give at least 2, all different.")
-    return tuple(texts), [str(label) for label in labels] if isinstance(labels, list | tuple) else []
+    return tuple(texts), [] if labels is None else _labels(labels, len(texts))
+
+
+def _labels(labels, count) -> list[str]:
+    names = [str(label) for label in labels] if isinstance(labels, list | tuple) else []
+    if len(names) != count or len(set(names)) < count:
+        raise RowError("choices", f"the labels {str(labels)[:40]!r} of {count} choices; give each choice a label of its own, or none.")
+    return names
 
 
 def _number(answer, choices, labels) -> int:
-    letters = string.ascii_uppercase[: len(choices)]
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+    number = isinstance(answer, int) and not isinstance(answer, bool)
+    if number and not any(label.isdecimal() for label in labels) and 0 <= answer < len(choices):
         return answer
-    if isinstance(answer, str):
-        for names in (labels, list(choices), list(letters)):
-            if answer in names:
-                return names.index(answer)
-    raise RowError(
-        "answer", f"the answer {answer!r} is none of the {len(choices)} choices; give its number from 0, its label, its text or its letter."
-    )
+    if number or isinstance(answer, str):
+        for names in (labels, list(choices), list(string.ascii_uppercase[: len(choices)])):
+            if str(answer) in names:
+                return names.index(str(answer))
+    shown = f"its label ({', '.join(labels)})" if labels else "its number from 0"
+    raise RowError("answer", f"the answer {answer!r} is none of the {len(choices)} choices; give {shown}, its text or its letter.")
