@@ -154,6 +154,13 @@ def _eval_sources_rule(resolved):
             yield f"{where}.{key}={source[key]!r} has no effect on rows that are only asked; leave it out."
 
 
+def _answers_rule(resolved):
+    if "no_logps" in functions.objective(resolved).reads:
+        for key in [key for key, value in resolved["eval"].items() if value is not None]:
+            name = resolved["objective"]["name"]
+            yield f"eval.{key}: the model of objective {name!r} scores answers and predicts no tokens, so it gives none; leave the key out."
+
+
 def _best_metric_rule(resolved):
     from jaxalign.training.reference import RULES
 
@@ -271,6 +278,7 @@ RULES = (  # (rule, the sections that it reads)
     (_train_rule, ("train", "data", "eval")),
     (_generate_rule, ("eval", "data")),
     (_eval_sources_rule, ("eval",)),
+    (_answers_rule, ("eval", "objective")),
     (_best_metric_rule, ("train", "data", "eval", "reference", "objective", "model")),
     (_reference_rule, ("reference",)),
     (_forward_rule, ("forward", "reference")),

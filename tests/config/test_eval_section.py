@@ -15,6 +15,7 @@ from jaxalign.config.stages import place_stages, resolve_stages
 from jaxalign.data.raw import sources
 
 HELD_OUT = dict(train=dict(path="x.jsonl"), eval=dict(path="y.jsonl"))
+REWARD_MODEL = dict(checkpoint="package:stories260k", reward_head="linear")
 
 
 def config(generate=None, data=HELD_OUT, train=None, **section):
@@ -49,6 +50,12 @@ def test_what_is_left_out_has_defaults():
 def test_what_cannot_be_asked_is_one_problem(generate, words):
     (line,) = problems(config(generate))
     assert words in line
+
+
+@pytest.mark.parametrize("asked", [dict(generate=dict(rewards=dict(long="length"))), dict(multiple_choice=dict(path="q.jsonl"))])
+def test_a_reward_model_gives_no_answers(asked):
+    (line,) = problems(good(data=HELD_OUT, objective=dict(name="reward"), model=REWARD_MODEL, eval=asked))
+    assert f"eval.{next(iter(asked))}: the model of objective 'reward' scores answers and predicts no tokens" in line
 
 
 def test_prompts_come_from_somewhere():
