@@ -52,8 +52,7 @@ def reward(
     z = jnp.where(better > 0, difference - wanted, 0.0)
     total = jnp.where(better > 0, rewards[:, :, None] + rewards[:, None], 0.0)
     loss = jax.nn.softplus(-z) + label_smoothing * z + (centering * jnp.square(total) if centering else 0.0)
-    pairs = better.sum((1, 2))
-    lengths, valid = response_lengths(batch), batch.valid.astype(jnp.float32)
+    pairs, lengths, valid = better.sum((1, 2)), response_lengths(batch), batch.valid.astype(jnp.float32)
     metrics = {
         "rewards/accuracies": (ranked_right(difference), better),
         "rewards/margins": (difference, better),
