@@ -18,7 +18,7 @@ from jaxalign.sampling import batches, loop
 from jaxalign.sampling.batches import Ids
 
 CHUNK, WATCHED_CHUNK = 256, 16  # most steps between two looks of the host; the fewer where it watches for strings
-RESTING = 8  # a chunk ends as soon as one of so many places is free, where something can come into it
+RESTING = 16  # a chunk ends as soon as one of so many places is free, where something can come into it
 WHY = {loop.RUNNING: None, loop.STOP_TOKEN: "stop", loop.LENGTH: "length"}
 
 
