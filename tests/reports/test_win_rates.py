@@ -80,8 +80,8 @@ def test_where_all_verdicts_are_equal_no_length_can_be_told_from_quality(verdict
 def test_where_the_longer_answer_always_wins_the_rate_is_that_of_the_most_likely_slope_under_its_prior():
     """The maximum of likelihood and prior, which has none without the prior, by trying the slopes and intercepts of a grid."""
     lengths = np.array([9.0, 3.0, 4.0, 8.0, 2.0, 1.0])
-    found = length_controlled(lengths > 4, lengths, np.full(6, 4.0), np.arange(6))
-    x = np.tanh((lengths - 4.0) / lengths.std())
+    found = length_controlled(lengths > 4, lengths, np.full(6, 7.0), np.arange(6))
+    x = np.tanh((lengths - 7.0) / lengths.std())
     a, b = np.meshgrid(np.linspace(-3, 3, 601), np.linspace(0, 10, 501), indexing="ij")
     logits = a[..., None] + b[..., None] * x
     loss = (np.logaddexp(0, logits) - (lengths > 4) * logits).sum(-1) + b**2 / (2 * SLOPE_SD**2)
