@@ -114,9 +114,10 @@ def model_config(cfg: ConfigDict) -> ModelConfig:
         if not _without_logps(cfg):
             return source.config()
         if source.reward_head not in (None, reward_head(cfg)):
+            theirs = source.reward_head
+            what = f"of kind {theirs!r}" if isinstance(theirs, str) else f"on the features {', '.join(theirs.names)}"
             raise ValueError(
-                f"model.reward_head={cfg.model.reward_head!r} but {source.name} has one of kind {source.reward_head!r}; set that, or start "
-                "from a language model."
+                f"{source.name} has a reward head {what}, another than model.reward_head; set the same, or start from a language model."
             )
         return source.decoder()
     if cfg.model.config is not None:

@@ -29,8 +29,9 @@ def reward_head(values: Mapping[str, Any]) -> str | None:
         return None
     labels = values.get("id2label")
     count = len(labels) if isinstance(labels, dict) else values.get("num_labels", 2)  # 2: the default of transformers
-    if count != 1:
-        raise ValueError(f"config.json describes a {names[0]} with {count} labels; a reward model has one, its score: choose such a model.")
+    if count != 1 or isinstance(count, bool):
+        name = next(name for name in names if isinstance(name, str) and name.endswith(SUFFIX))
+        raise ValueError(f"config.json describes a {name} with {count!r} labels; a reward model has 1, its score: choose such a model.")
     return KIND
 
 

@@ -55,10 +55,10 @@ def tensors(model: Model) -> list[Tensor]:
     ]
     homeless = paths - {path for row in rows for path, _ in row.leaves}
     if any(path[0] == REWARD_HEAD for path in homeless):
-        raise ValueError(
-            "transformers has no class with a reward head of several layers, so there is no folder to write. Score with the run itself "
-            "(runs/NAME), or train with model.reward_head='linear'."
-        )
+        of_text = "with a reward head of several layers", "Score with the run itself (runs/NAME), or train with model.reward_head='linear'."
+        of_columns = "with a reward head on features", "Score rows that have the features with the run itself (runs/NAME)."
+        what, way = of_text if model.features is None else of_columns
+        raise ValueError(f"transformers has no class {what}, so there is no folder to write. {way}")
     if homeless:
         names = ", ".join(sorted(".".join(path) for path in homeless))
         raise ValueError(f"checkpoints of family {model.config.family!r} have no tensor for {names}; choose a family that has them.")

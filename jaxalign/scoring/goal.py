@@ -54,14 +54,19 @@ class Goal:
             contents = json.loads(file.read_text(encoding="utf-8"))
             if contents.pop("version") != VERSION:
                 raise KeyError("version")
-            return cls(**{**contents, "vector": np.asarray(contents["vector"], np.float32)})
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            vector = np.asarray(contents["vector"], np.float32)
+            if vector.ndim != 1 or not np.isfinite(vector).all():
+                raise ValueError("its vector is no list of finite numbers")
+            return cls(**{**contents, "vector": vector})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} is no goal of a reward model ({error}); make it again with `of_answers`.") from error
 
     def check(self, scorer: Scorer, prepared: store.Prepared | None = None) -> None:
         """Raises ValueError where the goal belongs to other weights than the scorer's, or to text written otherwise than in the set."""
         if self.weights != scorer.weights:
             raise ValueError(f"the goal belongs to other weights than those of {scorer.name}; make it again from its good answers.")
+        if self.vector.shape != (width := (scorer.model.config.width,)):
+            raise ValueError(f"the goal has {self.vector.shape} numbers and {scorer.name} states of {width}; make it again.")
         ours = writing(prepared) if prepared is not None else self.writing
         if ours != self.writing:
             raise ValueError(

@@ -64,7 +64,10 @@ def test_goal_rewards_and_cosines_are_those_of_the_forward_pass():
 
 def test_a_goal_is_read_as_it_was_written_and_belongs_to_weights_and_writing(tmp_path):
     one, made = judge(), prepared()
-    aim = goal.Goal(np.array([0.1, -2.5], np.float32), "w", 7, goal.writing(made))
+    vector = np.linspace(-2.5, 0.1, one.model.config.width, dtype=np.float32)
+    aim = goal.Goal(vector, "w", 7, goal.writing(made))
+    with pytest.raises(ValueError, match="states of"):
+        dataclasses.replace(aim, vector=vector[1:]).check(one, made)
     aim.save(tmp_path / "goal.json")
     again = goal.Goal.load(tmp_path / "goal.json")
     np.testing.assert_array_equal(again.vector, aim.vector)
@@ -77,7 +80,11 @@ def test_a_goal_is_read_as_it_was_written_and_belongs_to_weights_and_writing(tmp
         again.check(one, other)
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", "no json", '{"version": 1, "vector": [1.0], "colour": 2}'])
+OF_GOAL = '"weights": "w", "answers": 1, "writing": {}'
+NO_GOALS = ["{}", "[1]", "no json", '{"version": 1, "vector": [1.0], "colour": 2}']
+
+
+@pytest.mark.parametrize("text", [*NO_GOALS, *(f'{{"version": 1, "vector": {x}, {OF_GOAL}}}' for x in ("[NaN]", "5", '["a"]'))])
 def test_what_is_no_goal_is_refused_by_its_file(tmp_path, text):
     (tmp_path / "goal.json").write_text(text)
     with pytest.raises(ValueError, match=r"goal\.json is no goal of a reward model"):
