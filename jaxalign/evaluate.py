@@ -11,6 +11,7 @@ A run is evaluated with the configuration in its checkpoint, in which any key ca
 
 from collections.abc import Sequence
 import hashlib
+import itertools
 import json
 from pathlib import Path
 import shlex
@@ -95,8 +96,8 @@ def rewards_by_name(specs: Sequence[str]) -> dict[str, str]:
     for spec in specs:
         kind, _, rest = spec.partition(":")
         name = kind if kind == "regex" or not rest else rest if kind.endswith(".py") else Path(rest.partition("@")[0]).name or rest
-        number = sum(other.rstrip("0123456789-") == name for other in named) + 1
-        named[name if number == 1 else f"{name}-{number}"] = spec
+        free = (one for number in itertools.count(1) if (one := name if number == 1 else f"{name}-{number}") not in named)
+        named[next(free)] = spec
     return named
 
 

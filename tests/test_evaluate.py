@@ -41,6 +41,20 @@ def numbers(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.parametrize(
+    ("specs", "names"),
+    [
+        (["a.py:f1", "b.py:f1", "c.py:f1"], ["f1", "f1-2", "f1-3"]),
+        (["a.py:f-2", "a.py:f", "b.py:f"], ["f-2", "f", "f-3"]),
+        (["model:runs/rm_0@3", "model:other/rm_0", "length"], ["rm_0", "rm_0-2", "length"]),
+    ],
+)
+def test_every_reward_has_a_name_of_its_own(specs, names):
+    named = evaluate.rewards_by_name(specs)
+    assert list(named.values()) == specs and len(set(named)) == len(specs)
+    assert list(named) == names
+
+
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_numbers_are_those_that_the_run_logged_at_that_step(finished, step):
     assert evaluate.main(["--workdir", str(finished / "dpo"), "--step", str(step)]) == 0

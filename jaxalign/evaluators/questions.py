@@ -27,17 +27,16 @@ def chosen(asked: Iterable[Asked], speaker: Speaker, counts: Counts, *, limit: i
 def _usable(asked: Iterable[Asked], speaker: Speaker, counts: Counts, most_tokens: int) -> Iterator[Asked]:
     known = set()
     for one in asked:
-        number = counts.read - 1
         try:
             ids = tuple(speaker.renderer.prompt_ids(one.prompt, one.tools))
         except RowError as error:
-            counts.add(error.rule, "dropped", number, str(error))
+            counts.add(error.rule, "dropped", one.number, str(error))
             continue
         if len(ids) > most_tokens:
             message = f"the prompt has {len(ids)} tokens, and max_new_tokens leaves it {most_tokens} of the model's positions"
-            counts.add("prompt_too_long", "dropped", number, message)
+            counts.add("prompt_too_long", "dropped", one.number, message)
         elif ids in known:
-            counts.add("same_prompt", "dropped", number, "an earlier row asks the same")
+            counts.add("same_prompt", "dropped", one.number, "an earlier row asks the same")
         else:
             known.add(ids)
             yield one

@@ -117,10 +117,11 @@ def test_prompts_that_are_too_long_refused_or_asked_before_are_counted():
     def asked():
         for number, prompt in enumerate(["one", "bad", "long prompt", "one", "two", "six"]):
             counts.read += 1
-            yield Asked(number, prompt)
+            yield Asked(f"p{number}", prompt, number=10 * number)
 
     kept = questions.chosen(asked(), Speaker(), counts, limit=2, most_tokens=8)
-    assert [one.id for one in kept] == [0, 4]
+    assert [one.id for one in kept] == ["p0", "p4"]
+    assert {rule: found.first_row for rule, found in counts.rules.items()} == {"template": 10, "prompt_too_long": 20, "same_prompt": 30}
     assert {rule: found.rows for rule, found in counts.rules.items()} == {"template": 1, "prompt_too_long": 1, "same_prompt": 1}
     assert (counts.read, counts.kept) == (5, 2)
 

@@ -37,6 +37,13 @@ def prompt_of(row: Record, names: tuple[str, ...] = PROMPTS) -> str | tuple[Mess
     return prompt if row.get("history") in (*EMPTY, row.get(name)) else _with_history(prompt, row)
 
 
+def refuse_empty(row: Record, names: tuple[str, ...] = PROMPTS) -> None:
+    """Raises RowError (rule "empty_prompt") where a row without a prompt has a column for it, in which nothing stands."""
+    name = next((name for name in names if name in row and row.peek(name) in EMPTY), None)
+    if name is not None:
+        raise RowError("empty_prompt", f"the prompt is empty: {name} is {row.peek(name)!r}; give every row a prompt.")
+
+
 def _with_subject(prompt, row, column, *, instructed):
     subject = row.get(column)
     if not isinstance(subject, str):

@@ -32,6 +32,8 @@ def paired(row: Record, *, scoring: Scoring) -> Example:
     prompt = asked.prompt_of(row)
     if prompt is not None and all(isinstance(answer, str) for answer in pair):
         return Example(prompt, pair, (1.0, 0.0), True)
+    if all(isinstance(answer, str) for answer in pair):
+        asked.refuse_empty(row)
     pair = tuple(conversation(answer) for answer in pair)
     if prompt is None or (isinstance(prompt, str) and any(answer[0]["role"] != "assistant" for answer in pair)):
         shared, pair = common_prompt(*pair)
@@ -250,5 +252,6 @@ def _several(row):
     answers = answers_of(row)
     prompt = asked.prompt_of(row, asked.BESIDE_ANSWERS)
     if prompt is None:
+        asked.refuse_empty(row, asked.BESIDE_ANSWERS)
         raise RowError("missing_column", "the row has no prompt; set rename={'prompt': ...} to the column that holds it.")
     return of_one_kind(prompt, answers.sides)

@@ -9,11 +9,15 @@ from jaxalign.data.raw.counts import Counts, RowError
 from jaxalign.data.raw.formats import to_example
 from jaxalign.data.raw.messages import Message
 from jaxalign.data.raw.records import EMPTY, Record
+from jaxalign.data.raw.scores import Scoring
 from jaxalign.data.raw.sources import Rows
 from jaxalign.data.raw.turns import CONVERSATIONS, side_of
+from jaxalign.data.raw.typed import hh_prompt
 
 ASKING = (*asked.PROMPTS, "messages", "question", "text")  # columns that hold a prompt where the row has no answer
 ID = "id"  # the column that names a row
+# Rules about answers alone, and about what judges them: a prompt does without.
+OF_ANSWERS = ("choice", "empty_response", "missing_score", "same_response", "score_range", "scores_against_order", "tie", "too_few")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +27,9 @@ class Asked:
     id: str | int  # the row's own, else its number
     prompt: str | tuple[Message, ...]
     tools: tuple[dict, ...] = ()
-    answer: str | None = None  # the row's best one; None where it has none, or one of several turns
+    answer: str | None = None  # the row's best one; None where it has no good one, or one of several turns
     columns: Mapping[str, object] = dataclasses.field(default_factory=dict, compare=False)  # the whole row
+    number: int = dataclasses.field(default=0, compare=False)  # of the raw row, from 0
 
 
 def read(rows: Rows, counts: Counts, *, numbers: Iterable[int] | None = None, **how) -> Iterable[Asked]:
@@ -47,7 +52,7 @@ def read(rows: Rows, counts: Counts, *, numbers: Iterable[int] | None = None, **
 
 
 def of_row(values: dict, number: int, *, format: str | None = None, **how) -> Asked:
-    """The prompt of a raw row with this number.
+    """The prompt of a raw row with this number. Where its answers break a rule of their own, the row has a prompt and no answer.
 
     Args:
       format: of a row with an answer; None detects it.
@@ -61,7 +66,7 @@ def of_row(values: dict, number: int, *, format: str | None = None, **how) -> As
     (prompt, tools), answer = _unanswered(row) if name is None else _answered(row, name, how)
     if not (prompt.strip() if isinstance(prompt, str) else prompt and prompt[-1]["content"].strip()):
         raise RowError("empty_prompt", "the prompt is empty; give every row a prompt.")
-    return Asked(own if isinstance(own, (str, int)) and own not in EMPTY else number, prompt, tools, answer, values)
+    return Asked(own if isinstance(own, (str, int)) and own not in EMPTY else number, prompt, tools, answer, values, number)
 
 
 def _format(row):
@@ -72,7 +77,8 @@ def _format(row):
         return None
     if name != "messages":
         return None if name == "text" else name
-    turns = side_of(row, row.first(CONVERSATIONS))
+    column = row.first(CONVERSATIONS)
+    turns = () if column is None else side_of(row, column)
     return name if not isinstance(turns, str) and turns and turns[-1]["role"] == "assistant" else None
 
 
@@ -80,17 +86,44 @@ def _answered(row, name, how):
     if name == "messages":  # the last turn is what the model is to say
         turns = side_of(row, row.first(CONVERSATIONS))
         return _in_context(turns[:-1], row), turns[-1]["content"]
-    example = to_example(row, name=name, **how)
-    best = example.responses[max(range(len(example.rewards)), key=lambda k: example.rewards[k])]
-    if not isinstance(best, str):
-        best = best[0]["content"] if len(best) == 1 else None
-    return (example.prompt, example.tools), best
+    try:
+        example = _example(row, name, how)
+    except RowError as error:
+        prompt = _before_answers(row, name) if error.rule in OF_ANSWERS else None
+        if prompt is None or (isinstance(prompt, str) and hh_prompt(prompt) is not None):
+            raise
+        return _in_context(prompt, row), None
+    best = max(range(len(example.rewards)), key=lambda k: example.rewards[k])
+    return (example.prompt, example.tools), _text(example.responses[best]) if example.rewards[best] > 0 else None
+
+
+def _example(row, name, how):
+    scoring = how.get("scoring") or Scoring()
+    try:
+        return to_example(Record(row), name=name, **how)
+    except RowError as error:
+        if error.rule != "score_range" or scoring.declared:
+            raise
+        # the best answer is the same on every scale
+        return to_example(Record(row), name=name, **{**how, "scoring": Scoring(transform="sigmoid")})
+
+
+def _before_answers(row, name):
+    prompt = asked.prompt_of(row, asked.BESIDE_CHOICES if name == "choice" else asked.BESIDE_ANSWERS)
+    return prompt[:-1] if isinstance(prompt, tuple) and prompt and prompt[-1]["role"] == "assistant" else prompt
+
+
+def _text(response):
+    if isinstance(response, str):
+        return response
+    return response[0]["content"] if len(response) == 1 else None
 
 
 def _unanswered(row):
     refuse_media(row)
     prompt = asked.prompt_of(row, ASKING)
     if prompt is None:
+        asked.refuse_empty(row, ASKING)
         raise RowError("missing_column", f"the row has {row.given or 'no columns'} and none of {', '.join(ASKING)}; rename its prompt.")
     return _in_context(prompt, row), None
 

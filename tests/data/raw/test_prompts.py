@@ -40,11 +40,53 @@ def test_the_prompt_of_a_row_is_what_stands_before_the_answer(row, prompt):
         ({"prompt": "q", "chosen": "a", "rejected": "b"}, "a"),
         ({"prompt": "q", "responses": ["b", "a"], "scores": [0.2, 0.9]}, "a"),
         ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, "a"),
+        ({"prompt": "q", "completion": "a", "label": True}, "a"),
+        ({"prompt": "q", "completion": "a", "label": False}, None),
+        ({"prompt": "q", "completion": "a", "score": 0.0}, None),
+        ({"prompt": "q", "completions": ["a", "b"], "scores": [1, 5]}, "b"),
+        ({"prompt": "q", "completions": ["a", "b"], "scores": [0, 0]}, None),
         ({"prompt": [USER], "chosen": [ANSWER, USER, ANSWER], "rejected": [{**ANSWER, "content": "b"}]}, None),
     ],
 )
 def test_the_answer_of_a_row_is_its_best_one_where_it_is_one_text(row, answer):
     assert prompts.of_row(row, 0).answer == answer
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "completion": ""},
+        {"prompt": "q", "completion": "", "label": True},
+        {"prompt": "q", "completions": ["a", ""], "scores": [0, 1]},
+        {"prompt": "q", "completions": ["a", "b"], "scores": [1, None]},
+        {"prompt": "q", "chosen": "a", "rejected": "a"},
+        {"messages": [USER, {**ANSWER, "content": ""}], "label": True},
+    ],
+)
+def test_where_the_answers_break_a_rule_the_prompt_stands_alone(row):
+    asked = prompts.of_row(row, 0)
+    assert asked.prompt in ("q", (USER,)) and asked.answer is None
+
+
+def test_answers_that_break_a_rule_do_not_hide_that_there_is_no_prompt():
+    with pytest.raises(RowError, match="chosen and rejected are equal"):
+        prompts.of_row({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: a"}, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"prompt": ""}, "prompt is ''"),
+        ({"prompt": None}, "prompt is None"),
+        ({"messages": []}, r"messages is \[\]"),
+        ({"prompt": "", "chosen": "a", "rejected": "b"}, "prompt is ''"),
+        ({"prompt": "", "completion": "a"}, "prompt is ''"),
+    ],
+)
+def test_an_empty_prompt_is_called_empty(row, column):
+    with pytest.raises(RowError, match=f"the prompt is empty: {column}; give every row a prompt") as error:
+        prompts.of_row(row, 0)
+    assert error.value.rule == "empty_prompt"
 
 
 def test_a_row_keeps_its_own_name():
