@@ -93,6 +93,8 @@ def _check(options):
         )
     if not options.out:
         raise ValueError("--out FILE.jsonl is missing: it gets the rows.")
+    if Path(options.out).is_dir():
+        raise ValueError(f"--out {options.out} is a folder; name a file in it.")
     if Path(options.out).exists():
         raise ValueError(f"--out {options.out} is there already; name another file, or remove it.")
     if options.limit is not None and options.limit < 1:
@@ -114,6 +116,8 @@ def _rows(options):
     judged = _read(options)
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
         rows, lines = _relabel(options, judged, reward, judges) if options.relabel else _score(options, judged, reward)
+    if not rows:
+        raise ValueError("\n".join([*lines, f"no pair is left, so {options.out} is not written."]))
     partial = Path(f"{options.out}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w", encoding="utf-8") as file:
@@ -173,7 +177,7 @@ def _score(options, judged, reward):
         return rows, lines
     rows, tally = annotations.best_and_worst(judged, scores, options.column, margin=options.margin)
     made = f"{tally.kept:,} pairs of {len(judged):,} prompts; {tally.ties:,} are ties, {tally.missing:,} have fewer than two scores"
-    return rows, [*lines, made]
+    return rows, [*lines, made, *annotations.left_out(judged)]
 
 
 def _relabel(options, judged, reward, judges):
@@ -198,6 +202,7 @@ def _relabel(options, judged, reward, judges):
     return rows, [
         *lines,
         f"{tally.kept:,} pairs as they were, {tally.turned:,} turned around, {left_out}",
+        *annotations.left_out(judged),
         f"agreement with the labels, a tie counting half: {agrees:.3f} (95 %: {wilson(agrees, there)}) of {there:,} pairs",
     ]
 

@@ -85,6 +85,8 @@ def _check(options):
     for name in ("samples", "places", "lanes", "limit"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name} {getattr(options, name)} must be at least 1.")
+    if options.out and Path(options.out).is_dir():
+        raise ValueError(f"--out {options.out} is a folder; name a file in it.")
     if not 0 <= options.seed <= LARGEST_SEED:
         raise ValueError(f"--seed {options.seed} must be in 0 to {LARGEST_SEED}.")
 

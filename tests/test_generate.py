@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from jaxalign import generate
+from jaxalign.sampling import speaker
 
 MODEL = ("--checkpoint", "package:stories260k")
 SHORT = ("--max-new-tokens", "12", "--places", "4")
@@ -50,6 +51,15 @@ def test_lines_hold_what_was_asked_and_said_and_a_killed_run_ends_with_the_same(
     out.write_text("\n".join(whole[:3]) + "\n" + whole[3][:40])  # as a kill leaves it
     assert generate.main(command) == 0
     assert out.read_text().splitlines() == [same(line) for line in whole]
+
+
+def test_an_id_that_several_prompts_have_is_told_and_a_folder_is_no_file_of_samples(tmp_path, capsys):
+    rows = [{"id": "a", "prompt": "Once"}, {"id": "a", "prompt": "Twice"}, {"prompt": "Thrice"}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(speaker.asked_file(tmp_path / "p.jsonl", limit=None)) == 3
+    assert "2 prompts have the id 'a'" in capsys.readouterr().err
+    assert generate.main([*MODEL, "--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path)]) == 1
+    assert "is a folder; name a file in it" in capsys.readouterr().err
 
 
 def test_a_prompt_of_the_command_line_is_answered_on_the_terminal(capsys):

@@ -1,5 +1,6 @@
 """What stands around a model that speaks: prompts as token ids, the tokens at which it stops, and its tokens as text."""
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
@@ -69,7 +70,7 @@ def asked_text(text: str) -> list[Asked]:
 
 
 def asked_file(path: Path, *, limit: int | None) -> list[Asked]:
-    """The prompts of a file in order; rows without one are counted on standard error.
+    """The prompts of a file in order; rows without one, and an id that several have, are told on standard error.
 
     Raises:
       FileNotFoundError, ValueError: there is no such file, or no prompt in it.
@@ -81,4 +82,7 @@ def asked_file(path: Path, *, limit: int | None) -> list[Asked]:
         raise ValueError(f"{path} has no prompt:\n{lines}")
     if counts.rules:
         print(lines, file=sys.stderr)
+    shared, count = collections.Counter(one.id for one in asked).most_common(1)[0]
+    if count > 1:
+        print(f"{path}: {count:,} prompts have the id {shared!r}; their samples can be told apart by the prompt alone.", file=sys.stderr)
     return asked

@@ -3,9 +3,11 @@
 A response of several turns is scored by its last one; the others belong to the prompt.
 """
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from jaxalign.data.raw.examples import Messages
 from jaxalign.data.raw.formats import PAIRS, to_example
 from jaxalign.data.raw.labels import LABELS
 from jaxalign.data.raw.prompts import Asked
-from jaxalign.data.raw.records import Record
+from jaxalign.data.raw.records import EMPTY, Record
 from jaxalign.data.raw.scores import EVIDENCE_OF_ORDER, Scoring
 from jaxalign.data.raw.sources import Rows
 from jaxalign.data.raw.verdicts import JUDGES
@@ -27,6 +29,7 @@ from jaxalign.scoring.rewards import Prompt, Reward
 
 SAMPLE = ("id", "sample", "prompt", "text")  # what a line of `generate` has
 SIDES = ("chosen", "rejected")
+OF_ORDER = re.compile(r"(?<![a-z])(?:margin|gap|diff|difference|delta|strength|confidence|advantage|agreement)s?(?![a-z])", re.IGNORECASE)
 BATCH = 256  # responses that are scored between two steps of the progress bar
 
 
@@ -40,6 +43,7 @@ class Judged:
     paired: bool  # response 0 is preferred to response 1
     asked: Mapping[str, Any]  # the columns that a reward may read
     carried: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns that go into a new row
+    left: tuple[str, ...] = ()  # columns that do not, since they may be about the responses as they were
     tools: tuple[dict, ...] = ()
 
 
@@ -80,7 +84,7 @@ def read_samples(rows: Rows, asked: Rows | None, counts: Counts) -> Iterator[Jud
     """Yields the samples of each prompt, from lines of `generate`.
 
     Args:
-      rows: the lines; those of a prompt have one id.
+      rows: the lines. Those of a prompt have one id; without `asked`, also one prompt, since several rows may have had this id.
       asked: the rows that the prompts came from; None: a prompt is the text that the model saw.
       counts: of the lines; is added to.
 
@@ -88,19 +92,22 @@ def read_samples(rows: Rows, asked: Rows | None, counts: Counts) -> Iterator[Jud
       ValueError: a line is no sample, or its prompt is not among those asked, or two of these have its id.
     """
     of_id = {} if asked is None else _by_id(asked)
-    groups: dict[str | int, list[dict]] = {}
+    groups: dict[tuple[str | int, str | None], list[dict]] = {}
     for number in range(len(rows)):
         line = rows[number]
         if not is_sample(line):
             raise ValueError(f"{rows.name}: line {number} has no {', '.join(name for name in SAMPLE if name not in line)} of a sample.")
+        for name, kinds in (("id", str | int), ("prompt", str), ("text", str)):
+            if not isinstance(line[name], kinds):
+                raise ValueError(f"{rows.name}: {name} of line {number} is {line[name]!r}, which no sample of generate has.")
         if asked is not None and of_id.get(line["id"]) is None:
             what = "has more than once" if line["id"] in of_id else "does not have"
             raise ValueError(f"{rows.name}: line {number} answers the prompt {line['id']!r}, which {asked.name} {what}.")
-        groups.setdefault(line["id"], []).append(line)
+        groups.setdefault((line["id"], line["prompt"] if asked is None else None), []).append(line)
         counts.read, counts.kept = counts.read + 1, counts.kept + 1
-    for key, lines in groups.items():
+    for (key, _), lines in groups.items():
         prompt, values = of_id.get(key, (Asked(key, lines[0]["prompt"]), {}))
-        yield Judged(prompt.prompt, tuple(line["text"] for line in lines), tuple(lines), False, values, {"id": key}, prompt.tools)
+        yield Judged(prompt.prompt, tuple(line["text"] for line in lines), tuple(lines), False, values, {"id": key}, tools=prompt.tools)
 
 
 def is_sample(row: Mapping) -> bool:
@@ -191,6 +198,13 @@ def best_and_worst(judged: Sequence[Judged], scores: Sequence[np.ndarray], name:
     return rows, Tally(len(rows), 0, ties, missing)
 
 
+def left_out(judged: Sequence[Judged]) -> list[str]:
+    """A line that names the columns which new rows do not have; none where they have all."""
+    columns = collections.Counter(column for one in judged for column in one.left).most_common()
+    names = ", ".join(f"{column} ({count:,} rows)" for column, count in columns)
+    return [f"columns left out, since they may be about the answers as they were: {names}"] if names else []
+
+
 def _pair(judged, better, worse, scores, name):
     sides = {"chosen": judged.responses[better], "rejected": judged.responses[worse]}
     numbers = {} if scores is None else {f"{name}_chosen": float(scores[better]), f"{name}_rejected": float(scores[worse])}
@@ -218,14 +232,24 @@ def _judged(values, format, base):
     row = Record(values if name not in ("paired", "hh") else {key: value for key, value in values.items() if not _judges(key)})
     # and any score is accepted
     example = to_example(row, name=name, scoring=Scoring(transform="sigmoid") if name == "scored" else None, base=base)
-    carried = {column: row.peek(column) for column in row.unread() if column in row and not _judges(column)}
-    rows = (dict(values),)
-    return Judged(example.prompt, example.responses, rows, name in PAIRS, dict(values), carried, example.tools)
+    unread, count = row.unread(), len(example.responses)
+    carried = {column: row.peek(column) for column in unread if column in row and not _about(column, row.peek(column), count)}
+    filtered = [column for column, value in values.items() if column not in row and value not in EMPTY]
+    left = tuple(column for column in (*filtered, *unread) if column not in carried)
+    return Judged(example.prompt, example.responses, (dict(values),), name in PAIRS, dict(values), carried, left, example.tools)
+
+
+def _about(column, value, count):
+    """Whether a column may be about one of `count` responses, or their order: by a name, or as a list with an item each."""
+    if isinstance(value, Mapping):
+        return _judges(column) or any(_about(str(key), inner, count) for key, inner in value.items())
+    return _judges(column) or (isinstance(value, list | tuple) and len(value) == count > 1)
 
 
 def _judges(column):
-    """Whether a column may say which response is better, or is about one of them."""
-    return column not in SIDES and bool(EVIDENCE_OF_ORDER.search(column) or JUDGES.search(column) or column in (*LABELS, *CHOICES))
+    """Whether a column may say which response is better, or by how much, or is about one of them."""
+    found = EVIDENCE_OF_ORDER.search(column) or JUDGES.search(column) or OF_ORDER.search(column) or column in (*LABELS, *CHOICES)
+    return column not in SIDES and bool(found)
 
 
 def _turned(prompt: str | Messages | None, response: str | Messages) -> tuple[Prompt, str]:

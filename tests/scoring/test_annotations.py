@@ -94,6 +94,24 @@ def test_labels_are_mended_and_what_judged_the_old_ones_is_left_out():
     assert tally == (1, 2, 1, 1)
 
 
+def test_of_a_pair_that_is_turned_no_column_about_its_answers_is_carried_over_and_each_is_named():
+    about = dict(margin=2.5, chosen_len=1, rejected_model="m", score_diff=3, lengths=[1, 3], info=dict(preference_strength=2))
+    found, _ = judged(*(dict(prompt="q", chosen="a", rejected="bbb", difficulty=4, answer="b", **about) for _ in range(2)))
+    rows, _ = annotations.relabelled(found, np.array([0, 1]), None, "reward")
+    kept = dict(prompt="q", difficulty=4, answer="b")
+    assert rows == [dict(kept, chosen="bbb", rejected="a"), dict(kept, chosen="a", rejected="bbb")]
+    (line,) = annotations.left_out(found)
+    assert all(f"{column} (2 rows)" in line for column in about) and "difficulty" not in line
+
+
+def test_samples_of_prompts_that_share_an_id_are_scored_with_their_own_prompt():
+    lines = [dict(id="a", sample=0, prompt=prompt, text=text) for prompt, text in (("P one", "x"), ("P two", "y"), ("P one", "z"))]
+    found = list(annotations.read_samples(Rows(lines, name="s", identity="0"), None, Counts()))
+    assert [(one.prompt, one.responses) for one in found] == [("P one", ("x", "z")), ("P two", ("y",))]
+    with pytest.raises(ValueError, match="text of line 0 is None"):
+        list(annotations.read_samples(Rows([lines[0] | {"text": None}], name="s", identity="0"), None, Counts()))
+
+
 def test_the_best_and_the_worst_answer_make_a_pair_unless_they_are_as_good():
     found, _ = judged(*(dict(prompt=f"q{i}", responses=["a", "bb", "cc", "dddd"]) for i in range(4)))
     scores = [np.float32(own) for own in ([1, 3, math.nan, 0], [2, 2, 2, 2], [5, math.nan, math.nan, math.nan], [1, 1.5, 1.2, 1])]
@@ -153,6 +171,8 @@ def test_the_command_mends_labels_and_says_how_often_they_were_right(tmp_path, c
         (["--reward", "length", "--limit", "0"], "--limit 0 must be at least 1"),
         (["--reward", "length", "--prompts", "rows.jsonl"], "goes with samples of generate"),
         (["--reward", "length", "--workdir", "x"], "--workdir has no effect"),
+        (["--reward", "{'kind': 'length', 'at_most': 1}", "--relabel"], "1 ties and 0 without a verdict left out"),
+        (["--reward", "length", "--pairs", "--margin", "9"], "no pair is left, so out.jsonl is not written"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys, flags, words):
@@ -168,10 +188,12 @@ def test_neither_an_existing_file_is_replaced_nor_a_set_without_pairs_mended(tmp
     assert annotate.main(["--rows", "rows.jsonl", "--out", "rows.jsonl", "--reward", "length"]) == 1
     assert annotate.main(["--rows", "rows.jsonl", "--out", "out.jsonl", "--reward", "length", "--relabel"]) == 1
     assert annotate.main(["--rows", "rows.jsonl", "--reward", "length"]) == 1
+    assert annotate.main(["--rows", "rows.jsonl", "--out", ".", "--reward", "length"]) == 1
     error = capsys.readouterr().err
     assert (
         "rows.jsonl is there already" in error
         and "1 rows of " in error
         and "are none; --pairs" in error
         and "--out FILE.jsonl is missing" in error
+        and "--out . is a folder; name a file in it" in error
     )
