@@ -11,9 +11,11 @@ Variants: configs/hh_reward.py:llama3_8b; configs/hh_reward.py:pythia28 starts f
 Hardware: llama3_8b: eight 80 GB GPUs or a TPU v5e 4x4 slice, and a network for model and data; not yet run by us at this size. stories:
           1 CPU core.
 Batch:    24 packed rows of 1,024 tokens with shared prompts are about 64 pairs.
-Compare:  held-out "accuracy", the share of pairs whose better answer has the higher reward, with "lengths/longer_is_better" beside it: what
-          length alone would rank right.
-Measured: not yet by us.
+Compare:  held-out "accuracy", the share of pairs whose better answer has the higher reward, with "ranking/length" beside it: what length
+          alone ranks right.
+Measured: 2026-11-26, stories,0, one seed, 3 minutes on a shared core: after one epoch, 77 steps, 55.1 % of 118 helpful and 55.8 % of 120
+          harmless held-out pairs (two standard errors 9.2 %), which cannot be told from chance; length alone ranks 61.9 % and 44.6 % right.
+          llama3_8b and pythia28: not yet.
 """
 
 import os

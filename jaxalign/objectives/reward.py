@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign.objectives.families.pairs import ranked_right
-from jaxalign.types import Array, Batch, Outputs, Terms, column, response_lengths, response_rewards
+from jaxalign.types import Array, Batch, Outputs, Terms, column, response_rewards
 
 REQUIRES = ("ranked", "reward_head", "no_logps")
 
@@ -52,7 +52,7 @@ def reward(
     z = jnp.where(better > 0, difference - wanted, 0.0)
     total = jnp.where(better > 0, rewards[:, :, None] + rewards[:, None], 0.0)
     loss = jax.nn.softplus(-z) + label_smoothing * z + (centering * jnp.square(total) if centering else 0.0)
-    pairs, lengths, valid = better.sum((1, 2)), response_lengths(batch), batch.valid.astype(jnp.float32)
+    pairs, valid = better.sum((1, 2)), batch.valid.astype(jnp.float32)
     metrics = {
         "rewards/accuracies": (ranked_right(difference), better),
         "rewards/margins": (difference, better),
@@ -60,7 +60,6 @@ def reward(
         "rewards/rejected": (jnp.broadcast_to(rewards[:, None], better.shape), better),
         "rewards/mean": (rewards, valid),
         "rewards/square": (rewards**2, valid),
-        "lengths/longer_is_better": (ranked_right(_gaps(lengths)), better),  # the accuracy of length alone
     }
     return Terms((loss * better).sum((1, 2)) / jnp.maximum(pairs, 1.0), (pairs > 0).astype(jnp.float32), metrics)
 
