@@ -54,7 +54,9 @@ def get_config(argument: str = "monotone") -> ConfigDict:
     return ConfigDict(
         dict(
             seed=int(seed or 0),
-            model=dict(checkpoint="package:stories260k", trainable="reward_head", reward_head=dict(features=features, **NETWORKS[variant])),
+            model=dict(
+                checkpoint="package:stories260k", trainable="reward_head", reward_head=dict(features=features, **NETWORKS[variant])
+            ),
             data=dict(
                 train=rows("opinpref_train.train.jsonl.gz"),
                 eval=rows("opinpref_valid.test.jsonl.gz"),

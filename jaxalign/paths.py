@@ -35,7 +35,7 @@ def nearby(path: Path) -> str:
 
 
 def line_of(error: BaseException, path: str | Path) -> str:
-    """ ", line N": the last line of the file that an error passed through; "" where it passed through none."""
+    """", line N": the last line of the file that an error passed through; "" where it passed through none."""
     if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
         return f", line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]

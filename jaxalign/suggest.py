@@ -13,6 +13,6 @@ def closest(word: object, known: Iterable[str], *, least: float = 0.6) -> str | 
 
 
 def meant(word: object, known: Iterable[str]) -> str:
-    """ " (did you mean NAME?)" with the closest known name; "" where there is none."""
+    """" (did you mean NAME?)" with the closest known name; "" where there is none."""
     name = closest(word, known)
     return f" (did you mean {name}?)" if name else ""

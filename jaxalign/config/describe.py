@@ -49,7 +49,7 @@ def facts(
     command: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """ "data", "samples" and "run" of a summary, for JSON.
+    """"data", "samples" and "run" of a summary, for JSON.
 
     Args:
       sets: the rows that were trained on and that were held out.

@@ -1,6 +1,6 @@
 """Every key of a configuration, for a reader: its type, default and meaning; options of functions too, from their signatures.
 
-python -m jaxalign.config.keys > configs/KEYS.md
+    python -m jaxalign.config.keys > configs/KEYS.md
 """
 
 from collections.abc import Iterator, Mapping

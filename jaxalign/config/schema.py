@@ -93,7 +93,9 @@ SOURCE = {
     "limit": Field((int, NONE), None, "use only the first rows", least=1),
     "weight": Field((float,), 1.0, "share in a mixture", least=0),
     "responses": Field((str,), "all", "which responses of a row to keep", ("all", "chosen")),
-    "feedback": Field((str, NONE), None, "convert feedback to pairs, labels or scores; None keeps it as it is", (None, *FEEDBACK)),
+    "feedback": Field(
+        (str, NONE), None, "convert feedback to pairs, labels or scores; None keeps it as it is", (None, *FEEDBACK)
+    ),
     "score_range": Field((tuple, NONE), None, "(worst, best) of the scores, mapped to [0, 1]", items=(float,)),
     "score_weights": Field((dict, NONE), None, "attribute -> weight: the score is their weighted mean", items=(float,)),
     "score_transform": Field((str,), "linear", "how a score becomes a reward; sigmoid takes logits", TRANSFORMS),

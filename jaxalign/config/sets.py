@@ -110,7 +110,9 @@ def check_fits(config, prepared: store.Prepared, who: str, way_out: str) -> None
         )
     largest = int(prepared.groups.tokens.max(initial=0))
     if largest >= config.vocab_size:
-        raise ValueError(f"{prepared.folder} holds token id {largest} but {who} has {config.vocab_size} tokens; {way_out}")
+        raise ValueError(
+            f"{prepared.folder} holds token id {largest} but {who} has {config.vocab_size} tokens; {way_out}"
+        )
 
 
 def class_weights(cfg: ConfigDict, objective: objectives.Objective, sets: list[store.Prepared]) -> str:

@@ -79,7 +79,9 @@ def prepare(
         _root(out_root) / _name(rows, side, meta),
         lambda final: _write_groups(final, rows, recipe, renderer, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
     )
-    return plan(groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups, mismatched=mismatched)
+    return plan(
+        groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups, mismatched=mismatched
+    )
 
 
 def fitting_row_tokens(several: Sequence[Mapping], options: Mapping, *, context: int | None = None) -> int:

@@ -33,7 +33,9 @@ RULES = {  # name -> (reference rule, its options)
 POINTS = 20  # of each curve
 
 
-def run(workdir: Path, *, seeds: int = 200, steps: int = 2000, beta: float = 0.1, learning_rate: float = 1e-3, first_seed: int = 0) -> dict:
+def run(
+    workdir: Path, *, seeds: int = 200, steps: int = 2000, beta: float = 0.1, learning_rate: float = 1e-3, first_seed: int = 0
+) -> dict:
     """data -> rule -> {"chosen", "rejected", "out_of_data": mean probabilities at the end, "curves": over the steps}; also in workdir.
 
     "standard_error" is that of "chosen", "to_frozen" the mean difference of "chosen" to the frozen reference and its standard error.

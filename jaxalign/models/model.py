@@ -41,7 +41,9 @@ class Model:
     features: FeatureHeadConfig | None = None  # where the reward head reads features of the responses, and no hidden states
 
 
-def build(config: ModelConfig, value_head: ValueHeadConfig | None = None, reward_head: str | FeatureHeadConfig | None = None) -> Model:
+def build(
+    config: ModelConfig, value_head: ValueHeadConfig | None = None, reward_head: str | FeatureHeadConfig | None = None
+) -> Model:
     """The model of this config, with a value head where one is described, and a reward head of a kind or on features. Nothing is allocated.
 
     Raises:

@@ -46,7 +46,9 @@ def decoded(prepared: Prepared, group: int, response: int, loaded: Tokenizer) ->
     trained = np.concatenate([np.zeros(len(prompt), bool), scored.astype(bool)])
     cuts = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]
     texts = [loaded.decode(ids[:cut]) for cut in cuts]
-    return [(texts[i + 1][len(texts[i]) :], bool(trained[start])) for i, start in enumerate(cuts[:-1]) if cuts[i + 1] > start]
+    return [
+        (texts[i + 1][len(texts[i]) :], bool(trained[start])) for i, start in enumerate(cuts[:-1]) if cuts[i + 1] > start
+    ]
 
 
 def marked(parts: Sequence[tuple[str, bool]]) -> str:

@@ -56,7 +56,9 @@ class RunLog:
                 identity = workdir / "wandb_id"  # a run that is continued goes on in the same W&B run
                 if not identity.exists():
                     identity.write_text(weights_and_biases.util.generate_id())
-                self._wandb = weights_and_biases.init(dir=str(workdir), name=name, config=config, id=identity.read_text(), resume="allow")
+                self._wandb = weights_and_biases.init(
+                    dir=str(workdir), name=name, config=config, id=identity.read_text(), resume="allow"
+                )
         columns = (
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),

@@ -118,7 +118,7 @@ def _legend(stages):
         return []
     lines = [f"- `{name}`: {meaning}." for name, meaning in MEANING.items() if name in shown]
     return [
-        '"±" is one standard error over prompts: two of them either way contain the mean over all such prompts in about 95 of 100 cases.',
+        "\"±\" is one standard error over prompts: two of them either way contain the mean over all such prompts in about 95 of 100 cases.",
         "",
         *lines,
         "",

@@ -58,7 +58,8 @@ class Samples:
         nothing = [{}] * len(self._prompts)
         first, last = self._steps.get("0", nothing), self._steps[max(self._steps, key=int)] if self._steps else nothing
         return [
-            _sample(prepared, prompt, tokenizer, before, after) for prompt, before, after in zip(self._prompts, first, last, strict=False)
+            _sample(prepared, prompt, tokenizer, before, after)
+            for prompt, before, after in zip(self._prompts, first, last, strict=False)
         ]
 
 

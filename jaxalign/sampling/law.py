@@ -36,7 +36,9 @@ class Law:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} is a probability; choose it above 0 and up to 1, which keeps all tokens.")
         if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p} is a share of the largest probability; choose it in [0, 1]; 0 keeps all tokens.")
+            raise ValueError(
+                f"min_p={self.min_p} is a share of the largest probability; choose it in [0, 1]; 0 keeps all tokens."
+            )
         if self.temperature == 0 and (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):
             raise ValueError("top_k, top_p and min_p have no effect at temperature 0, which takes the likeliest token; leave them out.")
 

@@ -22,7 +22,6 @@ from jaxalign.data.text import tokenizer
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 STORIES = SHARED / "weights" / "stories260K" / "hf"
 
-
 @pytest.fixture
 def folder(tmp_path):
     return prepare_runs.make_folder(tmp_path)

@@ -107,8 +107,7 @@ def check_mutation(tmp_path, seed):
         assert not refused, mutated(seed)
         with safetensors.safe_open(file, "np") as opened:
             assert {name: stored.shape for name, stored in found.items()} == {
-                name: tuple(opened.get_slice(name).get_shape())
-                for name in opened.keys()  # noqa: SIM118 (no dictionary)
+                name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()  # noqa: SIM118 (no dictionary)
             }
 
 

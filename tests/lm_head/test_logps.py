@@ -71,5 +71,7 @@ def test_nothing_scored_gives_zero_and_zero_gradient():
     (hidden, unembed, tokens, scored), _ = case(VOCAB)
     with jax.set_mesh(sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         hidden, unembed, tokens, unscored = place(hidden, unembed, tokens, jnp.zeros_like(scored))
-        value, gradient = jax.value_and_grad(lambda h: jnp.sum(logps.token_logps(h, unembed, tokens, unscored, vocab_size=VOCAB)))(hidden)
+        value, gradient = jax.value_and_grad(
+            lambda h: jnp.sum(logps.token_logps(h, unembed, tokens, unscored, vocab_size=VOCAB))
+        )(hidden)
     assert value == 0 and not gradient.any()

@@ -50,7 +50,9 @@ def test_all_problems_of_a_config_are_reported_together():
         ModelConfig(**{**SIZES, "kv_heads": 3, "activation": "tanh"})
 
 
-@pytest.mark.parametrize("arguments", [("yarn", 2.0), ("linear", 0.5), ("llama3", 8.0, 4.0, 4.0)], ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize(
+    "arguments", [("yarn", 2.0), ("linear", 0.5), ("llama3", 8.0, 4.0, 4.0)], ids=lambda arguments: arguments[0]
+)
 def test_an_impossible_rope_scaling_is_refused(arguments):
     with pytest.raises(ValueError, match="rope|scaling"):
         RopeScaling(*arguments)

@@ -47,10 +47,7 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "dpop": [*BETAS, {"lam": 0.0}, {"lam": 1e4}],
     "exo": [*BETAS, {"label_smoothing": 1e-9}, {"label_smoothing": 0.499}],
     "goal_reward": [
-        {"weight": 100.0},
-        {"samples": 1, "pairs": "diagonal"},
-        {"pairs": "causal", "source_percentile": 0.9},
-        {"goal": "average"},
+        {"weight": 100.0}, {"samples": 1, "pairs": "diagonal"}, {"pairs": "causal", "source_percentile": 0.9}, {"goal": "average"},
         {"reduction": "mean_of_log"},
     ],
     "gold": [{"floor": 0.0}, {"floor": 1.0}],
@@ -69,12 +66,7 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "rdpo": [*BETAS, *SMOOTHED],
     "feature_reward": SMOOTHED,
     "reward": [
-        *SMOOTHED,
-        {"margin": 0.0},
-        {"margin": 100.0},
-        {"centering": 0.01},
-        {"margin_column": "reward"},
-        {"margin_column": "margin"},
+        *SMOOTHED, {"margin": 0.0}, {"margin": 100.0}, {"centering": 0.01}, {"margin_column": "reward"}, {"margin_column": "margin"}
     ],
     "rlol": CLIPS,
     "simpo": [*BETAS, *GAMMAS],

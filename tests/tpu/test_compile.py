@@ -27,7 +27,9 @@ def reports():
     environment = os.environ | {"PYTHONPATH": str(root), "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "XLA_FLAGS": ""}
     command = [sys.executable, str(Path(__file__).with_name("compile_step.py"))]
     running = {
-        name: subprocess.Popen([*command, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        name: subprocess.Popen(
+            [*command, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for name, arguments in SLICES.items()
     }
     results = {}

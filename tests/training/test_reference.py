@@ -130,7 +130,9 @@ def run(name, rule, *, kind="frozen", steps=5, every=None):
     options = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": every}
     batches = source.PolicyLogps(dataset, 0, **options) if every else source.Rows(dataset, 0)
     carried = {"source": functools.partial(source.PolicyLogps.carried, every, 4, 80)} if every else {}
-    state = step.init_state(light.params(0), optimizer, rule=reference.RULES[kind], seed=0, statistics=toys.statistics(name), **carried)
+    state = step.init_state(
+        light.params(0), optimizer, rule=reference.RULES[kind], seed=0, statistics=toys.statistics(name), **carried
+    )
     losses = []
     for number in range(steps):
         state, _, batch = batches.next(state, number)

@@ -52,7 +52,9 @@ def batches(
     return grain.MapDataset.range(steps).map(batch)
 
 
-def eval_batches(prepared: Prepared, *, rows: int, process_index: int = 0, process_count: int = 1) -> grain.MapDataset:
+def eval_batches(
+    prepared: Prepared, *, rows: int, process_index: int = 0, process_count: int = 1
+) -> grain.MapDataset:
     """One pass over a set in its own order; the last batch is filled up with invalid rows (segments 0, valid False)."""
     sharding.check_rows(rows, hosts=process_count, **_axes())
     here = rows // process_count

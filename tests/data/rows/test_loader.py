@@ -156,9 +156,8 @@ def test_a_batch_on_devices_is_split_by_rows_and_holds_the_same_numbers(shape):
             "tokenizer u and .* has t",
         ),
         (
-            lambda: loader.batches(
-                [prepared().with_columns({"margin": np.zeros((60, 2), np.float32)}), prepared(name="b")], rows=8, seed=0, steps=1
-            ),
+            lambda: loader.batches([prepared().with_columns({"margin": np.zeros((60, 2), np.float32)}), prepared(name="b")],
+                                   rows=8, seed=0, steps=1),
             r"b has the columns \(\) and set has \('margin',\).*every source the same keep_columns",
         ),
         (

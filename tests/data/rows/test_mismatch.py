@@ -125,7 +125,9 @@ def test_a_donor_is_laid_after_the_groups_prompt_and_leaves_the_rest_alone(share
         seen = np.isin(arrays["segments"][g], [s for s in last if s]) & (np.arange(ROOM) <= at[-1])
         assert arrays["tokens"][g, seen].tolist()[: len(prompt)] == prompt.tolist()
         for k in range(own):  # what the other responses score is what they scored without it
-            np.testing.assert_array_equal(arrays["tokens"][g, arrays["slots"][g] == k], before["tokens"][g, before["slots"][g] == k])
+            np.testing.assert_array_equal(
+                arrays["tokens"][g, arrays["slots"][g] == k], before["tokens"][g, before["slots"][g] == k]
+            )
 
 
 def test_prepared_rows_hold_room_for_the_response_of_another_prompt(tmp_path):

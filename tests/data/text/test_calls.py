@@ -46,5 +46,5 @@ def test_a_template_that_leaves_out_what_is_no_text_refuses_the_row(make_tokeniz
 
 @pytest.mark.parametrize("written", WHOLE)
 def test_templates_that_write_every_value_in_their_own_notation_train_it(make_tokenizer, written):
-    arguments = {"code": 'x = 3\n3 \u00e93 "3" 3.', "n": 3, "l": [1.5, True, False, None, -3, 1e-7, 1e20], "d": {"n": 3, "ok": True}}
+    arguments = {"code": "x = 3\n3 \u00e93 \"3\" 3.", "n": 3, "l": [1.5, True, False, None, -3, 1e-7, 1e20], "d": {"n": 3, "ok": True}}
     assert 1 in train(make_tokenizer, written, arguments, "I take 3, it is True.").scored
