@@ -162,7 +162,7 @@ def test_an_objective_without_a_reference_gets_none():
         (dict(objective=dict(name="reward"), model=REWARDING, forward=dict(name="two_pass")), ["no tokens to mix"]),
         (
             dict(objective=dict(name="reward"), model=REWARDING | dict(reward_head="mlp"), train=dict(total_steps=1, export=True)),
-            ["train.export=True: transformers has no class with model.reward_head='mlp'"],
+            ["train.export=True: transformers has no class with such a model.reward_head"],
         ),
         (dict(model=dict(checkpoint="a", trainable="reward_head")), ["model.trainable='reward_head' but the model has none"]),
         (dict(model=dict(checkpoint="a", preset="tiny")), ["just one of model.checkpoint"]),
