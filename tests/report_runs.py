@@ -28,13 +28,14 @@ def write(folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen
     (folder / "summary.json").write_text(json.dumps(facts | {"run": run | {"devices": "1 x cpu", "versions": "jax 0"}}))
 
 
-def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against=None, prompts=None, **metrics):
+def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against=None, prompts=None, se=0.1, **metrics):
     """An evaluation of generated answers beside a run.
 
     Args:
       rewards: of one answer to each prompt.
       against: (who, rewards) of the answers that they were judged beside.
       prompts: their texts.
+      se: the error of every metric.
       metrics: generate/NAME=value, besides the mean reward.
     """
     lines = []
@@ -49,7 +50,7 @@ def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against
     if against:
         metrics["win_rate"] = sum(line["verdict"] for line in lines) / len(lines)
     metrics["reward"] = sum(rewards) / len(rewards)
-    numbers = {f"generate/{name}": {"value": value, "se": 0.1, "n": len(lines)} for name, value in metrics.items()}
+    numbers = {f"generate/{name}": {"value": value, "se": se, "n": len(lines)} for name, value in metrics.items()}
     folder = folder / "evaluations"
     folder.mkdir(exist_ok=True)
     (folder / f"step-{step}.json").write_text(json.dumps({"command": "x", "start": {}, "checkpoint": numbers, "change": {}}))

@@ -93,6 +93,20 @@ def test_a_run_alone_is_measured_against_its_start(tmp_path, value, expected):
     assert expected in page(tmp_path, tmp_path / "run").text
 
 
+def test_answers_to_two_prompts_decide_nothing(tmp_path):
+    for name, value in (("a", 1.0), ("b", 0.0)):
+        write(tmp_path / name, lines=[], objective=name)
+        evaluate(tmp_path / name, [value] * 2, se=0.0, exact_match=value, against=("other", [0.5] * 2))
+    text = page(tmp_path, tmp_path / "a", tmp_path / "b").text
+    assert text.count("cannot be told") == 4 and not re.search("is (better|worse)( in|:)", text)
+
+
+def test_a_seed_that_stopped_early_hides_no_start(tmp_path):
+    write(tmp_path / "dpo_0", lines=lines(0.8))
+    write(tmp_path / "dpo_1", lines=lines(0.8, steps=(0, 3)), seed=1)
+    assert "dpo is better than at its start: held-out accuracy went from 0.5 to 0.8" in page(tmp_path, *sorted(tmp_path.glob("dpo_?"))).text
+
+
 def test_rewards_of_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
     hard = [(i * 7919 % 100) / 10 for i in range(PROMPTS)]
     for name, gain in (("a", 0.2), ("b", 0.0)):
@@ -265,7 +279,7 @@ def test_whatever_stands_in_a_file_the_page_is_made(tmp_path, name):
     file = tmp_path / "run" / name
     *before, last = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]
     for path in places(json.loads(last)):
-        for new in (None, "x", [1], 1e400):
+        for new in (None, "x", [1], 1e400, 10**400, 5):
             file.write_text("\n".join([*before, json.dumps(replaced(json.loads(last), path, new)), ""]))
             assert document.page(*contents.read([tmp_path / "run"])).endswith("</html>\n"), (path, new)
 

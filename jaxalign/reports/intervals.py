@@ -30,9 +30,14 @@ def wilson(share: float, n: float, *, level: float = 0.95) -> Interval:
       n: independent trials. Samples of one prompt are not independent of each other: give the number of prompts.
       level: share of such intervals that hold the true share.
     """
+    return score(share, n, quantile=NormalDist().inv_cdf(0.5 + level / 2))
+
+
+def score(share: float, n: float, *, quantile: float) -> Interval:
+    """Wilson's interval with another quantile than the normal one, such as Student's where the variance is an estimate."""
     if not n > 0 or math.isnan(share):
         return Interval(math.nan, math.nan)
-    z2 = NormalDist().inv_cdf(0.5 + level / 2) ** 2
+    share, z2 = min(max(share, 0.0), 1.0), quantile**2
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * n)) / n) / (1 + z2 / n)
     return Interval(max(0.0, center - half), min(1.0, center + half))

@@ -23,6 +23,7 @@ LOG = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 ANSWERS = "samples"  # folder with what the model said at every evaluation, a line per answer
 ERRORS = ("se", "n")  # keys of a held-out line beside its values
+DIGITS = 18  # of an integer; a longer one is damage
 
 
 class RunLog:
@@ -184,7 +185,7 @@ def _records(path) -> list[tuple[bytes, dict]]:
 def _parse(line: bytes) -> dict | None:
     """The values of a line of metrics; None where it is not as `RunLog` writes one."""
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_int=_integer)
     except ValueError:
         return None
     if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("split"), str):
@@ -193,6 +194,12 @@ def _parse(line: bytes) -> dict | None:
     values = {name: value for name, value in record.items() if name not in ("step", "split", *ERRORS)}
     whole = all(isinstance(table, dict) and _are_numbers(table) for table in (*tables, values))
     return record if whole and None not in tables[1].values() else None
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        raise ValueError(f"{len(text)} digits are no count and no step")
+    return int(text)
 
 
 def _are_numbers(values: dict) -> bool:

@@ -64,3 +64,34 @@ def test_intervals_hold_the_true_difference_of_other_seeds_and_prompts():
 def test_simultaneous_intervals_are_wider():
     assert differences.simultaneous(1) == pytest.approx(0.95)
     assert differences.simultaneous(10) == pytest.approx(0.995)
+
+
+@pytest.mark.parametrize(("prompts", "sign"), [(2, 0), (5, 0), (6, 1), (40, 1)])
+def test_the_same_lead_on_every_prompt_is_told_from_six_prompts_on_as_in_a_sign_test(prompts, sign):
+    ones, zeros, rounding = (Estimate(value, 1e-18, prompts) for value in (1.0, 0.0, 0.1))
+    assert differences.between([ones], [zeros], ones).sign == sign
+    assert differences.between([rounding], [zeros], rounding).sign == sign
+    assert differences.between([ones], [zeros]).sign in (0, sign)
+
+
+@pytest.mark.parametrize(("prompts", "sign"), [(2, 0), (40, 1)])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_shares_without_spread_have_wilsons_interval_however_many_seeds(prompts, sign, seeds):
+    all_right, none_right = ([Estimate(value, 0.0, prompts)] * seeds for value in (1.0, 0.0))
+    lead = differences.between(all_right, none_right, share=True)
+    assert lead.sign == sign and -1 <= lead.low < lead.high <= 1
+    right = differences.mean(all_right, share=True)
+    assert right.high == 1 and right.low == pytest.approx(1 - 1 / (1 + prompts / stdtrit(prompts - 1, 0.975) ** 2))
+
+
+def test_the_interval_of_a_share_stays_within_0_and_1():
+    one = differences.mean([Estimate(0.95, 0.1, 20)], share=True)
+    assert 0 < one.low < 0.95 < one.high < 1
+    assert differences.mean([Estimate(0.95, 0.1, 20)]).high > 1
+
+
+def test_intervals_of_shares_hold_the_true_difference_near_their_end():
+    draw = np.random.default_rng(2)
+    sides = lambda: [estimate(draw.random(30) < 0.95, np.ones(30))]  # noqa: E731
+    inside = [one.low <= 0 <= one.high for one in (differences.between(sides(), sides(), share=True) for _ in range(400))]
+    assert 0.93 <= np.mean(inside) <= 1.0

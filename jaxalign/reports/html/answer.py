@@ -85,7 +85,7 @@ def _won(duel: Duel) -> Markup:
 
 
 def _ranking(question: Question, entries: Sequence[Entry]) -> Markup:
-    means = [differences.mean(side.ends) for side in question.sides]
+    means = [differences.mean(side.ends, share=question.is_share) for side in question.sides]
     rows = [charts.Interval(side.entry.name, side.entry.number, *_ends(one)) for side, one in zip(question.sides, means, strict=True)]
     whose = "other seeds and other prompts" if any(one.seeds > 1 for one in means) else "other prompts; one seed each"
     chance = f"; the dotted line is chance, {question.chance:g}" if question.chance is not None else ""
@@ -115,7 +115,7 @@ def _compared(question: Question) -> Markup:
 def _alone(question: Question, side: Side) -> Markup:
     name, changed = side.entry.name, since_start(question, side)
     if changed is None:
-        reached = _ends(differences.mean(side.ends))[-1]
+        reached = _ends(differences.mean(side.ends, share=question.is_share))[-1]
         return join(f"{name} reached {reached} in {question.what}; its start was not measured, so what training did ", NOT_TOLD, ".")
     started, one = changed
     told = {1: tag("b", f"{name} is better than at its start"), -1: tag("b", f"{name} is worse than at its start")}
@@ -137,7 +137,7 @@ def _ends(one: Difference) -> tuple[float, float, float, str]:
     digits = _digits(one)
     interval = f"{one.low:.{digits}f} to {one.high:.{digits}f}; " if math.isfinite(one.low) else ""
     seeds = f"{one.seeds} seeds, " if one.seeds > 1 else ""
-    text = f"{one.value:.{digits}f} ({interval}{seeds}{one.prompts:,} prompts)"
+    text = f"{one.value:.{digits}f} ({interval}{seeds}{one.prompts:,} prompt{'s' if one.prompts != 1 else ''})"
     return one.value, one.low, one.high, text.replace("-", "−")
 
 

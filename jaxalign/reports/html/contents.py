@@ -59,6 +59,11 @@ class Entry(NamedTuple):
         """Its held-out metrics."""
         return comparison.Row(self.name, {run.name: run.held_out for run in self.runs if run.held_out})
 
+    def finished(self) -> list[Run]:
+        """The runs that were evaluated as far as the furthest of them: those that `comparison.Row.last` counts."""
+        names = self.row().finished()
+        return [run for run in self.runs if run.name in names]
+
 
 def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[list[Entry], list[str]]:
     """(what is compared, what is missing or damaged, a sentence each).

@@ -42,6 +42,11 @@ class Question(NamedTuple):
     sides: list[Side]  # the best first
     chance: float | None  # what guessing reaches
 
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric is a share of prompts, 0 to 1; a reward may have any value."""
+        return not self.metric.startswith(REWARD)
+
 
 class Duel(NamedTuple):
     """Answers of a configuration that were judged beside those of an opponent."""
@@ -102,7 +107,7 @@ def duels(entries: Sequence[Entry]) -> list[Duel]:
 def gap(question: Question, first: Side, second: Side, *, level: float) -> Difference:
     """The lead of the first side, prompt by prompt where the samples of both have these rewards on the same prompts."""
     paired = paired_rewards(first.entry, second.entry, question.metric) if question.metric.startswith(REWARD) else None
-    return _between(first.ends, second.ends, paired, level)
+    return _between(first.ends, second.ends, paired, share=question.is_share, level=level)
 
 
 def on_other_prompts(question: Question) -> bool:
@@ -120,21 +125,21 @@ def on_other_prompts(question: Question) -> bool:
 
 def since_start(question: Question, side: Side) -> tuple[float, Difference] | None:
     """(the metric before training, its change); None where the start was not measured."""
-    rows = [dict(run.held_out).get(0, {}) for run in side.entry.runs if run.held_out]
-    first = [one for metrics in rows if math.isfinite((one := comparison.value(metrics, question.metric)).value)]
-    if len(first) != len(side.ends):
+    measured = [run for run in side.entry.finished() if math.isfinite(comparison.value(run.held_out[-1][1], question.metric).value)]
+    first = [comparison.value(dict(run.held_out).get(0, {}), question.metric) for run in measured]
+    if not all(math.isfinite(one.value) for one in first):
         return None
-    evaluations = [one for run in side.entry.runs for one in run.evaluations[-1:]]
+    evaluations = [one for run in measured for one in run.evaluations[-1:]]
     changes = [one.change[question.metric] for one in evaluations if question.metric in one.change]
     paired = _over_seeds(changes) if len(changes) == len(side.ends) else None
-    return Side(side.entry, first).mean, _between(side.ends, first, paired, differences.LEVEL)
+    return Side(side.entry, first).mean, _between(side.ends, first, paired, share=question.is_share, level=differences.LEVEL)
 
 
-def _between(first, second, paired: Estimate | None, level) -> Difference:
+def _between(first, second, paired: Estimate | None, *, share, level) -> Difference:
     """The difference, with the error of the paired one where that is of the same: an evaluation may be of other prompts or rewards."""
-    one = differences.between(first, second, level=level)
+    one = differences.between(first, second, share=share, level=level)
     same = paired is not None and abs(paired.value - one.value) <= 0.1 * paired.se + ROUNDING
-    return differences.between(first, second, paired, level=level) if same else one
+    return differences.between(first, second, paired, share=share, level=level) if same else one
 
 
 def paired_rewards(first: Entry, second: Entry, metric: str) -> Estimate | None:
@@ -184,8 +189,7 @@ def _opponent(entries, evaluation: Evaluation) -> str:
 def _win_rate(seeds: list[Estimate]) -> Difference:
     """The mean of several seeds with Student's interval, or of one seed with Wilson's."""
     if len(seeds) > 1:
-        rate = differences.mean(seeds)
-        return rate._replace(low=max(rate.low, 0.0), high=min(rate.high, 1.0)) if math.isfinite(rate.low) else rate
+        return differences.mean(seeds, share=True)
     return Difference(seeds[0].value, *wilson(seeds[0].value, seeds[0].n), seeds=1, prompts=seeds[0].n)
 
 

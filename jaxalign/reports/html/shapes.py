@@ -1,10 +1,10 @@
 """What files of a run must look like to be shown: shapes of plain values, and whether a value has one."""
 
-import math
 from typing import Any
 
 COUNT, NUMBER, TEXT = "count", "number", "text"
 MAYBE = "number or null"
+LARGEST = 1e100  # of numbers; a larger one is damage
 ANY = ...  # as the only key of a dict: any keys, whose values all have that shape
 SET = {"source": TEXT, "format": TEXT, "read": COUNT, "kept": COUNT, "rules": [TEXT], "prompts": COUNT, "pairs": COUNT, "tokens": COUNT}
 ESTIMATE = {"value": MAYBE, "se": MAYBE, "n": COUNT}
@@ -25,7 +25,7 @@ def fits(value: Any, shape: Any) -> bool:
         if not isinstance(value, dict):
             return False
         return (
-            all(fits(one, shape[ANY]) for one in value.values()) if ANY in shape else all(fits(value.get(k), s) for k, s in shape.items())
+            all(fits(one, shape[ANY]) for one in value.values()) if ANY in shape else all(k in value and fits(value[k], s) for k, s in shape.items())
         )
     if isinstance(shape, list):
         return isinstance(value, list) and all(fits(one, shape[0]) for one in value)
@@ -33,5 +33,5 @@ def fits(value: Any, shape: Any) -> bool:
         return isinstance(value, str)
     if shape == MAYBE and value is None:
         return True
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
     return number and (shape != COUNT or (isinstance(value, int) and value >= 0))
