@@ -24,9 +24,9 @@ def fits(value: Any, shape: Any) -> bool:
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return False
-        return (
-            all(fits(one, shape[ANY]) for one in value.values()) if ANY in shape else all(k in value and fits(value[k], s) for k, s in shape.items())
-        )
+        if ANY in shape:
+            return all(fits(one, shape[ANY]) for one in value.values())
+        return all(key in value and fits(value[key], one) for key, one in shape.items())
     if isinstance(shape, list):
         return isinstance(value, list) and all(fits(one, shape[0]) for one in value)
     if shape == TEXT:
