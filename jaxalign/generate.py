@@ -149,7 +149,7 @@ def _draw(options):
     lanes = max(1, samples // 4) if options.lanes is None else options.lanes
     sampler = speaking.sampler(places=min(options.places or 64, len(prompts) * samples), lanes=lanes)
     sampler.check(prompts, names=[one.id for one in asked])
-    out = _lines(options, speaking, sampler, prompts, samples) if options.out else None
+    out = _lines(options, speaking, sampler, prompts, [one.id for one in asked]) if options.out else None
     params = speaking.source.load(speaking.model)
     done, start, ends = out.done if out else set(), time.monotonic(), collections.Counter()
     with progress.bar(len(prompts) * samples - len(done), f"generating {options.out}", quiet=out is None) as advance:
@@ -165,13 +165,14 @@ def _draw(options):
     _report(options, sampler.usage, time.monotonic() - start, ends)
 
 
-def _lines(options, speaking, sampler, prompts, samples):
+def _lines(options, speaking, sampler, prompts, ids):
     from jaxalign.manifest import content_hash
     from jaxalign.sampling import lines
 
+    samples = options.samples or 1
     settings = {"model": speaking.name, "weights": speaking.source.identity(), "prompts": content_hash(prompts), "samples": samples}
     settings |= {"law": str(sampler.law), "stopping": str(sampler.stopping), "seed": options.seed, "dtype": str(sampler.dtype)}
-    return lines.Lines(Path(options.out), prompts=len(prompts), samples=samples, settings=settings)
+    return lines.Lines(Path(options.out), ids=ids, samples=samples, settings=settings)
 
 
 def _report(options, usage, seconds, ends):

@@ -3,7 +3,7 @@
 FILE.jsonl.settings.json beside it says what the lines depend on, so that lines of other settings are not continued.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import json
 import os
 from pathlib import Path
@@ -16,18 +16,19 @@ SETTINGS = ".settings.json"
 
 
 class Lines:
-    """A file that gets the lines of `prompts` x `samples` in order: every line holds one sample.
+    """A file that gets the lines of prompts x `samples` in order: every line holds one sample.
 
     Args:
       file: made where it is not there.
+      ids: of the prompts, as they stand in the lines.
       settings: plain values that the lines depend on.
 
     Raises:
-      ValueError: the file holds lines of other settings, or is no file of samples.
+      ValueError: the file holds lines of other settings, a damaged line, or is no file of samples.
     """
 
-    def __init__(self, file: Path, *, prompts: int, samples: int, settings: Mapping[str, Any]):
-        self._file, self._order = file, [(i, k) for i in range(prompts) for k in range(samples)]
+    def __init__(self, file: Path, *, ids: Sequence[str | int], samples: int, settings: Mapping[str, Any]):
+        self._file, self._ids, self._order = file, ids, [(i, k) for i in range(len(ids)) for k in range(samples)]
         self._waiting: dict[tuple[int, int], dict] = {}
         self._written = self._begin(settings)
 
@@ -51,18 +52,53 @@ class Lines:
         """How many whole lines the file has; what follows the last of them is cut off."""
         mark = self._file.with_name(self._file.name + SETTINGS)
         if self._file.exists():
-            known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+            known = _settings(mark)
             if known is None or known["hash"] != content_hash(dict(settings)):
-                other = _differing(known["settings"], settings) if known else f"there is no {mark.name} beside it"
-                raise ValueError(f"{self._file} is there and cannot be continued: {other}. Give another --out, or remove the file.")
+                raise self._refused(_differing(known["settings"], settings) if known else f"there is no {mark.name} beside it")
             whole = self._file.read_bytes()
             whole = whole[: whole.rfind(b"\n") + 1]
+            self._check(whole.split(b"\n")[:-1])
             os.truncate(self._file, len(whole))
             return whole.count(b"\n")
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(json.dumps({"hash": content_hash(dict(settings)), "settings": settings}, indent=1), encoding="utf-8")
+        partial = mark.with_name(f"{mark.name}.partial")
+        partial.write_text(json.dumps({"hash": content_hash(dict(settings)), "settings": settings}, indent=1), encoding="utf-8")
+        os.replace(partial, mark)
         self._file.touch()
         return 0
+
+    def _check(self, lines):
+        """Raises ValueError where a line is not that of the sample whose place it has."""
+        if len(lines) > len(self._order):
+            raise self._refused(f"it has {len(lines):,} lines, and {len(self._order):,} samples are asked for")
+        for number, (line, (prompt, sample)) in enumerate(zip(lines, self._order, strict=False)):
+            try:
+                found = json.loads(line)
+                is_there = (found["id"], found["sample"]) == (self._ids[prompt], sample)
+            except (ValueError, LookupError, TypeError, RecursionError):
+                raise self._refused(f"line {number} is no sample: {line[:40].decode(errors='replace')!r}") from None
+            if not is_there:
+                theirs = f"sample {found['sample']} of prompt {found['id']!r}"
+                raise self._refused(f"line {number} is {theirs}, where sample {sample} of prompt {self._ids[prompt]!r} belongs")
+
+    def _refused(self, why):
+        return ValueError(f"{self._file} is there and cannot be continued: {why}. Give another --out, or remove the file.")
+
+
+def _settings(mark: Path) -> dict | None:
+    """The content of a file of settings; None where there is none."""
+    if not mark.is_file():
+        return None
+    try:
+        known = json.loads(mark.read_text(encoding="utf-8"))
+        is_whole = isinstance(known["settings"], dict) and isinstance(known["hash"], str)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError(
+            f"{mark} is damaged, so nobody knows what the lines beside it depend on. Give another --out, or remove both files."
+        )
+    return known
 
 
 def _differing(old: Mapping, new: Mapping) -> str:

@@ -6,25 +6,30 @@ import pytest
 
 from jaxalign.sampling.lines import Lines
 
+IDS = (7, "b")  # of the prompts
 KEYS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def lines_of(file, **settings):
-    return Lines(file, prompts=2, samples=2, settings={"seed": 0, **settings})
+    return Lines(file, ids=IDS, samples=2, settings={"seed": 0, **settings})
+
+
+def line(key):
+    return {"id": IDS[key[0]], "sample": key[1]}
 
 
 def written(file):
-    return [json.loads(line)["key"] for line in file.read_text().splitlines()]
+    return [json.loads(text) for text in file.read_text().splitlines()]
 
 
 def test_lines_stand_in_order_however_the_samples_end(tmp_path):
     file = tmp_path / "a" / "out.jsonl"
     lines = lines_of(file)
     for key in ((1, 1), (0, 1), (0, 0)):
-        lines.add(key, {"key": key})
-    assert written(file) == [[0, 0], [0, 1]]
-    lines.add((1, 0), {"key": (1, 0)})
-    assert written(file) == [list(key) for key in KEYS]
+        lines.add(key, line(key))
+    assert written(file) == [line(key) for key in KEYS[:2]]
+    lines.add((1, 0), line((1, 0)))
+    assert written(file) == [line(key) for key in KEYS]
 
 
 @pytest.mark.parametrize("cut", [0, 3, 14, 20, 28, 56])
@@ -32,14 +37,14 @@ def test_a_file_that_was_cut_is_continued_after_its_last_whole_line(tmp_path, cu
     file = tmp_path / "out.jsonl"
     lines = lines_of(file)
     for key in KEYS:
-        lines.add(key, {"key": key})
+        lines.add(key, line(key))
     whole = file.read_bytes()
     file.write_bytes(whole[:cut])
     again = lines_of(file)
     assert again.done == set(KEYS[: whole[:cut].count(b"\n")])
     for key in KEYS:
         if key not in again.done:
-            again.add(key, {"key": key})
+            again.add(key, line(key))
     assert file.read_bytes() == whole
 
 
@@ -54,3 +59,46 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="there is no out.jsonl.settings.json beside it"):
         lines_of(tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "words"),
+    [
+        (1, '{"broken', "line 1 is no sample: '{\"broken'"),
+        (1, "[]", "line 1 is no sample"),
+        (1, "", "line 1 is no sample: ''"),
+        (1, '{"id": 7, "sample": 0}', "line 1 is sample 0 of prompt 7, where sample 1 of prompt 7 belongs"),
+        (2, '{"id": 1, "sample": 0}', "line 2 is sample 0 of prompt 1, where sample 0 of prompt 'b' belongs"),
+        (4, '{"id": "b", "sample": 1}', "it has 5 lines, and 4 samples are asked for"),
+    ],
+)
+def test_a_file_with_a_line_that_is_not_the_one_of_its_place_is_left_alone(number, text, words, tmp_path):
+    file = tmp_path / "out.jsonl"
+    lines = lines_of(file)
+    for key in KEYS:
+        lines.add(key, line(key))
+    content = file.read_text().splitlines()
+    content[number : number + 1] = [text]
+    file.write_text("\n".join(content) + "\n")
+    before = file.read_bytes()
+    with pytest.raises(ValueError) as error:
+        lines_of(file)
+    assert f"out.jsonl is there and cannot be continued: {words}" in str(error.value) and file.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ['{"hash":', "[]", "{}", '{"hash": 1, "settings": []}', ""])
+def test_damaged_settings_are_named(text, tmp_path):
+    lines_of(tmp_path / "out.jsonl")
+    (tmp_path / "out.jsonl.settings.json").write_text(text)
+    with pytest.raises(ValueError, match=r"out\.jsonl\.settings\.json is damaged, .* remove both files"):
+        lines_of(tmp_path / "out.jsonl")
+
+
+def test_settings_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.replace", dies)
+        lines_of(tmp_path / "out.jsonl")
+    assert lines_of(tmp_path / "out.jsonl").done == set()
