@@ -249,7 +249,7 @@ FUNCTIONS = (
             (ANNOTATIONS, "((0, 1) if better == 1 else (1, 0))", "((0, 1) if better == 0 else (1, 0))"),
             (ANNOTATIONS, "own[best] - own[worst] <= margin", "own[best] - own[worst] < margin"),
             (ANNOTATIONS, "np.nanargmax(own)", "np.argmax(own)"),
-            (ANNOTATIONS, "if column in row and not _judges(column)", "if column in row"),
+            (ANNOTATIONS, "if column in row and not _about(column, row.peek(column), count)", "if column in row"),
             (ANNOTATIONS, "[*(prompt or ()), *response[:-1]]", "[*(prompt or ())]"),
         ),
     ),

@@ -40,6 +40,7 @@ class HostFunction:
         path = paths.resolve(file)
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {file}; {paths.nearby(path)}")
+        self._unexplained: list[Fault] = []  # of calls with several samples, each of which alone has a score
         self._target, self._seconds = (str(path.resolve()), name, dict(options), timeout_s), timeout_s
         self._process = self._connection = None
         self._start()
@@ -61,7 +62,16 @@ class HostFunction:
                 return scores + [given_up] * (count - number)
             one = self._call([[column[number]] for column in samples])
             scores.append(one if isinstance(one, Fault) else one[0])
+        if not any(isinstance(score, Fault) for score in scores):
+            self._unexplained.append(whole)
         return scores
+
+    def remarks(self) -> list[str]:
+        """A line where calls with several samples failed though each sample alone has a score, as of a mean of all."""
+        calls = self._unexplained
+        if not calls:
+            return []
+        """A line where calls with several samples failed though each sample alone has a score, as where a function gives one mean."""
 
     def _start(self):
         ours, theirs = Pipe()

@@ -5,10 +5,13 @@ dict(kind="length", unit="words"), dict(kind="python", function="FILE.py:NAME", 
 dict(kind="sum", of={name: (spec, weight)}).
 """
 
+import collections.abc
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import re
+import types
+import typing
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,8 @@ from jaxalign.training.sources import Source
 Prompt = str | list[dict]  # as the user wrote it: text, or messages
 PYTHON = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
 LARGEST = float(np.finfo(np.float32).max)
+LONGEST_S = 86_400  # of a call of a function: a day
+TYPES = {collections.abc.Mapping: "a dict"}  # what a reader knows them as
 SHOWN = 40  # characters of a prompt that name a sample
 
 
@@ -71,7 +76,7 @@ class Reward:
     def lines(self) -> list[str]:
         """What went wrong so far, a line per reason; empty where nothing did."""
         effect = "left out" if math.isnan(self.fault_value) else f"given {self.fault_value:g}"
-        own = [f"reward {self.name!r}: {line}" for line in self.faults.lines(effect)]
+        own = [f"reward {self.name!r}: {line}" for line in (*self.faults.lines(effect), *self.rule.remarks())]
         return own + [line for part in self.rule.parts for line in part.lines()]
 
 
@@ -100,14 +105,15 @@ def parse(spec: str | Mapping) -> dict[str, Any]:
         raise ValueError(f"a reward is a text or a dict, not {spec!r}.")
     options = _of_text(spec) if isinstance(spec, str) else dict(spec)
     kind = options.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         known = ", ".join(KINDS)
-        raise ValueError(f"{spec!r} is no reward: there are {known}{meant(kind, KINDS)}, or regex:PATTERN, FILE.py:NAME, model:NAME.")
+        raise ValueError(f"{spec!r} is no reward: there are {known}{meant(str(kind), KINDS)}, or regex:PATTERN, FILE.py:NAME, model:NAME.")
     accepted = hparams_of(KINDS[kind])
     for name, value in options.items():
         if name not in ("kind", "fault_value", *accepted):
             raise ValueError(f"reward {kind!r} has no option {name!r}{meant(name, accepted)}; it takes {', '.join(accepted)}.")
-        _check_type(kind, name, value, accepted.get(name))
+        if name != "kind":
+            _check_value(kind, name, value)
     if missing := [name for name, default in accepted.items() if default is REQUIRED and name not in options]:
         raise ValueError(f"reward {kind!r} needs {', '.join(missing)}.")
     if kind == "sum":
@@ -124,26 +130,29 @@ def _of_text(text):
     return {"kind": text}
 
 
-def _check_type(kind, name, value, default):
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name == "fault_value" and not (value is None or (number and math.isfinite(value))):
-        raise ValueError(f"reward {kind!r}: fault_value={value!r} is no finite number; None leaves samples without a score out.")
-    if isinstance(default, bool | str) and type(value) is not type(default):
-        raise ValueError(f"reward {kind!r}: {name}={value!r} is {type(value).__name__}, not {type(default).__name__}.")
-    if name == "timeout_s" and not (number and 0 < value < math.inf):
-        raise ValueError(f"reward {kind!r}: timeout_s={value!r} must be a number of seconds above 0.")
-    if kind in BRIEF and name == BRIEF[kind] and not (isinstance(value, str) and value):
+def _check_value(kind, name, value):
+    wanted = float | None if name == "fault_value" else typing.get_type_hints(KINDS[kind])[name]
+    kinds = [typing.get_origin(one) or one for one in (typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,))]
+    accepted = (*kinds, int) if float in kinds else tuple(kinds)
+    if not isinstance(value, accepted) or (type(value) is bool and bool not in kinds):  # bool is an int to isinstance
+        names = " or ".join("None" if one is types.NoneType else TYPES.get(one, one.__name__) for one in kinds)
+        raise ValueError(f"reward {kind!r}: {name}={value!r} is {type(value).__name__}, not {names}.")
+    if value == "":
         raise ValueError(f"reward {kind!r}: {name}={value!r} must be a text.")
+    if name == "fault_value" and value is not None and not abs(value) <= LARGEST:
+        raise ValueError(f"reward {kind!r}: fault_value={value!r} is no finite number of float32; None leaves samples without a score out.")
+    if name == "timeout_s" and not 0 < value <= LONGEST_S:
+        raise ValueError(f"reward {kind!r}: timeout_s={value!r} must be a number of seconds above 0 and at most {LONGEST_S:,}.")
 
 
 def _check_parts(of):
-    if not isinstance(of, Mapping) or not of:
+    if not of:
         raise ValueError(f"reward 'sum': of={of!r} must be a dict of name: (spec, weight).")
     for name, part in of.items():
         if not isinstance(part, list | tuple) or len(part) != 2:
             raise ValueError(f"reward 'sum': {name}={part!r} must be (spec, weight).")
-        if isinstance(part[1], bool) or not isinstance(part[1], int | float) or not math.isfinite(part[1]):
-            raise ValueError(f"reward 'sum': the weight of {name} is {part[1]!r}; it must be a finite number.")
+        if isinstance(part[1], bool) or not isinstance(part[1], int | float) or not abs(part[1]) <= LARGEST:
+            raise ValueError(f"reward 'sum': the weight of {name} is {part[1]!r}; it must be a finite number of float32.")
         parse(part[0])
 
 
@@ -180,7 +189,8 @@ def _python(*, function: str, options: Mapping | None = None, timeout_s: float =
     match = PYTHON.fullmatch(function)
     if match is None:
         raise ValueError(f"reward {function!r} is not of the form FILE.py:NAME, with the name of a function in the file.")
-    return rules.Rule(HostFunction(match["file"], match["name"], options=options or {}, timeout_s=timeout_s))
+    host = HostFunction(match["file"], match["name"], options=options or {}, timeout_s=timeout_s)
+    return rules.Rule(host, remarks=host.remarks)
 
 
 def _model(*, model: str, template: str | None = None) -> rules.Rule:
@@ -208,7 +218,7 @@ def _sum(*, of: Mapping[str, tuple]) -> rules.Rule:
         total = np.zeros(len(completions))
         missing: dict[int, str] = {}
         for name, (reward, weight) in parts.items():
-            scores = reward(prompts, completions, metadata)
+            scores = reward(prompts, completions, metadata).astype(np.float64)
             missing |= {int(number): name for number in np.flatnonzero(np.isnan(scores))}
             total += weight * scores
         return [Fault("part", f"{missing[number]} has no score.") if number in missing else value for number, value in enumerate(total)]

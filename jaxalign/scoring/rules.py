@@ -12,7 +12,9 @@ from jaxalign.scoring.faults import Fault
 
 UNITS = {"characters": len, "words": lambda text: len(text.split())}
 SIGN = r"[-+\u2212]"
-NUMBER = re.compile(rf"(?<![\w.])(?P<sign>{SIGN}?)\$?(?P<inner>{SIGN}?)(?P<digits>\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?P<rest>\.\d+)?")
+DIGITS = r"(?=\.?\d)(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d*)(?P<rest>\.\d+)?"  # 1,234.5 and .5
+EXPONENT = rf"(?:[eE](?P<exponent>{SIGN}?\d{{1,9}})(?!\w))?"  # as Python writes a large float; a decimal has no larger one
+NUMBER = re.compile(rf"(?<![\w.])(?P<sign>{SIGN}?)\$?(?P<inner>{SIGN}?){DIGITS}{EXPONENT}")
 MARK = "####"  # before the answer in GSM8K (arXiv 2110.14168)
 BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 
@@ -23,6 +25,7 @@ class Rule(NamedTuple):
     score: Callable[[Sequence, Sequence[str], Sequence[Mapping]], Sequence[float | Fault]]  # (prompts, completions, metadata)
     columns: tuple[str, ...] = ()
     parts: tuple[Callable, ...] = ()  # rewards that it sums
+    remarks: Callable[[], list[str]] = list  # what else is to be told of the calls so far
 
 
 def by_sample(one: Callable[[str, Mapping[str, Any]], float], columns: tuple[str, ...] = ()) -> Rule:
@@ -46,7 +49,7 @@ def length(*, unit: str = "characters", at_most: int | None = None) -> Rule:
     """
     if unit not in UNITS:
         raise ValueError(f"unit={unit!r} of reward 'length' is not one of {', '.join(UNITS)}.")
-    if at_most is not None and (not isinstance(at_most, int) or at_most < 1):
+    if at_most is not None and at_most < 1:
         raise ValueError(f"at_most={at_most!r} of reward 'length' must be a whole number of {unit} from 1, or None.")
     return by_sample(lambda completion, row: float(min(UNITS[unit](completion), at_most or len(completion))))
 
@@ -130,5 +133,6 @@ def _normal(text):
 
 def _value(match):
     negative = (match["sign"] + match["inner"]).replace("+", "") != ""
-    value = Decimal(match["digits"].replace(",", "") + (match["rest"] or ""))
+    exponent = (match["exponent"] or "0").replace("\u2212", "-")
+    value = Decimal(f"{match['digits'].replace(',', '')}{match['rest'] or ''}e{exponent}")
     return -value if negative else value

@@ -46,6 +46,7 @@ def test_rules_score_as_known(spec, completion, row, expected):
 @pytest.mark.parametrize(
     "text, expected",
     [("1,234,567", 1234567), ("-3", -3), ("5-3", 3), ("$-4.50", -4.5), ("-$4.5", -4.5), ("\u221212", -12), ("1, 2", 2), ("", None)]
+    + [("so .5", 0.5), ("-$.25", -0.25), ("1e+20", 10**20), ("2.5E-1", 0.25), ("1e5x", 1), ("5. Ende", 5), ("v.5", None)]
     + [("x2 and v1.0", None), ("4,5 or 6,78", 78), ("#### 5 (of 7)", 5), ("#### none", None), (r"\boxed{3} \boxed{4}", 4), ("3.", 3)],
 )
 def test_final_numbers_are_read_as_people_write_them(text, expected):
@@ -88,6 +89,9 @@ def odd(prompts, completions, metadata):
 
 def one_argument(prompts):
     return 1
+
+def mean(prompts, completions, metadata):
+    return [1.0]
 """
 
 
@@ -123,6 +127,17 @@ def test_a_sample_that_fails_is_named_and_counted_and_the_others_have_their_scor
 def test_a_configured_value_takes_the_place_of_a_missing_score(file):
     scores, reward = score(dict(kind="python", function=f"{file}:odd", fault_value=-1), ["nan", "fine"], [{"gold": 2.0}] * 2)
     assert scores.tolist() == [-1, 2] and "1 of 2 samples given -1 by not_finite" in reward.lines()[0]
+
+
+def test_a_function_that_gives_one_number_for_all_samples_is_told(file):
+    scores, reward = score(f"{file}:mean", ["a", "b", "c"])
+    assert scores.tolist() == [1, 1, 1] and not reward.faults.counts
+    assert "1 calls with several samples failed" in reward.lines()[0] and "(1,) for 3 samples" in reward.lines()[0]
+
+
+def test_a_sum_has_the_precision_and_the_range_of_its_weights():
+    scores, reward = score(dict(kind="sum", of=dict(a=("length", 1e38), b=("length", -1e38))), ["abcdefgh"])
+    assert scores.tolist() == [0] and not reward.lines()
 
 
 def test_a_function_that_always_hangs_is_given_up(file):
@@ -168,6 +183,16 @@ def test_no_samples_have_no_scores_and_unequal_lists_are_an_error():
         (dict(kind="length", unit="tokens"), "'tokens' of reward 'length' is not one of characters, words"),
         (dict(kind="length", at_most=0), "at_most=0"),
         (dict(kind="length", fault_value=math.nan), "fault_value=nan is no finite number"),
+        (dict(kind="length", fault_value=1e300), "no finite number of float32"),
+        (dict(kind="length", fault_value=10**400), "no finite number of float32"),
+        (dict(kind="length", at_most=True), "at_most=True is bool, not int or None"),
+        (dict(kind=["length"]), "is no reward"),
+        (dict(kind="exact_match", column=""), "must be a text"),
+        (dict(kind="regex", pattern="a", column=5), "column=5 is int, not str or None"),
+        (dict(kind="python", function="mine.py:f", options=5), "options=5 is int, not a dict or None"),
+        (dict(kind="python", function="mine.py:f", timeout_s=1e300), "at most 86,400"),
+        (dict(kind="model", model=None), "model=None is NoneType, not str"),
+        (dict(kind="sum", of=dict(a=("length", 10**400))), "finite number of float32"),
         (dict(kind="regex"), "needs pattern"),
         ("regex:", "must be a text"),
         ("regex:(", r"cannot be read"),
@@ -188,7 +213,7 @@ def test_a_spec_that_cannot_be_is_an_error_with_the_way_out(spec, words):
 @pytest.mark.parametrize(
     "name, text, words",
     [
-        ("wrods", FUNCTIONS, r"has no function 'wrods'; it has words, odd, one_argument"),
+        ("wrods", FUNCTIONS, r"has no function 'wrods'; it has words, odd, one_argument, mean"),
         ("one_argument", FUNCTIONS, r"called as one_argument\(prompts, completions, metadata\)"),
         ("words", "import nothing_of_this_name", r"mine.py, line 1: ModuleNotFoundError"),
         ("words", "def words(:", r"mine.py, line 1: SyntaxError"),
