@@ -26,7 +26,7 @@ FLAGS = (
         {"nargs": "*", "metavar": "RUN_OR_FOLDER", "help": "talk in the terminal, to two models side by side where two are named"},
     ),
     ("--limit", {"type": int, "help": "only the first so many rows of --prompts"}),
-    ("--template", {"default": None, "help": "auto, plain, a built-in name or a .jinja file (default: the model's own, else plain)"}),
+    ("--template", {"default": None, "help": "auto, plain, a built-in name or a .jinja file (default: that of its training)"}),
     ("--out", {"metavar": "FILE.jsonl", "type": local, "help": "gets a line for every sample"}),
     ("--samples", {"type": int, "default": None, "help": "of every prompt (1)"}),
     ("--max-new-tokens", {"type": int, "default": 256, "help": "a sample ends after so many tokens (256)"}),

@@ -9,9 +9,7 @@ import sys
 from jaxalign.data.raw import prompts, sources
 from jaxalign.data.raw.counts import Counts
 from jaxalign.data.raw.prompts import Asked
-from jaxalign.data.text import render
 from jaxalign.data.text.renderer import Renderer
-from jaxalign.data.text.tokenizer import load
 from jaxalign.data.text.tokenizer_files import locate
 from jaxalign.hf import trained
 from jaxalign.sampling.sampler import Sample
@@ -53,15 +51,13 @@ class Speaker:
 
 
 def of_source(source: Source, *, template: str | None) -> Speaker:
-    """The speaker of a named model; template None takes the model's own, or plain text where it has none.
+    """The speaker of a named model; template as in `Source.renderer`.
 
     Raises:
       FileNotFoundError, ValueError: it has no tokenizer, or the template does not fit it.
     """
-    folder = locate(source.tokenizer())
-    tokenizer = load(folder)
-    renderer = render.make(tokenizer, template=template or ("auto" if tokenizer.chat_template else "plain"))
-    return Speaker(renderer, trained.stop_ids(renderer, folder))
+    renderer = source.renderer(template)
+    return Speaker(renderer, trained.stop_ids(renderer, locate(source.tokenizer())))
 
 
 def asked_text(text: str) -> list[Asked]:

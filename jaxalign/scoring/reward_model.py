@@ -16,12 +16,9 @@ import numpy as np
 from jaxalign import sharding
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.rows import loader, pack
-from jaxalign.data.text import render, templates
 from jaxalign.data.text.renderer import Renderer, messages_from
-from jaxalign.data.text.tokenizer import load
 from jaxalign.scoring import scorer
 from jaxalign.scoring.faults import Fault
-from jaxalign.training import runs
 from jaxalign.training.sources import Source
 
 LEAST_TOKENS = 256  # of a row, whose length is this times a power of two, so that few programs are compiled
@@ -128,23 +125,14 @@ def load_model(
     """The reward model of a run with a reward head, or of the folder or hub name of a sequence classifier with one label.
 
     Args:
-      template: None takes what a run trained with, and a folder's own chat template, or plain text where it has none.
+      template: as in `Source.renderer`.
       rows: packed rows of a batch.
 
     Raises:
       FileNotFoundError, ValueError: as `scorer.reward_source`, or there is no such template.
     """
     source = scorer.reward_source(name)
-    tokenizer = load(source.tokenizer())
-    known = {}
-    if source.is_run:
-        known = runs.record(*source.place)["config"]["data"]
-    if template is None:
-        trained = known.get("template", "auto" if tokenizer.chat_template else "plain")
-        # A template file lies in the run's own tokenizer too, wherever the file is now.
-        template = trained if trained in ("plain", *templates.BUILT_IN) else "auto"
-    renderer = render.make(tokenizer, template=template, reasoning=known.get("reasoning", "keep"))
-    return RewardModel(name, source, renderer, rows, dtype, attention)
+    return RewardModel(name, source, source.renderer(template), rows, dtype, attention)
 
 
 def _groups(texts: Sequence[Sequence[int]]) -> pack.Groups:

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxalign import hub, manifest, paths
+from jaxalign.data.text import render, templates
+from jaxalign.data.text import tokenizer as tokenizers
+from jaxalign.data.text.renderer import Renderer
 from jaxalign.hf import classifiers
 from jaxalign.hf import load as hf_load
 from jaxalign.models import model as models
@@ -88,6 +91,23 @@ class Source:
     def tokenizer(self) -> str:
         """Where its tokenizer is: a folder, or a name."""
         return runs.tokenizer(self._workdir, self.step) if self.is_run else self.name
+
+    def renderer(self, template: str | None = None) -> Renderer:
+        """How text becomes its tokens.
+
+        Args:
+          template: as in data.template; None takes a run's own, and of a folder its chat template, or plain text.
+
+        Raises:
+          FileNotFoundError, ValueError: it has no tokenizer, or the template does not fit it.
+        """
+        tokenizer = tokenizers.load(self.tokenizer())
+        data = runs.record(*self.place)["config"]["data"] if self.is_run else {}
+        if template is None:
+            trained = data.get("template", "auto" if tokenizer.chat_template else "plain")
+            # A template file lies in the run's own tokenizer too, wherever the file is now.
+            template = trained if trained in ("plain", *templates.BUILT_IN) else "auto"
+        return render.make(tokenizer, template=template, reasoning=data.get("reasoning", "keep"))
 
     def check(self, model: models.Model) -> None:
         """Raises ValueError where the weights do not fit, as far as that can be seen without reading them."""

@@ -57,6 +57,15 @@ def test_a_run_is_a_model_at_its_newest_best_or_named_step(run):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_text_is_written_as_the_run_was_trained_whatever_template_its_tokenizer_has(run, weights, monkeypatch):
+    (weights / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}")
+    monkeypatch.setattr(Source, "tokenizer", lambda self: str(weights))
+    assert Source(str(weights)).renderer().template is not None
+    assert runs.record(run, 2)["config"]["data"]["template"] == "plain"
+    assert Source(str(run)).renderer().template is None
+    assert Source(str(run)).renderer("auto").template is not None
+
+
 def test_training_starts_from_a_run_where_that_run_ended(run, cache, tmp_path):
     assert start(tmp_path, cache, f"model.checkpoint={run}") == 0
     ended, begun = log.read_metrics(run, "eval")[-1], log.read_metrics(tmp_path, "eval")[0]
