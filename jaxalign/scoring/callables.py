@@ -67,11 +67,12 @@ class HostFunction:
         return scores
 
     def remarks(self) -> list[str]:
-        """A line where calls with several samples failed though each sample alone has a score, as of a mean of all."""
+        """A line where calls with several samples failed though each sample alone has a score, as where a function gives one mean."""
         calls = self._unexplained
         if not calls:
             return []
-        """A line where calls with several samples failed though each sample alone has a score, as where a function gives one mean."""
+        count, first = f"{len(calls):,} calls with several samples", calls[0]
+        return [f"{count} failed, so each sample was scored alone; the first failed by {first.rule}: {first}"]
 
     def _start(self):
         ours, theirs = Pipe()

@@ -27,6 +27,7 @@ TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # of a server that is
 LONGEST_WAIT_S = 60.0
 LONGEST_REPLY = 4 * 2**20  # bytes
 SHOWN = 200  # characters of a server's message
+NO_SUCH_JSON = (ValueError, LookupError, TypeError, RecursionError)  # of a text that is no JSON, is too deep, or holds something else
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -70,7 +71,7 @@ class Endpoint:
             self.cache.mkdir(parents=True, exist_ok=True)
 
     def ask(self, messages: Sequence[Mapping[str, str]], *, keep: Callable[[str], bool]) -> str:
-        """The reply to these messages, from the cache where it is there.
+        """The reply to these messages, without the key where it repeats it; from the cache where it is there.
 
         Args:
           messages: with role and content.
@@ -89,7 +90,7 @@ class Endpoint:
                 break
             except Fault as fault:
                 if attempt == self.retries or fault.rule == "refused":
-                    raise Fault(fault.rule, self._without_key(f"{fault}{f' ({attempt + 1} tries)' if attempt else ''}")) from None
+                    raise Fault(fault.rule, f"{fault}{f' ({attempt + 1} tries)' if attempt else ''}") from None
                 asked_to_wait = fault.__cause__.headers.get("Retry-After") if isinstance(fault.__cause__, urllib.error.HTTPError) else None
                 time.sleep(_wait(attempt, self.wait_s, asked_to_wait))
         if file and keep(reply):
@@ -111,21 +112,32 @@ class Endpoint:
                 text = _read(response, until)
         except urllib.error.HTTPError as error:
             rule = "overloaded" if error.code in TRANSIENT else "refused"
-            raise Fault(rule, f"HTTP {error.code}: {_message(error)}{self._way_out(error.code)}") from error
+            raise Fault(rule, f"HTTP {error.code}: {self._message(error, until)}{self._way_out(error.code)}") from error
         except TimeoutError as error:
             raise Fault("timeout", f"no reply within {self.timeout_s:g} s.") from error
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(reason, TimeoutError):
                 raise Fault("timeout", f"no connection within {self.timeout_s:g} s.") from error
-            raise Fault("unreachable", f"{type(reason).__name__}: {reason}; is {self.url} right?") from error
+            raise Fault("unreachable", f"{type(reason).__name__}: {self._without_key(str(reason))}; is {self.url} right?") from error
         try:
             content = json.loads(text)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise Fault(
-                "malformed", f"the server answered {text[:SHOWN].decode(errors='replace')!r}, which is no chat completion."
-            ) from error
-        return content if isinstance(content, str) else ""  # null: of a model that only thought
+        except NO_SUCH_JSON as error:
+            answered = self._without_key(text.decode(errors="replace"))[:SHOWN]
+            raise Fault("malformed", f"the server answered {answered!r}, which is no chat completion.") from error
+        return self._without_key(content) if isinstance(content, str) else ""  # null: of a model that only thought
+
+    def _message(self, error, until):
+        """What the server says about an error, in a line."""
+        try:
+            text = _read(error, until).decode(errors="replace")
+        except (OSError, http.client.HTTPException):
+            return self._without_key(str(error.reason))[:SHOWN]
+        try:
+            text = str(json.loads(text)["error"]["message"])
+        except NO_SUCH_JSON:
+            pass
+        return (" ".join(self._without_key(text).split()) or self._without_key(str(error.reason)))[:SHOWN]
 
     def _way_out(self, code):
         if code in (401, 403):
@@ -148,19 +160,6 @@ def _read(response, until):
         if size > LONGEST_REPLY:
             raise http.client.HTTPException(f"a reply of more than {LONGEST_REPLY >> 20} MiB")
     return b"".join(parts)
-
-
-def _message(error):
-    """What the server says about an error, in a line."""
-    try:
-        text = error.read(2**16).decode(errors="replace")
-    except (OSError, http.client.HTTPException):
-        return error.reason
-    try:
-        text = str(json.loads(text)["error"]["message"])
-    except (ValueError, LookupError, TypeError):
-        pass
-    return " ".join(text.split())[:SHOWN] or error.reason
 
 
 def _wait(attempt, base, asked):

@@ -132,6 +132,22 @@ def test_the_last_line_of_a_reply_decides(reply, letter):
     assert judges.verdict_of(reply) == letter
 
 
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_reply_that_is_nested_too_deeply_is_a_fault(server, make, status):
+    server.reply = lambda first, second: (status, "[" * 200_000)
+    judge = make(retries=0, parallel=1)
+    assert np.isnan(judge(["p"], ["a"], ["b"])).all() and judge.faults.counts == {"malformed" if status == 200 else "overloaded": 1}
+
+
+@pytest.mark.parametrize("reply", [f"key {KEY}", f"key {KEY}\n[[A]]", (400, "x" * 190 + KEY), (200, "x" * 190 + KEY)])
+def test_a_key_that_the_server_repeats_is_neither_told_nor_kept_nor_cut_into(server, make, tmp_path, reply):
+    server.reply = lambda first, second: reply
+    judge = make(retries=0)
+    judge(["p"], ["a"], ["b"])
+    told = "".join(judge.lines()) + "".join(file.read_text() for file in tmp_path.iterdir())
+    assert KEY[:6] not in told and ("***" in told)
+
+
 def test_one_order_without_a_verdict_is_no_verdict(server, make):
     server.reply = lambda first, second: "[[A]]" if first == "good" else "hm"
     judge = make()
@@ -227,8 +243,8 @@ def test_annotate_mends_labels_by_a_judge_and_tells_of_one_that_prefers_a_place(
     assert "0 pairs as they were, 8 turned around, 0 ties" in capsys.readouterr().out
     assert json.loads((tmp_path / "fair.jsonl").read_text().splitlines()[0]) == dict(prompt="q0", chosen="bb", rejected="a")
     server.reply = lambda first, second: "[[A]]"
-    assert annotate.main([*arguments, "--judge", f"first@{server.url}", "--out", str(tmp_path / "first.jsonl")]) == 0
-    out = capsys.readouterr().out
+    assert annotate.main([*arguments, "--judge", f"first@{server.url}", "--out", str(tmp_path / "first.jsonl")]) == 1
+    out = capsys.readouterr().err
     assert "8 of 8 verdicts turned with the order" in out and "it prefers what stands first" in out and "8 ties" in out
     server.reply = lambda first, second: (404, "no such model")
     assert annotate.main([*arguments, "--judge", f"none@{server.url}", "--out", str(tmp_path / "none.jsonl")]) == 1
