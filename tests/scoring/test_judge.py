@@ -148,6 +148,18 @@ def test_a_key_that_the_server_repeats_is_neither_told_nor_kept_nor_cut_into(ser
     assert KEY[:6] not in told and ("***" in told)
 
 
+def test_the_body_of_an_error_that_comes_a_byte_at_a_time_is_not_waited_for(make):
+    class Dripping:
+        reason = "busy"
+
+        def read1(self, count):
+            time.sleep(0.02)
+            return b" "
+
+    start = time.monotonic()
+    assert make().endpoint._message(Dripping(), start + 0.1) == "busy" and time.monotonic() - start < 5
+
+
 def test_one_order_without_a_verdict_is_no_verdict(server, make):
     server.reply = lambda first, second: "[[A]]" if first == "good" else "hm"
     judge = make()
