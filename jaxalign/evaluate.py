@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import hashlib
 import itertools
 import json
+import math
 from pathlib import Path
 import shlex
 import sys
@@ -36,9 +37,9 @@ FLAGS = (
     ("--reward", {"action": "append", "metavar": "SPEC", "help": "length, gsm8k, FILE.py:NAME, model:NAME, ...; may be given again"}),
     ("--judge", {"metavar": "SPEC", "help": "decides which of two answers is better (default: the only reward)"}),
     ("--prompts", {"metavar": "FILE", "help": "rows with prompts (default: the held-out rows)"}),
-    ("--samples", {"help": "answers to every prompt"}),
-    ("--max-new-tokens", {"help": "an answer ends after so many tokens"}),
-    ("--temperature", {"help": "of the answers; 0: the likeliest token"}),
+    ("--samples", {"type": int, "help": "answers to every prompt"}),
+    ("--max-new-tokens", {"type": int, "help": "an answer ends after so many tokens"}),
+    ("--temperature", {"type": float, "help": "of the answers; 0: the likeliest token"}),
 )
 OF_ANSWERS = ("against", "judge", "prompts", "samples", "max_new_tokens", "temperature")  # flags that are keys of eval.generate
 
@@ -84,6 +85,9 @@ def _evaluate(argv):
 def _of_answers(options) -> list[str]:
     """What the flags for answers set in the configuration, as it is typed: --config.eval.generate.KEY=VALUE."""
     values = {name: value for name in OF_ANSWERS if (value := getattr(options, name)) is not None}
+    if not math.isfinite(values.get("temperature", 0)):
+        raise ValueError(f"--temperature {values['temperature']} must be a finite number of at least 0.")
+    values |= {name: repr(values[name]) for name in ("against", "prompts") if name in values}  # text, whatever it looks like
     if options.reward:  # with them goes the judge of those before
         values = {"judge": None, **values, "rewards": repr(rewards_by_name(options.reward))}
     below = f"{options.stage}." if options.config and options.stage else ""
@@ -200,6 +204,7 @@ def _measure(subject):
     from jaxalign.evaluators.measured import Measured
 
     cfg, model = subject.cfg, subject.model
+    evaluations.check(cfg, model)
     objective, sets = functions.objective(cfg), held_out_sets(cfg)
     if not sets.held_out and not evaluations.has_some(cfg):
         raise ValueError("there is nothing to evaluate on; set data.eval, for example --config.data.eval.path=FILE.")

@@ -85,11 +85,9 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
     import jax
 
     from jaxalign.config import build, evaluations, functions
-    from jaxalign.config.computed import with_columns
     from jaxalign.config.durations import durations
-    from jaxalign.config.prepared import prepared_sets
     from jaxalign.config.resume import open_run
-    from jaxalign.config.sets import check_best, check_data, check_rewards, class_weights
+    from jaxalign.config.sets import check_best, class_weights
     from jaxalign.data.rows import loader
     from jaxalign.reports.log import RunLog
     from jaxalign.reports.samples import Samples
@@ -100,11 +98,9 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
         objective, model = functions.objective(cfg), build.model(cfg)
         saved, start, origin = open_run(cfg, model, workdir)
-        sets = prepared_sets(cfg)
-        check_data(objective, model, sets.all)
-        sets = with_columns(cfg, sets)
+        evaluations.check(cfg, model)
+        sets = _sets(cfg, objective, model)
         kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=saved.read_run(start) if start else {})
-        check_rewards(cfg, objective, sets.all)
         beside = evaluations.evaluations(cfg, model, sets)
         lengths = durations(cfg, sets.train)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -134,6 +130,19 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         if jax.process_index() == 0:
             _summarize(loop, sets, workdir, finished, name=name, start_step=start, command=command, seconds=time.monotonic() - began)
     return finished
+
+
+def _sets(cfg, objective, model):
+    """The rows of the run with their computed columns, checked."""
+    from jaxalign.config.computed import with_columns
+    from jaxalign.config.prepared import prepared_sets
+    from jaxalign.config.sets import check_data, check_rewards
+
+    sets = prepared_sets(cfg)
+    check_data(objective, model, sets.all)
+    sets = with_columns(cfg, sets)
+    check_rewards(cfg, objective, sets.all)
+    return sets
 
 
 def _begin(cfg, model, made, saved, start: int, lengths, prepared: list[str], workdir: Path):

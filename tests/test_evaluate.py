@@ -1,12 +1,15 @@
 """Evaluation without training: the numbers of the run, other rows, folders of weights, and what is refused."""
 
+import argparse
 import json
 from pathlib import Path
 import shutil
 
+from ml_collections import ConfigDict
 import pytest
 
 from jaxalign import evaluate, train
+from jaxalign.config.files import override
 from jaxalign.reports import log
 from jaxalign.training import runs
 
@@ -39,6 +42,15 @@ def finished(tmp_path_factory):
 
 def numbers(path):
     return json.loads(path.read_text())
+
+
+def test_flags_that_name_something_are_text_whatever_they_look_like():
+    flags = dict(
+        workdir="x", reward=None, config=None, stage=None, against="2024", judge=None, prompts="None", samples=2, max_new_tokens=None
+    )
+    config = ConfigDict({"eval": {"generate": {}}})
+    override(config, evaluate._of_answers(argparse.Namespace(**flags, temperature=0.5)))
+    assert config.eval.generate.to_dict() == {"against": "2024", "prompts": "None", "samples": 2, "temperature": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +142,7 @@ def test_a_folder_of_weights_is_evaluated_against_the_model_of_the_config(finish
         (["--config", TINY, "--checkpoint", "RUN/sft", "--config.optimizer.learning_rate=1.0"], "learning_rate: an evaluation"),
         (["--config", TINY, "--checkpoint", "/nope", "--config.data.eval.path=/nope.jsonl"], "/nope is not a folder"),
         (["--checkpoint", "x"], "--config and --checkpoint go together"),
+        (["--workdir", "RUN/dpo", "--temperature", "nan"], "--temperature nan must be a finite number"),
         (["--workdir", "RUN"], "is a run of stages dpo, sft"),
         (["--workdir", "RUN/dpo", "--step", "7"], "checkpoints of steps [1, 2], not 7"),
         (["--workdir", "RUN/dpo", "--step", "last"], "comes the step of a checkpoint, or best"),

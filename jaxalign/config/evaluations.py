@@ -38,6 +38,22 @@ def has_some(cfg: ConfigDict) -> bool:
     return any(cfg.eval[name] is not None for name in ("generate", "multiple_choice"))
 
 
+def check(cfg: ConfigDict, model: models.Model) -> None:
+    """Raises ValueError, OSError where eval.generate names what cannot be had: before any row of a run is read and prepared."""
+    spec = cfg.eval.generate
+    if spec is None:
+        return
+    tokens, positions = spec.max_new_tokens, model.config.max_positions
+    if tokens >= positions:
+        raise ValueError(
+            f"eval.generate.max_new_tokens={tokens:,} leaves a prompt no room in the model's {positions:,} positions; lower it."
+        )
+    if spec.prompts is not None:
+        sources.read(_source_of_prompts(spec.to_dict()))
+    if spec.against not in (None, REFERENCE, CHOSEN):
+        Source(spec.against).config()
+
+
 def evaluations(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable[[list[str]], None] = to_stderr) -> Evaluations:
     """The evaluations that a configuration names in its section eval. Needs a mesh in scope; nothing is compiled yet.
 
@@ -123,13 +139,18 @@ def _speaking(cfg, model, sets, tell) -> Speaking:
 def _asked(cfg, spec, sets, counts, *, chat):
     """The prompts of a source of their own, or of the first held-out set."""
     if spec["prompts"] is not None:
-        source = {"path": spec["prompts"]} if isinstance(spec["prompts"], str) else spec["prompts"]
-        numbers, format = None, source.get("format")
+        given = _source_of_prompts(spec)
+        numbers, format = None, given.get("format")
     else:
         name, source = next(iter(held_out_sources(cfg).items()))
         numbers, format = sets.held_out[name].source_rows.tolist(), sets.held_out[name].meta["format"]
-    given = {key: value for key, value in source.items() if value is not None}
+        given = {key: value for key, value in source.items() if value is not None}
     return prompts.read(sources.read(given), counts, numbers=numbers, format=format, chat=chat, scoring=judgements(given)["scoring"])
+
+
+def _source_of_prompts(spec):
+    source = {"path": spec["prompts"]} if isinstance(spec["prompts"], str) else spec["prompts"]
+    return {key: value for key, value in source.items() if value is not None}
 
 
 def _texts(cfg, model, spec, asked: list[Asked], voice: Voice, voice_of):

@@ -13,6 +13,8 @@ from jaxalign.config.prepared import held_out_sets
 from jaxalign.config.resolve import ConfigError, resolve
 from jaxalign.config.stages import place_stages, resolve_stages
 from jaxalign.data.raw import sources
+from jaxalign.models import model as models
+from jaxalign.training.sources import Source
 
 HELD_OUT = dict(train=dict(path="x.jsonl"), eval=dict(path="y.jsonl"))
 REWARD_MODEL = dict(checkpoint="package:stories260k", reward_head="linear")
@@ -90,6 +92,20 @@ def test_an_endpoint_is_a_judge_and_no_reward():
     judging = judges.judging(spec, judges.PARSE)
     assert not judging.rewards and judging.compare == {"model": "gpt-x", "url": "http://localhost:1/v1"}
     assert "generate/win_rate" in judges.metrics(spec) and "generate/reward" not in judges.metrics(spec)
+
+
+@pytest.mark.parametrize(
+    ("generate", "words"),
+    [
+        (dict(max_new_tokens=5000), "max_new_tokens=5,000 leaves a prompt no room in the model's 512 positions"),
+        (dict(prompts="nowhere.jsonl"), "nowhere.jsonl"),
+        (dict(against="nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_had_is_told_before_any_row_is_prepared(generate, words):
+    cfg = resolve(config(dict(rewards=dict(long="length"), **generate)))
+    with pytest.raises((ValueError, OSError), match=words):
+        evaluations.check(cfg, models.build(Source("package:stories260k").config()))
 
 
 def test_a_held_out_source_beside_its_section_leads_there():
