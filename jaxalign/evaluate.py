@@ -267,9 +267,11 @@ def _report(subject, numbers, answers, command):
     import rich.console
     import rich.table
 
+    from jaxalign.config import describe
     from jaxalign.reports import alarms, log, page
     from jaxalign.reports.estimates import MISSING
 
+    settings = describe.answers(subject.cfg)
     before, after, change = numbers.start, numbers.checkpoint, numbers.change
     first = page.headline(after)
     table = rich.table.Table("held out", "start", "checkpoint (± 1 SE)", "change", "prompts")
@@ -279,11 +281,12 @@ def _report(subject, numbers, answers, command):
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(table)
-    for sentence in (*numbers.sentences(), *alarms.falling(before, after)):
+    how = [f"How they were drawn and judged: {one}." for one in settings.values()]
+    for sentence in (*numbers.sentences(), *how, *alarms.falling(before, after)):
         console.print(sentence, highlight=False)
     if subject.out:
         subject.out.parent.mkdir(parents=True, exist_ok=True)
-        subject.out.write_text(json.dumps({"command": command, **numbers.as_dict()}, indent=1), encoding="utf-8")
+        subject.out.write_text(json.dumps({"command": command, "settings": settings, **numbers.as_dict()}, indent=1), encoding="utf-8")
         print(f"Numbers: {subject.out}", file=sys.stderr)
         if answers:
             log.write_lines(subject.out.with_suffix(".samples.jsonl"), answers)

@@ -28,7 +28,7 @@ def write(folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen
     (folder / "summary.json").write_text(json.dumps(facts | {"run": run | {"devices": "1 x cpu", "versions": "jax 0"}}))
 
 
-def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against=None, prompts=None, se=0.1, **metrics):
+def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against=None, prompts=None, se=0.1, settings=None, **metrics):
     """An evaluation of generated answers beside a run.
 
     Args:
@@ -36,6 +36,7 @@ def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against
       against: (who, rewards) of the answers that they were judged beside.
       prompts: their texts.
       se: the error of every metric.
+      settings: how the answers were drawn and judged.
       metrics: generate/NAME=value, besides the mean reward.
     """
     lines = []
@@ -53,5 +54,7 @@ def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against
     numbers = {f"generate/{name}": {"value": value, "se": se, "n": len(lines)} for name, value in metrics.items()}
     folder = folder / "evaluations"
     folder.mkdir(exist_ok=True)
-    (folder / f"step-{step}.json").write_text(json.dumps({"command": "x", "start": {}, "checkpoint": numbers, "change": {}}))
+    whole = {"command": "x", "start": {}, "checkpoint": numbers, "change": {}}
+    whole |= {"settings": {"answers": settings}} if settings else {}
+    (folder / f"step-{step}.json").write_text(json.dumps(whole))
     (folder / f"step-{step}.samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -133,6 +133,29 @@ def test_rewards_of_different_kinds_or_prompts_are_not_taken_for_the_same(tmp_pa
     assert page(tmp_path, *(tmp_path / name for name in "abc")).text.count("measured on different prompts") == 1
 
 
+def test_answers_that_were_drawn_otherwise_are_told_with_their_opponents(tmp_path):
+    for name, tokens, other in (("a", 24, "reference"), ("b", 8, f"{tmp_path}/a")):
+        write(tmp_path / name, lines=[], objective=name)
+        how = f"max_new_tokens {tokens}, temperature 1.0, rewards.judge length, limit {tokens}"
+        evaluate(tmp_path / name, [tokens + i % 3 for i in range(20)], against=(other, [9.5] * 20), settings=how)
+    found = page(tmp_path, tmp_path / "a", tmp_path / "b")
+    assert "which may be the difference: a with max_new_tokens 24 and b with max_new_tokens 8." in found.text
+    assert "Settings: max_new_tokens 8, temperature 1.0, rewards.judge length." in found.text
+    assert "They were drawn otherwise: a with max_new_tokens 24; b with max_new_tokens 8." in found.text
+    assert "won against its start" in found.cards[0] and "lost against a" in found.cards[1]
+    evaluate(tmp_path / "b", [1.0] * 20, settings="max_new_tokens 24, temperature 1.0, rewards.judge length")
+    assert "otherwise" not in page(tmp_path, tmp_path / "a", tmp_path / "b").text
+
+
+def test_accuracies_that_mean_something_else_are_not_ranked_and_other_starts_are_told(tmp_path):
+    for name, reference, model in (("sft", "none", "base; llama"), ("dpo", "frozen, x", "base; llama"), ("ipo", "frozen", "other; llama")):
+        write(tmp_path / name, lines=lines(0.9 if name == "dpo" else 0.6), objective=name, reference=reference, model=model)
+    text = page(tmp_path, tmp_path / "sft", tmp_path / "dpo").text
+    assert "held-out accuracy, without a reference went from" in text and "beats" not in text and "not measured" not in text
+    text = page(tmp_path, tmp_path / "dpo", tmp_path / "ipo").text
+    assert "it beats ipo" in text and "They started from different models, base and other, so that" in text
+
+
 def test_samples_of_another_reward_lend_no_error(tmp_path):
     for name, value in (("a", 0.7), ("b", 0.5)):
         write(tmp_path / name, lines=lines(0.6, **{"generate/reward": value}), objective=name)

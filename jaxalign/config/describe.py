@@ -37,7 +37,14 @@ def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, str
         "steps": f"{lengths.total:,}",
         "text": _listed(values["data"], only=OF_THE_TEXT),
         "seed": str(values["seed"]),
+        **answers(cfg),
     }
+
+
+def answers(cfg: ConfigDict) -> dict[str, str]:
+    """{"answers": how what the model says is drawn and judged}; nothing where it says nothing."""
+    spec = cfg.to_dict()["eval"]["generate"]
+    return {} if spec is None else {"answers": _listed(_flat(spec))}
 
 
 def facts(
@@ -64,6 +71,15 @@ def facts(
     texts = [text for one in samples for text in one.texts(first, build.renderer(cfg).tokenizer)]
     run = {"start_step": start_step, "starts": 1, "seconds": seconds, "command": command, "date": f"{datetime.date.today():%Y-%m-%d}"}
     return {"data": {role: known.of_set(one) for role, one in data.items()}, "samples": texts, "run": run | known.of_machine()}
+
+
+def _flat(section):
+    """KEY or KEY.KEY -> value, without what is empty."""
+    flat = {}
+    for key, value in section.items():
+        below = _flat(value) if isinstance(value, dict) else {"": value}
+        flat |= {f"{key}.{name}" if name else key: one for name, one in below.items() if one not in (None, ())}
+    return flat
 
 
 def _listed(section, *, first="", only=None):

@@ -2,9 +2,11 @@
 
 import json
 
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from jaxalign.config import describe
 from jaxalign.reports import page, summary
 from jaxalign.reports.estimates import Estimate
 
@@ -167,3 +169,11 @@ def test_a_log_that_lost_its_beginning_has_no_metrics_from_before_the_first_step
     assert first == {} and last["accuracy"].value == 0.625
     summary.write(tmp_path, facts())
     assert "| `accuracy` | - | 0.625 ± 0.050 | 214 |" in (tmp_path / "summary.md").read_text()
+
+
+def test_settings_tell_how_answers_are_drawn_and_judged():
+    rewards = {"short": dict(kind="length", at_most=9)}
+    spec = dict(against="chosen", max_new_tokens=24, stop=(), limit=None, kl=False, rewards=rewards, judge="short")
+    told = describe.answers(ConfigDict(dict(eval=dict(generate=spec))))["answers"]
+    assert told == "against chosen, judge short, kl False, max_new_tokens 24, rewards.short.at_most 9, rewards.short.kind length"
+    assert describe.answers(ConfigDict(dict(eval=dict(generate=None)))) == {}

@@ -19,6 +19,8 @@ from jaxalign.reports.html.questions import (
     duels,
     gap,
     on_other_prompts,
+    other_settings,
+    other_starts,
     questions,
     since_start,
 )
@@ -81,7 +83,8 @@ def _won(duel: Duel) -> Markup:
     interval = f"95 % interval {_share(rate.low)} to {_share(rate.high)}" if math.isfinite(rate.low) else "too few prompts for an interval"
     ties = f"; {_share(duel.ties)} are ties" if duel.ties > 0 else ""
     length = f", and would win {_share(duel.at_equal_length)} at equal length" if math.isfinite(duel.at_equal_length) else ""
-    return join(head, f": it wins {_share(rate.value)} ({interval}{ties}){length}.")
+    how = f" Settings: {duel.settings}." if duel.settings else ""
+    return join(head, f": it wins {_share(rate.value)} ({interval}{ties}){length}.{how}")
 
 
 def _ranking(question: Question, entries: Sequence[Entry]) -> Markup:
@@ -91,7 +94,7 @@ def _ranking(question: Question, entries: Sequence[Entry]) -> Markup:
     chance = f"; the dotted line is chance, {question.chance:g}" if question.chance is not None else ""
     label = f"{question.what}, with the 95 % interval for {whose}{chance}"
     sentence = _compared(question) if len(question.sides) > 1 else _alone(question, question.sides[0])
-    lacking = [entry.name for entry in entries if entry.number not in {side.entry.number for side in question.sides}]
+    lacking = [entry.name for entry in entries if not entry.row().last(question.metric)]
     without = f" It was not measured for {listed(lacking)}." if lacking else None
     return _finding([join(sentence, without)], charts.intervals(rows, label=label, line=question.chance))
 
@@ -105,6 +108,10 @@ def _compared(question: Question) -> Markup:
     undecided = [f"{side.entry.name} (it leads by {_by(one)})" for side, one in gaps if one.sign <= 0]
     name, note = best.entry.name, " All intervals hold together in 95 of 100 cases." if comparisons > 1 else ""
     note += " They were measured on different prompts." if on_other_prompts(question) else ""
+    if differing := other_settings(question):
+        note += f" Their answers were drawn or scored otherwise, which may be the difference: {listed(differing)}."
+    if models := other_starts(question):
+        note += f" They started from different models, {listed(models)}, so that their accuracy is measured against different ones."
     if not beaten:
         return join(f"Which has the best {question.what} ", NOT_TOLD, f": {name} leads ",
                     listed([f"{side.entry.name} by {_by(one)}" for side, one in gaps]), ".", note)  # fmt: skip

@@ -29,6 +29,7 @@ class Evaluation(NamedTuple):
     checkpoint: dict[str, Estimate]
     change: dict[str, Estimate]
     samples: list[dict[str, Any]]  # as `evaluators.generation` makes them
+    settings: str = ""  # how they were drawn and judged, as `config.describe` lists it; "" where it is not known
 
 
 class Run(NamedTuple):
@@ -84,16 +85,16 @@ def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[
 
 
 def _run(name, folder) -> Run:
-    logged = log.read_estimates(folder)
+    logged, facts = log.read_estimates(folder), _facts(folder)
     evaluations = [one for path in _by_step(folder.glob("evaluations/*.json")) if (one := _evaluation(path))]
     held_out = _completed(logged, evaluations)
     answers = [path for path in _by_step(folder.glob(f"{log.ANSWERS}/step-*.jsonl")) if _step(path) is not None]
     if answers:
         step, samples = _step(answers[-1]), _samples(answers[-1])
-        metrics = dict(logged)
-        evaluations.insert(0, Evaluation(log.ANSWERS, step, metrics.get(0, {}), metrics.get(step, {}), {}, samples))
+        metrics, how = dict(logged), facts.get("settings", {}).get("answers", "")
+        evaluations.insert(0, Evaluation(log.ANSWERS, step, metrics.get(0, {}), metrics.get(step, {}), {}, samples, how))
     samples = next((one.samples for one in reversed(evaluations) if one.samples), [])
-    return Run(name, folder, _facts(folder), log.read_metrics(folder, "train"), held_out, evaluations, samples)
+    return Run(name, folder, facts, log.read_metrics(folder, "train"), held_out, evaluations, samples)
 
 
 def _completed(logged: Evaluations, evaluations) -> Evaluations:
@@ -119,7 +120,7 @@ def _facts(folder) -> dict[str, Any]:
 
 def _evaluation(path) -> Evaluation | None:
     try:
-        values = dict.fromkeys(PARTS, {}) | json.loads(path.read_text(encoding="utf-8"))
+        values = dict.fromkeys((*PARTS, "settings"), {}) | json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError) as error:
         values = str(error)
     if not shapes.fits(values, shapes.EVALUATION):
@@ -127,7 +128,8 @@ def _evaluation(path) -> Evaluation | None:
         return None
     parts = [{name: _estimate(one) for name, one in values[part].items()} for part in PARTS]
     beside = path.with_name(path.stem + SAMPLES)
-    return Evaluation(path.stem, _step(path), *parts, _samples(beside) if beside.is_file() else [])
+    samples = _samples(beside) if beside.is_file() else []
+    return Evaluation(path.stem, _step(path), *parts, samples, values["settings"].get("answers", ""))
 
 
 def _estimate(one) -> Estimate:

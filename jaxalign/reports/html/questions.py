@@ -1,8 +1,9 @@
 """By which metrics configurations are ranked, what each of them reached, and what can be compared prompt by prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 from pathlib import Path
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from jaxalign.reports.page import ANSWERS
 REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{ANSWERS}{name}" for name in ("reward", "exact_match", "win_rate", "win_rate_length_controlled"))
 CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
 RIGHT = "exact_match"  # among the rewards of a sample; it has a metric of its own
+PARTS = re.compile(r"[;,] ")  # between the parts of a setting
+DRAWN = ("max_new_tokens", "temperature", "top_p", "stop")  # settings of answers that change what a reward means
 SHARED = 0.9  # of their prompts two sides must share to be compared prompt by prompt
 ROUNDING = 1e-5  # of rewards in files of samples
 REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
@@ -56,6 +59,7 @@ class Duel(NamedTuple):
     rate: Difference  # win rate, a tie counting half
     ties: float  # their share; NaN where the verdicts are not there
     at_equal_length: float  # the win rate; NaN where it was not measured
+    settings: str = ""  # how the answers were drawn and judged
 
     @property
     def direct(self) -> bool:
@@ -80,9 +84,9 @@ def questions(entries: Sequence[Entry]) -> list[Question]:
     found = []
     for metric, what, chance in asked:
         sides = sorted((Side(entry, ends) for entry, row in rows if (ends := row.last(metric))), key=lambda side: -side.mean)
-        kinds = {_only_reward(side.entry) if metric == REWARD else "" for side in sides}
-        for kind in sorted(kinds):  # a reward of another kind is another question
-            same = [side for side in sides if metric != REWARD or _only_reward(side.entry) == kind]
+        kinds = {_kind(side.entry, metric) for side in sides}
+        for kind in sorted(kinds):  # a reward of another kind, or an accuracy that means something else, is another question
+            same = [side for side in sides if _kind(side.entry, metric) == kind]
             found.append(Question(metric, what + (f", {kind}" if kind and len(kinds) > 1 else ""), same, chance))
     return found
 
@@ -100,7 +104,8 @@ def duels(entries: Sequence[Entry]) -> list[Duel]:
         verdicts = [sample["verdict"] for one in seeds for sample in one.samples if sample.get("verdict") is not None]
         controlled = [one.checkpoint[CONTROLLED].value for one in seeds if CONTROLLED in one.checkpoint]
         ties, rate = [verdict == TIE for verdict in verdicts], _win_rate([one.checkpoint[WIN_RATE] for one in seeds])
-        found.append(Duel(by_number[number], opponent, rate, _mean(ties), _mean(controlled)))
+        how = ", ".join(part for part in PARTS.split(seeds[-1].settings) if _key(part) in (*DRAWN, "samples", "judge", "rewards"))
+        found.append(Duel(by_number[number], opponent, rate, _mean(ties), _mean(controlled), how))
     return found
 
 
@@ -121,6 +126,58 @@ def on_other_prompts(question: Question) -> bool:
         ]
     measured = [one for one in measured if one]
     return any(one != measured[0] for one in measured)
+
+
+def other_settings(question: Question) -> list[str]:
+    """How the answers of each side were drawn and scored, where that differs: "NAME with KEY VALUE, ..." each."""
+    name = question.metric.removeprefix(REWARD).removeprefix("/") if question.metric.startswith(REWARD) else RIGHT
+    known = {}
+    for side in question.sides:
+        reward = name or _only_reward(side.entry)
+        evaluations = [one for run in side.entry.finished() if (one := _measured(run, question.metric))]
+        known[side.entry.name] = next((one.settings for one in evaluations if one.settings), ""), (f"rewards.{reward}", reward)
+    return differing(known)
+
+
+def differing(settings: Mapping[str, tuple[str, Sequence[str]]]) -> list[str]:
+    """What differs in how answers were drawn: "NAME with KEY VALUE, ..." each. Of settings that are not known nothing is told.
+
+    Args:
+      settings: name -> (how they were drawn and judged, keys that matter beside DRAWN).
+    """
+    known = {
+        name: [part for part in PARTS.split(how) if f"{part.partition(' ')[0]}.".startswith(tuple(f"{key}." for key in (*DRAWN, *keys)))]
+        for name, (how, keys) in settings.items()
+        if how
+    }
+    own = {name: [part for part in parts if any(part not in other for other in known.values())] for name, parts in known.items()}
+    return [f"{name} with {', '.join(parts)}" for name, parts in own.items() if parts]
+
+
+def other_starts(question: Question) -> list[str]:
+    """The models that the sides of a held-out accuracy started from, where they are different ones: their log-probs are its measure."""
+    models = [side.entry.facts.get("settings", {}).get("model", "").partition(";")[0] for side in question.sides]
+    models = list(dict.fromkeys(filter(None, models)))
+    return models if len(models) > 1 and not question.metric.startswith(ANSWERS) else []
+
+
+def _measured(run, metric) -> Evaluation | None:
+    """The evaluation that the last value of a metric is of."""
+    end = run.held_out[-1][1].get(metric, MISSING).value
+    return next((one for one in run.evaluations if one.checkpoint.get(metric, MISSING).value == end), None)
+
+
+def _kind(entry, metric) -> str:
+    """What a metric is of, where its name does not tell: which reward, or an accuracy without a reference."""
+    if metric == REWARD:
+        return _only_reward(entry)
+    rule = entry.facts.get("settings", {}).get("reference", "").partition(",")[0]
+    return "without a reference" if not metric.startswith(ANSWERS) and rule == "none" else ""
+
+
+def _key(part) -> str:
+    """The key of a part of a setting, without what is below it."""
+    return part.partition(" ")[0].partition(".")[0]
 
 
 def since_start(question: Question, side: Side) -> tuple[float, Difference] | None:
@@ -177,9 +234,13 @@ def _only_reward(entry) -> str:
 
 
 def _opponent(entries, evaluation: Evaluation) -> str:
-    """Whom the answers were judged beside: a configuration of this report by its name, others as the evaluation calls them."""
+    """Whom the answers were judged beside."""
     named = (sample["against"].get("from") for sample in evaluation.samples if sample.get("against"))
-    opponent = str(next(filter(None, named), "its opponent"))
+    return called(entries, str(next(filter(None, named), "its opponent")))
+
+
+def called(entries: Sequence[Entry], opponent: str) -> str:
+    """A configuration of this report by its name; others as the evaluation calls them."""
     path, at, step = opponent.partition("@")
     parts = Path(path.removesuffix("/export")).parts
     own = (entry.name for entry in entries for run in entry.runs if parts and run.folder.resolve().parts[-len(parts) :] == parts)

@@ -14,7 +14,7 @@ FACTS = {  # the parts of a summary
     "samples": [{"prompt": TEXT, "responses": [{"what": TEXT, "text": TEXT, "before": MAYBE, "after": MAYBE}]}],
     "run": {"seconds": NUMBER, "command": TEXT, "date": TEXT, "versions": TEXT, "devices": TEXT},
 }
-EVALUATION = {"start": {ANY: ESTIMATE}, "checkpoint": {ANY: ESTIMATE}, "change": {ANY: ESTIMATE}}
+EVALUATION = {"settings": {ANY: TEXT}, "start": {ANY: ESTIMATE}, "checkpoint": {ANY: ESTIMATE}, "change": {ANY: ESTIMATE}}
 SAMPLE = {"text": TEXT, "rewards": {ANY: MAYBE}}  # beside its "id" and its "prompt", which may be of any kind
 OTHER = {"rewards": {ANY: MAYBE}}  # of the answer that a sample is compared with, beside its text
 

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 import math
-import re
 import statistics
 
-from jaxalign.reports import comparison
+from jaxalign.reports import comparison, log
 from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.curves import rank
 from jaxalign.reports.html.markup import Markup, folded, join, table, tag
+from jaxalign.reports.html.questions import PARTS
 from jaxalign.reports.page import ANSWERS, MEANING
 
-PARTS = re.compile(r"[;,] ")  # between the parts of a setting
 SPEED = (  # (key of a training line, heading, format)
     ("speed/tokens_per_s", "tokens per second", "{:,.0f}"),
     ("speed/step_s", "seconds per step", "{:.3g}"),
@@ -35,7 +34,15 @@ def results(entries: Sequence[Entry]) -> Markup | None:
     meaning = [tag("li", tag("code", name), f": {text}.") for name, text in MEANING.items() if any(_is(name, m) for m in metrics)]
     note = "At the end of each run: the value ± one standard error over prompts; of several seeds the mean and the least to the greatest."
     table_ = table(["metric", *(row.name for row in rows)], lines)
-    return join(tag("h3", "All results"), table_, tag("p", note, class_="soft"), folded("What they mean", tag("ul", *meaning)))
+    what = folded("What they mean", tag("ul", *meaning))
+    return join(tag("h3", "All results"), table_, tag("p", note, class_="soft"), what, _answers(entries))
+
+
+def _answers(entries):
+    """How what the models say was drawn and judged, for each evaluation."""
+    made = [(entry.name, one.name, one.settings) for entry in entries for run in entry.runs for one in run.evaluations if one.settings]
+    rows = [[name, "training" if which == log.ANSWERS else which, how] for name, which, how in dict.fromkeys(made)]
+    return folded("How the answers were drawn and judged", table(["", "evaluation", "settings"], rows)) if rows else None
 
 
 def settings(entries: Sequence[Entry]) -> Markup | None:

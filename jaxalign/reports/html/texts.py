@@ -7,7 +7,7 @@ from typing import Any
 from jaxalign.reports.html.charts import colour
 from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.markup import Markup, folded, join, table, tag
-from jaxalign.reports.html.questions import CHOSEN, REFERENCE
+from jaxalign.reports.html.questions import CHOSEN, REFERENCE, called, differing
 
 SHOWN, FOLDED = 5, 20  # prompts, spread evenly over those that all configurations answered
 LETTERS = 1200  # shown of a text
@@ -24,8 +24,11 @@ def generated(entries: Sequence[Entry]) -> Markup | None:
         return tag("p", "The configurations answered different prompts, so that no answers stand side by side.")
     places = sorted({round(i * (len(common) - 1) / max(SHOWN + FOLDED - 1, 1)) for i in range(SHOWN + FOLDED)})
     shown = places[:: max(math.ceil(len(places) / SHOWN), 1)]
-    prompts = {i: _prompt(common[i][1], [(entry, answers[common[i]]) for entry, answers in answered]) for i in places}
+    prompts = {i: _prompt(common[i][1], [(entry, answers[common[i]]) for entry, answers in answered], entries) for i in places}
     note = f"Of {len(common):,} prompts, spread evenly, not chosen by hand; the first answer of the first seed to each."
+    evaluations = {entry.name: [one for run in entry.runs for one in reversed(run.evaluations) if one.samples] for entry, _ in answered}
+    drawn = differing({name: (own[0].settings, ()) for name, own in evaluations.items() if own})
+    note += f" They were drawn otherwise: {'; '.join(drawn)}." if drawn else ""
     rest = [prompts[i] for i in places if i not in shown]
     return join(
         tag("p", note, class_="soft"),
@@ -70,29 +73,31 @@ def _said(prompt: Any) -> str:
     return str(prompt)
 
 
-def _prompt(prompt, answers):
+def _prompt(prompt, answers, entries):
     """The prompt above the answers of all configurations, and those of their opponents that say something else."""
-    cards = [_card(entry.name, sample, colour(entry.number), sample.get("verdict")) for entry, sample in answers]
+    cards = [_card(entry.name, sample, colour(entry.number), sample.get("verdict"), entries) for entry, sample in answers]
     others: dict[tuple[str, str], tuple[dict, list[str]]] = {}
     for entry, sample in answers:
         other = sample.get("against")
         if other and other["text"] is not None and other["text"] not in [one["text"] for _, one in answers]:
             others.setdefault((str(other.get("from") or "opponent"), other["text"]), (other, []))[1].append(entry.name)
-    cards += [_card(_other(who, names), other, None, None) for (who, _), (other, names) in others.items()]
+    cards += [_card(_other(called(entries, who), names), other, None, None, entries) for (who, _), (other, names) in others.items()]
     return tag("div", tag("p", _cut(prompt), class_="prompt"), tag("div", *cards, class_="answers"), class_="sample")
 
 
 def _other(who, names):
-    return {REFERENCE: f"start of {' and '.join(names)}", CHOSEN: "chosen answer"}.get(who, who)
+    return {REFERENCE: f"start of {' and '.join(names)}", CHOSEN: "chosen answer"}.get(who, f"{who}, opponent of {' and '.join(names)}")
 
 
-def _card(name, sample, css, verdict):
+def _card(name, sample, css, verdict, entries):
     scores = [f"{key} {value:.3g}".replace("-", "−") for key, value in sample.get("rewards", {}).items() if value is not None]
     tokens = sample.get("tokens")
     scores += [f"{tokens} tokens" if tokens != 1 else "1 token"] if isinstance(tokens, int) else []
     scores += ["cut off at the limit"] if sample.get("stop") == "length" else []
     word, style = VERDICTS.get(verdict, (None, None)) if isinstance(verdict, int | float) else (None, None)
-    judged = tag("b", word, class_=style) if word else None
+    other = str((sample.get("against") or {}).get("from") or "its opponent")
+    whom = {REFERENCE: "its start", CHOSEN: "the chosen answer"}.get(other) or called(entries, other)
+    judged = tag("b", f"{word} against {whom}", class_=style) if word else None
     head = tag("header", tag("b", name), *(tag("span", score) for score in scores), judged)
     text = tag("p", _cut(sample["text"])) if sample["text"].strip() else tag("p", tag("i", "says nothing"))
     return tag("div", head, text, class_=f"answer {css or ''}".strip())
