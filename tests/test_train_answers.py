@@ -94,7 +94,10 @@ def test_an_evaluation_finds_the_same_numbers_and_changes_with_errors(finished, 
     assert found["start"] == {name: one.as_dict() for name, one in logged[0].items()}
     assert found["change"]["generate/kl"]["value"] > 0 and found["intervals"]["generate/win_rate"]["bootstrap"]
     assert lines(finished / "evaluations" / "step-4.samples.jsonl") == lines(finished / "samples" / "step-4.jsonl")
-    assert "Against reference it wins" in capsys.readouterr().out
+    how = json.loads((finished / "summary.json").read_text())["settings"]["answers"]
+    assert found["settings"] == {"answers": how} and how in (finished / "summary.md").read_text()
+    shown = capsys.readouterr().out
+    assert "Against reference it wins" in shown and "How they were drawn and judged: against reference, " in shown
 
 
 def test_flags_name_the_others_and_the_reward(finished, tmp_path):
