@@ -76,7 +76,7 @@ def ours(path: Path, count: int, samples: int, lanes: int, stop_ids: tuple[int, 
     model = models.build(source.config())
     params = source.load(model)
     stopping = Stopping(TOKENS, ids=stop_ids)
-    sampler = Sampler(model, law=Law(), stopping=stopping, seed=0, places=64, lanes=lanes, dtype=jnp.float32, attention="xla")
+    sampler = Sampler(model, law=Law(), stopping=stopping, seed=0, places=min(64, count), lanes=lanes, dtype=jnp.float32, attention="xla")
     asked = prompts(count, model.config.vocab_size)
     return lambda: sum(len(sample.token_ids) for sample in sampler.draw(params, asked, samples=samples)), sampler
 
