@@ -204,14 +204,14 @@ def _measure(subject):
     from jaxalign.evaluators.measured import Measured
 
     cfg, model = subject.cfg, subject.model
-    evaluations.check(cfg, model)
+    judging = evaluations.check(cfg, model)
     objective, sets = functions.objective(cfg), held_out_sets(cfg)
     if not sets.held_out and not evaluations.has_some(cfg):
         raise ValueError("there is nothing to evaluate on; set data.eval, for example --config.data.eval.path=FILE.")
     check_data(objective, model, sets.all)
     sets = with_columns(cfg, sets)
     check_rewards(cfg, objective, sets.all)
-    beside = evaluations.evaluations(cfg, model, sets)
+    beside = evaluations.evaluations(cfg, model, sets, judging=judging)
     # an evaluation makes no step
     made = build.functions(cfg, objective, model, Durations(total=1, planned=1, warmup=0, log_every=1, eval_every=1, save_every=1, every=1))
 

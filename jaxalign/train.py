@@ -98,10 +98,10 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
         objective, model = functions.objective(cfg), build.model(cfg)
         saved, start, origin = open_run(cfg, model, workdir)
-        evaluations.check(cfg, model)
+        judging = evaluations.check(cfg, model)
         sets = _sets(cfg, objective, model)
         kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=saved.read_run(start) if start else {})
-        beside = evaluations.evaluations(cfg, model, sets)
+        beside = evaluations.evaluations(cfg, model, sets, judging=judging)
         lengths = durations(cfg, sets.train)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         steps = {"steps": lengths.total + lengths.every, "sampling": build.sampling(cfg)}  # a source may look so far ahead

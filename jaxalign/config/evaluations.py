@@ -16,7 +16,7 @@ from jaxalign.data.raw.counts import Counts
 from jaxalign.data.raw.prompts import Asked
 from jaxalign.evaluators import multiple_choice, questions
 from jaxalign.evaluators.divergence import Divergence
-from jaxalign.evaluators.generation import Generation
+from jaxalign.evaluators.generation import Generation, Judging
 from jaxalign.evaluators.measured import Evaluations
 from jaxalign.evaluators.multiple_choice import MultipleChoice
 from jaxalign.evaluators.speaking import PLAIN, Speaking
@@ -38,11 +38,15 @@ def has_some(cfg: ConfigDict) -> bool:
     return any(cfg.eval[name] is not None for name in ("generate", "multiple_choice"))
 
 
-def check(cfg: ConfigDict, model: models.Model) -> None:
-    """Raises ValueError, OSError where eval.generate names what cannot be had: before any row of a run is read and prepared."""
+def check(cfg: ConfigDict, model: models.Model) -> Judging | None:
+    """The rewards and the judge of eval.generate, None without it: made before any row of a run is read and prepared.
+
+    Raises:
+      ValueError, OSError: eval.generate names what cannot be had.
+    """
     spec = cfg.eval.generate
     if spec is None:
-        return
+        return None
     tokens, positions = spec.max_new_tokens, model.config.max_positions
     if tokens >= positions:
         raise ValueError(
@@ -52,20 +56,29 @@ def check(cfg: ConfigDict, model: models.Model) -> None:
         sources.read(_source_of_prompts(spec.to_dict()))
     if spec.against not in (None, REFERENCE, CHOSEN):
         Source(spec.against).config()
+    return judges.judging(spec.to_dict())
 
 
-def evaluations(cfg: ConfigDict, model: models.Model, sets: Sets, *, tell: Callable[[list[str]], None] = to_stderr) -> Evaluations:
+def evaluations(
+    cfg: ConfigDict,
+    model: models.Model,
+    sets: Sets,
+    *,
+    judging: Judging | None = None,
+    tell: Callable[[list[str]], None] = to_stderr,
+) -> Evaluations:
     """The evaluations that a configuration names in its section eval. Needs a mesh in scope; nothing is compiled yet.
 
     Args:
       model: the run's.
       sets: the run's, of which the first held-out one gives the prompts where no others are named.
+      judging: what `check` made; None makes it here.
       tell: gets what became of the prompts, as lines of text.
 
     Raises:
       ValueError: no prompt is left, or a reward, a judge or the other model cannot be had.
     """
-    makers = {"generate": _speaking, "multiple_choice": _multiple_choice}
+    makers = {"generate": partial(_speaking, judging=judging), "multiple_choice": _multiple_choice}
     parts = [make(cfg, model, sets, tell) for name, make in makers.items() if cfg.eval[name] is not None]
     return Evaluations(parts, {} if cfg.eval.by is None else _labels(cfg, sets))
 
@@ -106,7 +119,7 @@ def _look(cfg, model):
     return partial(forward.next_token, model, dtype=build.dtype(cfg), remat="none", attention=cfg.model.attention)
 
 
-def _speaking(cfg, model, sets, tell) -> Speaking:
+def _speaking(cfg, model, sets, tell, *, judging) -> Speaking:
     spec = cfg.eval.generate.to_dict()
     voice_of = partial(Voice, dtype=build.dtype(cfg))
     speaker = Speaker(build.renderer(cfg), trained.stop_ids(build.renderer(cfg), build.tokenizer_folder(cfg)))
@@ -119,7 +132,7 @@ def _speaking(cfg, model, sets, tell) -> Speaking:
     if counts.rules:
         tell([f"prompts of eval.generate: {counts.lines()[0]}", *counts.lines()[1:]])
     decoder = models.build(model.config)
-    judging = judges.judging(spec)
+    judging = judging or judges.judging(spec)
     for reward in judging.rewards.values():
         reward.check([one.columns for one in asked])
     if judging.compare:

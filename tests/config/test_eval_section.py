@@ -100,10 +100,12 @@ def test_an_endpoint_is_a_judge_and_no_reward():
         (dict(max_new_tokens=5000), "max_new_tokens=5,000 leaves a prompt no room in the model's 512 positions"),
         (dict(prompts="nowhere.jsonl"), "nowhere.jsonl"),
         (dict(against="nowhere"), "nowhere"),
+        (dict(rewards=dict(own="nowhere.py:f")), "no such file: nowhere.py"),
+        (dict(rewards=dict(own="model:nowhere")), "nowhere"),
     ],
 )
 def test_what_cannot_be_had_is_told_before_any_row_is_prepared(generate, words):
-    cfg = resolve(config(dict(rewards=dict(long="length"), **generate)))
+    cfg = resolve(config({"rewards": dict(long="length"), **generate}))
     with pytest.raises((ValueError, OSError), match=words):
         evaluations.check(cfg, models.build(Source("package:stories260k").config()))
 
