@@ -202,7 +202,11 @@ FUNCTIONS = (
         "a report's answer",
         "tests/reports/test_differences.py tests/test_report.py",
         (
-            (DIFFERENCES, "for end in ends) / len(ends), min(", "for end in ends) / len(ends) ** 2, min("),
+            (DIFFERENCES, "for error in errors) / len(ends), min(", "for error in errors) / len(ends) ** 2, min("),
+            (DIFFERENCES, "2 * opposite / end.n if", "0.0 if"),
+            (DIFFERENCES, "other.high - other.value)", "other.value - other.low)"),
+            (QUESTIONS, "for run in side.entry.finished() if math", "for run in side.entry.runs if math"),
+            (QUESTIONS, "any(part not in other for", "all(part not in other for"),
             (DIFFERENCES, "/ (n - 1) / n, n - 1)", "/ (n - 1), n - 1)"),
             (QUESTIONS, "<= 0.1 * paired.se + ROUNDING", "<= math.inf"),
             ("reports/html/answer.py", "level=differences.simultaneous(comparisons)", "level=differences.LEVEL"),

@@ -103,7 +103,7 @@ def test_answers_to_two_prompts_decide_nothing(tmp_path):
 
 def test_a_seed_that_stopped_early_hides_no_start(tmp_path):
     write(tmp_path / "dpo_0", lines=lines(0.8))
-    write(tmp_path / "dpo_1", lines=lines(0.8, steps=(0, 3)), seed=1)
+    write(tmp_path / "dpo_1", lines=[{"step": 0, "accuracy": 0.3}, {"step": 3, "accuracy": 0.8}], seed=1)
     assert "dpo is better than at its start: held-out accuracy went from 0.5 to 0.8" in page(tmp_path, *sorted(tmp_path.glob("dpo_?"))).text
 
 
