@@ -22,7 +22,7 @@ from jaxalign.training import reference, step
 
 MESHES = [(1, 8, 1), (1, 1, 8)]  # (2, 2, 2) is that of the microbatches
 DECODED = ("dpo",)  # IFT and the heads have tests of their own with it
-QUICK = ("alol_kl", "dpo", "ift", "kto", "pro", "reward", "una")  # one of each family
+QUICK = ("alol_kl", "dpo", "ift", "kto", "reward", "una")  # one of each family
 COUNT, ROW_TOKENS = 12, 80
 PLAN = np.array([[0, 1], [2, -1], [3, 4], [-1, 5], [6, 7], [8, 9], [-1, -1], [10, 11]], np.int32)  # 8 rows
 WIDE_ROWS, WIDE_TOKENS, WIDE_GROUPS = 16, 144, 3  # one shape that every other layout of the same groups fits: one compile for most

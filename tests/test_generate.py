@@ -67,6 +67,7 @@ def test_a_prompt_of_the_command_line_is_answered_on_the_terminal(capsys):
     assert capsys.readouterr().out.startswith("[0.0] , there was a little girl")
 
 
+@pytest.mark.slow
 def test_a_chat_says_what_a_prompt_says_and_what_was_drawn_in_one_go(capsys, monkeypatch):
     command = [*SHORT[:2], "--temperature", "0.7", "--seed", "3"]
     monkeypatch.setattr("sys.stdin", io.StringIO("Once upon a time\n"))

@@ -144,6 +144,7 @@ def test_the_best_checkpoint_survives_beside_the_last_also_over_a_restart(tmp_pa
     assert saved.read_run(2)["metrics"] == {"loss": 1.0} and saved.read_run(6)["metrics"] == {"loss": 2.0}
 
 
+@pytest.mark.slow
 def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, cache, capsys):
     overrides = ["--config.optimizer.learning_rate=1e30", "--config.train.save_every_steps=1", "--config.optimizer.warmup_steps=2"]
     assert start(tmp_path, cache, *overrides, config=f"{CONFIG}:sft") == 1

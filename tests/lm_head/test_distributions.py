@@ -80,6 +80,7 @@ def test_kl_equals_dense_kl_in_value_and_in_the_gradient_of_the_policy(shape, vo
     assert not any(x.any() for x in constant)
 
 
+@pytest.mark.slow
 def test_kl_between_equal_models_is_zero_and_so_is_its_gradient():
     (hidden, unembed, _, scored), _ = case(61)
     with on_mesh((2, 2, 2)):

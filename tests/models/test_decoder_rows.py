@@ -77,7 +77,9 @@ def test_two_responses_that_share_a_prompt_are_as_each_alone(model_and_params):
     _assert_close(shared[p + n :], second[p:])
 
 
-@pytest.mark.parametrize("model_and_params", ["full", "mixed windows and local rotary"], indirect=True)
+@pytest.mark.parametrize(
+    "model_and_params", ["full", pytest.param("mixed windows and local rotary", marks=pytest.mark.slow)], indirect=True
+)
 def test_padding_changes_nothing_and_its_gradient_is_finite(model_and_params):
     model, params, _ = model_and_params
     n, filler = len(FIRST), 5

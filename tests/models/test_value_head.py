@@ -121,6 +121,7 @@ def test_the_decoder_gets_no_gradient_and_every_weight_of_the_head_does():
     assert all(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(gradient["value_head"]))
 
 
+@pytest.mark.slow
 def test_the_decoder_does_not_notice_the_head():
     with jax.set_mesh(toys.mesh()):
         plain, key = toys.model(), jax.random.key(3)
@@ -159,6 +160,7 @@ def test_scores_of_any_size_give_finite_weights_and_gradients():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_the_forward_pass_fills_in_the_values_of_a_model_with_a_head():
     look = functools.partial(forward.next_token, dtype=jnp.float32, remat="none", attention="xla")
     with jax.set_mesh(toys.mesh()):

@@ -28,6 +28,9 @@ GROUPS = list(itertools.product(SIDES, REFERENCES, REWARDS, LENGTHS))
 
 BETAS = [{"beta": beta} for beta in (1e-4, 1.0, 10.0)]
 SMOOTHED = [{"label_smoothing": eps} for eps in (0.0, 0.499)]
+REWARDS = [
+    *SMOOTHED, {"margin": 0.0}, {"margin": 100.0}, {"centering": 0.01}, {"margin_column": "reward"}, {"margin_column": "margin"}
+]  # fmt: skip
 CLIPS = [{"clip": clip} for clip in (0.0, 1.0, 1e6)]
 ALPHAS = [{"alpha": alpha} for alpha in (0.0, 100.0)]
 GAMMAS = [{"gamma": gamma} for gamma in (0.0, 100.0)]
@@ -48,7 +51,7 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "exo": [*BETAS, {"label_smoothing": 1e-9}, {"label_smoothing": 0.499}],
     "goal_reward": [
         {"weight": 100.0}, {"samples": 1, "pairs": "diagonal"}, {"pairs": "causal", "source_percentile": 0.9}, {"goal": "average"},
-        {"reduction": "mean_of_log"},
+        {"reduction": "mean_of_log"}, {"source_percentile": 0.5, "goal_percentile": 0.5, "seed": 1},
     ],
     "gold": [{"floor": 0.0}, {"floor": 1.0}],
     "ift": [
@@ -64,10 +67,8 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "pro": [{"sft_weight": 0.0}, {"sft_weight": 100.0}],
     "r_dpo": [*BETAS, *ALPHAS],
     "rdpo": [*BETAS, *SMOOTHED],
-    "feature_reward": SMOOTHED,
-    "reward": [
-        *SMOOTHED, {"margin": 0.0}, {"margin": 100.0}, {"centering": 0.01}, {"margin_column": "reward"}, {"margin_column": "margin"}
-    ],
+    "feature_reward": REWARDS,
+    "reward": REWARDS,
     "rlol": CLIPS,
     "simpo": [*BETAS, *GAMMAS],
     "una": [

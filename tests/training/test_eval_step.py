@@ -55,6 +55,7 @@ def test_a_metric_that_belongs_to_no_prompt_is_refused(on_one_device):
         eval_step(toys.make_state("dpo"), toys.place(arrays()))
 
 
+@pytest.mark.slow
 def test_against_the_first_reference_running_statistics_begin_with_the_batch(on_one_device):
     def kl(policy, constant, batch):
         return jnp.zeros(batch.slots.shape)

@@ -90,6 +90,7 @@ def test_embeddings_are_trained_only_where_asked(train_embeddings):
     assert gradient["head"]["kernel"].any()
 
 
+@pytest.mark.slow
 def test_noise_depends_on_seed_and_step_only():
     first, again, other = (outputs(mixing_noise=0.5, seed=seed).logps for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)

@@ -66,6 +66,7 @@ def test_text_is_written_as_the_run_was_trained_whatever_template_its_tokenizer_
     assert Source(str(run)).renderer("auto").template is not None
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_run_where_that_run_ended(run, cache, tmp_path):
     assert start(tmp_path, cache, f"model.checkpoint={run}") == 0
     ended, begun = log.read_metrics(run, "eval")[-1], log.read_metrics(tmp_path, "eval")[0]

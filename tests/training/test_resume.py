@@ -137,6 +137,7 @@ def test_a_run_is_not_continued_with_other_settings(uninterrupted, cache, capsys
     assert "optimizer.learning_rate: 0.001 -> 0.5" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_does_nothing_and_says_so(uninterrupted, cache, capsys):
     _, lines, workdir = uninterrupted
     assert train.main(arguments(workdir, cache)) == 0

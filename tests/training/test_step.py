@@ -147,7 +147,8 @@ def numbered(policy, constant, batch):
     return Terms(loss, valid * value, {"plain": (loss / value, valid), "nobody": (value, jnp.zeros_like(value))})
 
 
-@pytest.mark.parametrize("microbatches", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("microbatches", [1, 2])
 def test_the_statistics_of_the_whole_batch_are_carried_to_the_next_step(on_one_device, microbatches):
     train_step, state, batch = toys.make_step("bco", microbatches=microbatches), toys.make_state("bco"), toys.place(arrays())
     state, _ = train_step(state, batch)
