@@ -12,9 +12,11 @@ import http.client
 import json
 import os
 from pathlib import Path
+import queue
 import random
 import re
 import tempfile
+import threading
 import time
 from typing import Any
 import urllib.error
@@ -108,7 +110,8 @@ class Endpoint:
             request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         until = time.monotonic() + self.timeout_s
         try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout_s) as response:
+            opener = urllib.request.build_opener(_NoRedirect)
+            with _within(self.timeout_s, lambda: opener.open(request, timeout=self.timeout_s)) as response:
                 text = _read(response, until)
         except urllib.error.HTTPError as error:
             rule = "overloaded" if error.code in TRANSIENT else "refused"
@@ -147,6 +150,26 @@ class Endpoint:
 
     def _without_key(self, text):
         return text.replace(self._key, "***") if self._key else text
+
+
+def _within(seconds, function):
+    """What the function gives or raises, if it does so in time; a socket's own limit begins anew with every byte of the headers."""
+    results = queue.SimpleQueue()
+
+    def call():
+        try:
+            results.put((function(), None))
+        except Exception as error:
+            results.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        value, error = results.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return value
 
 
 def _read(response, until):

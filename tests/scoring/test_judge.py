@@ -1,8 +1,10 @@
 """A judge behind a local endpoint that is fair, talks nonsense, prefers a place, is slow, is busy, or refuses."""
 
+import contextlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import json
 import re
+import socket
 import threading
 import time
 
@@ -11,6 +13,7 @@ import pytest
 
 from jaxalign import annotate
 from jaxalign.scoring import judge as judges
+from jaxalign.scoring.faults import Fault
 
 KEY = "sk-secret-0123456789"
 
@@ -158,6 +161,23 @@ def test_the_body_of_an_error_that_comes_a_byte_at_a_time_is_not_waited_for(make
 
     start = time.monotonic()
     assert make().endpoint._message(Dripping(), start + 0.1) == "busy" and time.monotonic() - start < 5
+
+
+def test_headers_that_come_a_byte_at_a_time_are_not_waited_for(make):
+    def drip(listening):
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            for _ in range(200):
+                connection.send(b"H")
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, args=(listening,), daemon=True).start()
+        judge = make(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", timeout_s=0.2, retries=0)
+        start = time.monotonic()
+        with pytest.raises(Fault, match=r"no reply within 0\.2 s"):
+            judge.endpoint.ask([{"role": "user", "content": "q"}], keep=bool)
+        assert time.monotonic() - start < 2
 
 
 def test_one_order_without_a_verdict_is_no_verdict(server, make):
