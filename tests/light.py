@@ -25,14 +25,14 @@ def is_axes(x):
 
 
 def params(seed: int) -> dict:
-    """Random parameters on the mesh in scope."""
-    draw = np.random.default_rng(seed)
+    """Random parameters on the mesh in scope; those of the reward head do not move the others'."""
+    draw = {True: np.random.default_rng([seed, 1]), False: np.random.default_rng(seed)}
 
-    def place(shape, axes):
-        values = (0.5 * draw.standard_normal(shape)).astype(np.float32)
+    def place(path, shape, axes):
+        values = (0.5 * draw[path[0].key == "reward_head"].standard_normal(shape)).astype(np.float32)
         return jax.device_put(values, sharding.named(sharding.spec(*axes)))
 
-    return jax.tree.map(place, SHAPES, AXES, is_leaf=is_axes)
+    return jax.tree_util.tree_map_with_path(place, SHAPES, AXES, is_leaf=is_axes)
 
 
 def next_token(params, batch, step) -> Outputs:

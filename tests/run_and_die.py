@@ -1,6 +1,6 @@
 """Runs jaxalign.train and dies at a chosen moment: `python run_and_die.py MOMENT STEP -- ARGUMENTS`. Used by test_resume.py.
 
-MOMENT "step": kill -9 before the batch of STEP is trained on. "save": kill -9 right after the asynchronous save of STEP was started.
+MOMENT "step": kill -9 before the batch of STEP is trained on, all saves before it being whole. "save": kill -9 right after the asynchronous save of STEP was started.
 "sigterm": SIGTERM before the batch of STEP is trained on. "full": from STEP on, no file may grow beyond 16 KiB.
 """
 
@@ -46,6 +46,8 @@ def save_and_die(self, state, **named):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, 16 * 1024))
     save(self, state, **named)
+    if moment == "step":
+        self.wait()  # saves are asynchronous, and on a busy machine the steps to come may be faster
     if moment == "save" and named["step"] == step:
         os.kill(os.getpid(), signal.SIGKILL)
 

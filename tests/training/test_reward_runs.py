@@ -66,7 +66,7 @@ def test_an_evaluation_of_the_run_gives_the_numbers_that_it_logged(run, tmp_path
     ("objective", "settings", "words"),
     [
         ("dpo", (), "is a reward model: it scores answers and has no table of output tokens"),
-        ("reward", ("model.reward_head=mlp",), "model.reward_head='mlp' but"),
+        ("reward", ("model.reward_head=mlp",), "of kind 'linear', another than model.reward_head"),
     ],
 )
 def test_a_reward_model_does_not_start_what_it_cannot(run, cache, tmp_path, capsys, objective, settings, words):
