@@ -1,7 +1,8 @@
 """Runs jaxalign.train and dies at a chosen moment: `python run_and_die.py MOMENT STEP -- ARGUMENTS`. Used by test_resume.py.
 
-MOMENT "step": kill -9 before the batch of STEP is trained on, all saves before it being whole. "save": kill -9 right after the asynchronous save of STEP was started.
-"sigterm": SIGTERM before the batch of STEP is trained on. "full": from STEP on, no file may grow beyond 16 KiB.
+MOMENT "step": kill -9 before the batch of STEP is trained on, all saves before it being whole. "save": kill -9 right after the
+asynchronous save of STEP was started. "sigterm": SIGTERM before the batch of STEP is trained on. "full": from STEP on, no file may grow
+beyond 16 KiB.
 """
 
 import os
