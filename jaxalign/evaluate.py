@@ -230,7 +230,7 @@ def _states(subject, functions):
     import jax
     import jax.numpy as jnp
 
-    from jaxalign.config import build
+    from jaxalign.config import build, evaluations
     from jaxalign.training import checkpoint
     from jaxalign.training.runs import CheckpointError
 
@@ -249,7 +249,7 @@ def _states(subject, functions):
             raise
         typed = ", ".join(f"--config.{key}" for key in subject.typed)
         raise CheckpointError(f"the checkpoint of step {step} has no state for an evaluation with {typed}: {error}") from error
-    first = state.initial if state.initial is not None else state.reference if cfg.reference.rule == "frozen" else None
+    first = evaluations.held_start(cfg, state)
     if first is not None:
         nothing_seen = jax.tree.map(jnp.zeros_like, state.statistics)
         yield "before", state.replace(trainable=first, step=jnp.zeros_like(state.step), statistics=nothing_seen)

@@ -104,7 +104,7 @@ class _Model:
         self.model = models.build(self.source.config())
 
     def sampler(self, *, places, lanes):
-        from jaxalign.config import build
+        from jaxalign.models import model as models
         from jaxalign.sampling.law import Law
         from jaxalign.sampling.sampler import Sampler
         from jaxalign.sampling.stopping import Stopping
@@ -117,7 +117,7 @@ class _Model:
             seed=options.seed,
             places=places,
             lanes=lanes,
-            dtype=build.dtype_of(options.dtype),
+            dtype=models.dtype_of(options.dtype),
             attention="xla",
             text_of=self.voice.text,
         )

@@ -58,13 +58,7 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
 
 def dtype(cfg: ConfigDict) -> jnp.dtype:
     """The dtype of the matmuls."""
-    return dtype_of(cfg.model.dtype)
-
-
-def dtype_of(name: str) -> jnp.dtype:
-    """The dtype that "float32", "bfloat16" or "auto" names on the devices here."""
-    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(auto if name == "auto" else name)
+    return models.dtype_of(cfg.model.dtype)
 
 
 def tokenizer_name(cfg: ConfigDict) -> str:

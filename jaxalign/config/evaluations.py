@@ -64,7 +64,7 @@ def evaluations(
     model: models.Model,
     sets: Sets,
     *,
-    judging: Judging | None = None,
+    judging: Judging | None,
     tell: Callable[[list[str]], None] = to_stderr,
 ) -> Evaluations:
     """The evaluations that a configuration names in its section eval. Needs a mesh in scope; nothing is compiled yet.
@@ -72,11 +72,11 @@ def evaluations(
     Args:
       model: the run's.
       sets: the run's, of which the first held-out one gives the prompts where no others are named.
-      judging: what `check` made; None makes it here.
+      judging: what `check` made.
       tell: gets what became of the prompts, as lines of text.
 
     Raises:
-      ValueError: no prompt is left, or a reward, a judge or the other model cannot be had.
+      ValueError: no prompt is left, the rows lack what a reward reads, a judge does not answer, or the other model cannot be had.
     """
     makers = {"generate": partial(_speaking, judging=judging), "multiple_choice": _multiple_choice}
     parts = [make(cfg, model, sets, tell) for name, make in makers.items() if cfg.eval[name] is not None]
@@ -87,7 +87,7 @@ def _labels(cfg, sets) -> dict[str, np.ndarray]:
     """What the rows of every held-out set have in the column eval.by, in the order of the set's rows."""
     labels = {}
     for name, source in held_out_sources(cfg).items():
-        data, rows = sets.held_out[name], sources.read({key: value for key, value in source.items() if value is not None})
+        data, rows = sets.held_out[name], sources.read(sources.given(source))
         values = [rows[number].get(cfg.eval.by) for number in data.source_rows.tolist()]
         if None in values:
             known = ", ".join(sorted(rows[int(data.source_rows[values.index(None)])]))
@@ -105,8 +105,7 @@ def _labels(cfg, sets) -> dict[str, np.ndarray]:
 def _multiple_choice(cfg, model, sets, tell) -> MultipleChoice:
     encoded, renderer = {}, build.renderer(cfg)
     for name, source in named_sets(cfg.to_dict()["eval"]["multiple_choice"]).items():
-        given, counts = {key: value for key, value in source.items() if value is not None}, Counts()
-        rows = sources.read(given)
+        rows, counts = sources.read(sources.given(source)), Counts()
         questions = raw_multiple_choice.read(rows, counts)
         limits = {"most_tokens": model.config.max_positions, "name": rows.name}
         encoded[name] = multiple_choice.encoded(questions, renderer, counts, **limits)
@@ -132,7 +131,6 @@ def _speaking(cfg, model, sets, tell, *, judging) -> Speaking:
     if counts.rules:
         tell([f"prompts of eval.generate: {counts.lines()[0]}", *counts.lines()[1:]])
     decoder = models.build(model.config)
-    judging = judging or judges.judging(spec)
     for reward in judging.rewards.values():
         reward.check([one.columns for one in asked])
     if judging.compare:
@@ -157,13 +155,13 @@ def _asked(cfg, spec, sets, counts, *, chat):
     else:
         name, source = next(iter(held_out_sources(cfg).items()))
         numbers, format = sets.held_out[name].source_rows.tolist(), sets.held_out[name].meta["format"]
-        given = {key: value for key, value in source.items() if value is not None}
+        given = sources.given(source)
     return prompts.read(sources.read(given), counts, numbers=numbers, format=format, chat=chat, scoring=judgements(given)["scoring"])
 
 
 def _source_of_prompts(spec):
     source = {"path": spec["prompts"]} if isinstance(spec["prompts"], str) else spec["prompts"]
-    return {key: value for key, value in source.items() if value is not None}
+    return sources.given(source)
 
 
 def _texts(cfg, model, spec, asked: list[Asked], voice: Voice, voice_of):
@@ -192,12 +190,15 @@ def _text(answers):
     return [[answer.text for answer in own] for own in answers]
 
 
+def held_start(cfg: ConfigDict, state):
+    """What is trained, as it was before the first step, where a train state holds it; else None."""
+    return state.initial if state.initial is not None else state.reference if cfg.reference.rule == "frozen" else None
+
+
 def _start(cfg, model, state):
     """What is trained, as it was before the first step."""
-    if state.initial is not None:
-        return state.initial
-    if cfg.reference.rule == "frozen":
-        return state.reference
+    if (held := held_start(cfg, state)) is not None:
+        return held
     try:
         params = build.params(cfg, model)
     except (ValueError, OSError) as error:

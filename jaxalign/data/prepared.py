@@ -70,7 +70,7 @@ def prepare(
     options |= {"max_response_tokens": max_response_tokens, "prompt_truncation": prompt_truncation}
     options |= {"response_truncation": response_truncation, "tokenizer": tokenizer, "template": template, "add_tokens": add_tokens}
     options |= {"train_turns": train_turns, "reasoning": reasoning, "on_bad_row": on_bad_row, "side": side, "eval_fraction": eval_fraction}
-    source = {key: value for key, value in source.items() if value is not None}
+    source = sources.given(source)
     rows = sources.read(source)
     recipe, how = _recipe(source, rows, options)
     renderer = recipe.renderer()
@@ -96,7 +96,7 @@ def fitting_row_tokens(several: Sequence[Mapping], options: Mapping, *, context:
     """
     needs = []
     for source in several:
-        source = {key: value for key, value in source.items() if value is not None}
+        source = sources.given(source)
         rows = sources.read(source)
         recipe, _ = _recipe(source, rows, {**options, "row_tokens": lengths.NO_LIMIT})
         if recipe.format == "choice":

@@ -72,6 +72,12 @@ def build(
     return Model(config, definition, shapes, axes, starts, heads[VALUE_HEAD], heads[REWARD_HEAD], features)
 
 
+def dtype_of(name: str) -> jnp.dtype:
+    """The dtype of the matmuls that "float32", "bfloat16" or "auto" names on the devices here."""
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(auto if name == "auto" else name)
+
+
 def without_head(tree: dict[str, Any]) -> dict[str, Any]:
     """The decoder's part of params, or of a tree of the same keys: what a causal language model's checkpoint holds."""
     return {name: subtree for name, subtree in tree.items() if name not in HEADS}

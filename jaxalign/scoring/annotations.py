@@ -57,7 +57,7 @@ class Tally(NamedTuple):
 
 
 def read(rows: Rows, counts: Counts, *, format: str | None) -> Iterator[Judged]:
-    """Yields the responses of rows; rows that break a rule of their format are dropped and counted.
+    """The responses of rows; rows that break a rule of their format are dropped and counted.
 
     Args:
       rows: of any format of `data`.
@@ -68,16 +68,7 @@ def read(rows: Rows, counts: Counts, *, format: str | None) -> Iterator[Judged]:
       ValueError: the rows of choices leave open which answer they prefer.
     """
     base = survey.base_of(rows)
-    for number in range(len(rows)):
-        counts.read += 1
-        values = rows.read(number)
-        try:
-            if isinstance(values, RowError):
-                raise values
-            yield _judged(values, format, base)
-            counts.kept += 1
-        except RowError as error:
-            counts.add(error.rule, "dropped", number, str(error))
+    return rows.each(lambda values, number: _judged(values, format, base), counts)
 
 
 def read_samples(rows: Rows, asked: Rows | None, counts: Counts) -> Iterator[Judged]:

@@ -10,13 +10,13 @@ import functools
 
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import sharding
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.rows import loader, pack
 from jaxalign.data.text.renderer import Renderer, messages_from
+from jaxalign.models import model as models
 from jaxalign.scoring import scorer
 from jaxalign.scoring.faults import Fault
 from jaxalign.training.sources import Source
@@ -33,14 +33,13 @@ class RewardModel:
     source: Source
     renderer: Renderer
     rows: int  # of a batch
-    dtype: jnp.dtype | None  # of the matmuls; None: float32 on CPU, else bfloat16
+    dtype: str  # of the matmuls, see `models.dtype_of`
     attention: str
 
     @functools.cached_property
     def scorer(self) -> scorer.Scorer:
         """The model with its weights."""
-        auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        return scorer.of_reward_model(self.name, dtype=self.dtype or auto, attention=self.attention)
+        return scorer.of_reward_model(self.name, dtype=models.dtype_of(self.dtype), attention=self.attention)
 
     def __call__(self, prompts: Sequence, completions: Sequence[str], metadata: Sequence[Mapping]) -> list[float | Fault]:
         """The reward of every completion; a `Fault` where it cannot be rendered or is longer than the model. The metadata is not read.
@@ -120,7 +119,7 @@ class RewardModel:
 
 
 def load_model(
-    name: str, *, template: str | None = None, rows: int = 8, dtype: jnp.dtype | None = None, attention: str = "xla"
+    name: str, *, template: str | None = None, rows: int = 8, dtype: str = "auto", attention: str = "xla"
 ) -> RewardModel:
     """The reward model of a run with a reward head, or of the folder or hub name of a sequence classifier with one label.
 

@@ -73,10 +73,13 @@ def test_questions_are_a_source_or_several_by_name():
     assert "eval.multiple_choice.weight=2.0 has no effect" in problems(config(multiple_choice=dict(path="a", weight=2.0)))[0]
 
 
-@pytest.mark.parametrize("metric", ["-generate/win_rate", "generate/kl", "-multiple_choice/accuracy", "-generate/exact_match", "loss"])
-def test_the_best_checkpoint_may_be_chosen_by_any_of_these(metric):
+@pytest.mark.parametrize("metric", ["-generate/win_rate", "generate/kl", "-multiple_choice/accuracy", "-generate/exact_match"])
+def test_the_best_checkpoint_may_be_chosen_by_what_the_evaluations_measure_and_only_with_them(metric):
+    train = dict(keep_best=1, best_metric=metric)
     generate = dict(rewards=dict(exact_match="gsm8k"), against="chosen")
-    resolve(config(generate, multiple_choice=dict(path="q"), train=dict(keep_best=1, best_metric=metric)))
+    assert resolve(config(generate, multiple_choice=dict(path="q"), train=train)).train.best_metric == metric
+    (line,) = problems(config(train=train))
+    assert metric in line and "is no held-out metric of this run" in line
 
 
 def test_the_best_checkpoint_is_not_chosen_by_what_is_not_measured():
@@ -130,7 +133,7 @@ def test_held_out_rows_are_divided_by_what_a_column_has(tmp_path):
     whole.train.update(keep_best=1, best_metric="-by/2.0/accuracy")
     cfg = resolve(whole)
     sets = held_out_sets(cfg, tell=lambda lines: None)
-    beside = evaluations.evaluations(cfg, None, sets)
+    beside = evaluations.evaluations(cfg, None, sets, judging=None)
     labels, data = beside.labels[""], sets.held_out[""]
     rows = sources.read({"path": "package:sf_dialogue/test.jsonl.gz"})
     for place, group in enumerate(data.plan.ravel().tolist()):
@@ -139,4 +142,4 @@ def test_held_out_rows_are_divided_by_what_a_column_has(tmp_path):
     for column, words in (("prompt", "different values in package:sf_dialogue"), ("source", "no such column, only chosen, prompt")):
         cfg.eval.by = column
         with pytest.raises(ValueError, match=words):
-            evaluations.evaluations(cfg, None, sets)
+            evaluations.evaluations(cfg, None, sets, judging=None)

@@ -23,17 +23,8 @@ class Question(NamedTuple):
 
 
 def read(rows: Rows, counts: Counts) -> Iterable[Question]:
-    """Yields the questions of rows in order; a row that holds none is left out and counted as dropped."""
-    for number in range(len(rows)):
-        counts.read += 1
-        row = rows.read(number)
-        try:
-            if isinstance(row, RowError):
-                raise row
-            yield of_row(row)
-            counts.kept += 1
-        except RowError as error:
-            counts.add(error.rule, "dropped", number, str(error))
+    """The questions of rows in order; a row that holds none is left out and counted as dropped."""
+    return rows.each(lambda row, number: of_row(row), counts)
 
 
 def of_row(values: Mapping) -> Question:

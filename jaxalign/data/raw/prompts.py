@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 import dataclasses
+from functools import partial
 
 from jaxalign.data.raw import asked, detect
 from jaxalign.data.raw.context import refuse_media, system_of, tools_of, with_system
@@ -33,22 +34,13 @@ class Asked:
 
 
 def read(rows: Rows, counts: Counts, *, numbers: Iterable[int] | None = None, **how) -> Iterable[Asked]:
-    """Yields the prompts of rows in order; a row without one is left out and counted as dropped.
+    """The prompts of rows in order; a row without one is left out and counted as dropped.
 
     Args:
       numbers: of the rows; None: all.
       how: as in `of_row`.
     """
-    for number in range(len(rows)) if numbers is None else numbers:
-        counts.read += 1
-        row = rows.read(number)
-        try:
-            if isinstance(row, RowError):
-                raise row
-            yield of_row(row, number, **how)
-            counts.kept += 1
-        except RowError as error:
-            counts.add(error.rule, "dropped", number, str(error))
+    return rows.each(partial(of_row, **how), counts, numbers=numbers)
 
 
 def of_row(values: dict, number: int, *, format: str | None = None, **how) -> Asked:

@@ -4,15 +4,16 @@ A source is a dict of the keys in `config.schema.SOURCE`. One of "path", "hf", "
 columns, "text.0" and "metadata.score" reach into one, and {name: None} leaves one out. "package:NAME" paths lie in jaxalign/assets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import decimal
 import math
 import re
+from typing import Any
 
 from jaxalign import suggest
 from jaxalign.data.raw import files, libraries, notation
-from jaxalign.data.raw.counts import RowError
+from jaxalign.data.raw.counts import Counts, RowError
 from jaxalign.data.raw.records import REPLACED
 
 SPLIT = re.compile(r"(?P<name>[\w.\-/]*)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
@@ -74,6 +75,29 @@ class Rows:
             return self[number]
         except RowError as error:
             return error
+
+
+    def each(self, make: Callable[[dict, int], Any], counts: Counts, *, numbers: Iterable[int] | None = None) -> Iterator[Any]:
+        """Yields make(row, its number) in order; a row that cannot be read, or that `make` refuses, is counted as dropped.
+
+        Args:
+          make: raises RowError where a row breaks a rule.
+          numbers: of the rows; None: all.
+        """
+        for number in range(len(self)) if numbers is None else numbers:
+            counts.read += 1
+            try:
+                made = make(self[number], number)
+            except RowError as error:
+                counts.add(error.rule, "dropped", number, str(error))
+            else:
+                counts.kept += 1
+                yield made
+
+
+def given(source: Mapping) -> dict:
+    """The keys of a source that are set."""
+    return {key: value for key, value in source.items() if value is not None}
 
 
 def read(source: Mapping) -> Rows:
