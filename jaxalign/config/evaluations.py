@@ -14,7 +14,8 @@ from jaxalign.data.raw import multiple_choice as raw_multiple_choice
 from jaxalign.data.raw import prompts, sources
 from jaxalign.data.raw.counts import Counts
 from jaxalign.data.raw.prompts import Asked
-from jaxalign.evaluators import multiple_choice, questions
+from jaxalign.evaluators import multiple_choice
+from jaxalign.evaluators import prompts as fixed_prompts
 from jaxalign.evaluators.divergence import Divergence
 from jaxalign.evaluators.generation import Generation, Judging
 from jaxalign.evaluators.measured import Evaluations
@@ -127,7 +128,7 @@ def _speaking(cfg, model, sets, tell, *, judging) -> Speaking:
     counts = Counts()
     rows = _asked(cfg, spec, sets, counts, chat=speaker.renderer.template is not None)
     room = model.config.max_positions - spec["max_new_tokens"]
-    asked = questions.chosen(rows, speaker, counts, limit=spec["limit"], most_tokens=room)
+    asked = fixed_prompts.chosen(rows, speaker, counts, limit=spec["limit"], most_tokens=room)
     if counts.rules:
         tell([f"prompts of eval.generate: {counts.lines()[0]}", *counts.lines()[1:]])
     decoder = models.build(model.config)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxalign.data.raw.counts import Counts, RowError
 from jaxalign.data.raw.prompts import Asked
-from jaxalign.evaluators import comparison, questions
+from jaxalign.evaluators import comparison, prompts
 from jaxalign.evaluators.generation import Generation, Judging
 from jaxalign.evaluators.voices import Answer, distinct
 from jaxalign.reports import log
@@ -119,7 +119,7 @@ def test_prompts_that_are_too_long_refused_or_asked_before_are_counted():
             counts.read += 1
             yield Asked(f"p{number}", prompt, number=10 * number)
 
-    kept = questions.chosen(asked(), Speaker(), counts, limit=2, most_tokens=8)
+    kept = prompts.chosen(asked(), Speaker(), counts, limit=2, most_tokens=8)
     assert [one.id for one in kept] == ["p0", "p4"]
     assert {rule: found.first_row for rule, found in counts.rules.items()} == {"template": 10, "prompt_too_long": 20, "same_prompt": 30}
     assert {rule: found.rows for rule, found in counts.rules.items()} == {"template": 1, "prompt_too_long": 1, "same_prompt": 1}
@@ -128,7 +128,7 @@ def test_prompts_that_are_too_long_refused_or_asked_before_are_counted():
 
 def test_without_any_prompt_there_is_nothing_to_answer():
     with pytest.raises(ValueError, match="no prompt to answer"):
-        questions.chosen([], Speaker(), Counts(), limit=None, most_tokens=8)
+        prompts.chosen([], Speaker(), Counts(), limit=None, most_tokens=8)
 
 
 def test_a_checkpoint_beside_its_start():
