@@ -55,6 +55,7 @@ class Outputs:
     rewards: Array | None = None  # float32[N, K]; the reward head at the last scored token, 0 where there is none; None without a head
     step: Array | None = None  # int32[]; optimizer steps done, for objectives that draw random numbers; None where there are no steps
     features: Features | None = None  # None without a reward head on features
+    values: Array | None = None  # float32[R, T]; the critic's value before each scored token is drawn, 0 where slots < 0; None without one
     vocab_size: int = struct.field(pytree_node=False, default=0)  # rows of unembed that are tokens; further rows are padding
     softcap: float | None = struct.field(pytree_node=False, default=None)  # of the logits
 
@@ -99,6 +100,22 @@ def column(batch: Batch, name: str) -> Array:
     return batch.columns[name]
 
 
+def token_column(batch: Batch, name: str) -> Array:
+    """A column of tokens, float32[R, T].
+
+    Raises:
+      ValueError: the batch has no such column (the message gives the way to get one), or the column has a number per response.
+    """
+    if name not in batch.columns:
+        raise ValueError(
+            f"the objective reads the column of tokens {name!r} but the batch has {tuple(sorted(batch.columns))}. It belongs to responses "
+            "that the policy draws itself: set data.rollout."
+        )
+    if batch.columns[name].shape != batch.tokens.shape:
+        raise ValueError(f"column {name!r} has one number per response, but the objective reads one per token; use another column.")
+    return batch.columns[name]
+
+
 def prompt_values(policy: Outputs) -> Array:
     """The value head's prediction for each response's prompt, float32[N, K].
 
@@ -130,6 +147,17 @@ def response_features(policy: Outputs) -> Features:
     if policy.features is None:
         raise ValueError("the objective reads a reward head on features; set model.reward_head=dict(features=dict(NAME=dict(...), ...)).")
     return policy.features
+
+
+def token_values(policy: Outputs) -> Array:
+    """The critic's value before each scored token is drawn, float32[R, T].
+
+    Raises:
+      ValueError: the model has no critic.
+    """
+    if policy.values is None:
+        raise ValueError("the objective reads a critic but the model has none; set model.critic='linear'.")
+    return policy.values
 
 
 def mismatched(batch: Batch) -> Array:

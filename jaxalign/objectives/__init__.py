@@ -38,12 +38,14 @@ READS = {
     "mismatched": "a response of another prompt in every group",
     "value_head": "the model's value head",
     "reward_head": "the model's reward head",
+    "critic": "the model's critic",
     "no_logps": "no log-probs: the model's table of output tokens is left out",
     "features": "a reward head on features of the responses",
     "value_head_alone": "nothing else that is trained: a head on a frozen model",
     "reward_head_alone": "the same of a reward head",
     "scores_of_prompts": "values in (0, 1)",
-    "columns.NAME": "a precomputed column",
+    "columns.NAME": "a precomputed column of responses",
+    "token_columns.NAME": "a column of tokens of a rollout",
 }
 
 
@@ -60,11 +62,22 @@ class Objective:
     forward: str = "next_token"  # a name of `training.forward.FORWARDS`
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of responses that it reads."""
+        return tuple(key.removeprefix("columns.") for key in self.reads if key.startswith("columns."))
+
+    @property
+    def token_columns(self) -> tuple[str, ...]:
+        """Names of the columns of tokens that it reads."""
+        return tuple(key.removeprefix("token_columns.") for key in self.reads if key.startswith("token_columns."))
+
+    @property
     def statistics_names(self) -> tuple[str, ...]:
         """Names of what it carries from step to step, by tracing its statistics on shapes."""
-        columns = tuple(key.removeprefix("columns.") for key in self.reads if key.startswith("columns.") or key == "mismatched")
-        heads = {head: head in self.reads for head in ("value_head", "reward_head")}
-        outputs, batch = tiny_inputs(columns=columns, features=("feature",) if "features" in self.reads else (), **heads)
+        columns = (*self.columns, *(("mismatched",) if "mismatched" in self.reads else ()))
+        heads = {head: head in self.reads for head in ("value_head", "reward_head", "critic")}
+        features = ("feature",) if "features" in self.reads else ()
+        outputs, batch = tiny_inputs(columns=columns, token_columns=self.token_columns, features=features, **heads)
         return tuple(sorted(jax.eval_shape(self.statistics, outputs, outputs, batch)))
 
 
@@ -138,7 +151,7 @@ def check(name: str, parts: dict) -> None:
     if not isinstance(requires, tuple):
         raise ValueError(f"objective {name!r} has REQUIRES={requires!r}; give a tuple, () or some of {', '.join(READS)}.")
     for key in requires:
-        if key not in READS and not str(key).startswith("columns."):
+        if key not in READS and not str(key).startswith(("columns.", "token_columns.")):
             raise ValueError(f"REQUIRES of objective {name!r} has {key!r}; there are {', '.join(READS)}.")
     arrays = ("policy", "reference", "batch", "statistics")[: 4 if "statistics" in parts else 3]
     parameters = inspect.signature(parts[name]).parameters.values()
@@ -160,6 +173,7 @@ def tiny_inputs(
     token_columns: tuple[str, ...] = (),
     value_head: bool = False,
     reward_head: bool = False,
+    critic: bool = False,
     features: tuple[str, ...] = (),
 ) -> tuple[Outputs, Batch]:
     """Shapes of the smallest outputs and batch, to trace an objective on: one row of three tokens, one group, two responses."""
@@ -175,5 +189,7 @@ def tiny_inputs(
     if features:
         values, members = (shaped(jnp.float32, *group, size) for size in (len(features), 1))
         of_heads["features"] = Features(values, members, features, (1,) * len(features))
+    if critic:
+        of_heads["values"] = shaped(jnp.float32, *row)
     hidden = shaped(jnp.float32, *row, 1), shaped(jnp.float32, 1, 1)
     return Outputs(shaped(jnp.float32, *row), *hidden, **of_heads, step=shaped(jnp.int32), vocab_size=1), batch
