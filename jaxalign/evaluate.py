@@ -23,7 +23,8 @@ from jaxalign.config.command_line import Run, local, parse_with_overrides, run, 
 
 PIPED_WIDTH = 160  # columns of a table that goes to a file or a pipe
 OF_TRAINING = ("keep_best", "best_metric", "wandb")  # keys of train that an evaluation does not read, whatever is true of them here
-OF_STEPS = ("train", "optimizer", "batch.gradient_accumulation_steps", "data.sampling", "data.sampling_column")  # what steps alone read
+OF_DRAWS = ("data.sampling", "data.sampling_column", "data.rollout")
+OF_STEPS = ("train", "optimizer", "batch.gradient_accumulation_steps", *OF_DRAWS)  # what steps alone read
 # What an evaluation of a run takes from its checkpoint. The first is read where the checkpoint does not hold the start of the run.
 OF_CHECKPOINT = ("model.checkpoint", "model.preset", "model.config", "model.value_head", "model.reward_head", "model.trainable")
 FLAGS = (

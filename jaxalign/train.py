@@ -84,7 +84,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
     """
     import jax
 
-    from jaxalign.config import build, evaluations, functions
+    from jaxalign.config import build, evaluations, functions, rollouts
     from jaxalign.config.durations import durations
     from jaxalign.config.resume import open_run
     from jaxalign.config.sets import check_best, class_weights
@@ -99,23 +99,26 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         objective, model = functions.objective(cfg), build.model(cfg)
         saved, start, origin = open_run(cfg, model, workdir)
         judging = evaluations.check(cfg, model)
+        rolling = rollouts.rolling(cfg, model, objective, reward=rollouts.check(cfg, model))
         sets = _sets(cfg, objective, model)
         kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=saved.read_run(start) if start else {})
         beside = evaluations.evaluations(cfg, model, sets, judging=judging)
         lengths = durations(cfg, sets.train)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         steps = {"steps": lengths.total + lengths.every, "sampling": build.sampling(cfg)}  # a source may look so far ahead
-        batches = loader.batches(sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts)
-        made = build.functions(cfg, objective, model, lengths)
+        batches = loader.batches(sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts) if sets.train else None
+        made = build.functions(cfg, objective, model, lengths, rolling)
         check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | beside.names())
         prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item in sets.train]
+        prepared += [rolling.prepared] if rolling else []
         state, evaluated = _begin(cfg, model, made, saved, start, lengths, prepared, workdir)
         log = RunLog(
             workdir, start_step=start, total_steps=lengths.total, wandb=cfg.train.wandb, name=name, config=cfg.to_dict(),
             quiet=jax.process_index() > 0,
         )  # fmt: skip
         log.say(_describe(cfg, model, sets.train, lengths, start, workdir))
-        for note in (*lengths.notes, *filter(None, [class_weights(cfg, objective, sets.train)])):
+        described = f"rollouts: {rolling.described}" if rolling else None
+        for note in (*lengths.notes, *filter(None, [described, class_weights(cfg, objective, sets.train)])):
             log.say(note)
         samples = [Samples(workdir, one, start_step=start) for one in list(sets.held_out.values())[:1] if jax.process_index() == 0]
         loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, kept, samples, beside)
@@ -191,6 +194,7 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     from jaxalign.config import build
     from jaxalign.evaluators import held_out
     from jaxalign.reports.flops import Meter
+    from jaxalign.training import guards
 
     every, total = run.lengths, run.lengths.total
     batches = run.functions.source(run.batches, start)
@@ -215,10 +219,15 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
             _flush(run, pending, meter)
             return state, step == total
         state, arrays, batch = batches.next(state, step)
+        window, lines = batches.news()
+        for line in lines:
+            run.log.say(line)
+        limit = {"most": run.cfg.train.max_kl, "saved": run.saved, "learning_rate": run.cfg.optimizer.learning_rate}
+        guards.check_kl(window.get("rollout/kl"), step, **limit)
         state, metrics = run.functions.train_step(state, batch)
         if in_turn:
             jax.block_until_ready(metrics)
-        pending.append((step, metrics, arrays))
+        pending.append((step, metrics, arrays, window))
         if step == start or _is_due(step + 1, every.log_every, total):
             _flush(run, pending, meter)
 
@@ -226,26 +235,20 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
 def _flush(run: Loop, pending: list, meter) -> None:
     """Brings the metrics of the steps since the last flush from the devices to the logs, and checks them."""
     import jax
-    import numpy as np
+
+    from jaxalign.training import guards
 
     if not pending:
         return
-    fetched = jax.device_get([metrics for _, metrics, _ in pending])
-    speed = meter.read([arrays for _, _, arrays in pending])
-    for (step, _, _), metrics in zip(pending, fetched, strict=True):
-        values = {name: float(value) for name, value in metrics.items()}
+    fetched = jax.device_get([metrics for _, metrics, _, _ in pending])
+    speed = meter.read([arrays for _, _, arrays, _ in pending])
+    for (step, _, _, window), metrics in zip(pending, fetched, strict=True):
+        values = {name: float(value) for name, value in metrics.items()} | window
         last = step == pending[-1][0]
-        bad = [name for name in ("loss", "grad_norm") if not np.isfinite(values[name])]
-        if bad:
-            run.saved.wait()
-            newest = "there is no checkpoint yet" if run.saved.latest is None else f"the newest good checkpoint is step {run.saved.latest}"
-            raise FloatingPointError(
-                f"{bad[0]} is {values[bad[0]]} at step {step} (steps {pending[0][0]} to {pending[-1][0]} were checked); "
-                f"{newest}; lower optimizer.learning_rate (now {run.cfg.optimizer.learning_rate}) or look at "
-                "the rows of that step with jaxalign.inspect, and start again in a new --workdir."
-            )
+        checked = pending[0][0], pending[-1][0]
+        guards.check_finite(values, step, checked=checked, saved=run.saved, learning_rate=run.cfg.optimizer.learning_rate)
         run.log.metrics("train", step, values | (speed if last else {}))
-    shown = ("loss", "accuracy", "speed/tokens_per_s")
+    shown = ("loss", "accuracy", "rollout/reward", "rollout/kl", "speed/tokens_per_s")
     run.log.progress(pending[-1][0] + 1, {name: (values | speed)[name] for name in shown if name in values | speed})
     pending.clear()
 

@@ -41,7 +41,7 @@ class Functions:
     init_state: Any  # params -> TrainState
     train_step: Any  # (state, batch) -> (state, metrics)
     eval_step: Any  # (state, batch) -> {name: (sums, weights)} by prompt
-    source: Callable[..., source.Rows]  # (dataset, first step) -> the source of the batches
+    source: Callable[..., source.Rows | source.Rollouts]  # (dataset, first step) -> the source of the batches
 
 
 def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
@@ -182,8 +182,8 @@ def sampling(cfg: ConfigDict) -> Sampling:
     return Sampling(cfg.data.sampling, cfg.data.sampling_column)
 
 
-def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Model, lengths: Durations) -> Functions:
-    """The jitted functions of this run, and the source of its batches. Nothing is compiled yet."""
+def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Model, lengths: Durations, rolling=None) -> Functions:
+    """The jitted functions of this run, and the source of its batches; `rolling`: see `rollouts.rolling`. Nothing is compiled yet."""
     whole = {"dtype": dtype(cfg), "remat": cfg.model.remat, "attention": cfg.model.attention}
     kind = forward.FORWARDS[cfg.forward.name]
     seed = {"seed": cfg.seed} if "seed" in hparams_of(kind) else {}
@@ -201,8 +201,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         **options(cfg, "optimizer"),
     )
 
-    policy_logps = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": lengths.every}
-    scored_by_policy = rule.holds == "logps" and rule.moves
+    make_source, carried = _source(cfg, look, lengths, rolling)
     init_state = partial(
         step.init_state,
         optimizer=optimizer,
@@ -211,15 +210,27 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         keep_initial=cfg.reference.keep_initial and bool(cfg.data.eval is not None or cfg.data.eval_fraction or cfg.eval.generate),
         trained=trained,
         statistics=objective.statistics_names,
-        **({"source": partial(source.PolicyLogps.carried, lengths.every, cfg.batch.rows, cfg.data.row_tokens)} if scored_by_policy else {}),
+        source=carried,
     )
     moves = rule.bind(every_steps=lengths.every, **options(cfg, "reference"))
     return Functions(
         init_state,
         step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=cfg.batch.gradient_accumulation_steps),
         step.make_eval_step(look, objective, metrics.kl),
-        partial(source.PolicyLogps, **policy_logps) if scored_by_policy else source.Rows,
+        make_source,
     )
+
+
+def _source(cfg, look, lengths, rolling):
+    """((dataset, first step) -> the source of the batches, what makes that which it carries)."""
+    rule = reference.RULES[cfg.reference.rule]
+    if rolling is not None:
+        return partial(rolling.source, look=step.make_rollout_look(look, metrics.kl)), rolling.carried
+    if rule.holds == "logps" and rule.moves:
+        policy_logps = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": lengths.every}
+        carried = partial(source.PolicyLogps.carried, lengths.every, cfg.batch.rows, cfg.data.row_tokens)
+        return partial(source.PolicyLogps, **policy_logps), carried
+    return source.Rows, lambda: None
 
 
 def learning_rate(cfg: ConfigDict, lengths: Durations):

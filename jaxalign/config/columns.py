@@ -9,7 +9,7 @@ from jaxalign.data.rows.columns import RESERVED
 
 def sources(data: dict) -> list[tuple[str, dict]]:
     """(where it stands, source) of all sources, held-out ones too."""
-    train = data["train"] if isinstance(data["train"], tuple) else (data["train"],)
+    train = data["train"] if isinstance(data["train"], tuple) else (data["train"],) if data["train"] is not None else ()
     named = [(f"data.train[{i}]" if len(train) > 1 else "data.train", source) for i, source in enumerate(train)]
     held_out = {} if data["eval"] is None else named_sets(data["eval"])
     return named + [(f"data.eval.{name}" if name else "data.eval", source) for name, source in held_out.items()]
@@ -18,6 +18,17 @@ def sources(data: dict) -> list[tuple[str, dict]]:
 def given(data: dict) -> set[str]:
     """Names of the data sets' own columns."""
     return {name for _, source in sources(data) for name in source["keep_columns"] or ()}
+
+
+def of_rollouts(spec: dict | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the columns that data.rollout brings: ([N, K] ones, [R, T] ones)."""
+    from jaxalign.rollout.feedback import FEEDBACK
+    from jaxalign.rollout.window import REWARD
+    from jaxalign.training.step import ROLLOUT_LOGPS
+
+    if spec is None or spec["feedback"] not in FEEDBACK:
+        return (), ()
+    return (REWARD, *FEEDBACK[spec["feedback"]].columns), (ROLLOUT_LOGPS,)
 
 
 def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -30,7 +41,8 @@ def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tupl
     by_token = {name for name, kind in kinds.items() if kind == "logps"}
     by_token |= {reference.COLUMN} if reference.RULES[resolved["reference"]["rule"]].holds == "logps" else set()
     extra = {"mismatched"} if "mismatched" in reads else set()
-    return tuple(sorted(named | (kinds.keys() - by_token) | extra)), tuple(sorted(by_token))
+    of_responses, of_tokens = of_rollouts(data["rollout"])
+    return tuple(sorted(named | (kinds.keys() - by_token) | extra | {*of_responses})), tuple(sorted(by_token | {*of_tokens}))
 
 
 def check(resolved: dict) -> Iterator[str]:

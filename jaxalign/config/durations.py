@@ -40,7 +40,7 @@ def durations(cfg: ConfigDict, sets: list[store.Prepared]) -> Durations:
     def steps(section: str, name: str, total: int | None) -> int:
         values = {unit: cfg[section].get(f"{name}_{unit}") for unit in units(name)}
         unit, value = next(((unit, value) for unit, value in values.items() if value is not None), ("steps", 0))
-        scale = {"steps": 1, "epochs": per_epoch, "examples": 1 / per_step, "percent": (total or 0) / 100}[unit]
+        scale = {"steps": 1, "epochs": per_epoch, "examples": 1 / (per_step or 1), "percent": (total or 0) / 100}[unit]
         return math.ceil(value * scale - 1e-9)
 
     notes = []

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxalign.config import build, judges
 from jaxalign.config.prepared import Sets, held_out_sources, to_stderr
+from jaxalign.config.rollout_rules import source_of_prompts
 from jaxalign.config.schema import named_sets
 from jaxalign.data.prepared import judgements
 from jaxalign.data.raw import multiple_choice as raw_multiple_choice
@@ -161,8 +162,7 @@ def _asked(cfg, spec, sets, counts, *, chat):
 
 
 def _source_of_prompts(spec):
-    source = {"path": spec["prompts"]} if isinstance(spec["prompts"], str) else spec["prompts"]
-    return sources.given(source)
+    return sources.given(source_of_prompts(spec))
 
 
 def _texts(cfg, model, spec, asked: list[Asked], voice: Voice, voice_of):

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from jaxalign.config.other_names import called_here
-from jaxalign.config.schema import DURATIONS, LARGEST, SCHEMA, units
+from jaxalign.config.schema import DURATIONS, LARGEST, ROLLOUT, SCHEMA, units
 from jaxalign.hparams import REQUIRED, hparams_of
 from jaxalign.suggest import closest, meant
 
@@ -55,6 +55,19 @@ def options(cfg: Mapping, section: str) -> dict[str, Any]:
     return {key: cfg[section][key] for key in accepted(section, cfg[section][KEYS[section]])}
 
 
+def rollout_options(feedback: str) -> dict[str, Any]:
+    """The options of data.rollout that its feedback takes, and their defaults.
+
+    Raises:
+      ValueError: there is no such feedback.
+    """
+    from jaxalign.rollout.feedback import FEEDBACK
+
+    if feedback not in FEEDBACK:
+        raise ValueError(f"data.rollout.feedback={feedback!r} is not one of {', '.join(FEEDBACK)}{meant(feedback, FEEDBACK)}.")
+    return hparams_of(FEEDBACK[feedback].judge)
+
+
 def objective(cfg: Mapping):
     """The `objectives.Objective` of a resolved configuration, its hyper-parameters bound."""
     from jaxalign import objectives
@@ -97,7 +110,20 @@ def fill(resolved: dict, given: Mapping) -> dict[str, list[str]]:
             lines = list(fill_options(resolved[section], options, section, name, takes, fixed=fixed))
         if lines:
             problems[section] = lines
+    rollout = resolved["data"]["rollout"]
+    if isinstance(rollout, dict) and isinstance(rollout["feedback"], str):
+        if lines := list(_fill_rollout(rollout)):
+            problems["data"] = lines
     return problems
+
+
+def _fill_rollout(rollout: dict) -> Iterator[str]:
+    try:
+        takes = rollout_options(rollout["feedback"])
+    except ValueError as error:
+        yield str(error)
+        return
+    yield from fill_options(rollout, list(rollout), "data.rollout", rollout["feedback"], takes, fixed=ROLLOUT)
 
 
 def fill_options(

@@ -10,15 +10,22 @@ import textwrap
 from typing import Any, NamedTuple, get_args
 
 from jaxalign.config import functions
-from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, HELP_OF_DURATIONS, SCHEMA, SECTIONS, SOURCE, Field, units
+from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, HELP_OF_DURATIONS, ROLLOUT, SCHEMA, SECTIONS, SOURCE, Field, units
 from jaxalign.hparams import REQUIRED, hparams_of, meanings_of
 from jaxalign.suggest import meant
 
-NESTED = {"data.train": SOURCE, "data.computed.NAME": COLUMN, "eval.generate": GENERATE}  # sections below a key
+NESTED = {  # sections below a key
+    "data.train": SOURCE,
+    "data.computed.NAME": COLUMN,
+    "data.rollout": ROLLOUT,
+    "eval.generate": GENERATE,
+}
+OF_FEEDBACK = "data.rollout."  # what stands before the name of a feedback
 BELOW = {
     "data.train": "a source of rows; data.train may be a tuple of them",
     "data.eval": "a source of rows that are held out; data.eval may be a dict of them by name",
     "data.computed.NAME": "a column that a model computes",
+    "data.rollout": "batches of what the policy says to prompts; beside these keys the options of its feedback",
     "eval.generate": "answers to fixed prompts, judged at every evaluation",
 }
 STAGES = {  # of a configuration of several
@@ -45,6 +52,7 @@ class Key(NamedTuple):
 def sections() -> list[str]:
     """Names that `rows` takes: the sections, those below them, and SECTION.NAME for every function that a section names."""
     named = [f"{section}.{name}" for section in functions.KEYS for name in functions.table(section)]
+    named += [f"{OF_FEEDBACK}{name}" for name in _feedback()]
     return [*_about(), *NESTED, *named, *(f"experiment.{name}" for name in _experiments())]
 
 
@@ -72,6 +80,9 @@ def _rows(section):
         return _options(_experiments()[name], hparams_of(_experiments()[name]))
     if head in functions.KEYS and name in functions.table(head):
         return _options(functions.function(head, name), functions.accepted(head, name))
+    if section.startswith(OF_FEEDBACK) and section.removeprefix(OF_FEEDBACK) in _feedback():
+        judge = _feedback()[section.removeprefix(OF_FEEDBACK)]
+        return _options(judge, hparams_of(judge))
     nested = NESTED.get("data.train" if section == "data.eval" else section)  # which have the same keys
     schema = nested or {"seed": {"seed": SCHEMA["seed"]}, "stages": STAGES}.get(section, SCHEMA.get(section))
     return None if schema is None else [*(_key(name, field) for name, field in schema.items() if name != "*"), *_durations(section)]
@@ -92,7 +103,8 @@ def text(section: str = "") -> str:
     for key in rows(section):
         lines.append(f"  {key.name}: {key.kind}; default {key.default}")
         lines += textwrap.wrap(key.meaning, WIDTH, initial_indent="      ", subsequent_indent="      ")
-    if names := [name.partition(".")[2] for name in sections() if name.startswith(f"{section}.") and name not in NESTED and _rows(name)]:
+    below = [name for name in sections() if name.rpartition(".")[0] == section and name not in NESTED]
+    if names := [name.rpartition(".")[2] for name in below if _rows(name)]:
         lines.append(f"Options of each: --help-config {section}.NAME, where NAME is one of {', '.join(names)}.")
     lines += [f"Keys below it: --help-config {name}" for name in NESTED if name.startswith(f"{section}.")]
     return "\n".join(lines)
@@ -140,6 +152,12 @@ def _experiments() -> dict:
     from jaxalign import experiments
 
     return {name: experiments.named(name) for name in experiments.names()}
+
+
+def _feedback() -> dict:
+    from jaxalign.rollout.feedback import FEEDBACK
+
+    return {name: kind.judge for name, kind in FEEDBACK.items()}
 
 
 def _about() -> dict[str, str]:

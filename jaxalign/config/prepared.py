@@ -69,7 +69,7 @@ def held_out_sources(cfg: ConfigDict) -> dict[str, Mapping]:
 
 def _training_sources(cfg):
     train = cfg.to_dict()["data"]["train"]
-    return train if isinstance(train, tuple | list) else [train]
+    return [] if train is None else train if isinstance(train, tuple | list) else [train]
 
 
 def _opener(cfg, tell):
@@ -79,7 +79,7 @@ def _opener(cfg, tell):
     options |= {"pack_rows": data["pack"], "max_groups": data["max_groups_per_row"], "out_root": data["prepared_dir"]}
     options |= {"tokenizer": build.tokenizer_name(cfg), "mismatched": "mismatched" in functions.objective(cfg).reads}
 
-    if data["row_tokens"] is None:
+    if data["row_tokens"] is None and _training_sources(cfg):
         cfg.data.row_tokens = options["row_tokens"] = _fitting_row_tokens(cfg, _training_sources(cfg), options)
         tell([f"data.row_tokens={cfg.data.row_tokens} is chosen: 99 % of the training rows fit into it whole"])
 

@@ -6,7 +6,7 @@ Options of objectives, forwards, optimizers and reference rules are the keyword 
 from collections.abc import Collection
 import importlib.util
 
-from jaxalign.config import columns, functions, idle, trace
+from jaxalign.config import columns, functions, idle, rollout_rules, trace
 from jaxalign.config.schema import SCHEMA, SOURCE, named_sets, units
 from jaxalign.hparams import hparams_of
 
@@ -147,6 +147,8 @@ def _eval_sources_rule(resolved):
     section, found = resolved["eval"], {}
     if section["generate"] and isinstance(section["generate"]["prompts"], dict):
         found["eval.generate.prompts"] = section["generate"]["prompts"], (*OF_RAW_ROWS, *OF_FORMAT)
+    if (rollout := resolved["data"]["rollout"]) and isinstance(rollout["prompts"], dict):
+        found["data.rollout.prompts"] = rollout["prompts"], (*OF_RAW_ROWS, *OF_FORMAT)
     for name, source in named_sets(section["multiple_choice"] or {"": {}}).items():
         found[f"eval.multiple_choice.{name}" if name else "eval.multiple_choice"] = source, OF_RAW_ROWS
     for where, (source, keys) in found.items():
@@ -277,7 +279,8 @@ RULES = (  # (rule, the sections that it reads)
     (_mesh_rule, ("mesh",)),
     (_train_rule, ("train", "data", "eval")),
     (_generate_rule, ("eval", "data")),
-    (_eval_sources_rule, ("eval",)),
+    (_eval_sources_rule, ("eval", "data")),
+    (rollout_rules.check, ("data", "objective", "reference", "train", "optimizer")),
     (_answers_rule, ("eval", "objective")),
     (_best_metric_rule, ("train", "data", "eval", "reference", "objective", "model")),
     (_reference_rule, ("reference",)),

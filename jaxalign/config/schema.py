@@ -144,6 +144,30 @@ GENERATE = {
     ),
     "kl": Field((bool,), True, "measure the KL to the model that the run started from, in nats per answer"),
 }
+# data.rollout: batches of what the policy says; beside these keys the options of its feedback.
+ROLLOUT = {
+    "prompts": Field((str, dict), REQUIRED, "a file of prompts, or a source like data.eval"),
+    "limit": Field((int, NONE), None, "the first so many different prompts; None: all", least=1),
+    "samples": Field((int,), REQUIRED, "samples of every prompt (K)", least=1, most=4096),
+    "feedback": Field((str,), REQUIRED, "what a batch says of the samples: a function of jaxalign/rollout/feedback.py"),
+    "reward": Field(
+        (str, dict, NONE),
+        None,
+        "what scores a sample: length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:NAME, or dict(kind=..., ...)",
+    ),
+    "missing_eos_penalty": Field((float,), 0.0, "is taken off the reward of a sample that does not end by itself", least=0),
+    "every_steps": Field((int,), 1, "steps from one window of rollouts to the next; the policy of its first step draws it", least=1),
+    "epochs": Field((int,), 1, "steps that train on each batch of a window", least=1),
+    "prompts_per_step": Field((int, NONE), None, "prompts per step; None: as many as fit the rows at their longest", least=1),
+    "share": Field((float,), 1.0, "of the steps that train on rollouts; the others train on data.train", least=0, most=1),
+    "max_new_tokens": Field((int,), 128, "a sample ends after so many tokens", least=1, most=LONGEST_ROW),
+    "temperature": Field((float,), 1.0, "logits are divided by it", least=0),
+    "top_p": Field((float,), 1.0, "only the likeliest tokens that together have this probability", least=0, most=1),
+    "stop": Field((tuple,), (), "texts that end a sample beside the stop tokens", items=(str,)),
+    "seed": Field((int, NONE), None, "of prompts and draws; None: that of the run", least=0, most=LARGEST_SEED),
+    "places": Field((int,), 64, "prompts that are answered at a time", least=1),
+    "*": True,
+}
 SCHEMA: dict[str, Any] = {
     "seed": Field((int,), 0, "seed of the data order and of random weights", least=0, most=LARGEST_SEED),
     "model": {
@@ -165,7 +189,12 @@ SCHEMA: dict[str, Any] = {
         "trainable": Field((str,), "all", "what is trained: all parameters, or a head alone", ("all", "value_head", "reward_head")),
     },
     "data": {
-        "train": Field((dict, tuple), REQUIRED, "dict(path=...), dict(hf=...), dict(tfds=...), or a tuple of them with weights"),
+        "train": Field(
+            (dict, tuple, NONE),
+            REQUIRED,
+            "dict(path=...), dict(hf=...), dict(tfds=...), or a tuple of them with weights; None: data.rollout alone",
+        ),
+        "rollout": Field((dict, NONE), None, "dict(prompts=..., samples=..., feedback=..., reward=...): train on what the policy says"),
         "eval": Field((dict, NONE), None, "a source of held-out rows, or name -> source for several"),
         "eval_fraction": Field((float,), 0.0, "share of the training rows to hold out instead, by hash of the first question", least=0),
         "row_tokens": Field(
@@ -233,6 +262,7 @@ SCHEMA: dict[str, Any] = {
         "export": Field((bool,), False, "write a Hugging Face folder WORKDIR/export at the end"),
         "export_dtype": Field((str,), "float32", "type of the weights in it", ("float32", "bfloat16")),
         "extend_learning_rate": Field((float, NONE), None, "constant rate of train.extend_*; None: that of the schedule's end", least=0),
+        "max_kl": Field((float, NONE), None, "stop where the KL of rollouts to the reference, in nats per sample, is above it", least=0),
         "wandb": Field((bool,), False, "log to Weights & Biases too"),
     },
     "eval": {

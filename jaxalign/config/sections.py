@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from jaxalign.config.other_names import called_here
-from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, LARGEST, SCHEMA, SOURCE, Field, named_sets, units
+from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, LARGEST, ROLLOUT, SCHEMA, SOURCE, Field, named_sets, units
 from jaxalign.hparams import REQUIRED
 from jaxalign.suggest import closest, meant
 
@@ -22,6 +22,8 @@ def check(given: Mapping) -> tuple[dict[str, Any], Problems]:
     resolved: dict[str, Any] = {}
     problems: Problems = {"": [], **{key: [] for key in SCHEMA}}
     misspelt = {_unknown(key, SCHEMA, "", problems[""]) for key in sorted(given.keys() - SCHEMA.keys(), key=str)}
+    if isinstance(data := given.get("data"), Mapping) and data.get("rollout") is not None:
+        given = {**given, "data": {"train": None, **data}}  # rollouts are enough to train on
     for key, field in SCHEMA.items():
         found = problems[key]
         resolved[key] = _subsection(given, key, field, found) if isinstance(field, dict) else _value(given, key, field, "", found)
@@ -157,6 +159,10 @@ def _check_sources(data, problems):
         data["train"] = _source(train, "data.train", problems)
     if isinstance(held_out, dict):
         data["eval"] = _sets(held_out, "data.eval", problems)
+    if isinstance(rollout := data["rollout"], Mapping):
+        spec = data["rollout"] = _section(rollout, ROLLOUT, "data.rollout.", problems)
+        if isinstance(spec["prompts"], Mapping):
+            spec["prompts"] = _source(spec["prompts"], "data.rollout.prompts", problems)
 
 
 def _sets(given, where, problems):

@@ -122,7 +122,7 @@ def class_weights(cfg: ConfigDict, objective: objectives.Objective, sets: list[s
     in [1, 4/3] (arXiv 2402.01306 v1, equation 8; later versions up to 3/2).
     """
     hparams = objective.hparams
-    if "desirable_weight" not in hparams:
+    if "desirable_weight" not in hparams or not sets:
         return ""
     counts = [summary.label_counts(prepared, hparams["threshold"]) for prepared in sets]
     good, bad = (sum(side) for side in zip(*counts, strict=True))

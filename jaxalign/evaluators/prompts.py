@@ -33,7 +33,7 @@ def _usable(asked: Iterable[Asked], speaker: Speaker, counts: Counts, most_token
             counts.add(error.rule, "dropped", one.number, str(error))
             continue
         if len(ids) > most_tokens:
-            message = f"the prompt has {len(ids)} tokens, and max_new_tokens leaves it {most_tokens} of the model's positions"
+            message = f"the prompt has {len(ids)} tokens, and there is room for {most_tokens} beside max_new_tokens"
             counts.add("prompt_too_long", "dropped", one.number, message)
         elif ids in known:
             counts.add("same_prompt", "dropped", one.number, "an earlier row asks the same")

@@ -1,4 +1,4 @@
-"""Where the batches of a run come from: prepared rows as they are, or with numbers that the policy of the moment gives them.
+"""Where the batches of a run come from: prepared rows, perhaps with numbers of the policy of the moment, or what a model says just then.
 
 A source is asked for the batch of every step in turn, `next(state, step) -> (state, arrays, batch)`: `arrays` are this host's numpy arrays,
 `batch` is the global one on the devices. What a source carries from step to step is part of the state, and so of every checkpoint.
@@ -10,9 +10,13 @@ from typing import Any
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxalign import sharding
 from jaxalign.data.rows import loader
+from jaxalign.rollout.layout import Layout
+from jaxalign.rollout.prompts import COIN, generator
+from jaxalign.rollout.window import NAME, Windows
 from jaxalign.types import Array, Batch, TrainState
 
 
@@ -26,6 +30,10 @@ class Rows:
 
     def __init__(self, dataset: grain.MapDataset, start: int):
         self._dataset, self._arrays = dataset, loader.iterate(dataset, start)
+
+    def news(self) -> tuple[dict[str, float], list[str]]:
+        """(metrics, lines for a reader) of what the last `next` made beside the batch; empty where it made nothing."""
+        return {}, []
 
     def next(self, state: TrainState, step: int) -> tuple[TrainState, dict, Batch]:
         """(the state, this host's arrays, the batch) of a step; the steps follow one another."""
@@ -73,3 +81,107 @@ class PolicyLogps(Rows):
         for entry, arrays in zip(range(self._every), loader.iterate(self._dataset, step), strict=False):  # the last window may be cut
             table = self._write(table, plain, loader.to_device(arrays), jnp.int32(entry))
         return state.replace(source={"logps": table})
+
+
+class Rollouts:
+    """Batches of what a model says to prompts: at every multiple of `every` steps those of the steps up to the next multiple are made.
+
+    Of these `every / epochs` are distinct; they follow one another, `epochs` times. With a share below 1 a coin per step decides, by the
+    seed and the step, between a rollout and the batch that a dataset has for that step.
+
+    Args:
+      dataset: as for `Rows`; read only with a share below 1.
+      windows: makes the batches.
+      every, epochs: steps from one window to the next, and visits of each of its batches.
+      speaker: state -> parameters of the decoder that speaks.
+      look: (state, batch) -> (columns of tokens by name, KL to the reference of every response float32[N, K], or None). Jitted here.
+      share: of the steps that are rollouts, in (0, 1].
+      seed: of the coins.
+    """
+
+    def __init__(
+        self,
+        dataset: grain.MapDataset | None,
+        start: int,
+        *,
+        windows: Windows,
+        every: int,
+        epochs: int,
+        speaker: Callable,
+        look: Callable,
+        share: float,
+        seed: int,
+    ):
+        self._dataset, self._windows, self._every, self._distinct = dataset, windows, every, every // epochs
+        self._speaker, self._share, self._seed = speaker, share, seed
+        self._arrays: dict[int, dict] = {}  # number of a batch -> this host's arrays, of the window of the moment
+        self._news: tuple[dict[str, float], list[str]] = {}, []
+
+        def write(window, state, batch, entry):
+            columns, kl = look(state, batch)
+            batch = batch.replace(columns={**batch.columns, **columns})
+            put = jax.tree.map(lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, entry, 0), window, vars(batch))
+            return put, None if kl is None else (jnp.sum(jnp.where(batch.valid, kl, 0.0)), jnp.sum(batch.valid))
+
+        def read(window, entry):
+            return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, entry, keepdims=False), window)
+
+        self._write, self._read = jax.jit(write, donate_argnums=0), jax.jit(read)
+
+    @staticmethod
+    def carried(layout: Layout, batches: int) -> dict[str, Any]:
+        """What the state carries: so many batches of padding, a dict of the fields of `types.Batch`, one after the other."""
+        arrays = layout.empty(layout.rows)
+        arrays["columns"] |= {name: np.zeros(arrays["tokens"].shape, np.float32) for name in layout.token_columns}
+
+        def repeated(x):
+            return jnp.full((batches, *x.shape), x.flat[0], x.dtype, out_sharding=sharding.spec(None, "rows", *(None,) * (x.ndim - 1)))
+
+        return jax.tree.map(repeated, arrays)
+
+    def next(self, state: TrainState, step: int) -> tuple[TrainState, dict, Batch]:
+        """(the state, this host's arrays, the batch) of a step; at a multiple of `every` the state's window is made anew first."""
+        self._news = {}, []
+        if step % self._every == 0:
+            state = self._begun(state, step)
+        if not self._is_rollout(step):
+            arrays = self._dataset[step]
+            return state, arrays, loader.to_device(arrays)
+        entry = step % self._every % self._distinct
+        if entry not in self._arrays:  # of a run that is continued
+            self._arrays[entry] = _local(self._read(state.source, jnp.int32(entry)))
+        return state, self._arrays[entry], Batch(**self._read(state.source, jnp.int32(entry)))
+
+    def news(self) -> tuple[dict[str, float], list[str]]:
+        """As of `Rows`: of the window, where the last `next` began one."""
+        return self._news
+
+    def _is_rollout(self, step):
+        return self._share >= 1 or generator(self._seed, COIN, step).random() < self._share
+
+    def _begun(self, state, step):
+        entries = [entry for entry in range(self._distinct) if self._is_rollout(step + entry)]
+        if not entries:
+            return state
+        first = step // self._every * self._distinct
+        window = self._windows.draw(self._speaker(state), [first + entry for entry in entries], step=step)
+        self._arrays = {entry: window.arrays[first + entry] for entry in entries}
+        table, plain, sums = state.source, state.replace(source=None), []
+        for entry, arrays in self._arrays.items():
+            table, kl = self._write(table, plain, loader.to_device(arrays), jnp.int32(entry))
+            sums.append(kl)
+        if None not in sums:
+            total, count = np.sum(jax.device_get(sums), 0)
+            window.metrics[f"{NAME}/kl"] = float(total / max(count, 1))
+        self._news = window.metrics, window.lines
+        return state.replace(source=table)
+
+
+def _local(fields) -> dict:
+    """This host's rows of a batch on the devices, as numpy arrays."""
+
+    def rows(x):
+        parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    return jax.tree.map(rows, fields)

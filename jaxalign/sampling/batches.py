@@ -49,7 +49,8 @@ class Plan:
 def plan(prompts: Sequence[Ids], *, shards: int, room: int = 0) -> Plan:
     """The plan for distinct prompts, for rows that are split over so many devices; batches follow the order of the prompts.
 
-    `room`: the least number of tokens that a row and a prompt's cache hold.
+    `room`: the least number of tokens that a row and a prompt's cache hold. With it the number of rows is a power of two per device, so
+    that lists of like lengths have one shape.
     """
     lengths = np.array([max(1, len(ids) - 1) for ids in prompts])
     longest, total = _bucket(max(room, int(lengths.max()))), int(lengths.sum())
@@ -58,7 +59,8 @@ def plan(prompts: Sequence[Ids], *, shards: int, room: int = 0) -> Plan:
     number = np.minimum((np.cumsum(lengths) - 1) * count // total, count - 1)  # of the batch of each prompt
     members = [np.flatnonzero(number == i) for i in np.unique(number)]
     planned = [pack.plan_rows(lengths[own], row_tokens=row_tokens, pack=True, max_groups=len(own)) for own in members]
-    rows = -(-max(map(len, planned)) // shards) * shards
+    each = -(-max(map(len, planned)) // shards)
+    rows = (1 << (each - 1).bit_length() if room else each) * shards
     return Plan(rows, row_tokens, longest, [_places(prompts, own, one) for own, one in zip(members, planned, strict=True)])
 
 

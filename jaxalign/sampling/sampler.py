@@ -100,7 +100,16 @@ class Sampler:
         self.random_keys = jax.jit(_random_keys, static_argnames="samples")
         self.whole = jax.jit(lambda tree: jax.tree.map(lambda x: jax.reshard(x, sharding.spec(*(None,) * x.ndim)), tree))
 
-    def draw(self, params, prompts: Sequence[Sequence[int]], *, samples: int, done: Collection[tuple[int, int]] = ()) -> Iterator[Sample]:
+    def draw(
+        self,
+        params,
+        prompts: Sequence[Sequence[int]],
+        *,
+        samples: int,
+        done: Collection[tuple[int, int]] = (),
+        seed: int | None = None,
+        room: int = 0,
+    ) -> Iterator[Sample]:
         """Yields the samples 0 to samples - 1 of every prompt as they end, but those in `done`, (prompt, number).
 
         Args:
@@ -108,6 +117,8 @@ class Sampler:
           prompts: token ids, which the samples continue.
           samples: of every prompt.
           done: what an earlier call has drawn.
+          seed: of the random keys; None: the sampler's own.
+          room: calls with the same room compile alike where no prompt has more tokens, and their number is within the same power of two.
 
         Raises:
           ValueError: as `check`.
@@ -118,7 +129,8 @@ class Sampler:
             owners.setdefault(tuple(ids), []).append(i)
         if not owners:
             return
-        for ids, number, fields in Drawing(self, params, owners, samples, done, seed=self.seed).samples():
+        options = {"seed": self.seed if seed is None else seed, "room": room}
+        for ids, number, fields in Drawing(self, params, owners, samples, done, **options).samples():
             for prompt in owners[ids]:
                 if (prompt, number) not in done:
                     yield Sample(prompt, number, *fields)

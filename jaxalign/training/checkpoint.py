@@ -1,8 +1,9 @@
 """Checkpoints: train state, data position, config and metrics of a step, saved atomically and asynchronously.
 
-WORKDIR/checkpoints/STEP holds the items `trainable` (the parameters that are trained), `frozen` (those that are not, if any), `rest`
-(reference, optimizer, RNG, step) and `run` (config, model config, data position, metrics), and a manifest of their hashes. A save that did
-not finish leaves a folder of another name, which no start reads. `runs` reads what is written here.
+WORKDIR/checkpoints/STEP holds the items `trainable` (the parameters that are trained), `frozen` (those that are not, if any), `source`
+(what the source of the batches carries, if anything), `rest` (reference, optimizer, RNG, step) and `run` (config, model config, data
+position, metrics), and a manifest of their hashes. A save that did not finish leaves a folder of another name, which no start reads. `runs`
+reads what is written here.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from jaxalign.training import runs
 from jaxalign.training.runs import CheckpointError
 from jaxalign.types import TrainState
 
+APART = ("trainable", "frozen", "source")  # fields of the state that are items of their own: a reader may do without them
 UNFINISHED = ".orbax-checkpoint-tmp"  # part of the name of a save under way
 REMOVED = ".removed-"  # what the name of a checkpoint that is being deleted begins with
 
@@ -171,14 +173,15 @@ def restore(workdir: str | Path, abstract: TrainState, step: int) -> TrainState:
       CheckpointError: it cannot be read.
     """
     restored = runs.read(workdir, step, _parts(abstract))
-    return TrainState(trainable=restored["trainable"], frozen=restored.get("frozen"), **{"reference": None, **restored["rest"]})
+    apart = {name: restored.get(name) for name in APART}
+    return TrainState(**apart, **{"reference": None, **restored["rest"]})
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
     """Item name -> tree. What is empty is left out: orbax has no empty trees."""
     parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     rest = {name: value for name, value in parts.items() if jax.tree.leaves(value)}
-    apart = {name: rest.pop(name) for name in ("trainable", "frozen") if name in rest}
+    apart = {name: rest.pop(name) for name in APART if name in rest}
     return {**apart, "rest": rest}
 
 

@@ -18,6 +18,7 @@ from jaxalign.training import reference as references
 from jaxalign.training.metrics import rankings
 from jaxalign.types import Batch, Outputs, TrainState, sum_responses
 
+ROLLOUT_LOGPS = "rollout_logps"  # column float32[R, T]: log-probs of the policy that a rollout was drawn for, before it is trained on it
 Forward = Callable[..., Outputs]  # (params, batch, step) -> Outputs
 
 
@@ -157,6 +158,20 @@ def make_policy_logps(forward: Forward):
         return forward(_whole(state.trainable, state.frozen), batch, state.step).logps
 
     return policy_logps
+
+
+def make_rollout_look(forward: Forward, kl: Callable[[Outputs, Outputs, Batch], jax.Array]):
+    """(state, batch) -> ({ROLLOUT_LOGPS: log-probs of the policy, float32[R, T]}, KL to the reference by response, float32[N, K]).
+
+    The KL of a response is the sum of those of its tokens; None without a reference. Not jitted.
+    """
+
+    def look(state: TrainState, batch: Batch):
+        policy, constant = outputs_of(forward, state.trainable, state.frozen, state.reference, batch, state.step)
+        by_response = None if constant is None else sum_responses(kl(policy, constant, batch), batch)
+        return {ROLLOUT_LOGPS: policy.logps}, by_response
+
+    return look
 
 
 def outputs_of(forward, trainable, frozen, reference, batch, step):

@@ -79,7 +79,9 @@ def steps_per_epoch(sets: Sequence[Prepared], *, rows: int, sampling: Sampling =
 
 
 def groups_per_row(sets: Sequence[Prepared], *, sampling: Sampling = SHUFFLE, seed: int = 0) -> float:
-    """Mean number of groups (examples) in a row of the mixture."""
+    """Mean number of groups (examples) in a row of the mixture; 0 without a set."""
+    if not sets:
+        return 0.0
     weights = np.array([prepared.weight for prepared in sets], float)
     epochs = [_epoch(prepared, sampling, seed + number) for number, prepared in enumerate(sets)]
     means = np.array([groups / rows for groups, rows in epochs])

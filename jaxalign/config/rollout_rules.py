@@ -1,0 +1,134 @@
+"""The rules about data.rollout: what goes with its feedback, and with training on rollouts at all."""
+
+from collections.abc import Iterator, Mapping
+
+from jaxalign.config import columns, functions
+from jaxalign.config.schema import DURATIONS
+
+OF_ROWS = ("epochs", "examples")  # units of durations that count the rows of training sets
+LEFT_OUT = "leave the key out"
+
+
+def check(resolved: dict) -> Iterator[str]:
+    """Yields a problem for each thing that does not go with data.rollout; nothing where it is None."""
+    spec, data = resolved["data"]["rollout"], resolved["data"]
+    if spec is None:
+        if data["train"] is None:
+            yield "data.train=None: there is nothing to train on; name a source of rows, or set data.rollout."
+        if resolved["train"]["max_kl"] is not None:
+            yield f"train.max_kl={resolved['train']['max_kl']} is about rollouts, and data.rollout is None; {LEFT_OUT}."
+        return
+    yield from _windows(spec, data)
+    yield from _draws(spec, data)
+    yield from _judgements(spec)
+    yield from _durations(resolved)
+    yield from _beside(resolved)
+    yield from _objective(resolved)
+
+
+def _windows(spec, data):
+    every, epochs, share = spec["every_steps"], spec["epochs"], spec["share"]
+    if every % epochs:
+        yield f"data.rollout.every_steps={every} is no multiple of epochs={epochs}, the visits of each batch; choose one that is."
+    if share == 0:
+        yield f"data.rollout.share=0.0 trains on no rollout; give a share of the steps above 0, or {LEFT_OUT.replace('key', 'section')}."
+    if share < 1 and data["train"] is None:
+        yield f"data.rollout.share={share}: the other steps need data.train, which is None; set it, or leave share out."
+    if share < 1 and epochs > 1:
+        yield f"data.rollout.epochs={epochs} visits a batch in steps one after the other, of which share={share} leaves some out; use one."
+    if share < 1 and data["row_tokens"] is None:
+        yield f"data.rollout.share={share}: rows of data.train and of rollouts have one length; set data.row_tokens."
+    if share == 1 and data["train"] is not None:
+        yield "data.train has no effect beside data.rollout, whose share is 1.0; set data.train=None, or a share below 1."
+
+
+def _draws(spec, data):
+    from jaxalign.rollout import layout
+    from jaxalign.rollout.feedback import FEEDBACK
+    from jaxalign.sampling.law import Law
+
+    try:
+        Law(spec["temperature"], top_p=spec["top_p"])
+    except ValueError as error:
+        yield f"data.rollout: {error}"
+    if spec["temperature"] == 0 and spec["samples"] > 1:
+        yield f"data.rollout.temperature=0.0 draws the same sample {spec['samples']} times; choose one above 0, such as 1.0."
+    if spec["feedback"] in FEEDBACK and data["row_tokens"] is not None:
+        size = {"responses": FEEDBACK[spec["feedback"]].responses(spec["samples"]), "new_tokens": spec["max_new_tokens"]}
+        if (needed := layout.group_tokens(1, **size, share_prompt=data["share_prompt"])) > data["row_tokens"]:
+            yield (
+                f"data.row_tokens={data['row_tokens']:,}: {size['responses']} responses of max_new_tokens={size['new_tokens']:,} take "
+                f"{needed:,} tokens; raise it, or lower data.rollout.samples or max_new_tokens."
+            )
+
+
+def _judgements(spec):
+    from jaxalign.rollout.feedback import FEEDBACK
+    from jaxalign.scoring import rewards
+
+    if spec["feedback"] not in FEEDBACK:
+        return  # reported already
+    kind = FEEDBACK[spec["feedback"]]
+    if spec["samples"] < kind.least:
+        yield f"data.rollout.samples={spec['samples']}: feedback {spec['feedback']!r} compares samples; draw at least {kind.least}."
+    if spec["reward"] is None and kind.rewarded:
+        yield f"data.rollout.reward is missing: feedback {spec['feedback']!r} is made of the rewards of samples."
+    if spec["reward"] is None and spec["missing_eos_penalty"]:
+        yield f"data.rollout.missing_eos_penalty={spec['missing_eos_penalty']} is taken off a reward, and there is none; {LEFT_OUT}."
+    try:
+        if spec["reward"] is not None:
+            rewards.parse(spec["reward"])
+        kind.check(**{name: spec[name] for name in functions.rollout_options(spec["feedback"])})
+    except ValueError as error:
+        yield f"data.rollout: {str(error).removeprefix('data.rollout.')}"
+
+
+def _durations(resolved):
+    if resolved["data"]["train"] is not None:
+        return
+    for section, names in DURATIONS.items():
+        for name in names:
+            for unit in OF_ROWS:
+                if resolved[section].get(f"{name}_{unit}") is not None:
+                    way = "steps" if (section, name) == ("train", "total") else "steps or percent"
+                    yield f"{section}.{name}_{unit} counts rows of data.train, which is None; give {name} in {way}."
+
+
+def _beside(resolved):
+    from jaxalign.training.reference import RULES
+
+    data, rule = resolved["data"], RULES[resolved["reference"]["rule"]]
+    if data["train"] is None and data["eval_fraction"]:
+        yield f"data.eval_fraction={data['eval_fraction']} holds out rows of data.train, which is None; name held-out rows in data.eval."
+    if data["computed"]:
+        yield "data.computed: rollouts have no columns that a model computed before the run; leave it out."
+    if rule.holds == "logps":
+        yield f"reference.rule={resolved['reference']['rule']!r} computes log-probs of rows ahead, and rollouts come later; use 'frozen'."
+    if resolved["train"]["max_kl"] is not None and rule.holds != "weights":
+        yield f"train.max_kl={resolved['train']['max_kl']}: without a reference in memory no KL is measured; set reference.rule='frozen'."
+
+
+def _objective(resolved):
+    from jaxalign.rollout.feedback import FEEDBACK
+
+    data, spec, objective = resolved["data"], resolved["data"]["rollout"], functions.objective(resolved)
+    if spec["feedback"] not in FEEDBACK:
+        return
+    name, reads, kind = f"objective {objective.name!r}", objective.reads, FEEDBACK[spec["feedback"]]
+    if "no_logps" in reads:
+        yield f"data.rollout: the model of {name} predicts no tokens, so it says nothing; leave data.rollout out."
+    if "ranked" in reads:
+        yield f"data.rollout: {name} reads ranked lists, which no feedback makes; use one of pairs, such as 'dpo'."
+    if "paired" in reads and not kind.paired:
+        yield f"data.rollout.feedback={spec['feedback']!r}: {name} reads pairs; set feedback='pairs'."
+    if "unpaired" in reads and kind.paired:
+        yield f"data.rollout.feedback={spec['feedback']!r}: {name} trains on every response; set feedback='samples'."
+    own = {column for names in columns.of_rollouts(spec) for column in names} & {key.removeprefix("columns.") for key in reads}
+    if own and (data["eval"] is not None or spec["share"] < 1):
+        where = "data.eval" if data["eval"] is not None else f"data.rollout.share={spec['share']}"
+        yield f"{where}: {name} reads {', '.join(sorted(own))}, which rollouts alone have; leave it out, and evaluate with eval.generate."
+
+
+def source_of_prompts(spec: Mapping) -> dict:
+    """The source that data.rollout.prompts or eval.generate.prompts names."""
+    return {"path": spec["prompts"]} if isinstance(spec["prompts"], str) else dict(spec["prompts"])

@@ -1,0 +1,116 @@
+"""What a batch says of K samples per prompt, made of their rewards: scores, pairs or labels.
+
+A kind of feedback is a function `(rewards, *, options) -> Judged`. Rewards are float32[P, K], NaN where a sample has none; its keyword
+arguments are options of data.rollout.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+
+import numpy as np
+
+TRANSFORMS = ("sigmoid", "linear", "none")
+SAMPLES_OF_PAIR = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """M of the K samples of every prompt as the responses of its group."""
+
+    chosen: np.ndarray  # int[P, M]; numbers of the samples
+    reward: np.ndarray  # float32[P, M]; `Batch.reward`
+    valid: np.ndarray  # bool[P, M]; False: the sample is not trained
+    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # of responses, float32[P, M]
+
+
+@dataclasses.dataclass(frozen=True)
+class Feedback:
+    """A kind of feedback and what is true of it."""
+
+    judge: Callable[..., Judged]
+    check: Callable[..., None] = lambda **_: None  # raises ValueError where an option is wrong
+    paired: bool = False  # response 0 of a group is preferred to response 1
+    rewarded: bool = True  # whether it needs rewards
+    columns: tuple[str, ...] = ()  # of responses, which it adds
+    least: int = 1  # samples per prompt
+
+    def responses(self, samples: int) -> int:
+        """M, the responses of a group."""
+        return SAMPLES_OF_PAIR if self.paired else samples
+
+
+def samples(rewards: np.ndarray) -> Judged:
+    """Every sample as a good answer, of reward 1, however it is rewarded: the texts of a teacher."""
+    return _all(rewards, np.isfinite(rewards), np.ones(rewards.shape))
+
+
+def scores(rewards: np.ndarray, *, score_transform: str = "sigmoid", score_range: tuple[float, float] | None = None) -> Judged:
+    """Every sample with a score, as of UNA online (arXiv 2408.15339 v2, equation 9).
+
+    Args:
+      score_transform: how a reward becomes a score in [0, 1]: "sigmoid", as the paper does; "linear", from score_range; "none", for rewards
+        that are scores already.
+      score_range: (worst, best) rewards of "linear"; what lies beyond counts as the nearer of them.
+    """
+    known = np.nan_to_num(rewards.astype(np.float64))
+    if score_transform == "sigmoid":
+        known = 0.5 * (1.0 + np.tanh(0.5 * known))
+    elif score_range is not None:
+        known = np.clip((known - score_range[0]) / (score_range[1] - score_range[0]), 0.0, 1.0)
+    return _all(rewards, np.isfinite(rewards), known)
+
+
+def check_scores(*, score_transform: str, score_range: tuple[float, float] | None) -> None:
+    """Raises ValueError for an unknown transform, or a range that does not go with it."""
+    if score_transform not in TRANSFORMS:
+        raise ValueError(f"score_transform={score_transform!r} is not one of {', '.join(TRANSFORMS)}.")
+    if (score_range is not None) != (score_transform == "linear"):
+        way = "give (worst, best)" if score_range is None else "leave it out"
+        raise ValueError(f"score_range={score_range!r} with score_transform={score_transform!r}: {way}.")
+    if score_range is not None and not (len(score_range) == 2 and score_range[0] < score_range[1]):
+        raise ValueError(f"score_range={score_range!r} must be (worst, best), two numbers in this order.")
+
+
+def pairs(rewards: np.ndarray) -> Judged:
+    """The best of the samples against the worst; not trained where their rewards are equal, or fewer than two samples have one."""
+    known = np.isfinite(rewards)
+    best = np.where(known, rewards, -np.inf).argmax(1)
+    worst = np.where(known, rewards, np.inf).argmin(1)
+    chosen = np.stack([best, worst], 1)
+    ordered = np.take_along_axis(rewards, chosen, 1)
+    valid = (ordered[:, 0] > ordered[:, 1])[:, None].repeat(SAMPLES_OF_PAIR, 1)
+    return Judged(chosen, np.tile(np.array([1.0, 0.0], np.float32), (len(rewards), 1)), valid)
+
+
+def labels(rewards: np.ndarray, *, threshold: float | None = None) -> Judged:
+    """Every sample as good or bad, for KTO.
+
+    Args:
+      threshold: a reward above it is good; None: a reward above the mean of the prompt's samples, of which none is trained where all are
+        equal.
+    """
+    known = np.isfinite(rewards)
+    if threshold is None:
+        count = np.maximum(known.sum(1, keepdims=True), 1)
+        threshold, known = np.where(known, rewards, 0.0).sum(1, keepdims=True) / count, known & ~tied(rewards)[:, None]
+    return _all(rewards, known, np.nan_to_num(rewards) > threshold)
+
+
+def tied(rewards: np.ndarray) -> np.ndarray:
+    """Which prompts have several samples with a reward, all of them equal: bool[P]."""
+    known = np.isfinite(rewards)
+    highest, lowest = (np.where(known, rewards, sign * np.inf) for sign in (-1, 1))
+    return (known.sum(1) > 1) & (highest.max(1) == lowest.min(1))
+
+
+def _all(rewards, valid, reward):
+    numbers = np.broadcast_to(np.arange(rewards.shape[1]), rewards.shape)
+    return Judged(numbers, np.asarray(reward, np.float32), valid)
+
+
+FEEDBACK = {
+    "samples": Feedback(samples, rewarded=False),
+    "scores": Feedback(scores, check_scores),
+    "pairs": Feedback(pairs, paired=True, least=2),
+    "labels": Feedback(labels),
+}

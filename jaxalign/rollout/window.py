@@ -1,0 +1,164 @@
+"""The batches of a window: samples of a model for their prompts, rewarded on the host, laid into rows."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import math
+import time
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from jaxalign.rollout.feedback import Judged, tied
+from jaxalign.rollout.layout import Layout
+from jaxalign.rollout.prompts import DONORS, DRAW, Prompts, generator
+from jaxalign.sampling.sampler import Sample, Sampler
+from jaxalign.sampling.speaker import Speaker
+from jaxalign.scoring.rewards import Reward
+
+NAME = "rollout"  # what stands before the names of the metrics
+REWARD = "rollout_reward"  # the column with the reward of each response, less the penalty
+
+
+@dataclasses.dataclass
+class Window:
+    """What was drawn for some batches."""
+
+    arrays: dict[int, dict]  # number of the batch -> this host's rows, without the columns of tokens
+    metrics: dict[str, float]
+    lines: list[str]  # what a reader of the run should know
+
+
+@dataclasses.dataclass
+class Speech:
+    """Who speaks, and what about."""
+
+    prompts: Prompts
+    sampler: Sampler
+    speaker: Speaker
+    samples: int  # of every prompt
+
+
+class Windows:
+    """Draws windows. Every process draws and rewards all of a window, takes the rewards of the first process, and lays its own rows."""
+
+    def __init__(
+        self, speech: Speech, layout: Layout, judge: Callable[[np.ndarray], Judged], reward: Reward | None, *, missing_eos_penalty: float
+    ):
+        """Compiles nothing yet.
+
+        Args:
+          speech: who speaks.
+          layout: of the batches.
+          judge: float32[P, K] rewards, NaN where there is none -> what is trained.
+          reward: of a sample; None: there is none, and nothing fails.
+          missing_eos_penalty: is taken off the reward of a sample that its length ended.
+        """
+        self._speech, self.layout, self._judge, self._reward, self._penalty = speech, layout, judge, reward, missing_eos_penalty
+        self._known: set[str] = set()  # what a reader was told of already
+
+    def draw(self, params, numbers: Sequence[int], *, step: int) -> Window:
+        """The window of the batches with these numbers.
+
+        Args:
+          params: of the decoder that speaks.
+          numbers: of batches, not empty.
+          step: names the window in messages.
+
+        Raises:
+          ValueError: no sample has a reward.
+        """
+        began, speech = time.perf_counter(), self._speech
+        prompts = [speech.prompts.of_batch(number) for number in numbers]
+        flat = [prompt for own in prompts for prompt in own]
+        samples = self._samples(params, flat, seed=(speech.prompts.seed, DRAW, numbers[0]))
+        rewards, faults = self._rewards(flat, samples)
+        penalty = self._penalty * np.array([[sample.stop == "length" for sample in own] for own in samples], np.float32)
+        trained = (rewards - penalty).astype(np.float32)
+        metrics = _metrics(rewards, samples, faults)
+        arrays, size = {}, speech.prompts.batch
+        for i, number in enumerate(numbers):
+            part = slice(i * size, (i + 1) * size)
+            arrays[number] = self._laid(prompts[i], samples[part], trained[part], number)
+        lines = list(self._told(step, rewards, metrics, faults, arrays))
+        return Window(arrays, metrics | {"speed/rollout_s": time.perf_counter() - began}, lines)
+
+    def _samples(self, params, prompts: Sequence[int], *, seed) -> list[list[Sample]]:
+        """The samples of every prompt. One that stands in the list again gets others there: those of a further round."""
+        speech, seen = self._speech, dict.fromkeys(prompts, 0)
+        drawn: list[list] = [[None] * speech.samples for _ in prompts]
+        rounds: dict[int, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            rounds.setdefault(seen[prompt], []).append(place)
+            seen[prompt] += 1
+        room = max(map(len, speech.prompts.ids))
+        for number, places in sorted(rounds.items()):
+            key = int(generator(*seed, number).integers(2**32))
+            ids = [speech.prompts.ids[prompts[place]] for place in places]
+            for sample in speech.sampler.draw(params, ids, samples=speech.samples, seed=key, room=room):
+                drawn[places[sample.prompt]][sample.number] = sample
+        return drawn
+
+    def _rewards(self, prompts, samples) -> tuple[np.ndarray, dict[str, int]]:
+        """(float32[n, K], NaN where there is none; how many samples have none, by the reason): those of the first process."""
+        speech, reward = self._speech, self._reward
+        if reward is None:
+            return np.ones((len(prompts), speech.samples), np.float32), {}
+        asked = [(speech.prompts.ids[prompt], speech.prompts.asked[prompt]) for prompt in prompts for _ in range(speech.samples)]
+        flat, before = [sample for own in samples for sample in own], dict(reward.faults.counts)
+        stopping = speech.sampler.stopping
+        texts = [speech.speaker.spoken(ids, sample, stopping) for (ids, _), sample in zip(asked, flat, strict=True)]
+        rewards = np.asarray(reward([one.prompt for _, one in asked], texts, [one.columns for _, one in asked]), np.float32)
+        if jax.process_count() > 1:  # a judge may answer each process otherwise
+            rewards = np.asarray(multihost_utils.broadcast_one_to_all(rewards))
+        faults = {rule: count - before.get(rule, 0) for rule, count in reward.faults.counts.items()}
+        return rewards.reshape(len(prompts), speech.samples), {rule: count for rule, count in faults.items() if count}
+
+    def _laid(self, prompts, samples, rewards, number: int) -> dict:
+        judged = self._judge(rewards)
+        judged = dataclasses.replace(judged, columns={**judged.columns, REWARD: _chosen(np.nan_to_num(rewards), judged)})
+        ids = [self._speech.prompts.ids[prompt] for prompt in prompts]
+        responses = [[own[k].token_ids for k in chosen] for own, chosen in zip(samples, judged.chosen.tolist(), strict=True)]
+        here = self.layout.rows // jax.process_count()
+        rows = slice(jax.process_index() * here, (jax.process_index() + 1) * here)
+        seed = int(generator(self._speech.prompts.seed, DONORS, number).integers(2**32))
+        return self.layout.arrays(ids, responses, judged, rows=rows, seed=seed)
+
+    def _told(self, step, rewards, metrics, faults, arrays) -> Iterator[str]:
+        """What is not as it should be, each kind of it once."""
+        reward = self._reward
+        if np.isnan(rewards).all():
+            raise ValueError(
+                f"none of the {rewards.size:,} samples of step {step} has a reward, so there is nothing to train on; the newest checkpoint "
+                f"is kept. {' '.join(reward.lines())}"
+            )
+        if faults.keys() - self._known:
+            yield from reward.lines()
+        if not any(own["valid"].any() for own in arrays.values()):
+            yield from self._once(f"step {step}: no sample of the window is trained on: the rewards of a prompt's samples are all equal.")
+        if not metrics[f"{NAME}/stopped"]:
+            yield from self._once(f"step {step}: every sample of the window goes on until max_new_tokens and never stops by itself.")
+        self._known |= faults.keys()
+
+    def _once(self, line):
+        kind = line.partition(": ")[2]
+        if kind not in self._known:
+            self._known.add(kind)
+            yield line
+
+
+def _chosen(values, judged):
+    return np.take_along_axis(values, judged.chosen, 1).astype(np.float32)
+
+
+def _metrics(rewards, samples, faults: Mapping[str, int]) -> dict[str, float]:
+    flat, known = [sample for own in samples for sample in own], rewards[np.isfinite(rewards)]
+    values = {
+        "reward": known.mean() if known.size else math.nan,
+        "reward_std": known.std() if known.size else math.nan,
+        "ties": tied(rewards).mean(),
+        "tokens": np.mean([len(sample.token_ids) for sample in flat]),
+        "stopped": np.mean([sample.stop != "length" for sample in flat]),
+        **{f"faults/{rule}": count for rule, count in faults.items()},
+    }
+    return {f"{NAME}/{name}": float(value) for name, value in values.items()}

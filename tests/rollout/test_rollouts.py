@@ -1,0 +1,109 @@
+"""The source of rollouts: windows of the policy at their first step, batches visited so often, continued in between; a fake speaker."""
+
+import functools
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+
+from jaxalign.data.rows import loader
+from jaxalign.rollout import source
+from jaxalign.rollout.feedback import labels
+from jaxalign.rollout.layout import Layout
+from jaxalign.rollout.window import Window
+from jaxalign.types import TrainState
+
+LAYOUT = Layout(
+    rows=2, row_tokens=16, prompts=2, responses=2, paired=False, share_prompt=True, mismatched=False, columns=(), token_columns=("seen",)
+)  # fmt: skip
+STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def on_one_device():
+    with jax.set_mesh(toys.mesh()):
+        yield
+
+
+class Spoken:
+    """In the place of a model and its rewards: the policy's number and the batch's number are the text."""
+
+    def draw(self, params, numbers, *, step):
+        return Window({number: said(int(params), number) for number in numbers}, {"rollout/reward": float(step)}, [f"at {step}"])
+
+
+@functools.cache
+def said(policy, number):
+    texts = [[[1 + policy], [2 + number, 3]], [[4], [5]]]
+    return LAYOUT.arrays([[7, 8], [9, 10]], texts, labels(np.array([[0.0, 1.0], [2.0, 2.0]])), rows=slice(None), seed=0)
+
+
+def look(state, batch):
+    """In the place of log-probs the steps that the policy has done; a KL of 1 for the response 0 and of 3 for the response 1."""
+    return {"seen": state.step + 0.0 * batch.tokens}, jnp.broadcast_to(jnp.array([1.0, 3.0]), batch.valid.shape)
+
+
+def rollouts(start, **options):
+    dataset = grain.MapDataset.range(STEPS).map(lambda step: LAYOUT.empty(2))
+    options = {"every": 4, "epochs": 2, "share": 1.0, "seed": 0, **options}
+    return source.Rollouts(dataset, start, windows=Spoken(), speaker=lambda state: state.step, look=look, **options)
+
+
+def begun(batches=2):
+    return TrainState(jnp.int32(0), {}, None, (), jnp.zeros(2, jnp.uint32), source=source.Rollouts.carried(LAYOUT, batches))
+
+
+def visited(made, state, steps):
+    """(state, [(tokens, column, news, this host's arrays) of each step])."""
+    found = []
+    for step in steps:
+        state, arrays, batch = made.next(state.replace(step=jnp.int32(step)), step)
+        found.append((np.asarray(batch.tokens), batch.columns.get("seen"), made.news(), arrays))
+    return state, found
+
+
+def test_batches_of_a_window_are_of_the_policy_at_its_first_step_and_come_so_often():
+    _, found = visited(rollouts(0), begun(), range(8))
+    for step, (tokens, seen, _, arrays) in enumerate(found):
+        window, entry = step // 4, step % 2
+        np.testing.assert_array_equal(tokens, said(window * 4, window * 2 + entry)["tokens"])
+        np.testing.assert_array_equal(arrays["tokens"], tokens)
+        assert (seen == window * 4).all()
+
+
+def test_the_first_step_of_a_window_has_its_news_with_the_kl_of_what_is_trained():
+    _, found = visited(rollouts(0), begun(), range(5))
+    assert [bool(news[0]) for *_, news, _ in found] == [True, False, False, False, True]
+    assert found[4][2] == ({"rollout/reward": 4.0, "rollout/kl": 2.0}, ["at 4"])  # the tied prompt has no weight
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3, 4, 7])
+def test_a_run_that_is_continued_in_a_window_goes_on_with_what_the_state_carries(stopped):
+    state, first = visited(rollouts(0), begun(), range(stopped))
+    kept = jax.tree.map(jnp.copy, state)
+    _, whole = visited(rollouts(0), begun(), range(8))
+    _, rest = visited(rollouts(stopped), kept, range(stopped, 8))
+    for (tokens, seen, news, arrays), (other, column, told, here) in zip(first + rest, whole, strict=True):
+        np.testing.assert_array_equal(tokens, other)
+        np.testing.assert_array_equal(seen, column)
+        assert news == told and loader.counts(arrays) == loader.counts(here)
+
+
+def test_a_share_of_the_steps_takes_the_rows_of_the_data_whichever_is_asked_for_first():
+    options = {"epochs": 1, "share": 0.5}
+    _, found = visited(rollouts(0, **options), begun(4), range(STEPS))
+    drawn = [seen is not None for _, seen, *_ in found]
+    assert 0 < sum(drawn) < STEPS
+    for step, (tokens, *_) in enumerate(found):
+        np.testing.assert_array_equal(tokens, said(step // 4 * 4, step)["tokens"] if drawn[step] else 0)
+    _, again = visited(rollouts(4, **options), begun(4), range(4, STEPS))
+    assert [seen is not None for _, seen, *_ in again] == drawn[4:]
+
+
+def test_a_window_without_a_rollout_draws_nothing():
+    made = rollouts(0, epochs=1, share=1e-9)
+    state, found = visited(made, begun(4), range(4))
+    assert all(news == ({}, []) for *_, news, _ in found) and not (state.source["tokens"] > 0).any()
