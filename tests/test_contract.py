@@ -2,8 +2,9 @@
 
 An objective is picked up by its file. Policy and reference have different random weights; groups are uneven, some are filler, some are
 pairs and some judged one by one, and all have a response of another prompt. Every objective looks at the batch with the model of light.py;
-those of DECODED look at it with the real decoder too. An objective of each family is
-among the quick tests, on one mesh with microbatches; the rest carries the marker slow.
+those of DECODED look at it with the real decoder too. Every objective is tried on a mesh of all axes with microbatches; further meshes
+and microbatches on one device are for an objective of each family, and for those that read statistics of the whole batch. An objective of
+each family is among the quick tests; the rest carries the marker slow.
 """
 
 import functools
@@ -20,7 +21,6 @@ from jaxalign import objectives
 from jaxalign.data.rows import pack
 from jaxalign.training import reference, step
 
-MESHES = [(1, 8, 1), (1, 1, 8)]  # (2, 2, 2) is that of the microbatches
 DECODED = ("dpo",)  # IFT and the heads have tests of their own with it
 QUICK = ("alol_kl", "dpo", "ift", "kto", "reward", "una")  # one of each family
 COUNT, ROW_TOKENS = 12, 80
@@ -122,6 +122,7 @@ def is_quick(case: Case) -> bool:
 
 
 PARAMS = [pytest.param(case, marks=() if is_quick(case) else pytest.mark.slow) for case in CASES]
+FURTHER = [case for case in CASES if case.name in QUICK or case.decoder or case.bound.statistics_names]
 
 
 @pytest.fixture(scope="module", params=PARAMS, ids=str)
@@ -180,14 +181,10 @@ def test_what_padding_and_filler_hold_does_not_change_the_step(case):
 
 
 @pytest.mark.slow
-def test_eight_microbatches_equal_one_batch(case):
-    assert_same(run(case, wide(PLAN), microbatches=8), expected(case))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
-def test_meshes_agree(case, mesh):
-    assert_same(run(case, wide(PLAN), mesh=mesh), expected(case))
+@pytest.mark.parametrize("case", FURTHER, indirect=True, ids=str)
+@pytest.mark.parametrize(("mesh", "microbatches"), [((1, 1, 1), 8), ((1, 8, 1), 1), ((1, 1, 8), 1)], ids=str)
+def test_further_meshes_and_microbatches_agree(case, mesh, microbatches):
+    assert_same(run(case, wide(PLAN), mesh=mesh, microbatches=microbatches), expected(case))
 
 
 def test_microbatches_on_a_mesh_equal_one_batch_on_one_device(case):

@@ -12,16 +12,20 @@ OPTIMIZED = True
 TINY = str(Path(__file__).parents[1] / "tiny.py")
 SETTINGS = ("train.total_steps=6", "train.save_every_steps=3", "train.eval_every_steps=3", "train.log_every_steps=1")
 CASES = {
-    "a reference that moved softly": ("dpo", "reference.rule=soft", "reference.alpha=0.6", "reference.every_steps=2"),
-    "a table of log-probs in the middle of its window": ("ipo", "reference.rule=hard_table", "reference.every_steps=4"),
+    "a reference that moved softly, and muon beside adamw": (
+        "dpo", "reference.rule=soft", "reference.alpha=0.6", "reference.every_steps=2",
+        "optimizer.name=muon", "optimizer.mu_dtype=bfloat16",
+    ),
+    "a table of log-probs in the middle of its window, and lion": (
+        "ipo", "reference.rule=hard_table", "reference.every_steps=4",
+        "optimizer.name=lion", "optimizer.mu_dtype=bfloat16", "optimizer.learning_rate=1e-4",
+    ),
     "a running mean of rewards": ("una", "objective.offset=ema", "data.train.feedback=label", "data.eval.feedback=label"),
-    "groups drawn by a column": ("dpo", "data.sampling=priority", "data.sampling_column=reward"),
-    "a value head on a frozen decoder": ("value", "model.value_head=1.0", "model.trainable=value_head"),
-    "a reward head of several layers on a frozen decoder": ("reward", "model.reward_head=mlp", "model.trainable=reward_head"),
-    "lion with a narrow momentum": ("dpo", "optimizer.name=lion", "optimizer.mu_dtype=bfloat16", "optimizer.learning_rate=1e-4"),
-    "muon beside adamw": ("dpo", "optimizer.name=muon", "optimizer.mu_dtype=bfloat16"),
+    "a reward head of several layers on a frozen decoder, and groups drawn by a column": (
+        "reward", "model.reward_head=mlp", "model.trainable=reward_head", "data.sampling=priority", "data.sampling_column=reward",
+    ),
     "noise in the embeddings": ("ift", "forward.mixing_noise=0.5", "data.train.responses=chosen", "data.eval.responses=chosen"),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
