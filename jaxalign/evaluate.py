@@ -26,7 +26,7 @@ OF_TRAINING = ("keep_best", "best_metric", "wandb")  # keys of train that an eva
 OF_DRAWS = ("data.sampling", "data.sampling_column", "data.rollout")
 OF_STEPS = ("train", "optimizer", "batch.gradient_accumulation_steps", *OF_DRAWS)  # what steps alone read
 # What an evaluation of a run takes from its checkpoint. The first is read where the checkpoint does not hold the start of the run.
-OF_CHECKPOINT = ("model.checkpoint", "model.preset", "model.config", "model.value_head", "model.reward_head", "model.trainable")
+OF_CHECKPOINT = tuple(f"model.{key}" for key in ("checkpoint", "preset", "config", "value_head", "reward_head", "critic", "trainable"))
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of a run or of one of its stages"}),
     ("--stage", {"help": "which stage of the run, or of the config"}),
@@ -177,7 +177,7 @@ def _check_read(cfg, typed, further) -> None:
     if not cfg.data.eval_fraction and cfg.data.row_tokens is not None:
         unread.append("data.train")
     looks_at_seed = "seed" in hparams_of(functions.function("forward", cfg.forward.name))
-    draws_head = cfg.model.value_head is not None or cfg.model.reward_head is not None
+    draws_head = any(cfg.model[head] is not None for head in ("value_head", "reward_head", "critic"))
     if cfg.model.checkpoint is not None and not draws_head and not looks_at_seed:
         unread.append("seed")
     if idle := [key for key in typed if any(key == name or key.startswith(f"{name}.") for name in unread)]:

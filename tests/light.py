@@ -15,9 +15,9 @@ from jaxalign.types import Features, Outputs
 
 VOCAB, WIDTH, LONGEST = 64, 16, 64
 AXES = {"tokens": ("vocab", "embed"), "positions": (None, "embed"), "head": ("vocab", "embed"), "value_head": {"query": ("embed",)}}
-AXES["reward_head"] = {"score": ("embed",)}
+AXES["reward_head"], AXES["critic"] = {"score": ("embed",)}, {"score": ("embed",)}
 SHAPES = {"tokens": (VOCAB, WIDTH), "positions": (LONGEST, WIDTH), "head": (VOCAB, WIDTH), "value_head": {"query": (WIDTH,)}}
-SHAPES["reward_head"] = {"score": (WIDTH,)}
+SHAPES["reward_head"], SHAPES["critic"] = {"score": (WIDTH,)}, {"score": (WIDTH,)}
 
 
 def is_axes(x):
@@ -25,11 +25,12 @@ def is_axes(x):
 
 
 def params(seed: int) -> dict:
-    """Random parameters on the mesh in scope; those of the reward head do not move the others'."""
-    draw = {True: np.random.default_rng([seed, 1]), False: np.random.default_rng(seed)}
+    """Random parameters on the mesh in scope; those of the reward head and the critic do not move the others'."""
+    draw = {name: np.random.default_rng([seed, 1 + n]) for n, name in enumerate(("reward_head", "critic"))}
+    others = np.random.default_rng(seed)
 
     def place(path, shape, axes):
-        values = (0.5 * draw[path[0].key == "reward_head"].standard_normal(shape)).astype(np.float32)
+        values = (0.5 * draw.get(path[0].key, others).standard_normal(shape)).astype(np.float32)
         return jax.device_put(values, sharding.named(sharding.spec(*axes)))
 
     return jax.tree_util.tree_map_with_path(place, SHAPES, AXES, is_leaf=is_axes)
@@ -84,7 +85,9 @@ def _outputs(params, batch, step, rows):
     rewards = jnp.einsum("rst,rtd->rsd", last, hidden) @ _whole(params["reward_head"]["score"])
     rewards = rewards.reshape(batch.valid.shape, out_sharding=jax.typeof(batch.valid).sharding)
     logps = jnp.where(batch.slots >= 0, values, 0.0)
-    heads_of = {"rewards": rewards, "features": _features(params, batch)}
+    after = hidden @ _whole(params["critic"]["score"])
+    of_critic = jnp.where(batch.slots >= 0, jnp.roll(after, 1, axis=1), 0.0)
+    heads_of = {"rewards": rewards, "features": _features(params, batch), "values": of_critic}
     return Outputs(logps, hidden, params["head"], worth, **heads_of, step=step, vocab_size=VOCAB)
 
 

@@ -22,7 +22,7 @@ from jaxalign.data.rows import pack
 from jaxalign.training import reference, step
 
 DECODED = ("dpo",)  # IFT and the heads have tests of their own with it
-QUICK = ("alol_kl", "dpo", "ift", "kto", "reward", "una")  # one of each family
+QUICK = ("alol_kl", "dpo", "ift", "kto", "ppo", "reward", "una")  # one of each family
 COUNT, ROW_TOKENS = 12, 80
 PLAN = np.array([[0, 1], [2, -1], [3, 4], [-1, 5], [6, 7], [8, 9], [-1, -1], [10, 11]], np.int32)  # 8 rows
 WIDE_ROWS, WIDE_TOKENS, WIDE_GROUPS = 16, 144, 3  # one shape that every other layout of the same groups fits: one compile for most
@@ -138,7 +138,9 @@ def test_the_case_is_not_trivial(case):
     metrics, gradient, _ = expected(case)
     assert all(np.isfinite(value) for value in metrics.values())
     reached = {key for key, part in gradient.items() if any(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(part))}
-    unread = {name for name in ("value_head", "reward_head") if name not in case.reads} | ({"head"} if "no_logps" in case.reads else set())
+    unread = {name for name in ("value_head", "reward_head", "critic") if name not in case.reads} | (
+        {"head"} if "no_logps" in case.reads else set()
+    )
     assert reached == gradient.keys() - unread
     assert len({int(n) for n in (wide(PLAN)["slots"] >= 0).sum(1)}) > 4  # rows carry unequal numbers of scored tokens
 
@@ -177,6 +179,8 @@ def test_what_padding_and_filler_hold_does_not_change_the_step(case):
     arrays["reward"] = np.where(arrays["valid"], arrays["reward"], 9.0).astype(np.float32)
     for name in toys.COLUMNS:
         arrays["columns"][name] = np.where(arrays["valid"], arrays["columns"][name], 9.0).astype(np.float32)
+    for name in toys.TOKEN_COLUMNS:
+        arrays["columns"][name] = np.where(arrays["slots"] >= 0, arrays["columns"][name], 9.0).astype(np.float32)
     assert_same(run(case, arrays), expected(case))
 
 

@@ -63,7 +63,7 @@ def test_no_gradient_reaches_the_reference_the_rewards_or_the_columns(name):
         return loss_of(name, policy, reference, batch.replace(reward=reward, columns=columns))
 
     to_policy, *others = jax.grad(loss, argnums=(0, 1, 2, 3), allow_int=True)(policy, reference, batch.reward, batch.columns)
-    read = to_policy.logps, to_policy.prompt_values, to_policy.rewards, to_policy.features.members
+    read = to_policy.logps, to_policy.prompt_values, to_policy.rewards, to_policy.features.members, to_policy.values
     assert any(map(np.any, read))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(others))
 
@@ -110,9 +110,17 @@ def test_a_missing_column_is_refused_with_the_way_to_one(name, column):
         terms_of(name, policy, reference, batch.replace(columns=others))
 
 
+@pytest.mark.parametrize(("name", "column"), [(name, column) for name in toys.OBJECTIVES for column in objectives.bind(name).token_columns])
+def test_a_missing_column_of_tokens_is_refused_with_the_way_to_one(name, column):
+    policy, reference, batch = seen()
+    others = {key: value for key, value in batch.columns.items() if key != column}
+    with pytest.raises(ValueError, match=rf"reads the column of tokens '{column}' but the batch has \(.*set data.rollout"):
+        terms_of(name, policy, reference, batch.replace(columns=others))
+
+
 @files
 def test_what_an_objective_reads_is_known(name):
-    assert all(key in objectives.READS or key.startswith("columns.") for key in objectives.bind(name).reads)
+    assert all(key in objectives.READS or key.startswith(("columns.", "token_columns.")) for key in objectives.bind(name).reads)
 
 
 def loss(policy, reference, batch, *, beta=0.1):

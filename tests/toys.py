@@ -22,6 +22,7 @@ OBJECTIVES = sorted(path.stem for path in pathlib.Path(jaxalign.objectives.__fil
 RESPONSES = 2
 READ = {key for name in OBJECTIVES for key in jaxalign.objectives.bind(name).reads}
 COLUMNS = tuple(sorted(key.removeprefix("columns.") for key in READ if key.startswith("columns.")))
+TOKEN_COLUMNS = tuple(sorted(key.removeprefix("token_columns.") for key in READ if key.startswith("token_columns.")))
 
 CONFIG = ModelConfig(
     family="qwen3", vocab_size=61, width=32, layers=2, heads=8, kv_heads=4, head_dim=4, mlp_width=48, max_positions=256,
@@ -51,7 +52,8 @@ def params(seed: int, config: ModelConfig = CONFIG) -> dict:
 def groups(count: int, seed: int, *, vocab_size: int = CONFIG.vocab_size) -> pack.Groups:
     """Pairs of uneven lengths. Group 0 has a prompt of one token, group 1 no second response; group 2 has unscored response tokens.
 
-    Every third group is judged one by one; every group has a response of another prompt, and numbers in all columns that objectives read.
+    Every third group is judged one by one; every group has a response of another prompt, and numbers in all columns that objectives read,
+    in those of tokens from a generator of their own; log-probs are about those of the light model.
     """
     draw = np.random.default_rng(seed)
     pieces, scored = [], []
@@ -69,6 +71,12 @@ def groups(count: int, seed: int, *, vocab_size: int = CONFIG.vocab_size) -> pac
     valid[1, 1] = False
     offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
     donors = np.stack([(np.arange(count) + 3) % count, np.zeros(count, int), np.minimum(np.roll(np.diff(offsets)[1::3], -3), 4)], 1)
+    donated, apart = int(donors[:, 2].sum()), np.random.default_rng([seed, 1])
+    of_tokens = {}
+    for name in TOKEN_COLUMNS:
+        centre, spread = (-4.0, 0.5) if name.endswith("logps") else (0.0, 1.0)
+        for of, size in ((name, int(offsets[-1])), (f"{name}@{pack.MISMATCHED}", donated)):
+            of_tokens[of] = (centre + spread * apart.standard_normal(size)).astype(np.float32)
     return pack.Groups(
         tokens=np.concatenate(pieces).astype(np.int32),
         scored=np.concatenate(scored).astype(np.uint8),
@@ -77,7 +85,7 @@ def groups(count: int, seed: int, *, vocab_size: int = CONFIG.vocab_size) -> pac
         paired=np.arange(count) % 3 != 2,
         valid=valid,
         donors=donors.astype(np.int32),
-        columns={name: draw.standard_normal((count, RESPONSES)).astype(np.float32) for name in COLUMNS},
+        columns={name: draw.standard_normal((count, RESPONSES)).astype(np.float32) for name in COLUMNS} | of_tokens,
     )
 
 
@@ -108,8 +116,8 @@ def objective(name: str):
 
 @functools.cache
 def headed_model() -> models.Model:
-    """The model of CONFIG with a value head and a reward head."""
-    return models.build(CONFIG, ValueHeadConfig(heads=4), "linear")
+    """The model of CONFIG with a value head, a reward head and a critic."""
+    return models.build(CONFIG, ValueHeadConfig(heads=4), "linear", critic="linear")
 
 
 def headed_params(seed: int) -> dict:

@@ -138,7 +138,7 @@ def model(cfg: ConfigDict) -> models.Model:
     config = config if new is None else dataclasses.replace(config, vocab_size=new.vocab_size(config.vocab_size))
     if _without_logps(cfg):
         config = dataclasses.replace(config, tied=True)
-    return models.build(config, head, reward_head(cfg))
+    return models.build(config, head, reward_head(cfg), critic=cfg.model.critic)
 
 
 def params(cfg: ConfigDict, built: models.Model):

@@ -242,7 +242,7 @@ def _objective_rule(resolved):
         return
     if (RULES[rule].moves or RULES[rule].holds == "logps") and "reference" not in reads:
         yield f"reference.rule={rule!r}: objective {name!r} reads no reference; leave the key out, or use 'frozen' to measure against."
-    for head in ("value_head", "reward_head"):
+    for head in ("value_head", "reward_head", "critic"):
         if model[head] is not None and head not in reads:
             yield f"model.{head}={model[head]!r}: objective {name!r} does not read it; leave the key out."
         if model["trainable"] == head and model[head] is None:

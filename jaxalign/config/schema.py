@@ -186,6 +186,9 @@ SCHEMA: dict[str, Any] = {
             "activation=..., members=..., monotone=..., pessimism=...); None: no head",
             (None, *REWARD_HEADS),
         ),
+        "critic": Field(
+            (str, NONE), None, "add a critic that values every token on the hidden state before it; None: no critic", (None, *REWARD_HEADS)
+        ),
         "trainable": Field((str,), "all", "what is trained: all parameters, or a head alone", ("all", "value_head", "reward_head")),
     },
     "data": {

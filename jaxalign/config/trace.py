@@ -70,7 +70,7 @@ def _inputs(resolved, objective):
     from jaxalign.models import features
 
     by_response, by_token = columns.known(resolved, objective.reads)
-    heads = {head: resolved["model"][head] is not None for head in ("value_head", "reward_head")}
+    heads = {head: resolved["model"][head] is not None for head in ("value_head", "reward_head", "critic")}
     names = features.names_of(resolved["model"]["reward_head"])
     return objectives.tiny_inputs(columns=by_response, token_columns=by_token, features=names, **heads)
 

@@ -1,6 +1,7 @@
 """Heads on the hidden states of a decoder.
 
-The value of a prompt, by attention pooling (A-LoL, arXiv 2305.14718, published code), and the reward of a response, read at its last token.
+The value of a prompt, by attention pooling (A-LoL, arXiv 2305.14718, published code), the reward of a response, read at its last token, and
+the value of every token for a critic (PPO), which is a reward head with a bias.
 """
 
 import dataclasses
@@ -67,14 +68,14 @@ class ValueHead(nnx.Module):
 
 
 class RewardHead(nnx.Module):
-    """A score of hidden states, without a bias on the score. Float32.
+    """A score of hidden states, without a bias on the score unless asked for. Float32.
 
     "linear" is one map D -> 1, as Hugging Face's sequence classifiers with one label have it. "mlp" puts D -> D/2 -> D/2 -> D with ReLU
     before it (arXiv 2407.13887, published code). The last map starts with a standard deviation of 1/(D + 1) as there, so that scores start
     near 0 and the loss of a pair near log 2.
     """
 
-    def __init__(self, config: ModelConfig, kind: str):
+    def __init__(self, config: ModelConfig, kind: str, *, bias: bool = False):
         width, half = (config.width, "embed"), (config.width // 2, None)
 
         def inner(source, target):
@@ -84,7 +85,7 @@ class RewardHead(nnx.Module):
         self.first = inner(width, half) if mlp else None
         self.second = inner(half, half) if mlp else None
         self.third = inner(half, width) if mlp else None
-        self.score = layers.Linear([width], [(1, None)], bias=False, std=1 / (config.width + 1))
+        self.score = layers.Linear([width], [(1, None)], bias=bias, std=1 / (config.width + 1))
 
     def __call__(self, hidden: Array) -> Array:
         """Scores float32[R, X] of hidden states [R, X, D]."""

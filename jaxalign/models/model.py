@@ -24,7 +24,8 @@ from jaxalign.models.heads import RewardHead, ValueHead, ValueHeadConfig, last_t
 Array = jax.Array
 VALUE_HEAD = "value_head"  # the top-level key of the params of a model that has one, beside those of the decoder
 REWARD_HEAD = "reward_head"  # the same
-HEADS = (VALUE_HEAD, REWARD_HEAD)
+CRITIC = "critic"  # the same
+HEADS = (VALUE_HEAD, REWARD_HEAD, CRITIC)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,29 +39,40 @@ class Model:
     starts: dict[str, Any]  # (fill, std): random weights start as fill + std * normal
     value_head: nnx.GraphDef | None = None  # of the head that values prompts, see `heads`; its weights are params[VALUE_HEAD]
     reward_head: nnx.GraphDef | None = None  # of the head that scores responses; its weights are params[REWARD_HEAD]
+    critic: nnx.GraphDef | None = None  # of the head that values every token; its weights are params[CRITIC]
     features: FeatureHeadConfig | None = None  # where the reward head reads features of the responses, and no hidden states
 
 
 def build(
-    config: ModelConfig, value_head: ValueHeadConfig | None = None, reward_head: str | FeatureHeadConfig | None = None
+    config: ModelConfig,
+    value_head: ValueHeadConfig | None = None,
+    reward_head: str | FeatureHeadConfig | None = None,
+    *,
+    critic: str | None = None,
 ) -> Model:
-    """The model of this config, with a value head where one is described, and a reward head of a kind or on features. Nothing is allocated.
+    """The model of this config with the heads that are described: a reward head of a kind or on features, a critic of such a kind.
+
+    Nothing is allocated.
 
     Raises:
-      ValueError: reward_head is none of `config.REWARD_HEADS`.
+      ValueError: reward_head or critic is none of `config.REWARD_HEADS`.
     """
     features = reward_head if isinstance(reward_head, FeatureHeadConfig) else None
     if reward_head is not None and features is None and reward_head not in REWARD_HEADS:
         raise ValueError(f"reward head {reward_head!r} is not one of {', '.join(REWARD_HEADS)}.")
+    if critic is not None and critic not in REWARD_HEADS:
+        raise ValueError(f"critic {critic!r} is not one of {', '.join(REWARD_HEADS)}.")
     definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
     declarations, heads = list(nnx.to_flat_state(state)), dict.fromkeys(HEADS)
-    if value_head is not None:
-        heads[VALUE_HEAD], state = nnx.split(nnx.eval_shape(lambda: ValueHead(config, value_head)))
-        declarations += [((VALUE_HEAD, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
-    if reward_head is not None:
-        made = (lambda: FeatureHead(features)) if features else (lambda: RewardHead(config, reward_head))
-        heads[REWARD_HEAD], state = nnx.split(nnx.eval_shape(made))
-        declarations += [((REWARD_HEAD, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
+    described = {
+        VALUE_HEAD: (value_head, lambda: ValueHead(config, value_head)),
+        REWARD_HEAD: (reward_head, lambda: FeatureHead(features) if features else RewardHead(config, reward_head)),
+        CRITIC: (critic, lambda: RewardHead(config, critic, bias=True)),
+    }
+    for name, (description, make) in described.items():
+        if description is not None:
+            heads[name], state = nnx.split(nnx.eval_shape(make))
+            declarations += [((name, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
     shapes, axes, starts = {}, {}, {}
     for path, parameter in declarations:
         declared = parameter.get_metadata()
@@ -69,7 +81,7 @@ def build(
         _put(shapes, path, jax.ShapeDtypeStruct(shape, jnp.float32))
         _put(axes, path, (("layers",) if stack else ()) + declared["axes"])
         _put(starts, path, (declared["fill"], declared["std"]))
-    return Model(config, definition, shapes, axes, starts, heads[VALUE_HEAD], heads[REWARD_HEAD], features)
+    return Model(config, definition, shapes, axes, starts, heads[VALUE_HEAD], heads[REWARD_HEAD], heads[CRITIC], features)
 
 
 def dtype_of(name: str) -> jnp.dtype:
@@ -227,6 +239,16 @@ def rewards(model: Model, params: dict[str, Any], hidden: Array, positions: Arra
 def token_rewards(model: Model, params: dict[str, Any], hidden: Array) -> Array:
     """The reward head's score of every hidden state [R, X, D]: float32[R, X]."""
     return nnx.merge(model.reward_head, params[REWARD_HEAD])(hidden)
+
+
+def token_values(model: Model, params: dict[str, Any], hidden: Array, slots: Array) -> Array:
+    """The critic's value before each scored token is drawn: float32[R, T], 0 where slots < 0.
+
+    It is read from hidden[r, t - 1], hidden [R, T, D] as from `hidden`; the gradient goes into the decoder. A value does not depend on how
+    rows are packed or prompts shared.
+    """
+    after = nnx.merge(model.critic, params[CRITIC])(hidden)
+    return jnp.where(slots >= 0, jnp.roll(after, 1, axis=1), 0.0)
 
 
 def feature_rewards(model: Model, params: dict[str, Any], values: Array) -> tuple[Array, Array, Array]:

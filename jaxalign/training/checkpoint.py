@@ -226,6 +226,7 @@ def run_record(
         "model": runs.model_record(model.config),
         "value_head": config["model"]["value_head"],
         "reward_head": config["model"]["reward_head"],
+        "critic": config["model"]["critic"],
         "weights": weights,
         "tokenizer": str(Path(tokenizer).absolute()),
         "tokenizer_files": tokenizer_files,

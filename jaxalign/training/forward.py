@@ -123,7 +123,8 @@ def _outputs(model, params, batch, step, embedded, *, dtype, remat, attention):
     values = logps.token_logps(hidden, unembed, batch.tokens, batch.slots >= 0, **head)
     prompt_values = models.prompt_values(model, params, hidden, *inputs[1:], batch.slots, batch.valid) if model.value_head else None
     rewards, features = _rewards(model, params, hidden, batch)
-    return Outputs(values, hidden, unembed, prompt_values, rewards=rewards, step=step, features=features, **head)
+    of_critic = models.token_values(model, params, hidden, batch.slots) if model.critic else None
+    return Outputs(values, hidden, unembed, prompt_values, rewards=rewards, step=step, features=features, values=of_critic, **head)
 
 
 def _rewards(model, params, hidden, batch):

@@ -198,7 +198,7 @@ def model_of(run: dict[str, Any]) -> models.Model:
     """The model of a run's record, with its heads; earlier versions recorded none."""
     largest = run.get("value_head")
     head = None if largest is None else ValueHeadConfig(max_value=largest)
-    return models.build(model_config(run["model"]), head, head_of(run.get("reward_head")))
+    return models.build(model_config(run["model"]), head, head_of(run.get("reward_head")), critic=run.get("critic"))
 
 
 def chosen(workdir: str | Path, step: int | None, *, tell: Callable[[str], None] = to_stderr) -> int:

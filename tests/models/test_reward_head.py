@@ -1,4 +1,4 @@
-"""The reward head: the last scored token of every response, any packing and mesh, both kinds, and a gradient into the decoder."""
+"""The reward head and the critic: the tokens that they read, any packing and mesh, both kinds, and a gradient into the decoder."""
 
 import functools
 
@@ -13,6 +13,7 @@ from jaxalign.data.rows import pack
 from jaxalign.models import model as models
 from jaxalign.models.config import REWARD_HEADS, ModelConfig
 from jaxalign.training import forward
+from jaxalign.types import sum_responses
 
 COUNT, ROW_TOKENS = 6, 128
 SINGLE = np.arange(COUNT)[:, None]
@@ -20,7 +21,7 @@ SINGLE = np.arange(COUNT)[:, None]
 
 @functools.cache
 def with_head(kind="linear"):
-    return models.build(toys.CONFIG, reward_head=kind)
+    return models.build(toys.CONFIG, reward_head=kind, critic=kind)
 
 
 def parameters(kind="linear"):
@@ -43,9 +44,11 @@ def look(params, batch, kind="linear"):
 
 
 def rewards(plan, *, mesh=(1, 1, 1), **options):
-    """By group: float32[COUNT, 3], of which the last is a response to another prompt."""
+    """By group: float32[COUNT, 6], the rewards and the sums of the critic's values; of three responses the last is to another prompt."""
     with jax.set_mesh(toys.mesh(mesh)):
-        found = np.asarray(look(parameters(), toys.place(rows(plan, **options))).rewards)
+        batch = toys.place(rows(plan, **options))
+        outputs = look(parameters(), batch)
+        found = np.concatenate([outputs.rewards, sum_responses(outputs.values, batch)], 1)
     members = np.asarray(plan).reshape(-1)
     return found[[int(np.flatnonzero(members == g)[0]) for g in range(COUNT)]]
 
@@ -75,6 +78,20 @@ def test_a_reward_is_the_head_applied_to_the_last_scored_token(kind):
     assert len(np.unique(found.rewards[:, :2].round(4))) == 2 * COUNT
 
 
+@pytest.mark.parametrize("kind", REWARD_HEADS)
+def test_the_value_of_a_token_is_the_critic_applied_to_the_state_before_it(kind):
+    arrays = rows(SINGLE)
+    with jax.set_mesh(toys.mesh()):
+        params = parameters(kind)
+        found = jax.device_get(look(params, toys.place(arrays), kind))
+        head = jax.device_get(params["critic"])
+    x = np.roll(found.hidden, 1, axis=1)
+    for layer in ("first", "second", "third") if kind == "mlp" else ():
+        x = np.maximum(x @ head[layer]["kernel"] + head[layer]["bias"], 0)
+    expected = (x @ head["score"]["kernel"] + head["score"]["bias"])[..., 0]
+    np.testing.assert_allclose(found.values, np.where(arrays["slots"] >= 0, expected, 0), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("share_prompt", [True, False])
 @pytest.mark.parametrize("plan", [[[0, 1, 2], [3, 4, 5]], [[5, 3, -1], [-1, 1, 0], [2, 4, -1]]], ids=["packed", "mixed"])
 def test_packing_and_sharing_of_prompts_do_not_change_a_reward(plan, share_prompt):
@@ -92,7 +109,7 @@ def test_decoder_and_head_get_a_gradient_and_the_vocabulary_none():
     with jax.set_mesh(toys.mesh()):
         gradient = jax.jit(jax.grad(lambda params, batch: (look(params, batch).rewards ** 2).sum()))(parameters(), toys.place(rows(SINGLE)))
     reached = {name for name, part in gradient.items() if any(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(part))}
-    assert reached == gradient.keys() - {"head"}
+    assert reached == gradient.keys() - {"head", "critic"}
 
 
 def test_both_heads_stand_beside_each_other_and_draw_their_own_numbers():
@@ -109,3 +126,5 @@ def test_an_unknown_kind_of_head_is_refused():
     config = ModelConfig(family="llama", vocab_size=8, width=4, layers=1, heads=1, kv_heads=1, head_dim=4, mlp_width=4, max_positions=8)
     with pytest.raises(ValueError, match="reward head 'cubic' is not one of linear, mlp"):
         models.build(config, reward_head="cubic")
+    with pytest.raises(ValueError, match="critic 'cubic' is not one of linear, mlp"):
+        models.build(config, critic="cubic")

@@ -36,6 +36,8 @@ ALPHAS = [{"alpha": alpha} for alpha in (0.0, 100.0)]
 GAMMAS = [{"gamma": gamma} for gamma in (0.0, 100.0)]
 KL_BETAS = [{"kl_beta": beta} for beta in (0.0, 10.0)]
 THRESHOLDS = [{"threshold": at} for at in (0.0, 1.0)]
+SURROGATES = [{"clip_low": 1.0}, {"clip_high": 1e6}]
+IN_LOSS = [{"dual_clip": 3.0}, {"beta": 10.0}, {"beta": 1.0, "kl": "k2"}, {"reduction": "token_mean"}, {"reduction": "response_mean"}]
 OPTIONS = {  # beside the defaults; what an objective shares with others first
     "alol": CLIPS,
     "alol_kl": KL_BETAS,
@@ -54,6 +56,9 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
         {"reduction": "mean_of_log"}, {"source_percentile": 0.5, "goal_percentile": 0.5, "seed": 1},
     ],
     "gold": [{"floor": 0.0}, {"floor": 1.0}],
+    "grpo": [
+        *SURROGATES, *IN_LOSS, {"reduction": "constant", "max_tokens": 3}, {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}
+    ],
     "ift": [
         {"gamma": gamma, "mode": mode, "norm": norm}
         for gamma in (0.0, 0.5, 1.0)
@@ -64,12 +69,18 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "modpo": [*BETAS, {"weights": (1e-3, 1.0)}, {"weights": (1.0,), "margins": ()}],
     "modpo_hinge": [*BETAS, {"weights": (1e-3, 1.0)}, {"weights": (1.0,), "margins": ()}],
     "orpo": [{"lam": 1e-6}, {"lam": 100.0}],
+    "ppo": [
+        *SURROGATES, *IN_LOSS, {"value_clip": 0.0}, {"value_coef": 10.0}, {"entropy_coef": 1.0},
+        {"target_kl": 1e-6, "kl_rate": 1.0, "beta": 1.0}, {"target_kl": 1e6}
+    ],
     "pro": [{"sft_weight": 0.0}, {"sft_weight": 100.0}],
     "r_dpo": [*BETAS, *ALPHAS],
     "rdpo": [*BETAS, *SMOOTHED],
     "feature_reward": REWARDS,
     "reward": REWARDS,
+    "reinforce": [{"baseline": "none"}],
     "rlol": CLIPS,
+    "rloo": SURROGATES,
     "simpo": [*BETAS, *GAMMAS],
     "una": [
         {"loss": loss, "offset": offset, **more}
@@ -108,15 +119,24 @@ def extremes(reads: tuple[str, ...]):
     of = of.replace(columns=of.columns | {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()})
     random = np.random.default_rng(0)
 
-    def outputs(values):
+    def at_last(values):
         wide = np.zeros((*lengths.shape, lengths.max()))
         np.put_along_axis(wide, lengths[:, :, None] - 1, values[:, :, None], axis=2)
-        tokens = wide.reshape(len(GROUPS), -1)
+        return wide.reshape(len(GROUPS), -1)
+
+    signs = np.resize([1.0, 1.0, -1.0], of.tokens.shape)
+    of_tokens = {"rollout_logps": at_last(reference)} | {name: 1e3 * signs for name in ("rollout_values", "token_advantage")}
+    of_tokens["token_return"] = 1e3 * signs[:, ::-1]
+    of = of.replace(columns=of.columns | {name: jnp.asarray(value, jnp.float32) for name, value in of_tokens.items()})
+
+    def outputs(values):
+        tokens = at_last(values)
         hidden, head = (1e2 * random.standard_normal((*shape, 4)) for shape in (tokens.shape, (7,)))
         prompt = np.tile(np.where(np.arange(len(GROUPS)) % 2, 1.0, 0.0)[:, None], (1, 3))
         arrays = (jnp.asarray(x, jnp.float32) for x in (tokens, hidden, head, prompt))
-        rewards = jnp.asarray(values, jnp.float32)
-        return Outputs(*arrays, rewards=rewards, features=Features(*[rewards[..., None]] * 2, ("feature",), (1,)), vocab_size=7)
+        rewards, of_critic = jnp.asarray(values, jnp.float32), jnp.asarray(1e3 * signs, jnp.float32)
+        heads = {"features": Features(*[rewards[..., None]] * 2, ("feature",), (1,)), "values": of_critic}
+        return Outputs(*arrays, rewards=rewards, **heads, vocab_size=7)
 
     return outputs(logps), outputs(reference), of
 
@@ -141,7 +161,7 @@ def run(name, hparams, policy, reference, of):
 
         return jax.value_and_grad(mean, has_aux=True)(policy)
 
-    if name in READ_THE_HEAD:
+    if name in READ_THE_HEAD or "entropy_coef" in hparams:
         both = jax.jit(both)  # the operators of the head are made for a program; everything else is faster without compiling one a case
     with jax.set_mesh(toys.mesh()):
         current = means(bound.statistics(policy, reference, of))
