@@ -192,6 +192,8 @@ def test_rows_of_arithmetic_end_where_an_answer_ends():
 @pytest.mark.slow
 def test_arithmetic_writes_its_table_and_the_areas_are_shares(tmp_path, monkeypatch):
     monkeypatch.setattr(arithmetic, "COUNTS", {"solutions": 256, "pairs": 128, "held_out": 40, "questions": 4})
+    monkeypatch.setattr(arithmetic, "READ_ROWS", 40)
+    monkeypatch.setattr(arithmetic, "SAMPLES", 3)
     arms = "Bradley-Terry alone", "contrastive, all pairs"
     found = arithmetic.run(tmp_path, seeds=1, language_steps=3, reward_steps=3, arms=arms)
     assert {path.name for path in tmp_path.iterdir()} == FILES
