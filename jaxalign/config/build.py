@@ -225,7 +225,7 @@ def _source(cfg, look, lengths, rolling):
     """((dataset, first step) -> the source of the batches, what makes that which it carries)."""
     rule = reference.RULES[cfg.reference.rule]
     if rolling is not None:
-        return partial(rolling.source, look=step.make_rollout_look(look, metrics.kl)), rolling.carried
+        return partial(rolling.source, look=step.make_rollout_look(look, metrics.kl, rolling.compute)), rolling.carried
     if rule.holds == "logps" and rule.moves:
         policy_logps = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": lengths.every}
         carried = partial(source.PolicyLogps.carried, lengths.every, cfg.batch.rows, cfg.data.row_tokens)

@@ -22,13 +22,14 @@ def given(data: dict) -> set[str]:
 
 def of_rollouts(spec: dict | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the columns that data.rollout brings: ([N, K] ones, [R, T] ones)."""
+    from jaxalign.rollout.computed import REWARD
     from jaxalign.rollout.feedback import FEEDBACK
-    from jaxalign.rollout.window import REWARD
     from jaxalign.training.step import ROLLOUT_LOGPS
 
     if spec is None or spec["feedback"] not in FEEDBACK:
         return (), ()
-    return (REWARD, *FEEDBACK[spec["feedback"]].columns), (ROLLOUT_LOGPS,)
+    kind = FEEDBACK[spec["feedback"]]
+    return (REWARD, *kind.columns), (ROLLOUT_LOGPS, *kind.token_columns)
 
 
 def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -65,7 +65,7 @@ def rollout_options(feedback: str) -> dict[str, Any]:
 
     if feedback not in FEEDBACK:
         raise ValueError(f"data.rollout.feedback={feedback!r} is not one of {', '.join(FEEDBACK)}{meant(feedback, FEEDBACK)}.")
-    return hparams_of(FEEDBACK[feedback].judge)
+    return FEEDBACK[feedback].options
 
 
 def objective(cfg: Mapping):

@@ -81,8 +81,8 @@ def _rows(section):
     if head in functions.KEYS and name in functions.table(head):
         return _options(functions.function(head, name), functions.accepted(head, name))
     if section.startswith(OF_FEEDBACK) and section.removeprefix(OF_FEEDBACK) in _feedback():
-        judge = _feedback()[section.removeprefix(OF_FEEDBACK)]
-        return _options(judge, hparams_of(judge))
+        kind = _feedback()[section.removeprefix(OF_FEEDBACK)]
+        return [row for one in filter(None, (kind.judge, kind.compute)) for row in _options(one, hparams_of(one))]
     nested = NESTED.get("data.train" if section == "data.eval" else section)  # which have the same keys
     schema = nested or {"seed": {"seed": SCHEMA["seed"]}, "stages": STAGES}.get(section, SCHEMA.get(section))
     return None if schema is None else [*(_key(name, field) for name, field in schema.items() if name != "*"), *_durations(section)]
@@ -154,10 +154,10 @@ def _experiments() -> dict:
     return {name: experiments.named(name) for name in experiments.names()}
 
 
-def _feedback() -> dict:
+def _feedback() -> Mapping:
     from jaxalign.rollout.feedback import FEEDBACK
 
-    return {name: kind.judge for name, kind in FEEDBACK.items()}
+    return FEEDBACK
 
 
 def _about() -> dict[str, str]:

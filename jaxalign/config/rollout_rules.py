@@ -21,6 +21,7 @@ def check(resolved: dict) -> Iterator[str]:
     yield from _windows(spec, data)
     yield from _draws(spec, data)
     yield from _judgements(spec)
+    yield from _computed(resolved)
     yield from _durations(resolved)
     yield from _beside(resolved)
     yield from _objective(resolved)
@@ -83,6 +84,14 @@ def _judgements(spec):
         yield f"data.rollout: {str(error).removeprefix('data.rollout.')}"
 
 
+def _computed(resolved):
+    spec, kind = resolved["data"]["rollout"], resolved["data"]["rollout"]["feedback"]
+    if kind == "gae" and resolved["model"].get("critic") is None:
+        yield "data.rollout.feedback='gae' reads the values of a critic, and the model has none; set model.critic='linear'."
+    if kind in ("group_advantage", "gae") and spec["beta"] and resolved["reference"]["rule"] == "none":
+        yield f"data.rollout.beta={spec['beta']} pulls to a reference, and reference.rule is 'none'; set 'frozen', or beta=0.0."
+
+
 def _durations(resolved):
     if resolved["data"]["train"] is not None:
         return
@@ -123,7 +132,7 @@ def _objective(resolved):
         yield f"data.rollout.feedback={spec['feedback']!r}: {name} reads pairs; set feedback='pairs'."
     if "unpaired" in reads and kind.paired:
         yield f"data.rollout.feedback={spec['feedback']!r}: {name} trains on every response; set feedback='samples'."
-    own = {column for names in columns.of_rollouts(spec) for column in names} & {key.removeprefix("columns.") for key in reads}
+    own = {column for names in columns.of_rollouts(spec) for column in names} & {key.rpartition("columns.")[2] for key in reads}
     if own and (data["eval"] is not None or spec["share"] < 1):
         where = "data.eval" if data["eval"] is not None else f"data.rollout.share={spec['share']}"
         yield f"{where}: {name} reads {', '.join(sorted(own))}, which rollouts alone have; leave it out, and evaluate with eval.generate."

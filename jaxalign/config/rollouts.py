@@ -7,7 +7,7 @@ from functools import partial
 from ml_collections import ConfigDict
 
 from jaxalign import objectives
-from jaxalign.config import build, functions
+from jaxalign.config import build
 from jaxalign.config.prepared import to_stderr
 from jaxalign.config.rollout_rules import source_of_prompts
 from jaxalign.data.raw import prompts as raw_prompts
@@ -16,11 +16,12 @@ from jaxalign.data.raw.counts import Counts
 from jaxalign.evaluators import prompts as fixed_prompts
 from jaxalign.hf import trained
 from jaxalign.models import model as models
+from jaxalign.rollout.computed import REWARD
 from jaxalign.rollout.feedback import FEEDBACK
 from jaxalign.rollout.layout import Layout, group_tokens
 from jaxalign.rollout.prompts import Prompts
 from jaxalign.rollout.source import Rollouts
-from jaxalign.rollout.window import REWARD, Speech, Windows
+from jaxalign.rollout.window import Speech, Windows
 from jaxalign.sampling.law import Law
 from jaxalign.sampling.sampler import Sampler
 from jaxalign.sampling.speaker import Speaker
@@ -39,6 +40,7 @@ class Rolling:
 
     source: Callable[..., Rollouts]  # (dataset, first step, look=...) -> the source of the batches
     carried: Callable  # () -> what the state carries
+    compute: Callable | None  # what the devices compute, see `step.make_rollout_look`
     prepared: str  # names the prompts by a hash of their content
     described: str  # for a reader
 
@@ -104,10 +106,11 @@ def rolling(
         paired=kind.paired,
         share_prompt=cfg.data.share_prompt,
         mismatched=mismatched,
-        columns=(REWARD, *kind.columns),
-        token_columns=(ROLLOUT_LOGPS,),
+        columns=(REWARD,),
+        computed=kind.columns,
+        token_columns=(ROLLOUT_LOGPS, *kind.token_columns),
     )
-    judge = partial(kind.judge, **{name: spec[name] for name in functions.rollout_options(spec["feedback"])})
+    judge, compute = kind.bound(spec)
     speech = Speech(prompts, _sampler(cfg, spec, model, speaker, distinct * prompts.batch), speaker, spec["samples"])
     windows = Windows(speech, layout, judge, reward, missing_eos_penalty=spec["missing_eos_penalty"])
     options = {"every": spec["every_steps"], "epochs": spec["epochs"], "share": spec["share"], "seed": prompts.seed, "speaker": _policy}
@@ -115,6 +118,7 @@ def rolling(
     return Rolling(
         partial(Rollouts, windows=windows, **options),
         partial(Rollouts.carried, layout, distinct),
+        compute,
         f"prompts-{prompts.identity()}",
         described,
     )

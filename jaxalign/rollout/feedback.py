@@ -1,13 +1,18 @@
-"""What a batch says of K samples per prompt, made of their rewards: scores, pairs or labels.
+"""What a batch says of K samples per prompt, made of their rewards: scores, pairs, labels or advantages.
 
 A kind of feedback is a function `(rewards, *, options) -> Judged`. Rewards are float32[P, K], NaN where a sample has none; its keyword
-arguments are options of data.rollout.
+arguments are options of data.rollout, like those of the function that computes its columns on the devices, if it has one.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
+from functools import partial
+from typing import Any
 
 import numpy as np
+
+from jaxalign.hparams import hparams_of
+from jaxalign.rollout import computed
 
 TRANSFORMS = ("sigmoid", "linear", "none")
 SAMPLES_OF_PAIR = 2
@@ -20,7 +25,6 @@ class Judged:
     chosen: np.ndarray  # int[P, M]; numbers of the samples
     reward: np.ndarray  # float32[P, M]; `Batch.reward`
     valid: np.ndarray  # bool[P, M]; False: the sample is not trained
-    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # of responses, float32[P, M]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +35,20 @@ class Feedback:
     check: Callable[..., None] = lambda **_: None  # raises ValueError where an option is wrong
     paired: bool = False  # response 0 of a group is preferred to response 1
     rewarded: bool = True  # whether it needs rewards
-    columns: tuple[str, ...] = ()  # of responses, which it adds
     least: int = 1  # samples per prompt
+    compute: Callable[..., dict] | None = None  # its columns on the devices, see `computed`
+    columns: tuple[str, ...] = ()  # of responses, which that gives
+    token_columns: tuple[str, ...] = ()  # of tokens
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its options and their defaults."""
+        return hparams_of(self.judge) | (hparams_of(self.compute) if self.compute else {})
+
+    def bound(self, options: Mapping[str, Any]) -> tuple[Callable, Callable | None]:
+        """`judge` and `compute` with their options."""
+        given = [{name: options[name] for name in hparams_of(one)} if one else {} for one in (self.judge, self.compute)]
+        return partial(self.judge, **given[0]), partial(self.compute, **given[1]) if self.compute else None
 
     def responses(self, samples: int) -> int:
         """M, the responses of a group."""
@@ -96,6 +112,11 @@ def labels(rewards: np.ndarray, *, threshold: float | None = None) -> Judged:
     return _all(rewards, known, np.nan_to_num(rewards) > threshold)
 
 
+def rewards_alone(rewards: np.ndarray) -> Judged:
+    """Every sample with a reward, as the reward gave it."""
+    return _all(rewards, np.isfinite(rewards), np.nan_to_num(rewards))
+
+
 def tied(rewards: np.ndarray) -> np.ndarray:
     """Which prompts have several samples with a reward, all of them equal: bool[P]."""
     known = np.isfinite(rewards)
@@ -113,4 +134,13 @@ FEEDBACK = {
     "scores": Feedback(scores, check_scores),
     "pairs": Feedback(pairs, paired=True, least=2),
     "labels": Feedback(labels),
+    "group_advantage": Feedback(
+        rewards_alone, computed.check_group_advantages, least=2, compute=computed.group_advantages, columns=("advantage",)
+    ),
+    "gae": Feedback(
+        rewards_alone,
+        computed.check_token_advantages,
+        compute=computed.token_advantages,
+        token_columns=("token_advantage", "token_return", "rollout_values"),
+    ),
 }

@@ -1,6 +1,6 @@
 """Rollouts as rows: every batch of a run has one shape, with room for prompts and samples of the greatest length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 import numpy as np
@@ -31,7 +31,8 @@ class Layout:
     share_prompt: bool
     mismatched: bool  # whether every group has a response of another prompt
     columns: tuple[str, ...]  # of responses
-    token_columns: tuple[str, ...]  # which the devices compute
+    computed: tuple[str, ...]  # of responses, which the devices compute
+    token_columns: tuple[str, ...]  # of tokens, likewise
 
     @property
     def groups(self) -> int:
@@ -44,20 +45,30 @@ class Layout:
         responses = self.responses + self.mismatched
         return pack.empty_batch(rows, groups=self.groups, responses=responses, row_tokens=self.row_tokens, columns=dims)
 
-    def arrays(self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], judged: Judged, *, rows: slice, seed: int) -> dict:
-        """Some rows of a batch, without the columns of tokens: numpy arrays with the names of `types.Batch`.
+    def arrays(
+        self,
+        prompts: Sequence[Ids],
+        responses: Sequence[Sequence[Ids]],
+        judged: Judged,
+        columns: Mapping[str, np.ndarray],
+        *,
+        rows: slice,
+        seed: int,
+    ) -> dict:
+        """Some rows of a batch, without the columns that the devices compute: numpy arrays with the names of `types.Batch`.
 
         Args:
           prompts: token ids of each.
           responses: token ids of the M chosen samples of each.
           judged: what the feedback made of them.
+          columns: of responses, float32[P, M].
           rows: of the batch.
           seed: of the choice of mismatched responses.
 
         Raises:
           ValueError: mismatched responses are needed and all prompts have the same tokens.
         """
-        groups = self._groups(prompts, responses, judged, seed)
+        groups = self._groups(prompts, responses, judged, columns, seed)
         plan = np.full(self.groups * self.rows, -1, np.int32)
         plan[: self.prompts] = np.arange(self.prompts)
         members = plan.reshape(self.groups, self.rows).T[rows]
@@ -66,7 +77,7 @@ class Layout:
             pack.write_row(arrays, row, groups, own, share_prompt=self.share_prompt)
         return arrays
 
-    def _groups(self, prompts, responses, judged, seed) -> Groups:
+    def _groups(self, prompts, responses, judged, columns, seed) -> Groups:
         pieces = [np.asarray(piece, np.int32) for prompt, own in zip(prompts, responses, strict=True) for piece in (prompt, *own)]
         lengths = np.array([len(piece) for piece in pieces], np.int64)
         is_response = np.tile(np.arange(1 + self.responses) > 0, len(prompts))
@@ -77,7 +88,7 @@ class Layout:
             reward=judged.reward,
             paired=np.full(len(prompts), self.paired),
             valid=np.ones_like(judged.valid),
-            columns=judged.columns,
+            columns=columns,
         )
         if self.mismatched:
             donors = mismatch.choose(groups, row_tokens=self.row_tokens, share_prompt=self.share_prompt, seed=seed)

@@ -94,7 +94,7 @@ class Rollouts:
       windows: makes the batches.
       every, epochs: steps from one window to the next, and visits of each of its batches.
       speaker: state -> parameters of the decoder that speaks.
-      look: (state, batch) -> (columns of tokens by name, KL to the reference of every response float32[N, K], or None). Jitted here.
+      look: (state, batch) -> (columns by name, KL to the reference of every response float32[N, K], or None). Jitted here.
       share: of the steps that are rollouts, in (0, 1].
       seed: of the coins.
     """
@@ -132,7 +132,8 @@ class Rollouts:
     def carried(layout: Layout, batches: int) -> dict[str, Any]:
         """What the state carries: so many batches of padding, a dict of the fields of `types.Batch`, one after the other."""
         arrays = layout.empty(layout.rows)
-        arrays["columns"] |= {name: np.zeros(arrays["tokens"].shape, np.float32) for name in layout.token_columns}
+        for names, like in ((layout.token_columns, "tokens"), (layout.computed, "reward")):
+            arrays["columns"] |= {name: np.zeros(arrays[like].shape, np.float32) for name in names}
 
         def repeated(x):
             return jnp.full((batches, *x.shape), x.flat[0], x.dtype, out_sharding=sharding.spec(None, "rows", *(None,) * (x.ndim - 1)))

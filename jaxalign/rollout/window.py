@@ -9,6 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from jaxalign.rollout.computed import REWARD
 from jaxalign.rollout.feedback import Judged, tied
 from jaxalign.rollout.layout import Layout
 from jaxalign.rollout.prompts import DONORS, DRAW, Prompts, generator
@@ -17,14 +18,13 @@ from jaxalign.sampling.speaker import Speaker
 from jaxalign.scoring.rewards import Reward
 
 NAME = "rollout"  # what stands before the names of the metrics
-REWARD = "rollout_reward"  # the column with the reward of each response, less the penalty
 
 
 @dataclasses.dataclass
 class Window:
     """What was drawn for some batches."""
 
-    arrays: dict[int, dict]  # number of the batch -> this host's rows, without the columns of tokens
+    arrays: dict[int, dict]  # number of the batch -> this host's rows, without the columns that the devices compute
     metrics: dict[str, float]
     lines: list[str]  # what a reader of the run should know
 
@@ -116,13 +116,13 @@ class Windows:
 
     def _laid(self, prompts, samples, rewards, number: int) -> dict:
         judged = self._judge(rewards)
-        judged = dataclasses.replace(judged, columns={**judged.columns, REWARD: _chosen(np.nan_to_num(rewards), judged)})
+        columns = {REWARD: np.take_along_axis(np.nan_to_num(rewards), judged.chosen, 1)}
         ids = [self._speech.prompts.ids[prompt] for prompt in prompts]
         responses = [[own[k].token_ids for k in chosen] for own, chosen in zip(samples, judged.chosen.tolist(), strict=True)]
         here = self.layout.rows // jax.process_count()
         rows = slice(jax.process_index() * here, (jax.process_index() + 1) * here)
         seed = int(generator(self._speech.prompts.seed, DONORS, number).integers(2**32))
-        return self.layout.arrays(ids, responses, judged, rows=rows, seed=seed)
+        return self.layout.arrays(ids, responses, judged, columns, rows=rows, seed=seed)
 
     def _told(self, step, rewards, metrics, faults, arrays) -> Iterator[str]:
         """What is not as it should be, each kind of it once."""
@@ -145,10 +145,6 @@ class Windows:
         if kind not in self._known:
             self._known.add(kind)
             yield line
-
-
-def _chosen(values, judged):
-    return np.take_along_axis(values, judged.chosen, 1).astype(np.float32)
 
 
 def _metrics(rewards, samples, faults: Mapping[str, int]) -> dict[str, float]:

@@ -160,16 +160,21 @@ def make_policy_logps(forward: Forward):
     return policy_logps
 
 
-def make_rollout_look(forward: Forward, kl: Callable[[Outputs, Outputs, Batch], jax.Array]):
-    """(state, batch) -> ({ROLLOUT_LOGPS: log-probs of the policy, float32[R, T]}, KL to the reference by response, float32[N, K]).
+def make_rollout_look(forward: Forward, kl: Callable[[Outputs, Outputs, Batch], jax.Array], compute: Callable | None):
+    """(state, batch) -> ({ROLLOUT_LOGPS: log-probs of the policy, float32[R, T], ...}, KL to the reference by response, float32[N, K]).
 
     The KL of a response is the sum of those of its tokens; None without a reference. Not jitted.
+
+    Args:
+      forward: of the policy and the reference.
+      kl: of tokens, float32[R, T].
+      compute: (policy, reference, batch, statistics of the state) -> further columns by name; None: there are none.
     """
 
     def look(state: TrainState, batch: Batch):
         policy, constant = outputs_of(forward, state.trainable, state.frozen, state.reference, batch, state.step)
         by_response = None if constant is None else sum_responses(kl(policy, constant, batch), batch)
-        return {ROLLOUT_LOGPS: policy.logps}, by_response
+        return {ROLLOUT_LOGPS: policy.logps, **(compute(policy, constant, batch, state.statistics) if compute else {})}, by_response
 
     return look
 

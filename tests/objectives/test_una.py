@@ -61,6 +61,33 @@ def test_the_golden_losses_against_a_reward_model_come_out(loss, key):
     np.testing.assert_allclose(gradient[:, 0], expected[f"grad_{key}"], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("options", "loss", "gradient"),
+    [
+        (dict(), "loss_paper_ref_denominator", "grad_paper"),
+        (dict(form="raw"), "loss_raw_reward_mse", "grad_raw_reward_mse"),
+        (dict(denominator="rollout"), "loss_released_code_rollout_denominator", "grad_released_code"),
+    ],
+)
+def test_the_golden_losses_on_rollouts_come_out(options, loss, gradient):
+    given, expected = VECTORS["una_online"]
+    policy, reference, of = single(given, given["reward_model_score"])
+    drawn = outputs(np.array(given["rollout_policy"])[:, None], of).logps
+    of = of.replace(columns={"rollout_reward": of.reward, "rollout_logps": drawn})
+    terms, mean, to_policy, to_reference, _ = evaluate("una_online", policy, reference, of, beta=given["beta"], **options)
+    np.testing.assert_allclose(mean, expected[loss], rtol=1e-6)
+    np.testing.assert_allclose(to_policy[:, 0], expected[gradient], rtol=1e-6)
+    assert not to_reference.any() and metric(terms, "targets/mean") == pytest.approx(np.mean(expected["target_score"]))
+
+
+def test_una_on_rollouts_refuses_unknown_forms():
+    policy, reference, of = single(VECTORS["una_online"][0], [0.0, 0.0])
+    of = of.replace(columns={"rollout_reward": of.reward, "rollout_logps": of.reward})
+    for options in (dict(form="mse"), dict(denominator="ref")):
+        with pytest.raises(ValueError, match=r"there are \('squashed', 'raw'\) and \('reference', 'rollout'\)"):
+            evaluate("una_online", policy, reference, of, **options)
+
+
 def test_every_judgement_weighs_once():
     terms, loss, to_policy, to_reference, _ = evaluate("una", POLICY, REFERENCE, mixed(), beta=0.1)
     np.testing.assert_array_equal(terms.weight, [[1, 0], [1, 1], [1, 0], [0, 0], [0, 0]])

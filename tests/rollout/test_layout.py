@@ -19,12 +19,12 @@ def ids(length):
 def layout(responses, *, paired=False, mismatched=False, share_prompt=True, prompts=3, columns=()):
     longest = group_tokens(LONGEST, responses=responses + mismatched, new_tokens=NEW, share_prompt=share_prompt)
     options = {"prompts": prompts, "responses": responses, "paired": paired, "share_prompt": share_prompt, "mismatched": mismatched}
-    return Layout(2, 2 * longest, columns=columns, token_columns=(), **options)
+    return Layout(2, 2 * longest, columns=columns, computed=(), token_columns=(), **options)
 
 
-def arrays(made, judged, prompts, texts, rows=slice(None)):
+def arrays(made, judged, prompts, texts, rows=slice(None), columns=None):
     chosen = [[own[k] for k in numbers] for own, numbers in zip(texts, judged.chosen.tolist(), strict=True)]
-    return made.arrays(prompts, chosen, judged, rows=rows, seed=1)
+    return made.arrays(prompts, chosen, judged, columns or {}, rows=rows, seed=1)
 
 
 def said(batch, slot):
@@ -48,8 +48,7 @@ def test_prompt_i_is_group_i_over_rows_of_row_i_modulo_rows():
     made = layout(2, paired=True, columns=("reward_of",))
     prompts, texts = [ids(4), ids(2), ids(LONGEST)], [[ids(3), ids(NEW), ids(1)] for _ in range(3)]
     judged = pairs(np.array([[0.0, 2.0, 1.0], [3.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
-    judged.columns["reward_of"] = np.arange(6, dtype=np.float32).reshape(3, 2)
-    batch = arrays(made, judged, prompts, texts)
+    batch = arrays(made, judged, prompts, texts, columns={"reward_of": np.arange(6, dtype=np.float32).reshape(3, 2)})
     assert said(batch, (0, 0)) == texts[0][1] and said(batch, (0, 1)) == texts[0][0]
     assert said(batch, (1, 0)) == texts[1][0] and said(batch, (1, 1)) == texts[1][2]
     assert said(batch, (0, 2)) == []  # a tie is not laid

@@ -17,7 +17,8 @@ from jaxalign.rollout.window import Window
 from jaxalign.types import TrainState
 
 LAYOUT = Layout(
-    rows=2, row_tokens=16, prompts=2, responses=2, paired=False, share_prompt=True, mismatched=False, columns=(), token_columns=("seen",)
+    rows=2, row_tokens=16, prompts=2, responses=2, paired=False, share_prompt=True, mismatched=False, columns=(), computed=("own",),
+    token_columns=("seen",),
 )  # fmt: skip
 STEPS = 12
 
@@ -38,12 +39,12 @@ class Spoken:
 @functools.cache
 def said(policy, number):
     texts = [[[1 + policy], [2 + number, 3]], [[4], [5]]]
-    return LAYOUT.arrays([[7, 8], [9, 10]], texts, labels(np.array([[0.0, 1.0], [2.0, 2.0]])), rows=slice(None), seed=0)
+    return LAYOUT.arrays([[7, 8], [9, 10]], texts, labels(np.array([[0.0, 1.0], [2.0, 2.0]])), {}, rows=slice(None), seed=0)
 
 
 def look(state, batch):
     """In the place of log-probs the steps that the policy has done; a KL of 1 for the response 0 and of 3 for the response 1."""
-    return {"seen": state.step + 0.0 * batch.tokens}, jnp.broadcast_to(jnp.array([1.0, 3.0]), batch.valid.shape)
+    return {"seen": state.step + 0.0 * batch.tokens, "own": 1.0 * batch.valid}, jnp.broadcast_to(jnp.array([1.0, 3.0]), batch.valid.shape)
 
 
 def rollouts(start, **options):

@@ -1,0 +1,42 @@
+"""UNA on rollouts: the implicit reward is fitted to a reward model's, in the place of reinforcement learning (arXiv 2408.15339 v2)."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign.objectives.families import responses
+from jaxalign.types import Batch, Outputs, Terms, column, sum_responses, token_column
+
+REQUIRES = ("reference", "columns.rollout_reward", "token_columns.rollout_logps")
+FORMS = {"squashed": responses.mse, "raw": responses.raw}
+DENOMINATORS = ("reference", "rollout")
+
+
+def una_online(
+    policy: Outputs, reference: Outputs, batch: Batch, *, beta: float = 0.03, form: str = "squashed", denominator: str = "reference"
+) -> Terms:
+    """(sigmoid(beta rho) - sigmoid(R))^2 for every response of reward R, rho = log pi - log pi_ref (equation 9).
+
+    Where policy and denominator are equal: (1/2 - sigmoid(R))^2, or R^2 with form "raw". There is no critic, no advantage, no clip and no
+    ratio. Its optimum, where every response has beta rho = R + constant, is that of PPO with the same beta.
+
+    Args:
+      policy, reference: log-probs of the same batch.
+      batch: a rollout of any feedback but pairs; reads the reward as it was given, less the penalty for a missing end.
+      beta: strength of the pull to the reference, > 0. The paper: 0.03.
+      form: "squashed"; or "raw", (beta rho - R)^2 (equation 7), for rewards whose scale means something.
+      denominator: "reference"; or "rollout", the policy that drew the response, as in the released script: its first step on a batch is
+        REINFORCE with the baseline 1/2, and nothing pulls to the reference.
+
+    Raises:
+      ValueError: an unknown option, or a column is missing.
+    """
+    if form not in FORMS or denominator not in DENOMINATORS:
+        raise ValueError(f"objective 'una_online' got {form=}, {denominator=}; there are {(*FORMS,)} and {DENOMINATORS}.")
+    reward = column(batch, "rollout_reward")
+    each = responses.responses(policy, reference, batch)
+    if denominator == "rollout":
+        each = each.replace(log_ratios=each.logps - sum_responses(token_column(batch, "rollout_logps"), batch))
+    u, target = beta * each.log_ratios, jax.nn.sigmoid(reward)
+    loss = FORMS[form](u, reward if form == "raw" else target)
+    terms = responses.response_terms(loss, each, u, target, beta=beta)
+    return terms.replace(metrics=terms.metrics | {"rewards/error": (jnp.abs(u - reward), each.weight)})
