@@ -37,7 +37,7 @@ METHODS: dict[str, dict] = {
         objective=dict(name="grpo", reduction="constant", max_tokens=NEW_TOKENS),
     ),
     "rloo": dict(feedback="group_advantage", rollout=dict(baseline="leave_one_out", scale="none", beta=0.05)),
-    "reinforce": dict(feedback="group_advantage", rollout=dict(scale="none", beta=0.05)),
+    "reinforce": dict(feedback="group_advantage", rollout=dict(every_steps=1, baseline="none", scale="none", beta=0.05)),
 }
 VARIANTS = ("all", *METHODS)
 

@@ -6,9 +6,14 @@ import jax.numpy as jnp
 from jaxalign.objectives.families import responses
 from jaxalign.types import Batch, Outputs, Terms, column, sum_responses, token_column
 
-REQUIRES = ("reference", "columns.rollout_reward", "token_columns.rollout_logps")
+REQUIRES = ("reference", "columns.rollout_reward")
 FORMS = {"squashed": responses.mse, "raw": responses.raw}
 DENOMINATORS = ("reference", "rollout")
+
+
+def requires(*, denominator: str) -> tuple[str, ...]:
+    """Log-probs of the policy that drew the responses, where they are the denominator."""
+    return ("token_columns.rollout_logps",) if denominator == "rollout" else ()
 
 
 def una_online(
