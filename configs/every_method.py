@@ -30,6 +30,7 @@ ADVANTAGE = dict(
     source=SCORES,
     data=dict(computed=dict(advantage=dict(kind="advantage", model="stage:value")), sampling="priority"),
 )
+TAUGHT = dict(source=CHOSEN, reference=dict(checkpoint="stage:dpo"))  # by a model that ranks better than the start
 REWARD = dict(source=SCORES, data=dict(sampling="priority", sampling_column="reward"))
 MARGIN = dict(source=dict(keep_columns=dict(margin="score")), objective=dict(weights=(0.9, 0.1)))  # better first, then the margin
 SOFT = dict(rule="soft", alpha=0.6, every_percent=6.25)
@@ -95,6 +96,8 @@ METHODS: dict[str, dict] = {
     # chosen answers alone
     "nll": dict(source=CHOSEN),
     "ift": dict(source=CHOSEN),
+    "distill": TAUGHT,
+    "distill_sampled": TAUGHT,  # not on samples of its own, as it should be: it shows the arithmetic
 }
 VARIANTS = ("all", *METHODS)
 
@@ -127,11 +130,11 @@ def stage(method: str, seed: int) -> ConfigDict:
 
 
 def get_config(argument: str = "dpo") -> ConfigDict:
-    """SFT, the value head where the method reads advantages, and the method."""
+    """SFT, the value head where the method reads advantages, the teacher where it has one, and the method."""
     method, _, seed = argument.partition(",")
     if method not in VARIANTS or not (seed or "0").isdecimal():
         raise ValueError(f"{argument!r} is not METHOD or METHOD,SEED, for example kto,0; METHOD is one of {', '.join(VARIANTS)}.")
-    advantages = METHODS.get(method) is ADVANTAGE
-    names = tuple(METHODS) if method == "all" else ("sft", "value", method) if advantages else ("sft", method)
+    before = "value" if METHODS.get(method) is ADVANTAGE else "dpo" if METHODS.get(method) is TAUGHT else "sft"
+    names = tuple(METHODS) if method == "all" else ("sft", before, method)
     names = tuple(dict.fromkeys(names))
     return ConfigDict(dict(stages=names, **{name: stage(name, int(seed or 0)) for name in names}))

@@ -231,20 +231,20 @@ def _states(subject, functions):
     import jax
     import jax.numpy as jnp
 
-    from jaxalign.config import build, evaluations
+    from jaxalign.config import build, evaluations, teacher
     from jaxalign.training import checkpoint
     from jaxalign.training.runs import CheckpointError
 
     cfg, model = subject.cfg, subject.model
     if isinstance(subject.weights, str):
-        start = functions.init_state(build.params(cfg, model))
+        start = teacher.seated(cfg, functions.init_state(build.params(cfg, model)))
         yield "before", start
         state = functions.init_state(build.params(_with_checkpoint(cfg, subject.weights), model))
         yield "after", state.replace(reference=start.reference, initial=start.initial)
         return
     workdir, step = subject.weights
     try:
-        state = checkpoint.restore(workdir, build.abstract_state(model, functions.init_state), step)
+        state = teacher.seated(cfg, checkpoint.restore(workdir, build.abstract_state(model, functions.init_state), step))
     except CheckpointError as error:
         if not subject.typed:
             raise
@@ -256,7 +256,7 @@ def _states(subject, functions):
         yield "before", state.replace(trainable=first, step=jnp.zeros_like(state.step), statistics=nothing_seen)
     else:
         try:
-            start = functions.init_state(build.params(cfg, model))
+            start = teacher.seated(cfg, functions.init_state(build.params(cfg, model)))
         except (ValueError, OSError) as error:
             print(f"What the run started from is not there any more: {error}", file=sys.stderr)
         else:

@@ -16,7 +16,7 @@ import tempfile
 import time
 
 ROOT = Path(__file__).parents[1]
-XLA, CHUNKS, KL = "models/attention/xla.py", "lm_head/chunks.py", "lm_head/distributions.py"
+XLA, CHUNKS, KL = "models/attention/xla.py", "lm_head/chunks.py", "lm_head/divergences.py"
 PACK, LOADER, STEP = "data/rows/pack.py", "data/rows/loader.py", "training/step.py"
 REFERENCE, SOURCE, CHECKPOINT = "training/reference.py", "rollout/source.py", "training/checkpoint.py"
 METRICS, ESTIMATES, OPTIM = "training/metrics.py", "reports/estimates.py", "training/optim.py"
@@ -165,14 +165,16 @@ FUNCTIONS = (
     ),
     Function(
         "kl",
-        "tests/lm_head/test_distributions.py tests/training/test_eval_step.py",
+        "tests/lm_head/test_distributions.py tests/lm_head/test_divergences.py tests/training/test_eval_step.py",
         (
             ("training/metrics.py", "(policy.hidden, policy.unembed), (reference.hidden, reference.unembed)",
              "(reference.hidden, reference.unembed), (policy.hidden, policy.unembed)"),
             (STEP, "kl(policy, constant, batch), batch.slots >= 0", "kl(constant, policy, batch), batch.slots >= 0"),
-            (KL, "jax.nn.softmax(p, axis=1) * (p - q)", "jax.nn.softmax(q, axis=1) * (p - q)"),
-            (KL, "- total_p + total_q", "- total_q + total_p"),
-            (KL, "jnp.exp(log_p) * (log_p - log_q - heads.at(kl, index)[:, None])", "jnp.exp(log_p) * (log_p - log_q)"),
+            (KL, "expected(lt, lt - ls), expected(ls, ls - lt)", "expected(ls, ls - lt), expected(lt, lt - ls)"),
+            (KL, "lt + math.log(kind.beta), ls + math.log1p(-kind.beta)", "ls + math.log(kind.beta), lt + math.log1p(-kind.beta)"),
+            (KL, "jnp.exp(ls) - jnp.exp(lt)", "jnp.exp(lt) - jnp.exp(ls)"),
+            (KL, "jnp.exp(ls) * (ls - lt - heads.at(inner, index)[:, None])", "jnp.exp(ls) * (ls - lt)"),
+            (KL, "ends[0][:, None], t - ends[1]", "ends[1][:, None], t - ends[0]"),
         ),
     ),
     Function(
@@ -182,7 +184,7 @@ FUNCTIONS = (
         (
             (OPTIM, CLIP + RULE, RULE + CLIP),
             (OPTIM, DECAY + RATE, RATE + DECAY),
-            (METRICS, "token_kl(*sides, batch", "token_kl(*sides[::-1], batch"),
+            (METRICS, "token_divergence(*sides, batch", "token_divergence(*sides[::-1], batch"),
             (ESTIMATES, "value = sums.sum() / weights.sum()", "value = (sums / weights).mean()"),
             (METRICS, "(batch.reward[:, :, None] > batch.reward[:, None])", "(batch.reward[:, :, None] >= batch.reward[:, None])"),
         ),

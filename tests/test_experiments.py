@@ -24,9 +24,9 @@ def one_device():
 
 
 def test_experiments_are_found_by_their_file():
-    assert experiments.names() == ["arithmetic", "bandit", "front", "frozen_lake", "tree_mdp"]
+    assert experiments.names() == ["arithmetic", "bandit", "front", "frozen_lake", "teacher_hacking", "tree_mdp"]
     assert experiments.named("bandit") is bandit.run
-    with pytest.raises(ValueError, match="experiment.name='many_seeds'.*arithmetic, bandit, front, frozen_lake, tree_mdp"):
+    with pytest.raises(ValueError, match="experiment.name='many_seeds'.*arithmetic, bandit, front, frozen_lake, teacher_hacking, tree_mdp"):
         experiments.named("many_seeds")
 
 

@@ -63,7 +63,8 @@ def test_no_gradient_reaches_the_reference_the_rewards_or_the_columns(name):
         return loss_of(name, policy, reference, batch.replace(reward=reward, columns=columns))
 
     to_policy, *others = jax.grad(loss, argnums=(0, 1, 2, 3), allow_int=True)(policy, reference, batch.reward, batch.columns)
-    read = to_policy.logps, to_policy.prompt_values, to_policy.rewards, to_policy.features.members, to_policy.values
+    heads = to_policy.prompt_values, to_policy.rewards, to_policy.features.members, to_policy.values
+    read = to_policy.logps, to_policy.hidden, *heads
     assert any(map(np.any, read))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(others))
 

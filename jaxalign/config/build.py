@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxalign import manifest, objectives, sharding
 from jaxalign.config import functions as functions_of
+from jaxalign.config import teacher
 from jaxalign.config.durations import Durations
 from jaxalign.config.functions import options
 from jaxalign.data.rows import store
@@ -212,11 +213,12 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         statistics=objective.statistics_names,
         source=carried,
     )
+    theirs, parts = teacher.look(cfg), cfg.batch.gradient_accumulation_steps
     moves = rule.bind(every_steps=lengths.every, **options(cfg, "reference"))
     return Functions(
         init_state,
-        step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=cfg.batch.gradient_accumulation_steps),
-        step.make_eval_step(look, objective, metrics.kl),
+        step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=parts, teacher=theirs),
+        step.make_eval_step(look, objective, metrics.kl, teacher=theirs),
         make_source,
     )
 
@@ -225,7 +227,8 @@ def _source(cfg, look, lengths, rolling):
     """((dataset, first step) -> the source of the batches, what makes that which it carries)."""
     rule = reference.RULES[cfg.reference.rule]
     if rolling is not None:
-        return partial(rolling.source, look=step.make_rollout_look(look, metrics.kl, rolling.compute)), rolling.carried
+        rollout_look = step.make_rollout_look(look, metrics.kl, rolling.compute, teacher=teacher.look(cfg))
+        return partial(rolling.source, look=rollout_look), rolling.carried
     if rule.holds == "logps" and rule.moves:
         policy_logps = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": lengths.every}
         carried = partial(source.PolicyLogps.carried, lengths.every, cfg.batch.rows, cfg.data.row_tokens)
@@ -274,7 +277,9 @@ def abstract_state(built: models.Model, init_state) -> TrainState:
 
 def held_out_metrics(cfg: ConfigDict, built: models.Model, made: Functions, sets: dict[str, store.Prepared]) -> set[str]:
     """Names of the metrics that evaluations of this run will give; nothing is computed."""
-    return held_out.names(made.eval_step, abstract_state(built, made.init_state), sets, rows=cfg.batch.rows)
+    state = abstract_state(built, made.init_state)
+    state = state.replace(reference=abstract_params(teacher.model(cfg))) if teacher.has_one(cfg) else state
+    return held_out.names(made.eval_step, state, sets, rows=cfg.batch.rows)
 
 
 def export_folder(workdir: Path) -> Path:

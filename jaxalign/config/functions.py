@@ -92,7 +92,7 @@ def fill(resolved: dict, given: Mapping) -> dict[str, list[str]]:
         else:
             reads, look = module.REQUIRES, vars(module).get("FORWARD", look)
     if resolved["reference"]["rule"] is None:
-        resolved["reference"]["rule"] = "frozen" if "reference" in reads else "none"
+        resolved["reference"]["rule"] = "teacher" if "teacher" in reads else "frozen" if "reference" in reads else "none"
     if resolved["forward"]["name"] is None:
         resolved["forward"]["name"] = look
     for section in KEYS.keys() - problems.keys():

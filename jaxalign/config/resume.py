@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxalign.config import build, stored
+from jaxalign.config import build, stored, teacher
 from jaxalign.config.schema import units
 from jaxalign.models import model as models
 from jaxalign.training import runs
@@ -14,7 +14,7 @@ from jaxalign.training.checkpoint import Checkpoints
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
 FREE_TO_CHANGE = (
     "mesh", "batch.gradient_accumulation_steps", "model.attention", "model.remat",
-    "model.checkpoint", "model.tokenizer",  # paths: what they hold is compared by content
+    "model.checkpoint", "model.tokenizer", "reference.checkpoint",  # paths: what they hold is compared by content
     "data.row_tokens",  # None fits it to the rows, which are compared by content
     "data.computed", "data.rollout.places", "data.processes", "data.prepared_dir", "eval",
     *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "export_dtype", "max_kl", "wandb")),
@@ -35,8 +35,10 @@ def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Check
         before = saved.read_run(start)
         check_same_run(before["config"], cfg.to_dict(), workdir)
         check_same_model(before, runs.model_record(model.config), weights, workdir)
+        check_same_teacher(before, teacher.identity(cfg), workdir)
     else:
         build.check_weights(cfg)
+    teacher.check(cfg, model, build.renderer(cfg).tokenizer)
     return saved, start, weights
 
 
@@ -97,4 +99,13 @@ def check_same_model(before: dict, model: dict, weights: str | None, workdir) ->
         raise ValueError(
             f"{workdir} holds a run that started from other weights: model.checkpoint was {before['config']['model']['checkpoint']!r} "
             f"with content {started}, and the present one has {weights}. Choose a new --workdir to start from these, or go back to those."
+        )
+
+
+def check_same_teacher(before: dict, weights: str | None, workdir) -> None:
+    """Raises ValueError where a run is continued with other weights of its teacher, of which `weights` is a hash; None: there are none."""
+    if (taught := before.get("teacher")) != weights and None not in (taught, weights):
+        raise ValueError(
+            f"{workdir} holds a run with another teacher: reference.checkpoint was {before['config']['reference']['checkpoint']!r} with "
+            f"content {taught}, and the present one has {weights}. Choose a new --workdir for this teacher, or go back to that one."
         )

@@ -113,6 +113,11 @@ def _beside(resolved):
         yield "data.computed: rollouts have no columns that a model computed before the run; leave it out."
     if rule.holds == "logps":
         yield f"reference.rule={resolved['reference']['rule']!r} computes log-probs of rows ahead, and rollouts come later; use 'frozen'."
+    if data["rollout"]["speaker"] == "teacher" and not rule.separate:
+        yield (
+            f"data.rollout.speaker='teacher': reference.rule={resolved['reference']['rule']!r} is no teacher; set "
+            "reference=dict(rule='teacher', checkpoint=...)."
+        )
     if resolved["train"]["max_kl"] is not None and rule.holds != "weights":
         yield f"train.max_kl={resolved['train']['max_kl']}: without a reference in memory no KL is measured; set reference.rule='frozen'."
 

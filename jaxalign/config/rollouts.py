@@ -7,7 +7,7 @@ from functools import partial
 from ml_collections import ConfigDict
 
 from jaxalign import objectives
-from jaxalign.config import build
+from jaxalign.config import build, teacher
 from jaxalign.config.prepared import to_stderr
 from jaxalign.config.rollout_rules import source_of_prompts
 from jaxalign.data.raw import prompts as raw_prompts
@@ -89,7 +89,9 @@ def rolling(
     mismatched = "mismatched" in objective.reads
     size = {"responses": kind.responses(spec["samples"]) + mismatched, "new_tokens": spec["max_new_tokens"]}
     room_of = partial(group_tokens, **size, share_prompt=cfg.data.share_prompt)
-    asked = _asked(cfg, spec, model, speaker, room_of, tell)
+    speaking, params_of = (teacher.model(cfg), _teacher) if spec["speaker"] == "teacher" else (model, _policy)
+    room = min(model.config.max_positions, speaking.config.max_positions) - spec["max_new_tokens"]
+    asked = _asked(cfg, spec, room, speaker, room_of, tell)
     ids = [speaker.ids(one) for one in asked]
     longest = room_of(max(map(len, ids)))
     if cfg.data.row_tokens is None:
@@ -111,9 +113,9 @@ def rolling(
         token_columns=(ROLLOUT_LOGPS, *kind.token_columns),
     )
     judge, compute = kind.bound(spec)
-    speech = Speech(prompts, _sampler(cfg, spec, model, speaker, distinct * prompts.batch), speaker, spec["samples"])
+    speech = Speech(prompts, _sampler(cfg, spec, speaking, speaker, distinct * prompts.batch), speaker, spec["samples"])
     windows = Windows(speech, layout, judge, reward, missing_eos_penalty=spec["missing_eos_penalty"])
-    options = {"every": spec["every_steps"], "epochs": spec["epochs"], "share": spec["share"], "seed": prompts.seed, "speaker": _policy}
+    options = {"every": spec["every_steps"], "epochs": spec["epochs"], "share": spec["share"], "seed": prompts.seed, "speaker": params_of}
     described = f"{prompts.batch:,} of {len(ids):,} prompts per step with {spec['samples']} samples each, {spec['feedback']}"
     return Rolling(
         partial(Rollouts, windows=windows, **options),
@@ -124,9 +126,8 @@ def rolling(
     )
 
 
-def _asked(cfg, spec, model, speaker, room_of, tell):
-    """The different prompts that leave room for their samples, in the model and in a row."""
-    most = model.config.max_positions - spec["max_new_tokens"]
+def _asked(cfg, spec, most, speaker, room_of, tell):
+    """The different prompts of at most so many tokens that leave room for their samples in a row."""
     if cfg.data.max_prompt_tokens is not None:
         most = min(most, cfg.data.max_prompt_tokens)
     if cfg.data.row_tokens is not None:
@@ -176,3 +177,8 @@ def _sampler(cfg, spec, model, speaker, prompts: int) -> Sampler:
 def _policy(state):
     """The parameters of the policy's decoder."""
     return models.without_head({**(state.frozen or {}), **state.trainable})
+
+
+def _teacher(state):
+    """The parameters of the teacher's decoder."""
+    return models.without_head(state.reference)

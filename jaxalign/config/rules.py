@@ -206,6 +206,9 @@ def _reference_rule(resolved):
     if given and not rule.moves:
         moving = ", ".join(name for name, other in RULES.items() if other.moves)
         yield f"reference.{given[0]}: rule {name!r} never moves the reference; leave it out, or use one of {moving}."
+    if rule.separate and not isinstance(section.get("checkpoint"), str):
+        yield f"reference.checkpoint={section.get('checkpoint')!r} names no teacher; give a folder, package:NAME, stage:NAME, or a run."
+        return
     try:  # on shapes: nothing may start the devices yet
         jax.eval_shape(rule.bind(every_steps=1, **functions.options(resolved, "reference")), 0.0, 0.0, 1)
     except ValueError as error:

@@ -149,6 +149,7 @@ ROLLOUT = {
     "prompts": Field((str, dict), REQUIRED, "a file of prompts, or a source like data.eval"),
     "limit": Field((int, NONE), None, "the first so many different prompts; None: all", least=1),
     "samples": Field((int,), REQUIRED, "samples of every prompt (K)", least=1, most=4096),
+    "speaker": Field((str,), "policy", "who speaks: the policy, or the teacher that reference.checkpoint names", ("policy", "teacher")),
     "feedback": Field((str,), REQUIRED, "what a batch says of the samples: a function of jaxalign/rollout/feedback.py"),
     "reward": Field(
         (str, dict, NONE),

@@ -24,6 +24,8 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
     """Replaces every "stage:NAME" of a stage's configuration by what that stage leaves in the run's folder: its export, or its folder."""
     if (cfg.model.checkpoint or "").startswith(STAGE):
         cfg.model.checkpoint = str(workdir / cfg.model.checkpoint.removeprefix(STAGE) / "export")
+    if (cfg.reference.get("checkpoint") or "").startswith(STAGE):
+        cfg.reference.checkpoint = str(workdir / cfg.reference.checkpoint.removeprefix(STAGE) / "export")
     if cfg.eval.generate and (cfg.eval.generate.against or "").startswith(STAGE):
         cfg.eval.generate.against = str(workdir / cfg.eval.generate.against.removeprefix(STAGE))
     for column in cfg.data.computed.values():
@@ -36,7 +38,7 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
 def exported_stages(stages: dict[str, ConfigDict]) -> set[str]:
     """Names of the stages whose export a later stage reads."""
     training = training_stages(stages).values()
-    sources = [cfg.model.checkpoint for cfg in training]
+    sources = [name for cfg in training for name in (cfg.model.checkpoint, cfg.reference.get("checkpoint"))]
     columns = [column for cfg in training for column in cfg.data.computed.values() if column.kind != "advantage"]
     sources += [column[key] for column in columns for key in ("model", "reference")]
     return {source.removeprefix(STAGE) for source in sources if (source or "").startswith(STAGE)}
@@ -94,7 +96,7 @@ def _repeated(names):
 
 def _earlier_stages(name, cfg, earlier):
     """Problems of the stages that a stage names."""
-    named = {"model.checkpoint": cfg.model.checkpoint}
+    named = {"model.checkpoint": cfg.model.checkpoint, "reference.checkpoint": cfg.reference.get("checkpoint")}
     named |= {"eval.generate.against": cfg.eval.generate.against} if cfg.eval.generate else {}
     named |= {f"data.computed.{column}.{key}": spec[key] for column, spec in cfg.data.computed.items() for key in ("model", "reference")}
     for key, source in named.items():

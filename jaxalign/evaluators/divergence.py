@@ -22,17 +22,21 @@ class Divergence:
     An answer's summand is the sum over its tokens of the KL of the two next-token distributions: its mean is the mean of
     log pi(y | x) - log pi_ref(y | x), and its variance is smaller (arXiv 2504.10637, the Rao-Blackwellised estimator). The answers must be
     drawn at temperature 1 from the whole vocabulary.
+
+    With a teacher in the place of the policy and its student in that of the reference it is the proxy of teacher hacking, KL(teacher ||
+    student) of whole texts; the same answers of the teacher at every measurement take most of the noise out of differences.
     """
 
-    def __init__(self, look, *, rows: int):
+    def __init__(self, look, *, rows: int, look_of_reference=None):
         """Compiles nothing yet.
 
         Args:
           look: (params, batch, step) -> Outputs, see `training.forward`.
           rows: of a batch.
+          look_of_reference: the same of the reference, where it is a model of another size; None: `look`.
         """
         self._rows = rows
-        self._eval_step = step.make_eval_step(look, objectives.plain(_nothing), metrics.kl)
+        self._eval_step = step.make_eval_step(look, objectives.plain(_nothing), metrics.kl, teacher=look_of_reference)
 
     def measure(self, state, prompts: Sequence[Ids], answers: Sequence[Sequence[Ids]], *, longest: int) -> tuple[np.ndarray, np.ndarray]:
         """(sums of KL over the answers of every prompt, numbers of answers), float64[n] twice, as `estimates.estimate` takes them.

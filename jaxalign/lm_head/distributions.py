@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign.lm_head import chunks as heads
+from jaxalign.lm_head import divergences
 from jaxalign.lm_head.chunks import CHUNK_TOKENS, Options
+from jaxalign.lm_head.divergences import Kind
 from jaxalign.sharding import spec
 
 
@@ -36,8 +38,9 @@ def token_kl(policy, reference, scored, *, vocab_size: int, softcap: float | Non
       policy, reference: (hidden [R, T, D], unembed [V, D]) of the two models, which share a vocabulary.
       scored, vocab_size, softcap, chunk_tokens: as above.
     """
-    options = Options(vocab_size, softcap, chunk_tokens)
-    return _kl(tuple(policy), jax.lax.stop_gradient(tuple(reference)), scored, options)
+    return divergences.token_divergence(
+        policy, reference, scored, Kind("reverse"), vocab_size=vocab_size, softcaps=(softcap, softcap), chunk_tokens=chunk_tokens
+    )
 
 
 def _specs():
@@ -47,29 +50,6 @@ def _specs():
 def _forward_only(local, model, scored):
     side, r = _specs()
     return jax.shard_map(local, in_specs=(side, r), out_specs=r, check_vma=False)(model, scored)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _kl(policy, reference, scored, options):
-    return _kl_forward(policy, reference, scored, options)[0]
-
-
-def _kl_forward(policy, reference, scored, options):
-    side, r = _specs()
-    local = jax.shard_map(partial(_kl_local, options=options), in_specs=(side, side, r), out_specs=(r, r, r), check_vma=False)
-    kl, *normalizers = local(policy, reference, scored)
-    return kl, (policy, reference, scored, kl, *normalizers)
-
-
-def _kl_backward(options, saved, gradient):
-    side, r = _specs()
-    local = partial(_kl_backward_local, options=options)
-    local = jax.shard_map(local, in_specs=(side, side, r, r, r, r, r), out_specs=side, check_vma=False)
-    hidden_gradient, unembed_gradient = local(*saved, gradient)
-    return (hidden_gradient, unembed_gradient.astype(saved[0][1].dtype)), None, None
-
-
-_kl.defvjp(_kl_forward, _kl_backward)
 
 
 # What follows runs inside shard_map: R is this device's rows, V its slice of the vocabulary.
@@ -101,36 +81,3 @@ def _collision_local(model, scored, *, options):
     once, twice = (heads.sum_over_shards(x) for x in heads.over_chunks(scored, options, body, (zeros, zeros)))
     # log sum_v p_v^2 = lse(2 z) - 2 lse(z) with logits z
     return jnp.where(scored, (twice - 2 * once).reshape(scored.shape), 0.0)
-
-
-def _kl_local(policy, reference, scored, *, options):
-    (hidden_p, head_p), (hidden_q, head_q) = ((hidden, heads.gather_head(unembed, hidden.dtype)) for hidden, unembed in (policy, reference))
-
-    def body(index, carry):
-        p, columns = heads.logits(heads.before(hidden_p, index), head_p, options)
-        q, _ = heads.logits(heads.before(hidden_q, index), head_q, options)
-        gap = jnp.sum(jnp.where(columns < options.vocab_size, jax.nn.softmax(p, axis=1) * (p - q), 0.0), axis=1)
-        values = jax.nn.logsumexp(p, axis=1), jax.nn.logsumexp(q, axis=1), gap
-        return tuple(x.at[index].set(value, mode="drop") for x, value in zip(carry, values, strict=True))
-
-    # KL(p || q) = sum_v softmax(p)_v (p_v - q_v) - lse(p) + lse(q) with logits p, q; each slice of the vocabulary brings its own sum,
-    # weighed by the mass that the slice has.
-    zeros = jnp.zeros(scored.size, jnp.float32)
-    lse_p, lse_q, gap = heads.over_chunks(scored, options, body, (zeros, zeros, zeros))
-    total_p, total_q = heads.sum_over_shards(lse_p), heads.sum_over_shards(lse_q)
-    kl = jax.lax.psum(jnp.exp(lse_p - total_p) * gap, "tensor") - total_p + total_q
-    kl, total_p, total_q = (x.reshape(scored.shape) for x in (kl, total_p, total_q))
-    return jnp.where(scored, kl, 0.0), total_p, total_q
-
-
-def _kl_backward_local(policy, reference, scored, kl, total_p, total_q, gradient, *, options):
-    hidden_q, head_q = reference[0], heads.gather_head(reference[1], reference[0].dtype)
-
-    def logit_gradient(index, logits, columns):
-        log_p = logits - heads.at(total_p, index)[:, None]
-        log_q = heads.logits(heads.before(hidden_q, index), head_q, options)[0] - heads.at(total_q, index)[:, None]
-        # d KL / d logits = p (log p - log q - KL)
-        d = jnp.exp(log_p) * (log_p - log_q - heads.at(kl, index)[:, None])
-        return heads.at(gradient, index)[:, None] * jnp.where(columns < options.vocab_size, d, 0.0)
-
-    return heads.backward(*policy, scored, options, logit_gradient)

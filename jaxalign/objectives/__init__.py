@@ -35,6 +35,7 @@ READS = {
     "ranked": "lists of at least two responses, best first",
     "mixed": "pairs and single responses; lists are refused, of which it would use two",
     "reference": "log-probs of a reference model",
+    "teacher": "a reference that is another model, unless reference.rule names one of another kind",
     "mismatched": "a response of another prompt in every group",
     "value_head": "the model's value head",
     "reward_head": "the model's reward head",

@@ -211,12 +211,14 @@ def run_record(
     prepared: list[str],
     weights: str | None = None,
     tokenizer_files: dict[str, list] | None = None,
+    teacher: str | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint records of its run.
 
     Args:
       tokenizer: where it came from.
       weights: a hash of those that the run started from.
+      teacher: a hash of the weights of a reference that is another model, which no checkpoint holds.
       tokenizer_files: what the files of the run's own copy of the tokenizer are like, as `manifest.describe` gives it.
 
     The data position is (seed, step) in the prepared sets, whose names are hashes of their content: a batch is a pure function of these.
@@ -228,6 +230,7 @@ def run_record(
         "reward_head": config["model"]["reward_head"],
         "critic": config["model"]["critic"],
         "weights": weights,
+        "teacher": teacher,
         "tokenizer": str(Path(tokenizer).absolute()),
         "tokenizer_files": tokenizer_files,
         "data": {"seed": config["seed"], "step": step, "prepared": prepared},

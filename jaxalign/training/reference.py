@@ -2,7 +2,8 @@
 
 A rule is `(reference, trainable, step, **hparams) -> reference`, called inside the train step after the update with the number of steps
 done. The reference is part of the train state: it starts as a copy of the policy, is sharded and checkpointed like it, and never receives
-a gradient. Moving references are Trust-Region alignment (TR-DPO, arXiv 2404.09656), and go with any objective.
+a gradient. Moving references are Trust-Region alignment (TR-DPO, arXiv 2404.09656), and go with any objective. A teacher is another
+model, maybe of another size: its weights come from its own checkpoint whenever a run starts, and are in no checkpoint of the run.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,7 @@ class Rule:
     move: Callable  # (reference, trainable, step, **options) -> reference
     holds: str = "nothing"  # "weights": a copy of what is trained; "logps": no weights, but log-probs in the batch's column COLUMN
     moves: bool = False  # every so many steps, which the configuration must then specify
+    separate: bool = False  # its weights come from a checkpoint of their own, with a forward of their own, and are saved in none of the run
 
     @property
     def options(self) -> dict[str, Any]:
@@ -45,6 +47,15 @@ def none(reference, trainable, step):
 
 def frozen(reference, trainable, step):
     """The policy as it was before the first step, for ever."""
+    return reference
+
+
+def teacher(reference, trainable, step, *, checkpoint: str):
+    """Another model of the same vocabulary, of any size, for ever: what a student is distilled from.
+
+    Args:
+      checkpoint: a Hugging Face folder, package:NAME, stage:NAME, or a run (RUN, RUN@best, RUN@STEP).
+    """
     return reference
 
 
@@ -86,6 +97,7 @@ def precomputed(reference, trainable, step):
 RULES = {
     "none": Rule(none),
     "frozen": Rule(frozen, holds="weights"),
+    "teacher": Rule(teacher, holds="weights", separate=True),
     "soft": Rule(soft, holds="weights", moves=True),
     "hard": Rule(hard, holds="weights", moves=True),
     "hard_table": Rule(hard_table, holds="logps", moves=True),

@@ -6,6 +6,7 @@ batch (its `statistics`) is computed before the first gradient.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def init_state(
     statistics: tuple[str, ...] = (),
     source: Callable[[], Any] = lambda: None,
 ) -> TrainState:
-    """The state before the first step. `params` is consumed; the reference is a copy of it, laid out the same way.
+    """The state before the first step. `params` is consumed; the reference is a copy of it, laid out the same way, or None if separate.
 
     Args:
       rule: of the reference; specifies whether the state holds its weights.
@@ -46,7 +47,7 @@ def init_state(
     def init(params):
         trainable = {key: params[key] for key in trained} if trained else params
         rest = {key: value for key, value in params.items() if key not in trainable} if trained else None
-        reference = jax.tree.map(jnp.copy, trainable) if rule.holds == "weights" else None
+        reference = jax.tree.map(jnp.copy, trainable) if rule.holds == "weights" and not rule.separate else None
         initial = jax.tree.map(jnp.copy, trainable) if keep_initial and rule.moves and reference is not None else None
         # Laid out as the step returns it: P() and P(None) are the same layout, but the step would compile for each of them.
         rng = sharding.shard(jax.random.key_data(jax.random.key(seed)), None)
@@ -65,6 +66,7 @@ def make_train_step(
     schedule: optax.Schedule,
     *,
     microbatches: int = 1,
+    teacher: Forward | None = None,
 ):
     """(state, batch) -> (state, metrics), jitted, with the state donated.
 
@@ -72,18 +74,18 @@ def make_train_step(
     clipping), learning_rate; a metric that no response of the batch has is NaN, a loss that none has is 0.
 
     Args:
-      forward: of policy and reference alike.
+      forward, teacher: of policy and reference alike, and of a reference that is another model; None: there is no other.
       objective: see `objectives.bind`.
       reference_rule: (reference, trainable, step) -> reference, applied after the update.
       microbatches: parts that the rows are split into; gradients are exact whatever their number.
     """
+    outputs = partial(outputs_of, forward, teacher=teacher)
 
     def gradients(state, batch, statistics):
         def loss_sum(trainable):
-            policy, constant = outputs_of(forward, trainable, state.frozen, state.reference, batch, state.step)
-            known = statistics
-            if known is None:
-                known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
+            policy, constant = outputs(trainable, state.frozen, state.reference, batch, state.step)
+            measured = _sums_of_statistics(objective, policy, constant, batch) if statistics is None else None
+            known = _statistics(objective, state, measured) if statistics is None else statistics
             sums = {name: _weighted_sum(*pair) for name, pair in _measured(objective, policy, constant, batch, known).items()}
             return sums["loss"][0], (sums, known)
 
@@ -96,7 +98,7 @@ def make_train_step(
             parts = split_batch(batch, microbatches)
 
             def measure(part):
-                policy, constant = outputs_of(forward, state.trainable, state.frozen, state.reference, part, state.step)
+                policy, constant = outputs(state.trainable, state.frozen, state.reference, part, state.step)
                 return _sums_of_statistics(objective, policy, constant, part)
 
             statistics = _statistics(objective, state, _add_up(measure, parts) if state.statistics else {})
@@ -118,7 +120,9 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs, Outputs, Batch], jax.Array]):
+def make_eval_step(
+    forward: Forward, objective: Objective, kl: Callable[[Outputs, Outputs, Batch], jax.Array], *, teacher: Forward | None = None
+):
     """(state, batch) -> {name: (sums, weights)}, jitted: the loss, the metrics of the train step, and "kl" to the reference, by prompt.
 
     Sums of value * weight and of weight over each of the N prompts are float32[N] twice, whole on every device: `held_out.evaluate` adds
@@ -129,13 +133,13 @@ def make_eval_step(forward: Forward, objective: Objective, kl: Callable[[Outputs
     of the state, under "initial/" from none.
 
     Args:
-      forward, objective: those of the train step.
+      forward, objective, teacher: those of the train step.
       kl: float32[R, T] per scored token from the outputs of policy and reference.
     """
 
     def eval_step(state: TrainState, batch: Batch):
         def against(reference, state):
-            policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, batch, state.step)
+            policy, constant = outputs_of(forward, state.trainable, state.frozen, reference, batch, state.step, teacher=teacher)
             known = _statistics(objective, state, _sums_of_statistics(objective, policy, constant, batch))
             measured = _measured(objective, policy, constant, batch, known)
             if constant is not None and constant.hidden is not None:
@@ -160,32 +164,37 @@ def make_policy_logps(forward: Forward):
     return policy_logps
 
 
-def make_rollout_look(forward: Forward, kl: Callable[[Outputs, Outputs, Batch], jax.Array], compute: Callable | None):
+def make_rollout_look(
+    forward: Forward, kl: Callable[[Outputs, Outputs, Batch], jax.Array], compute: Callable | None, *, teacher: Forward | None = None
+):
     """(state, batch) -> ({ROLLOUT_LOGPS: log-probs of the policy, float32[R, T], ...}, KL to the reference by response, float32[N, K]).
 
     The KL of a response is the sum of those of its tokens; None without a reference. Not jitted.
 
     Args:
-      forward: of the policy and the reference.
+      forward, teacher: those of the train step.
       kl: of tokens, float32[R, T].
       compute: (policy, reference, batch, statistics of the state) -> further columns by name; None: there are none.
     """
 
     def look(state: TrainState, batch: Batch):
-        policy, constant = outputs_of(forward, state.trainable, state.frozen, state.reference, batch, state.step)
+        policy, constant = outputs_of(forward, state.trainable, state.frozen, state.reference, batch, state.step, teacher=teacher)
         by_response = None if constant is None else sum_responses(kl(policy, constant, batch), batch)
         return {ROLLOUT_LOGPS: policy.logps, **(compute(policy, constant, batch, state.statistics) if compute else {})}, by_response
 
     return look
 
 
-def outputs_of(forward, trainable, frozen, reference, batch, step):
+def outputs_of(forward, trainable, frozen, reference, batch, step, *, teacher=None):
     """(policy, reference): outputs of the policy and, without a gradient, of the reference, None if there is none.
 
-    The reference is its weights, or where these are None the batch's column of its log-probs.
+    The reference is its weights, or where these are None the batch's column of its log-probs. Those of a teacher, which has a forward of
+    its own, are whole; those of another one lack what is frozen.
     """
     policy = forward(_whole(trainable, frozen), batch, step)
-    if reference is not None:
+    if reference is not None and teacher is not None:
+        constant = teacher(jax.lax.stop_gradient(reference), batch, step)
+    elif reference is not None:
         constant = forward(jax.lax.stop_gradient(_whole(reference, frozen)), batch, step)
     elif references.COLUMN in batch.columns:
         constant = Outputs(batch.columns[references.COLUMN])

@@ -113,6 +113,7 @@ def test_every_objective_has_a_config_that_runs_on_a_laptop():
 
 SEEDED = {  # config -> arguments that it takes, and some that it does not
     "alol_stories": (("1",), ("x", "1,2", "-1")),
+    "distilled_stories": (("1",), ("x", "1,2")),
     "every_method": (("kto,1", "all,1"), ("kto,x", "kto,1,2")),
     "hh_reward": (("stories,1",), ("stories", "foo,0", "stories,x")),
     "hh_stories_tr": (("hh,1", "dialogue,1"), ("hh", "foo,0", "hh,x")),

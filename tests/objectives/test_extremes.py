@@ -18,7 +18,7 @@ from jaxalign.objectives import ift, una
 from jaxalign.objectives.families.responses import KERNELS
 from jaxalign.types import Features, Outputs
 
-READ_THE_HEAD = ("alol_kl", "wpo")
+READ_THE_HEAD = ("alol_kl", "distill", "wpo")
 FAR = -1e4  # nats of a response; a diverged model is there
 SIDES = list(itertools.product((0.0, -3.0, FAR), repeat=2))
 REFERENCES = (None, (0.0, FAR), (FAR, 0.0), (FAR, FAR))  # None: the policy's own
@@ -48,6 +48,11 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "cpo": [*BETAS, *ALPHAS],
     "cpo_simpo": [*BETAS, *ALPHAS, *GAMMAS],
     "discopop": [*BETAS, {"tau": 1e-4}, {"tau": 1.0}, {"tau": 1e-4, "beta": 10.0}],
+    "distill": [
+        {"divergence": "reverse", "loss_temperature": 0.1}, {"divergence": "jsd", "beta": 0.999, "rescale": True, "reduction": "seq_mean"},
+        {"divergence": "jsd", "top_k": 2}, {"divergence": "reverse", "top_k": 7},
+    ],
+    "distill_sampled": [{"gamma": 1.0}, {"gamma": 0.5}],
     "dpo_nll": [*BETAS, *ALPHAS],
     "dpop": [*BETAS, {"lam": 0.0}, {"lam": 1e4}],
     "exo": [*BETAS, {"label_smoothing": 1e-9}, {"label_smoothing": 0.499}],

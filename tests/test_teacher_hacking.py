@@ -1,0 +1,83 @@
+"""The teacher-hacking experiment: its language, its order of texts, and that every arm runs."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from jaxalign.experiments import hacking_tables, many_seeds, teacher_hacking
+from jaxalign.experiments.topics import Language
+
+OPTIMIZED = True
+TINY = Language.draw(3, vocabulary=3, topics=2, prompt=2, response=2)
+
+
+def test_the_language_is_a_mixture_over_topics_of_whole_texts():
+    prompt = np.array([[2, 1]])
+    texts = np.array(list(itertools.product(range(3), repeat=2)))
+    log_probs = TINY.log_probs(np.repeat(prompt, 9, 0), texts)
+    np.testing.assert_allclose(np.exp(log_probs).sum(-1), 1.0)
+    of_text = np.exp(np.take_along_axis(log_probs, texts[:, :, None], 2).sum((1, 2)))
+    weight = TINY.unigrams[:, 2] * TINY.unigrams[:, 1]  # of each topic after the prompt
+    wanted = [np.average(TINY.bigrams[:, 1, a] * TINY.bigrams[:, a, b], weights=weight) for a, b in texts]
+    np.testing.assert_allclose(of_text, wanted)
+
+
+def test_responses_are_drawn_with_the_probabilities_of_the_language():
+    prompts = np.repeat([[0, 2]], 20_000, 0)
+    drawn = TINY.responses(prompts, np.random.default_rng(0))
+    wanted = np.exp(TINY.log_probs(prompts[:1], drawn[:1]))[0, 0]
+    np.testing.assert_allclose(np.bincount(drawn[:, 0], minlength=3) / 20_000, wanted, atol=0.012)  # three standard errors
+
+
+def test_the_entropy_of_the_experiments_language_is_the_published_one():
+    rng, language = np.random.default_rng(0), teacher_hacking.LANGUAGE
+    prompts = language.prompts(1000, rng)
+    log_probs = language.log_probs(prompts, language.responses(prompts, rng))
+    assert -(np.exp(log_probs) * log_probs).sum(-1).mean() == pytest.approx(1.48, abs=0.02)
+
+
+def test_all_texts_come_once_before_any_comes_again():
+    batches = teacher_hacking.shuffled(np.arange(500), np.random.default_rng(0))
+    seen = np.concatenate([next(batches).ravel() for _ in range(25)])
+    for i in range(0, len(seen), 500):
+        np.testing.assert_array_equal(np.sort(seen[i : i + 500]), np.arange(500))
+
+
+def test_measurements_are_denser_at_the_beginning_and_between_calls():
+    at = teacher_hacking.points(2400, 100)
+    assert at[0] == 0 and at[-1] == 2400 and {100, 400, 800, 2300} < set(at) and len([x for x in at if x < 100]) > 5
+    assert not any(x % teacher_hacking.SCAN for x in at)
+
+
+@pytest.mark.slow
+def test_every_source_of_texts_runs_and_the_results_are_written(tmp_path, monkeypatch):
+    for name, value in (("TEACHER_STEPS", 20), ("TEACHER_EVERY", 10), ("STUDENT_STEPS", 10)):
+        monkeypatch.setattr(teacher_hacking, name, value)
+    monkeypatch.setattr(teacher_hacking, "COUNTS", {"oracle": 100, "prompts": 400, "validation": 32})
+    arms = ("online_teacher", "online_student", "offline_200x5", "mixed_half")
+    found = teacher_hacking.run(tmp_path, seeds=1, steps=10, every=5, arms=arms, workers=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "results.json", "plot.png"}
+    assert json.loads((tmp_path / "results.json").read_text())["golden_final"] == found["golden_final"]
+    start = found["seeds"]["0"]["start"]
+    for arm in arms:
+        one = found["seeds"]["0"][arm]
+        assert one["steps"] == [1, 5, 10] and one["golden"][0] == pytest.approx(start["golden"], rel=1e-5)
+        assert one["proxy_final"] < start["proxy"]
+    with many_seeds.one_device():
+        prompts = teacher_hacking.LANGUAGE.prompts(6, np.random.default_rng(1))
+        params = teacher_hacking.models.init(teacher_hacking.models.build(teacher_hacking.STUDENT), teacher_hacking.jax.random.key(0))
+        asked = np.concatenate([prompts, prompts[:1]])
+        texts = teacher_hacking.said(teacher_hacking.STUDENT, params, asked, seed=1, samples=2)
+    np.testing.assert_array_equal(texts[:, :, :6], asked[:, None].repeat(2, 1))
+    np.testing.assert_array_equal(texts[0], texts[-1])  # the same prompt
+    assert (texts[:, 0] != texts[:, 1]).any()
+
+
+def test_a_summary_raises_the_alarms_of_the_curve():
+    steps = [100, 200, 400, 800, 1600, 2400]
+    proxy = np.array([4.0, 2.8, 2.0, 1.9, 1.85, 1.84])
+    found = hacking_tables.summary(hacking_tables.Curve(steps, proxy, [6.0, 5.2, 4.8, 5.0, 5.4, 5.6]))
+    assert found["golden_least"] == 4.8 and found["golden_final"] == 5.6 and found["first_flag"] is not None
+    assert found["slope_ratio"] < hacking_tables.ALARM

@@ -1,0 +1,127 @@
+"""Runs with a teacher: another model of the same vocabulary, read from its own checkpoint whenever a run starts and saved in none of it."""
+
+import json
+from pathlib import Path
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxalign import evaluate, train
+from jaxalign.config import build, files, stages, teacher
+from jaxalign.config.resume import check_same_teacher
+from jaxalign.data.text.tokenizer import load
+from jaxalign.models import model as models
+from jaxalign.training import runs
+
+OPTIMIZED = True
+FILE = '''
+import importlib.util
+
+spec = importlib.util.spec_from_file_location("tiny", {tiny!r})
+tiny = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny)
+
+
+def get_config():
+    cfg = tiny.get_config("sft")
+    # half as wide as its teacher, with random weights
+    cfg.model = dict(tokenizer="package:stories260k", config=dict(
+        model_type="llama", vocab_size=512, hidden_size=32, num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=8,
+        intermediate_size=64, max_position_embeddings=512, rms_norm_eps=1e-5,
+    ))
+    cfg.objective.name = "distill"
+    cfg.reference = dict(checkpoint="package:stories260k")
+    cfg.train = dict(total_steps=4, save_every_steps=2, eval_every_steps=2)
+    return cfg
+'''
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """(workdir, settings) -> the exit code of a run with the teacher."""
+    folder = tmp_path_factory.mktemp("taught")
+    (folder / "taught.py").write_text(FILE.format(tiny=str(Path(__file__).parents[1] / "tiny.py")))
+
+    def run(workdir, *settings):
+        given = [f"--config.data.prepared_dir={folder / 'prepared'}", *(f"--config.{setting}" for setting in settings)]
+        return train.main(["--config", str(folder / "taught.py"), "--workdir", str(workdir), *given])
+
+    run.config = str(folder / "taught.py")
+    return run
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory, start):
+    workdir = tmp_path_factory.mktemp("runs") / "taught"
+    assert start(workdir) == 0
+    return workdir
+
+
+def held_out(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "eval/loss" in line]
+
+
+@pytest.mark.slow
+def test_a_smaller_student_comes_nearer_to_its_teacher(taught):
+    first, *_, last = held_out(taught)
+    assert last["eval/loss"] < first["eval/loss"]
+    np.testing.assert_allclose(last["eval/kl/forward"], last["eval/loss"], rtol=1e-5)
+    np.testing.assert_allclose(last["eval/kl"], last["eval/kl/reverse"], rtol=1e-4)  # of the policy from its reference
+
+
+@pytest.mark.slow
+def test_the_teacher_is_in_no_checkpoint_and_its_hash_in_the_record(taught):
+    record = runs.record(taught, 4)
+    assert len(record["teacher"]) > 8 and record["config"]["reference"]["checkpoint"] == "package:stories260k"
+    held = {path.name for path in (runs.checkpoints(taught) / "4").rglob("*")}
+    assert not any("reference" in name for name in held)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_continued_reads_its_teacher_again_and_ends_with_the_same_bits(taught, start, tmp_path):
+    cut = Path(shutil.copytree(taught, tmp_path / "cut"))
+    shutil.rmtree(runs.checkpoints(cut) / "4")
+    assert start(cut) == 0
+    for name in ("loss", "kl", "kl/forward"):
+        assert held_out(cut)[-1][f"eval/{name}"] == held_out(taught)[-1][f"eval/{name}"]
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_a_run_reads_its_teacher(taught, tmp_path):
+    assert evaluate.main(["--workdir", str(taught), "--out", str(tmp_path / "numbers.json")]) == 0
+    assert "kl/forward" in (tmp_path / "numbers.json").read_text()
+
+
+@pytest.mark.slow
+def test_fresh_texts_of_the_teacher_are_a_source_of_batches(taught, start, tmp_path, capsys):
+    rollout = {"prompts": "package:sf_dialogue/train.jsonl.gz", "limit": 20, "samples": 1, "feedback": "samples", "max_new_tokens": 8}
+    settings = [f"data.rollout={rollout | {'speaker': 'teacher', 'every_steps': 2}!r}", "data.train=None", "data.row_tokens=None"]
+    assert start(tmp_path, *settings, "train.total_steps=2") == 0, capsys.readouterr().err
+
+
+@pytest.fixture
+def resolved(start):
+    return stages.resolve_stages(files.load_file(start.config))[""]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (511, "has 512 tokens in its vocabulary and the student 511.*tokenizer"),
+        (512, "another vocabulary: '<extra>' is token 512 of the student and None of the teacher"),
+    ],
+)
+def test_a_teacher_of_another_vocabulary_is_refused_with_the_reason(resolved, size, words):
+    resolved.model.config.vocab_size = size
+    tokenizer = load(teacher.Source("package:stories260k").tokenizer())
+    with pytest.raises(ValueError, match=words):
+        teacher.check(resolved, models.build(build.model_config(resolved)), tokenizer.with_added(("<extra>",)))
+
+
+def test_a_run_with_another_teacher_is_not_continued():
+    before = {"teacher": "abc", "config": {"reference": {"checkpoint": "runs/one"}}}
+    check_same_teacher(before, "abc", "runs/x")
+    with pytest.raises(ValueError, match="runs/x holds a run with another teacher: reference.checkpoint was 'runs/one' with content abc"):
+        check_same_teacher(before, "def", "runs/x")
