@@ -90,8 +90,7 @@ def rolling(
     size = {"responses": kind.responses(spec["samples"]) + mismatched, "new_tokens": spec["max_new_tokens"]}
     room_of = partial(group_tokens, **size, share_prompt=cfg.data.share_prompt)
     speaking, params_of = (teacher.model(cfg), _teacher) if spec["speaker"] == "teacher" else (model, _policy)
-    room = min(model.config.max_positions, speaking.config.max_positions) - spec["max_new_tokens"]
-    asked = _asked(cfg, spec, room, speaker, room_of, tell)
+    asked = _asked(cfg, spec, (model, speaking), speaker, room_of, tell)
     ids = [speaker.ids(one) for one in asked]
     longest = room_of(max(map(len, ids)))
     if cfg.data.row_tokens is None:
@@ -126,8 +125,9 @@ def rolling(
     )
 
 
-def _asked(cfg, spec, most, speaker, room_of, tell):
-    """The different prompts of at most so many tokens that leave room for their samples in a row."""
+def _asked(cfg, spec, readers, speaker, room_of, tell):
+    """The different prompts that leave room for their samples, in each model that reads them and in a row."""
+    most = min(one.config.max_positions for one in readers) - spec["max_new_tokens"]
     if cfg.data.max_prompt_tokens is not None:
         most = min(most, cfg.data.max_prompt_tokens)
     if cfg.data.row_tokens is not None:
