@@ -1,0 +1,48 @@
+"""The gold bench: every method where the reward is known and samples are unlimited, at equal KL, with intervals over seeds.
+
+Papers:   UNA arXiv 2408.15339 (scores against thumbs and pairs), TR-DPO 2404.09656 (moving references), MODPO 2310.03708, A-LoL 2305.14718,
+          IFT 2405.11870: their orders of methods, where noise does not hide them.
+Bench:    stories260K writes stories, SFT on their sections makes a policy that ends its texts (in about five CPU minutes, kept in
+          runs/gold_base). A gold reward is a function of the text: sentiment, brevity of sentences, structure. A rater goes by gold plus
+          noise, so that 78 % (95 %, 65 %) of the labels agree with it; proxy300 and proxy60 are raters that go by a reward model of so
+          many labels. jaxalign/experiments/goldbench holds golds, feedback, methods.
+Data:     none. TinyStories, on which the model was trained, has the licence CDLA-Sharing-1.0 and so does not travel in the package; the
+          model's own stories take its place. The package's dialogue pairs are no stories: the golds have no hold on them.
+Command:  python -m jaxalign.train --config configs/gold.py:dpo,0    # one method, one seed; also una_score, kto, ipo, alol, ...
+          python -m jaxalign.train --config configs/gold.py:all      # everything, cell by cell; goes on where it was stopped
+Hardware: 1 CPU core, no network.
+Measured: see configs/README.md.
+"""
+
+from ml_collections import ConfigDict
+
+OFFLINE = ("una_score", "dpo", "kto", "una_binary", "ipo", "alol", "sft_best", "wbc", "gold", "ift_best")
+MOVING = ("tr_dpo_soft", "tr_dpo_hard", "tr_ipo_hard", "tr_kto_hard")
+LONG = "1e-3 2e-3"  # KL 10 to 40
+BETAS = (0.01, 0.03, 0.3)
+
+
+def everything() -> tuple[str, ...]:
+    """Cells, the most informative first."""
+    return (
+        *(f"sentiment-78 {method}" for method in OFFLINE + MOVING),
+        *(f"sentiment-95 {method}" for method in ("una_score", "dpo", "una_binary")),
+        *(f"sentiment-65 {method}" for method in ("una_score", "dpo", "una_binary")),
+        *(f"sentiment-78 {method} {LONG}" for method in ("dpo", "tr_dpo_soft", "tr_dpo_hard", "kto", "una_binary")),
+        *(f"{proxy} {method} 2e-4 4.5e-4 {LONG}" for proxy in ("proxy300", "proxy60") for method in ("dpo", "tr_dpo_hard")),
+        *(f"sentiment-78 una_score:beta={beta}" for beta in BETAS),
+        *(f"brevity-78 {method}" for method in ("una_score", "dpo", "kto", "una_binary")),
+        *(f"structure-78 {method}" for method in ("una_score", "dpo")),
+    )
+
+
+def get_config(which: str = "all") -> ConfigDict:
+    """`all`, or METHOD,SEED: one method on the main gold at its learning rates."""
+    if which == "all":
+        options = dict(cells=everything(), seeds=3)
+    else:
+        method, _, number = which.partition(",")
+        if not number.isdecimal():
+            raise ValueError(f"{which!r} is neither all nor METHOD,SEED; for example configs/gold.py:dpo,0.")
+        options = dict(cells=(f"sentiment-78 {method}",), seeds=1, first_seed=int(number))
+    return ConfigDict(dict(experiment=dict(name="gold", base="runs/gold_base", **options)))

@@ -1,0 +1,92 @@
+"""The gold bench: methods against each other where the reward is known and samples are unlimited, at equal KL and with intervals.
+
+A small policy that writes stories is trained on what a noisy rater says of its own samples; the rater goes by a gold reward, a known
+function of the text, and so does the measurement. Reward and KL are measured on fresh samples, the KL by exact sums over the vocabulary.
+"""
+
+from collections.abc import Sequence
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxalign.experiments import many_seeds, results
+from jaxalign.experiments.goldbench import cells as bench
+from jaxalign.experiments.goldbench import fronts, golds, methods, report, world
+
+BEST_OF = (2, 4, 8, 16)
+BEST_PROMPTS = 128
+
+
+def run(workdir: Path, *, cells: tuple, seeds: int = 3, first_seed: int = 0, steps: int = 30, base: str | None = None) -> dict:
+    """{"cells": what was measured of each, "bases", "best_of"}; written into workdir too, each cell into a file as soon as it is measured.
+
+    Args:
+      cells: texts "FEEDBACK METHOD [RATE ...]", a tuple of such or of parts of one: GOLD-PERCENT or proxyPAIRS, a method of
+        goldbench/methods.py, and learning rates, by default those of the method. All cells of a seed come before those of the next.
+      seeds, first_seed: of label noise, order of the data, and samples.
+      steps: of training, of 16 rows with two pairs each.
+      base: the folder of the base policy and its samples, made where it is missing; several runs may share it. None: in workdir.
+
+    Raises:
+      ValueError: a cell names no feedback, method or number.
+    """
+    workdir = Path(workdir)
+    wanted = _wanted(cells, range(first_seed, first_seed + seeds))
+    with many_seeds.one_device():
+        made = bench.Bench(world.make(workdir / "base" if base is None else Path(base)), steps=steps)
+        best = _kept(workdir / "best_of.json", lambda: best_of(made))
+        bases = [_kept(workdir / "cells" / f"base_{seed}.json", lambda seed=seed: made.base(seed)) for seed in _seeds(wanted)]
+        measured = []
+        for number, cell in enumerate(wanted, 1):
+            measured.append(_kept(workdir / "cells" / f"{cell.name}.json", lambda cell=cell: made.run(cell)))
+            gold, kl = measured[-1][report.gold_of(cell.feedback)][0], measured[-1]["kl"][0]
+            print(f"gold: {number} of {len(wanted)}: {cell.name}: gold {gold:.3f} at KL {kl:.2f}", flush=True)
+    everything = {"cells": measured, "bases": bases, "best_of": best}
+    tables = report.tables(measured, bases, best)
+    if front := fronts.rows(measured, bases):
+        tables["two golds at once"] = (["KL", "", "MODPO", "mixed losses", "difference", "seeds"], front)
+    results.write(workdir, title="Gold bench", tables=tables, results=everything)
+    results.plot(workdir, report.panels(measured, bases, best))
+    return everything
+
+
+def best_of(made: bench.Bench) -> dict:
+    """n -> {"kl": that of best of n to the base, ln n - (n - 1) / n, and every gold of the best of n}, on samples of the base."""
+    some = made.world
+    draw = world.sampler(some.model, some.tokenizer, longest=world.LONGEST, lanes=max(BEST_OF))
+    own = world.answers(draw, some.tokenizer, some.params, some.held_out[:BEST_PROMPTS], samples=max(BEST_OF), seed=bench.MEASURED)
+    prompts, found = some.prompt_texts["held_out"][:BEST_PROMPTS], {}
+    for n in BEST_OF:
+        found[str(n)] = {"kl": float(np.log(n) - (n - 1) / n)}
+        for name in golds.GOLDS:
+            values = golds.scored(name, prompts, own.texts)
+            found[str(n)][f"gold/{name}"] = float(values.reshape(len(prompts), -1, n).max(2).mean())
+    return found
+
+
+def _wanted(cells: Sequence[str], seeds: Sequence[int]) -> list[bench.Cell]:
+    found = []
+    for text in cells:
+        feedback, method, *rates = [*str(text).split(), ""][:2] + str(text).split()[2:]
+        bench.parse(feedback)
+        methods.check(method)
+        try:
+            found += [(feedback, method, float(rate)) for rate in rates or methods.named(method).rates]
+        except ValueError as error:
+            raise ValueError(f"experiment.cells: {text!r} has a learning rate that is no number.") from error
+    return [bench.Cell(*one, seed) for seed in seeds for one in dict.fromkeys(found)]
+
+
+def _seeds(cells):
+    return list(dict.fromkeys(cell.seed for cell in cells))
+
+
+def _kept(file: Path, measure) -> dict:
+    """What a file holds, or what is measured, then kept in it."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".partial")
+        unfinished.write_text(json.dumps(measure(), indent=1), encoding="utf-8")
+        unfinished.rename(file)
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,223 @@
+"""A cell of the bench: one method trained with one learning rate and one seed on one rater's feedback, then measured on its own samples.
+
+A step is compiled once for each method: the learning rate is a number in the optimizer's state.
+"""
+
+from collections import Counter
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxalign.data.rows import loader
+from jaxalign.evaluators.divergence import Divergence
+from jaxalign.experiments.goldbench import feedback, golds, methods, online, world
+from jaxalign.rollout.source import Rows
+from jaxalign.training import metrics, optim, reference, step
+from jaxalign.training.forward import FORWARDS
+from jaxalign.types import TrainState
+
+WARMUP = 0.1
+SAMPLES = 2  # of a held-out prompt
+MEASURED = 1000  # what is added to a seed for the draws of its measurement
+KL_PROMPTS = 256  # whose samples the KL is measured on
+KL_ROWS = 16
+PROXY_AGREEMENT = 0.95
+
+
+class Cell(NamedTuple):
+    """What is trained and measured."""
+
+    feedback: str  # GOLD-PERCENT, or proxyPAIRS
+    method: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.feedback}_{self.method}_{self.learning_rate:g}_{self.seed}"
+
+
+class Peak(NamedTuple):
+    """The learning rate, as the last part of the optimizer's state."""
+
+    learning_rate: jax.Array
+
+
+def scale_by_peak() -> optax.GradientTransformation:
+    """Updates times a learning rate that is part of the state."""
+    return optax.GradientTransformation(
+        lambda params: Peak(jnp.ones(())), lambda updates, state, _=None: (jax.tree.map(lambda u: u * state.learning_rate, updates), state)
+    )
+
+
+class Bench:
+    """Trains and measures cells in one world; what it compiles serves all of them."""
+
+    def __init__(self, made: world.World, *, steps: int):
+        self.world, self.steps = made, steps
+        self._runs: dict[str, tuple] = {}
+        self._raters: dict[tuple, feedback.Judged] = {}
+        self._base: dict[int, world.Answers] = {}
+        self._sampler = world.sampler(made.model, made.tokenizer, longest=world.LONGEST, places=world.PLACES, lanes=SAMPLES)
+        self._divergence = Divergence(world.look(made.model), rows=KL_ROWS)
+
+    def run(self, cell: Cell) -> dict:
+        """What was measured of a cell, see `measured`, with the cell and seconds."""
+        began = time.process_time()
+        params, last = self.trained(cell)
+        middle = time.process_time()
+        found = self.measured(params, seed=cell.seed, proxy=self.rater(cell.feedback, cell.seed)[1])
+        seconds = {"train": middle - began, "measure": time.process_time() - middle}
+        return {**cell._asdict(), **found, "loss": last.get("loss"), "seconds": seconds}
+
+    def base(self, seed: int) -> dict:
+        """What the base is measured to be, with the same draws as the cells of a seed."""
+        return {"feedback": "", "method": "base", "learning_rate": 0.0, "seed": seed, **self.measured(self.world.params, seed=seed)}
+
+    def rater(self, name: str, seed: int) -> tuple[feedback.Judged, feedback.Proxy | None]:
+        """The rater of a kind of feedback with the noise of a seed, and the proxy that it goes by, if it does."""
+        if (name, seed) not in self._raters:
+            source, percent = parse(name)
+            train = self.world.train
+            gold = golds.scored("sentiment" if source == "proxy" else source, self.world.prompt_texts["train"], train.texts)
+            if source != "proxy":
+                judge = feedback.judged(gold, agreement=percent / 100, seed=seed, stream=list(golds.GOLDS).index(source))
+                self._raters[name, seed] = judge, None
+            else:
+                teacher = feedback.judged(gold, agreement=0.78, seed=seed)
+                proxy = feedback.proxy(teacher, train, pairs=percent, seed=seed)
+                judge = feedback.judged(proxy.scored(train.texts), agreement=PROXY_AGREEMENT, seed=seed)
+                self._raters[name, seed] = judge, proxy
+        return self._raters[name, seed]
+
+    def trained(self, cell: Cell) -> tuple[dict, dict]:
+        """(parameters, metrics of the last step)."""
+        method = methods.named(cell.method)
+        init, run = self._compiled(cell.method, method, method.reference_rule())
+        source, carried = self._source(cell, method)
+        state = init(self.world.copied()).replace(source=carried)
+        peak = Peak(jnp.full_like(state.opt_state[-1].learning_rate, cell.learning_rate))
+        state, last = state.replace(opt_state=(*state.opt_state[:-1], peak)), {}
+        for done in range(self.steps):
+            state, _, batch = source.next(state, done)
+            state, last = run(state, batch)
+        return state.trainable, {name: float(value) for name, value in jax.device_get(last).items()}
+
+    def _source(self, cell: Cell, method: methods.Method):
+        """(the source of the batches, what the state carries for it)."""
+        judge, proxy = self.rater(cell.feedback, cell.seed)
+        if not method.online:
+            return Rows(loader.batches([self._data(cell, method, judge)], rows=online.ROWS, seed=cell.seed, steps=self.steps), 0), None
+
+        def gold(prompts, texts):
+            if proxy is not None:
+                return proxy.scored([texts])[0]
+            return golds.scored(parse(cell.feedback)[0], prompts, [[text] for text in texts])[:, 0]
+
+        objective = method.bound()
+        look = step.make_rollout_look(world.look(self.world.model), metrics.kl)
+        reward = online.utilities(judge, gold, seed=cell.seed)
+        mismatched = "mismatched" in objective.reads
+        how = {"samples": method.samples, "mismatched": mismatched, "seed": cell.seed}
+        source, carried = online.source(self.world, method.online, reward, look, **how)
+        return source, carried()
+
+    def _data(self, cell, method, judge):
+        """The feedback of a cell as prepared rows, with that of a second gold where the method has one."""
+        margin, mismatched = None, method.reference_rule() not in ("precomputed", "none")
+        if method.other:
+            second, _ = self.rater(f"{method.other}-{parse(cell.feedback)[1]}", cell.seed)
+            judge = feedback.mixed(judge, second, share=method.share, seed=cell.seed)
+            if method.share == 1:
+                every = feedback.proxy(second, self.world.train, pairs=second.gold.size, seed=cell.seed)
+                margin = every.scored(self.world.train.texts)
+        return feedback.prepared(method.form, judge, self.world.train, mismatched=mismatched, margin=margin)
+
+    def _compiled(self, name: str, method: methods.Method, rule: str):
+        if name not in self._runs:
+            shape = {"learning_rate": 1.0, "warmup_steps": round(WARMUP * self.steps), "total_steps": self.steps, "min_lr_ratio": 0.0}
+            schedule = optim.make_schedule("cosine", **shape)
+            axes = self.world.model.axes
+            optimizer = optax.chain(
+                optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.0, axes=axes), scale_by_peak()
+            )
+            objective, chosen = method.bound(), reference.RULES[rule]
+            look = world.look(self.world.model, FORWARDS[objective.forward])
+            moves = chosen.bind(**method.rule_options)
+
+            def init(params):
+                return step.init_state(params, optimizer, rule=chosen, seed=0, statistics=objective.statistics_names)
+
+            self._runs[name] = init, step.make_train_step(look, objective, moves, optimizer, schedule)
+        return self._runs[name]
+
+    def measured(self, params: dict, *, seed: int, proxy: feedback.Proxy | None = None) -> dict:
+        """Of fresh samples for held-out prompts: every gold with its standard error over prompts, KL, length, end, diversity, win rate.
+
+        "win" compares with a base sample of the same prompt and draw by the gold "sentiment". Draws are those of the seed, the same for all
+        policies, and samples of one prompt count as one observation.
+        """
+        own, base = self._answers(params, seed), None
+        prompts = self.world.prompt_texts["held_out"]
+        if params is not self.world.params:
+            if seed not in self._base:
+                self._base[seed] = self._answers(self.world.params, seed)
+            base = self._base[seed]
+        found = {f"gold/{name}": _mean(golds.scored(name, prompts, own.texts)) for name in golds.GOLDS}
+        if base is not None:
+            ours, theirs = (golds.scored("sentiment", prompts, some.texts) for some in (own, base))
+            found["win"] = _mean((np.sign(ours - theirs) + 1) / 2)
+            found["kl"] = self._kl(params, own)
+        if proxy is not None:
+            found |= {"proxy": _mean(proxy.scored(own.texts)), "proxy_of_base": _mean(proxy.scored(base.texts))}
+        found |= {
+            "length": _mean(np.array([[len(ids) for ids in row] for row in own.ids])),
+            "ended": _mean(own.ended),
+            "distinct_2": distinct_2([text for row in own.texts for text in row]),
+        }
+        return found
+
+    def _answers(self, params, seed):
+        how = {"samples": SAMPLES, "seed": MEASURED + seed}
+        return world.answers(self._sampler, self.world.tokenizer, params, self.world.held_out, **how)
+
+    def _kl(self, params, own: world.Answers):
+        zero = jnp.zeros((), jnp.int32)
+        state = TrainState(zero, params, self.world.params, (), jnp.zeros(2, jnp.uint32))
+        prompts, ids = ([list(map(int, x)) for x in own.prompts[:KL_PROMPTS]], own.ids[:KL_PROMPTS])
+        sums, counts = self._divergence.measure(state, prompts, ids, longest=world.LONGEST)
+        return _mean((sums / counts)[:, None])
+
+
+def parse(name: str) -> tuple[str, int]:
+    """(gold, percent of agreement) of GOLD-PERCENT, ("proxy", pairs) of proxyPAIRS.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    gold, _, percent = name.partition("-")
+    if gold in golds.GOLDS and percent.isdecimal() and 50 < int(percent) < 100:
+        return gold, int(percent)
+    if name.removeprefix("proxy").isdecimal() and name.startswith("proxy"):
+        return "proxy", int(name.removeprefix("proxy"))
+    raise ValueError(
+        f"feedback {name!r} is neither GOLD-PERCENT, a gold of {', '.join(golds.GOLDS)} and the percent of labels that agree with it (51 "
+        "to 99), nor proxyPAIRS, a reward model of so many pairs."
+    )
+
+
+def distinct_2(texts: list[str]) -> float:
+    """The share of pairs of neighbouring words that differ, over all texts."""
+    pairs = Counter(pair for own in map(golds.words, texts) for pair in zip(own, own[1:], strict=False))
+    return len(pairs) / max(1, sum(pairs.values()))
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    """(mean, standard error over prompts) of numbers [prompts, samples]."""
+    by_prompt = np.asarray(values, np.float64).mean(1)
+    return float(by_prompt.mean()), float(by_prompt.std(ddof=1) / len(by_prompt) ** 0.5)

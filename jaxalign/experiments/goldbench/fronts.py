@@ -1,0 +1,46 @@
+"""Two golds at once: MODPO against mixed losses at equal KL, by the weighted sum that policies were trained for and by the front's area."""
+
+from collections.abc import Sequence
+import math
+
+import numpy as np
+
+from jaxalign.experiments.goldbench.methods import WEIGHTS
+from jaxalign.experiments.goldbench.report import KLS, at_kl, curves, interval
+from jaxalign.reports import pareto
+
+AXES = ("gold/sentiment", "gold/plain")
+FAMILIES = ("modpo", "mixed")
+CORNER = (0.0, 0.0)  # golds lie in [0, 1]
+
+
+def rows(cells: Sequence[dict], bases: Sequence[dict]) -> list[list[str]]:
+    """Rows (KL, what, MODPO, mixed losses, difference with its 95 % interval, seeds); none where a weight or a seed was not measured."""
+    tables = {axis: curves(cells, bases, metric=axis) for axis in AXES}
+    feedback = next((name for name, method in tables[AXES[0]] if method == f"modpo_{WEIGHTS[0]}"), None)
+    members = [(feedback, f"{family}_{weight}") for family in FAMILIES for weight in WEIGHTS]
+    if not all(member in tables[AXES[0]] for member in members):
+        return []
+    seeds = sorted(set.intersection(*(set(tables[AXES[0]][member]) for member in members)))
+    found = []
+    for kl in KLS:
+        # [seeds, families, weights, golds]
+        places = np.array(
+            [
+                [[[at_kl(tables[axis][feedback, f"{family}_{w}"][seed], kl) for axis in AXES] for w in WEIGHTS] for family in FAMILIES]
+                for seed in seeds
+            ]
+        )
+        if not places.size or np.isnan(places).any():
+            continue
+        shares = np.array([[w / 100, 1 - w / 100] for w in WEIGHTS])
+        sums = (places * shares).sum(3).mean(2)
+        areas = np.array([[pareto.hypervolume_2d(family, CORNER) for family in seed] for seed in places])
+        found += [_row(kl, what, values) for what, values in (("mean weighted sum", sums), ("area of the front", areas))]
+    return found
+
+
+def _row(kl, what, values):
+    mean, half = interval(values[:, 0] - values[:, 1])
+    gap = f"{mean:+.4f} ± {half:.4f}" if math.isfinite(half) else f"{mean:+.4f}"
+    return [f"{kl:g}", what, *(f"{x:.4f}" for x in values.mean(0)), gap, f"{len(values)}"]

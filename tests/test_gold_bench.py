@@ -1,0 +1,186 @@
+"""The gold bench: golds of known texts, a rater of known noise, forms of feedback that tell the same, and claims from cells."""
+
+import numpy as np
+import pytest
+
+from jaxalign.experiments import gold
+from jaxalign.experiments.goldbench import cells, feedback, fronts, golds, methods, report, world
+from jaxalign.experiments.goldbench.world import Answers
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "worse"),
+    [
+        ("sentiment", "She was happy and they had fun.", "She was sad and lost her friend."),
+        ("plain", "He saw a tree and a bird in it.", "He was happy and they had great fun."),
+        ("brevity", "He ran to the tree. He saw a big bird.", "He ran to the tree and then he saw a big bird that sat on it."),
+        ("structure", '"Hi," he said. Then Tom went home.', "Then he went home."),
+    ],
+)
+def test_golds_prefer_what_they_are_for(name, better, worse):
+    scores = golds.scored(name, ["One day Tom went out."], [[better, worse]])[0]
+    assert 0 <= scores[1] < scores[0] <= 1
+
+
+def test_sentiment_of_one_good_word_in_ten_is_known():
+    text = "happy " + "tree " * 9
+    assert golds.sentiment("", text) == pytest.approx(1 / (1 + np.exp(-0.5)))  # 15 / 10 - 1
+
+
+def test_a_structure_without_an_end_counts_as_much():
+    prompt, text = "Then Lily sat down.", '"Hello," she said. So Lily slept'
+    assert golds.structure(prompt, text) == golds.structure(prompt, text + ".") == 1
+
+
+@pytest.fixture(scope="module")
+def answers():
+    draw = np.random.default_rng(0)
+    words = ["happy", "sad", "tree", "bird", "fun", "dark", "house", "river"]
+    texts = [[" ".join(draw.choice(words, draw.integers(6, 12))) for _ in range(4)] for _ in range(300)]
+    ids = [[draw.integers(3, 500, draw.integers(4, 20)).astype(np.int32) for _ in range(4)] for _ in range(300)]
+    prompts = [np.array([1, 5 + i, 7], np.int32) for i in range(300)]
+    logps = [[-np.ones(len(x), np.float32) for x in own] for own in ids]
+    return Answers(prompts, ids, logps, texts, np.ones((300, 4), bool))
+
+
+@pytest.fixture(scope="module")
+def truth(answers):
+    return golds.scored("sentiment", [""] * 300, answers.texts)
+
+
+@pytest.mark.parametrize("agreement", [0.65, 0.78, 0.95])
+def test_labels_agree_with_the_gold_as_often_as_asked(answers, truth, agreement):
+    shares = []
+    for seed in range(20):
+        judge = feedback.judged(truth, agreement=agreement, seed=seed)
+        pairs = feedback.pair_members(truth, answers)
+        signs = [np.sign(x[pairs[:, 0], pairs[:, 1]] - x[pairs[:, 0], pairs[:, 2]]) for x in (judge.utility, truth)]
+        shares.append((signs[0] == signs[1]).mean())
+    assert np.mean(shares) == pytest.approx(agreement, abs=4 * 0.5 / (20 * len(pairs)) ** 0.5)
+
+
+def test_forms_of_feedback_hold_the_same_responses_and_the_same_judgement(answers, truth):
+    judge = feedback.judged(truth, agreement=0.78, seed=0)
+    pairs, scores = (feedback.prepared(form, judge, answers, mismatched=False) for form in ("pairs", "scores"))
+    assert np.array_equal(pairs.plan, scores.plan)
+    for group in range(len(pairs.groups)):
+        sides = sorted(zip(scores.groups.reward[group], (scores.groups.piece(group, k)[0].tobytes() for k in (1, 2)), strict=True))
+        assert [pairs.groups.piece(group, k)[0].tobytes() for k in (2, 1)] == [tokens for _, tokens in sides]
+
+
+def test_advantages_of_a_prompt_add_up_to_nothing(truth):
+    judge = feedback.judged(truth, agreement=0.78, seed=0)
+    np.testing.assert_allclose(judge.advantages.sum(1), 0, atol=1e-12)
+    assert (judge.advantages[np.arange(300), judge.scores.argmax(1)] > 0).all()
+
+
+def test_a_proxy_of_more_pairs_is_nearer_to_the_gold(answers, truth):
+    judge = feedback.judged(truth, agreement=0.78, seed=0)
+    near = [
+        np.corrcoef(feedback.proxy(judge, answers, pairs=pairs, seed=0).scored(answers.texts).ravel(), truth.ravel())[0, 1]
+        for pairs in (20, 400)
+    ]
+    assert near[0] < near[1] and near[1] > 0.8
+
+
+def test_newton_ends_where_the_gradient_is_nought():
+    x = np.random.default_rng(0).normal(size=(30, 5))
+    w = feedback._newton(x)
+    np.testing.assert_allclose(x.T @ (1 / (1 + np.exp(x @ w))), feedback.PROXY_RIDGE * w, atol=1e-9)
+
+
+def test_gold_at_a_kl_lies_on_the_line_in_the_root():
+    points = [(4.0, 0.8), (0.0, 0.4), (1.0, 0.7)]
+    assert report.at_kl(points, 2.25) == pytest.approx(0.75)
+    assert np.isnan(report.at_kl(points, 4.1))
+
+
+def cell(method, seed, gain, feedback="sentiment-78"):
+    cells = [(kl, 0.4 + gain * kl**0.5 + 0.002 * seed) for kl in (1.0, 4.5)]
+    common = {"win": (0.5, 0.1), "length": (30.0, 1.0), "ended": (0.9, 0.1), "distinct_2": 0.5, "seed": seed}
+    made = {"feedback": feedback, "method": method, **common}
+    return [{**made, "learning_rate": kl, "kl": (kl, 0.1), "gold/sentiment": (gold, 0.01)} for kl, gold in cells]
+
+
+@pytest.mark.parametrize(("gains", "verdict"), [((0.15, 0.1), report.APPEARS), ((0.1, 0.15), report.NOT), ((0.1, 0.1), report.UNKNOWN)])
+def test_a_claim_appears_only_where_its_interval_says_so(gains, verdict):
+    found = [x for seed in range(3) for name, gain in zip(("dpo", "ipo"), gains, strict=True) for x in cell(name, seed, gain)]
+    bases = [{"seed": seed, "gold/sentiment": (0.4 + 0.002 * seed, 0.01)} for seed in range(3)]
+    claims = report.claims(report.curves(found, bases))
+    assert [claim.verdict for claim in claims if claim.claim == "DPO above IPO"] == [verdict]
+    headings = report.tables(found, bases, {})
+    assert len(headings["cells, means over seeds"][1]) == 4
+
+
+def test_one_seed_is_no_evidence():
+    found = [x for name, gain in (("dpo", 0.2), ("ipo", 0.1)) for x in cell(name, 0, gain)]
+    claims = report.claims(report.curves(found, [{"seed": 0, "gold/sentiment": (0.4, 0.01)}]))
+    assert claims[0].difference > 0 and claims[0].verdict == report.UNKNOWN
+
+
+def test_a_mixture_of_raters_takes_each_pair_from_one_of_them(truth):
+    first, second = (feedback.judged(truth, agreement=0.78, seed=0, stream=stream) for stream in (0, 1))
+    utility = feedback.mixed(first, second, share=0.75, seed=0).utility
+    taken = utility == first.utility
+    assert np.array_equal(taken[:, ::2], taken[:, 1::2]) and (taken | (utility == second.utility)).all()
+    assert taken.mean() == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 600) ** 0.5)
+
+
+def test_the_front_of_what_is_better_in_both_golds_is_larger():
+    found, bases = [], [{"seed": seed, "gold/sentiment": (0.4, 0.01), "gold/plain": (0.5, 0.01)} for seed in range(3)]
+    for seed in range(3):
+        for family, lead in (("modpo", 0.01 + 0.001 * seed), ("mixed", 0.0)):
+            for weight in methods.WEIGHTS:
+                golds_at = {"gold/sentiment": (0.4 + weight / 500 + lead, 0.01), "gold/plain": (0.6 - weight / 500 + lead, 0.01)}
+                made = {"feedback": "sentiment-78", "method": f"{family}_{weight}", "learning_rate": 1e-4, "seed": seed}
+                found.append({**made, **golds_at, "kl": (2.0, 0.1)})
+    rows = fronts.rows(found, bases)
+    assert [row[:2] for row in rows if row[0] == "2"] == [["2", "mean weighted sum"], ["2", "area of the front"]]
+    assert all(float(row[2]) > float(row[3]) for row in rows)
+    assert not fronts.rows([one for one in found if one["method"] != "mixed_50"], bases)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sentimental-78 dpo", "neither GOLD-PERCENT"),
+        ("sentiment-78 dpoo", "no method 'dpoo'"),
+        ("sentiment-78 dpo:tau=1", "no option 'tau'"),
+        ("sentiment-78 dpo fast", "no number"),
+        ("sentiment-78", "no method ''"),
+    ],
+)
+def test_a_cell_that_names_nothing_is_refused(tmp_path, text, words):
+    with pytest.raises(ValueError, match=words):
+        gold.run(tmp_path, cells=(text,))
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_reads_what_its_feedback_has(name):
+    method = methods.METHODS[name]
+    reads = method.bound().reads
+    assert method.form == "pairs" or "paired" not in reads
+    assert ("columns.advantage" in reads) == (method.form == "advantages")
+
+
+def test_cells_of_a_seed_come_before_those_of_the_next():
+    wanted = gold._wanted(("sentiment-78 dpo 1e-4 2e-4", "proxy60 kto 1e-4"), range(2))
+    assert [one.seed for one in wanted] == [0, 0, 0, 1, 1, 1]
+    assert wanted[0] == cells.Cell("sentiment-78", "dpo", 1e-4, 0)
+
+
+@pytest.mark.slow
+def test_a_bench_is_made_measured_and_goes_on_cell_by_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(world, "COUNTS", {"base": 40, "train": 24, "held_out": 10})
+    monkeypatch.setattr(cells, "KL_PROMPTS", 4)
+    monkeypatch.setattr(gold, "BEST_OF", (2, 4))
+    options = {"seeds": 1, "steps": 2}
+    gold.run(tmp_path, cells=("sentiment-78 dpo 1e-9",), **options)
+    kept = tmp_path / "cells" / "sentiment-78_dpo_1e-09_0.json"
+    before = kept.read_text()
+    found = gold.run(tmp_path, cells=("sentiment-78 dpo 1e-9", "sentiment-78 online_dpo 1e-9"), **options)
+    assert kept.read_text() == before
+    for one in found["cells"]:  # a policy that has not moved says what the base says
+        assert one["kl"][0] == pytest.approx(0, abs=1e-4) and one["loss"] == pytest.approx(np.log(2), abs=1e-3)
+        assert one["gold/sentiment"] == pytest.approx(found["bases"][0]["gold/sentiment"], abs=0.05)
+    assert (tmp_path / "plot.png").exists() and "online_dpo" in (tmp_path / "table.md").read_text()
