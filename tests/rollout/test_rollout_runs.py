@@ -1,0 +1,152 @@
+"""Whole runs on rollouts: continued, killed in a save, on two processes; the trainer and the sampler agree on log-probs."""
+
+import json
+import os
+from pathlib import Path
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from jaxalign import train
+from jaxalign.sampling.sampler import Sampler
+from jaxalign.training import runs
+
+OPTIMIZED = True
+CONFIG = str(Path(__file__).parent / "spoken.py")
+DIE = str(Path(__file__).parents[1] / "run_and_die.py")
+
+
+def arguments(workdir, objective, *settings):
+    return ["--config", f"{CONFIG}:{objective}", "--workdir", str(workdir), *(f"--config.{setting}" for setting in settings)]
+
+
+def start(workdir, objective="grpo", *settings):
+    """The lines of metrics of a run that ends well."""
+    assert train.main(arguments(workdir, objective, *settings)) == 0
+    return lines_of(workdir)
+
+
+def lines_of(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith("speed/")} for line in lines]
+
+
+def stop_at(workdir, step):
+    """The run as if it had been killed after the save of this step."""
+    for later in runs.steps(workdir):
+        if later > step:
+            shutil.rmtree(runs.checkpoints(workdir) / str(later))
+
+
+def reward(name):
+    return f"data.rollout.reward={CONFIG}:{name}"
+
+
+def window_of(workdir):
+    """The first batch of the window that the newest checkpoint holds, on the host."""
+    folder = runs.checkpoints(workdir) / str(runs.steps(workdir)[-1])
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        window = reader.restore(folder, args=ocp.args.Composite(source=ocp.args.StandardRestore()))["source"]
+    return jax.tree.map(lambda x: np.asarray(x)[0], window)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, start(workdir)
+
+
+@pytest.mark.slow
+def test_the_first_step_of_a_window_is_on_the_policy_that_drew_it_and_every_batch_comes_again(finished):
+    _, lines = finished
+    assert [line["step"] for line in lines] == list(range(8))
+    assert [line["ratios/mean"] == 1 for line in lines] == [True, False, False, False] * 2
+    assert ["rollout/reward" in line for line in lines] == [True, False, False, False] * 2
+    first, second = lines[::4]
+    assert first["rollout/kl"] == pytest.approx(0, abs=1e-6) < second["rollout/kl"]
+    assert first["rollout/tokens"] <= 8 and first["rollout/reward_std"] > 0
+    assert second["rollout/reward"] > first["rollout/reward"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [3, 4])  # in the second visit of a window's batches, and between two windows
+def test_a_run_that_is_continued_equals_one_that_was_not_stopped(finished, tmp_path, stopped):
+    workdir, whole = finished
+    shutil.copytree(workdir, tmp_path / "again")
+    stop_at(tmp_path / "again", stopped)
+    assert start(tmp_path / "again") == whole
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_in_a_save_goes_on_from_the_save_before(finished, tmp_path):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    killed = subprocess.run([sys.executable, DIE, "save", "6", "--", *arguments(tmp_path, "grpo")], env=environment, capture_output=True)
+    assert killed.returncode == -9 and 5 <= runs.steps(tmp_path)[-1] <= 6, killed.stderr
+    assert start(tmp_path) == finished[1]
+
+
+@pytest.mark.slow
+def test_a_window_whose_rewards_are_no_function_is_continued_with_the_rewards_that_it_had(tmp_path):
+    settings = reward("noise"), "train.total_steps=4"
+    whole = start(tmp_path, "grpo", *settings)
+    stop_at(tmp_path, 1)
+    assert start(tmp_path, "grpo", *settings) == whole
+
+
+@pytest.mark.slow
+def test_the_log_probs_of_the_sampler_are_those_that_the_trainer_computes(tmp_path, monkeypatch):
+    drawn, draw = {}, Sampler.draw
+
+    def seen(self, params, prompts, **options):
+        for sample in draw(self, params, prompts, **options):
+            drawn[tuple(sample.token_ids.tolist())] = sample.logps
+            yield sample
+
+    monkeypatch.setattr(Sampler, "draw", seen)
+    start(tmp_path, "grpo", "train.total_steps=1")
+    window, compared = window_of(tmp_path), 0
+    for tokens, slots, trained in zip(window["tokens"], window["slots"], window["columns"]["rollout_logps"], strict=True):
+        for slot in set(slots[slots >= 0].tolist()):
+            own = slots == slot
+            np.testing.assert_allclose(trained[own], drawn[tuple(tokens[own].tolist())], atol=1e-5)
+            compared += 1
+    assert compared > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["dpo", "kto", "ppo"])
+def test_other_feedback_trains_other_objectives(tmp_path, objective):
+    lines = start(tmp_path, objective, "train.total_steps=2", "data.rollout.epochs=1", "data.rollout.every_steps=1")
+    assert len(lines) == 2 and all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
+    assert lines[1]["rollout/kl"] > 0 and lines[1]["rollout/stopped"] <= 1
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_rollouts_of_one(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def launch(workdir, devices, *flags):
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        command = [sys.executable, "-m", "jaxalign.train", *arguments(tmp_path / workdir, "grpo", "train.total_steps=5"), *flags]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    flags = [["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(i)] for i in range(2)]
+    processes = [*(launch("two", 1, *each) for each in flags), launch("one", 2)]
+    try:
+        messages = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0, 0], messages
+    for ours, theirs in zip(lines_of(tmp_path / "two"), lines_of(tmp_path / "one"), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - {"split"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
