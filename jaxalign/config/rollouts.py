@@ -99,18 +99,7 @@ def rolling(
     if reward is not None:
         reward.check([one.columns for one in asked])
     distinct = spec["every_steps"] // spec["epochs"]
-    layout = Layout(
-        cfg.batch.rows,
-        cfg.data.row_tokens,
-        prompts=prompts.batch,
-        responses=kind.responses(spec["samples"]),
-        paired=kind.paired,
-        share_prompt=cfg.data.share_prompt,
-        mismatched=mismatched,
-        columns=(REWARD,),
-        computed=kind.columns,
-        token_columns=(ROLLOUT_LOGPS, *kind.token_columns),
-    )
+    layout = _layout(cfg, kind, prompts.batch, spec, mismatched=mismatched)
     judge, compute = kind.bound(spec)
     speech = Speech(prompts, _sampler(cfg, spec, speaking, speaker, distinct * prompts.batch), speaker, spec["samples"])
     windows = Windows(speech, layout, judge, reward, missing_eos_penalty=spec["missing_eos_penalty"])
@@ -122,6 +111,21 @@ def rolling(
         compute,
         f"prompts-{prompts.identity()}",
         described,
+    )
+
+
+def _layout(cfg, kind, prompts, spec, *, mismatched) -> Layout:
+    return Layout(
+        cfg.batch.rows,
+        cfg.data.row_tokens,
+        prompts=prompts,
+        responses=kind.responses(spec["samples"]),
+        paired=kind.paired,
+        share_prompt=cfg.data.share_prompt,
+        mismatched=mismatched,
+        columns=(REWARD,),
+        computed=kind.columns,
+        token_columns=(ROLLOUT_LOGPS, *kind.token_columns),
     )
 
 
