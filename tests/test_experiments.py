@@ -1,5 +1,6 @@
 """The small experiments: their forwards against plain computations, their fixed points, and that seeds do not see each other."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxalign import experiments, objectives
-from jaxalign.experiments import arithmetic, bandit, frozen_lake, many_seeds, tree_mdp
+from jaxalign.experiments import arithmetic, bandit, enumerable, frozen_lake, many_seeds, tree_mdp
 from jaxalign.experiments.grids import GRIDS
 
 OPTIMIZED = True
@@ -24,9 +25,10 @@ def one_device():
 
 
 def test_experiments_are_found_by_their_file():
-    assert experiments.names() == ["arithmetic", "bandit", "front", "frozen_lake", "teacher_hacking", "tree_mdp"]
+    names = experiments.names()
+    assert {"bandit", "enumerable", "front"} < set(names) and names == sorted(names) and not {"many_seeds", "results"} & set(names)
     assert experiments.named("bandit") is bandit.run
-    with pytest.raises(ValueError, match="experiment.name='many_seeds'.*arithmetic, bandit, front, frozen_lake, teacher_hacking, tree_mdp"):
+    with pytest.raises(ValueError, match=f"experiment.name='many_seeds'.*{', '.join(names)}"):
         experiments.named("many_seeds")
 
 
@@ -203,3 +205,49 @@ def test_arithmetic_writes_its_table_and_the_areas_are_shares(tmp_path, monkeypa
         assert all(0 <= x <= 1 for x in [*one["auroc"], one["accuracy"], *one["votes"].values()])
     above = found["differences"][arms[1]]["final"]["mean"]
     np.testing.assert_allclose(above, found["0"][arms[1]]["auroc"][-1] - found["0"][arms[0]]["auroc"][-1])
+
+
+def test_prefixes_and_probabilities_of_enumerable_texts_are_those_of_a_plain_walk():
+    world = enumerable.worlds()["64 texts"]
+    numbers = {(): 0} | {text[:n]: 0 for n in (1, 2) for text in map(tuple, world.texts())}
+    numbers = {prefix: number for number, prefix in enumerate(sorted(numbers, key=lambda prefix: (len(prefix), prefix)))}
+    texts = world.texts()
+    walked = [[numbers[tuple(text[:t])] for t in range(3)] for text in texts]
+    np.testing.assert_array_equal(world.prefixes(jnp.asarray(texts)), walked)
+    chances = np.exp(world.distribution(jnp.asarray(world.reference)[None])[0])
+    soft = np.exp(world.reference) / np.exp(world.reference).sum(1, keepdims=True)
+    expected = [np.prod(soft[prefixes, text]) for prefixes, text in zip(walked, texts, strict=True)]
+    np.testing.assert_allclose(chances, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("beta", "value", "reward", "kl"), [(0.1, 1.245099, 1.649914, 4.048150), (1.0, 0.210722, 0.510142, 0.299420)])
+def test_the_best_value_of_the_texts_is_the_known_one(beta, value, reward, kl):
+    world = dataclasses.replace(enumerable.worlds()["64 texts"], beta=beta)
+    best, found = world.optimum()
+    start = np.asarray(world.distribution(jnp.asarray(world.reference)[None])[0], np.float64)
+    assert found == pytest.approx(value, abs=2e-6)
+    assert ((best * world.reward).sum(), (best * np.log(best / np.exp(start))).sum()) == pytest.approx((reward, kl), abs=5e-6)
+    assert world.value(jnp.asarray(world.reference)[None])[0][0] == pytest.approx(-0.151043, abs=2e-6)
+    assert enumerable.worlds()["a bandit of 4 actions"].optimum()[1] == pytest.approx(FIXED["beta_log_Z"])
+
+
+def test_a_pair_is_swapped_where_the_judge_prefers_the_second_text():
+    world = enumerable.worlds()["64 texts"]
+    params = {"logits": jnp.zeros((2, 21, 4)), "values": jnp.zeros((2, 21))}
+    method = dataclasses.replace(enumerable.METHODS["online DPO"], scaled=())
+    batch = enumerable.rollout(world, method, params, params, jax.random.key(0), seeds=2, texts=64)
+    numbers = (batch.tokens.reshape(2, 64, 3) * np.array([16, 4, 1])).sum(2)
+    chosen = np.asarray(batch.slots[:, ::3] % 2 == 0)
+    rewards = world.reward[np.asarray(numbers)]
+    assert chosen.reshape(2, 32, 2).sum(2).tolist() == [[1] * 32] * 2 and batch.paired.all()
+    assert 10 < chosen[:, ::2].sum() < 54 and rewards[chosen].mean() > rewards[~chosen].mean() + 0.2
+
+
+@pytest.mark.slow
+def test_a_method_nears_the_known_optimum(tmp_path, monkeypatch):
+    monkeypatch.setattr(enumerable, "METHODS", {name: enumerable.METHODS[name] for name in ("PPO", "RLOO, KL in the reward")})
+    found = enumerable.run(tmp_path, seeds=2, rollouts=60, texts=128)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    for name in enumerable.METHODS:
+        assert min(found["a bandit of 4 actions"][name]["share"]) > 0.98
+        assert min(found["64 texts"][name]["share"]) > 0.85

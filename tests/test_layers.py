@@ -45,7 +45,8 @@ COMMANDS = {  # they import rooms, and no other command
     "report",
     "evaluate",
 }
-JIT = {  # of hf: a tensor; of the experiment: many steps of a tiny model in one call
+JIT = {  # of hf: a tensor; of experiments: many steps of a tiny model in one call, and what draws and judges texts
+    "experiments.enumerable",
     "experiments.teacher_hacking",
     *("training.step", "rollout.source", "scoring.scorer", "scoring.goal", "sampling.sampler", "models.model", "hf.load", "hf.save")
 }

@@ -90,31 +90,35 @@ def fill(resolved: dict, given: Mapping) -> dict[str, list[str]]:
         except ValueError as error:
             problems["objective"] = [str(error)]
         else:
-            reads, look = module.REQUIRES, vars(module).get("FORWARD", look)
+            look = vars(module).get("FORWARD", look)
+            if lines := _fill_section(resolved, given, "objective"):
+                problems["objective"] = lines
+            reads = module.REQUIRES if lines else objective(resolved).reads
     if resolved["reference"]["rule"] is None:
         resolved["reference"]["rule"] = "teacher" if "teacher" in reads else "frozen" if "reference" in reads else "none"
     if resolved["forward"]["name"] is None:
         resolved["forward"]["name"] = look
-    for section in KEYS.keys() - problems.keys():
-        name = resolved[section][KEYS[section]]
-        options = given.get(section, {})
-        if not isinstance(name, str) or not isinstance(options, Mapping):
-            continue  # reported already
-        try:
-            takes = accepted(section, name)
-        except ValueError as error:
-            lines = [str(error)]
-        else:
-            durations = [f"{duration}_{unit}" for duration in DURATIONS.get(section, {}) for unit in units(duration)]
-            fixed = [*(key for key in SCHEMA[section] if key != "*"), *durations]
-            lines = list(fill_options(resolved[section], options, section, name, takes, fixed=fixed))
-        if lines:
+    for section in KEYS.keys() - {"objective"}:
+        if lines := _fill_section(resolved, given, section):
             problems[section] = lines
     rollout = resolved["data"]["rollout"]
     if isinstance(rollout, dict) and isinstance(rollout["feedback"], str):
         if lines := list(_fill_rollout(rollout)):
             problems["data"] = lines
     return problems
+
+
+def _fill_section(resolved: dict, given: Mapping, section: str) -> list[str]:
+    name, options = resolved[section][KEYS[section]], given.get(section, {})
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        return []  # reported already
+    try:
+        takes = accepted(section, name)
+    except ValueError as error:
+        return [str(error)]
+    durations = [f"{duration}_{unit}" for duration in DURATIONS.get(section, {}) for unit in units(duration)]
+    fixed = [*(key for key in SCHEMA[section] if key != "*"), *durations]
+    return list(fill_options(resolved[section], options, section, name, takes, fixed=fixed))
 
 
 def _fill_rollout(rollout: dict) -> Iterator[str]:

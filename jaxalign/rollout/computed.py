@@ -4,10 +4,12 @@ A function is `(policy, reference, batch, statistics, *, options) -> {name: colu
 that drew the window, and statistics are what the objective carries. Its keyword arguments are options of data.rollout.
 """
 
+import jax.numpy as jnp
+
 from jaxalign.objectives.families import adaptive_kl
 from jaxalign.objectives.families.kl_estimates import k1
 from jaxalign.rollout import advantages
-from jaxalign.types import Array, Batch, Outputs, column, token_values
+from jaxalign.types import Array, Batch, Outputs, at_tokens, column, token_values
 
 REWARD = "rollout_reward"  # float32[N, K]; the reward of each response, less the penalty for a missing end
 
@@ -59,7 +61,7 @@ def token_advantages(
     rewards = advantages.token_rewards(column(batch, REWARD), kl, batch, beta=beta * adaptive_kl.factor(statistics))
     advantage, returns = advantages.gae(rewards, values, batch, gamma=gamma, lam=lam)
     if whiten:
-        advantage = advantages.whiten(advantage, batch.slots >= 0)
+        advantage = advantages.whiten(advantage, at_tokens(batch.valid.astype(jnp.float32), batch) > 0)
     return {"token_advantage": advantage, "token_return": returns, "rollout_values": values}
 
 

@@ -52,11 +52,20 @@ def test_an_objective_without_a_reference_gets_none():
     assert resolve(good(objective=dict(name="sft"))).reference.rule == "none"
 
 
+@pytest.mark.parametrize(("beta", "rule"), [(0.0, "none"), (0.04, "frozen")])
+def test_an_option_that_needs_a_reference_brings_one(beta, rule):
+    rollout = dict(prompts="prompts.txt", samples=4, feedback="group_advantage", reward="length", max_new_tokens=32)
+    cfg = resolve(good(objective=dict(name="grpo", beta=beta), data=dict(train=None, row_tokens=256, rollout=rollout)))
+    assert cfg.reference.rule == rule
+
+
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
         (dict(data=dict(train=dict(path="x"), row_token=4)), ["data.row_token", "did you mean row_tokens?"]),
         (dict(objective=dict(name="dpoo")), ["objective.name='dpoo'", "dpo, dpo_nll"]),
+        (dict(model=dict(checkpoint="a", critic="linear")), ["model.critic='linear': objective 'dpo' does not read it"]),
+        (dict(objective=dict(name="ppo")), ["reads the column of tokens", "set data.rollout"]),
         (dict(objective=dict(name="dpo", bta=0.1)), ["objective.bta", "it takes beta"]),
         (dict(objective=dict(name="dpo", beta="big")), ["objective.beta='big'", "not float"]),
         (dict(objective=dict(name="cdpo", label_smoothing=0.6)), ["label_smoothing=0.6", "0 <= eps < 0.5"]),
@@ -291,7 +300,8 @@ def test_only_settings_that_change_nothing_may_change_when_a_run_is_continued():
 def test_every_objective_says_what_it_requires():
     for name in objectives.names():
         function, module = objectives.named(name)
-        assert function.__name__ == name and all(key in objectives.READS or key.startswith("columns.") for key in module.REQUIRES)
+        columns = ("columns.", "token_columns.")
+        assert function.__name__ == name and all(key in objectives.READS or key.startswith(columns) for key in module.REQUIRES)
         assert all(default is not REQUIRED for default in hparams_of(function).values())
 
 

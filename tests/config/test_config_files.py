@@ -119,6 +119,7 @@ SEEDED = {  # config -> arguments that it takes, and some that it does not
     "hh_stories_tr": (("hh,1", "dialogue,1"), ("hh", "foo,0", "hh,x")),
     "judged_stories": (("1",), ("x", "1,2")),
     "modpo_stories": (("1",), ("x",)),
+    "online": (("dpo,1", "all,1"), ("dpo,x", "foo,1")),
     "opinpref_features": (("mlp,1",), ("mlp,x", "foo,1")),
     "ultrafeedback_stories": (("1",), ("x",)),
 }
