@@ -16,8 +16,10 @@ Measured: see configs/README.md.
 
 from ml_collections import ConfigDict
 
-OFFLINE = ("una_score", "dpo", "kto", "una_binary", "ipo", "alol", "sft_best", "wbc", "gold", "ift_best")
-MOVING = ("tr_dpo_soft", "tr_dpo_hard", "tr_ipo_hard", "tr_kto_hard")
+OFFLINE = ("una_score", "dpo", "kto", "una_binary", "ipo", "alol", "sft_best", "wbc", "gold", "nll", "ift_best")
+MOVING = ("tr_dpo_hard", "tr_dpo_soft", "tr_ipo_hard", "tr_kto_hard")
+ONLINE = ("online_dpo", "online_una", "ppo", "rloo", "grpo", "online_kto")
+TWO_GOLDS = tuple(f"{family}_{weight}" for family in ("modpo", "mixed") for weight in (75, 50, 25))
 LONG = "1e-3 2e-3"  # KL 10 to 40
 BETAS = (0.01, 0.03, 0.3)
 
@@ -25,12 +27,13 @@ BETAS = (0.01, 0.03, 0.3)
 def everything() -> tuple[str, ...]:
     """Cells, the most informative first."""
     return (
-        *(f"sentiment-78 {method}" for method in OFFLINE + MOVING),
+        *(f"sentiment-78 {method}" for method in OFFLINE + MOVING + ONLINE),
         *(f"sentiment-95 {method}" for method in ("una_score", "dpo", "una_binary")),
         *(f"sentiment-65 {method}" for method in ("una_score", "dpo", "una_binary")),
         *(f"sentiment-78 {method} {LONG}" for method in ("dpo", "tr_dpo_soft", "tr_dpo_hard", "kto", "una_binary")),
         *(f"{proxy} {method} 2e-4 4.5e-4 {LONG}" for proxy in ("proxy300", "proxy60") for method in ("dpo", "tr_dpo_hard")),
         *(f"sentiment-78 una_score:beta={beta}" for beta in BETAS),
+        *(f"sentiment-78 {method}" for method in TWO_GOLDS),
         *(f"brevity-78 {method}" for method in ("una_score", "dpo", "kto", "una_binary")),
         *(f"structure-78 {method}" for method in ("una_score", "dpo")),
     )

@@ -97,7 +97,7 @@ def test_gold_at_a_kl_lies_on_the_line_in_the_root():
 
 def cell(method, seed, gain, feedback="sentiment-78"):
     cells = [(kl, 0.4 + gain * kl**0.5 + 0.002 * seed) for kl in (1.0, 4.5)]
-    common = {"win": (0.5, 0.1), "length": (30.0, 1.0), "ended": (0.9, 0.1), "distinct_2": 0.5, "seed": seed}
+    common = {"win": (0.5, 0.1), "length": (30.0, 1.0), "ended": (0.9, 0.1), "distinct_2": 0.5, "seed": seed, "seconds": {"train": 9.0}}
     made = {"feedback": feedback, "method": method, **common}
     return [{**made, "learning_rate": kl, "kl": (kl, 0.1), "gold/sentiment": (gold, 0.01)} for kl, gold in cells]
 

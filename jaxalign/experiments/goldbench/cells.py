@@ -15,8 +15,10 @@ import optax
 from jaxalign.data.rows import loader
 from jaxalign.evaluators.divergence import Divergence
 from jaxalign.experiments.goldbench import feedback, golds, methods, online, world
+from jaxalign.models import model as models
 from jaxalign.rollout.source import Rows
-from jaxalign.training import metrics, optim, reference, step
+from jaxalign.sampling.sampler import Sampler
+from jaxalign.training import optim, reference, step
 from jaxalign.training.forward import FORWARDS
 from jaxalign.types import TrainState
 
@@ -63,7 +65,7 @@ class Bench:
         self._runs: dict[str, tuple] = {}
         self._raters: dict[tuple, feedback.Judged] = {}
         self._base: dict[int, world.Answers] = {}
-        self._sampler = world.sampler(made.model, made.tokenizer, longest=world.LONGEST, places=world.PLACES, lanes=SAMPLES)
+        self._samplers: dict[int, Sampler] = {}
         self._divergence = Divergence(world.look(made.model), rows=KL_ROWS)
 
     def run(self, cell: Cell) -> dict:
@@ -91,7 +93,8 @@ class Bench:
             else:
                 teacher = feedback.judged(gold, agreement=0.78, seed=seed)
                 proxy = feedback.proxy(teacher, train, pairs=percent, seed=seed)
-                judge = feedback.judged(proxy.scored(train.texts), agreement=PROXY_AGREEMENT, seed=seed)
+                how = {"agreement": PROXY_AGREEMENT, "seed": seed, "stream": len(golds.GOLDS)}
+                judge = feedback.judged(proxy.scored(train.texts), **how)
                 self._raters[name, seed] = judge, proxy
         return self._raters[name, seed]
 
@@ -100,13 +103,14 @@ class Bench:
         method = methods.named(cell.method)
         init, run = self._compiled(cell.method, method, method.reference_rule())
         source, carried = self._source(cell, method)
-        state = init(self.world.copied()).replace(source=carried)
+        heads = models.init_heads(self._model(method), jax.random.key(cell.seed)) if method.critic else {}
+        state = init({**self.world.copied(), **heads}).replace(source=carried)
         peak = Peak(jnp.full_like(state.opt_state[-1].learning_rate, cell.learning_rate))
         state, last = state.replace(opt_state=(*state.opt_state[:-1], peak)), {}
         for done in range(self.steps):
             state, _, batch = source.next(state, done)
             state, last = run(state, batch)
-        return state.trainable, {name: float(value) for name, value in jax.device_get(last).items()}
+        return models.without_head(state.trainable), {name: float(value) for name, value in jax.device_get(last).items()}
 
     def _source(self, cell: Cell, method: methods.Method):
         """(the source of the batches, what the state carries for it)."""
@@ -119,13 +123,20 @@ class Bench:
                 return proxy.scored([texts])[0]
             return golds.scored(parse(cell.feedback)[0], prompts, [[text] for text in texts])[:, 0]
 
-        objective = method.bound()
-        look = step.make_rollout_look(world.look(self.world.model), metrics.kl)
         reward = online.utilities(judge, gold, seed=cell.seed)
-        mismatched = "mismatched" in objective.reads
-        how = {"samples": method.samples, "mismatched": mismatched, "seed": cell.seed}
-        source, carried = online.source(self.world, method.online, reward, look, **how)
-        return source, carried()
+        look, draw = world.look(self._model(method)), self._sampler(method.samples)
+        return online.source(self.world, method, draw, look, reward, seed=cell.seed)
+
+    def _sampler(self, lanes: int) -> Sampler:
+        """The sampler with so many lanes for each prompt."""
+        if lanes not in self._samplers:
+            how = {"longest": world.LONGEST, "lanes": lanes}
+            self._samplers[lanes] = world.sampler(self.world.model, self.world.tokenizer, **how)
+        return self._samplers[lanes]
+
+    def _model(self, method: methods.Method) -> models.Model:
+        """The world's model, with the critic that the method needs."""
+        return models.build(self.world.model.config, critic=method.critic) if method.critic else self.world.model
 
     def _data(self, cell, method, judge):
         """The feedback of a cell as prepared rows, with that of a second gold where the method has one."""
@@ -142,12 +153,12 @@ class Bench:
         if name not in self._runs:
             shape = {"learning_rate": 1.0, "warmup_steps": round(WARMUP * self.steps), "total_steps": self.steps, "min_lr_ratio": 0.0}
             schedule = optim.make_schedule("cosine", **shape)
-            axes = self.world.model.axes
+            model = self._model(method)
             optimizer = optax.chain(
-                optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.0, axes=axes), scale_by_peak()
+                optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.0, axes=model.axes), scale_by_peak()
             )
             objective, chosen = method.bound(), reference.RULES[rule]
-            look = world.look(self.world.model, FORWARDS[objective.forward])
+            look = world.look(model, FORWARDS[objective.forward])
             moves = chosen.bind(**method.rule_options)
 
             def init(params):
@@ -184,7 +195,7 @@ class Bench:
 
     def _answers(self, params, seed):
         how = {"samples": SAMPLES, "seed": MEASURED + seed}
-        return world.answers(self._sampler, self.world.tokenizer, params, self.world.held_out, **how)
+        return world.answers(self._sampler(SAMPLES), self.world.tokenizer, params, self.world.held_out, **how)
 
     def _kl(self, params, own: world.Answers):
         zero = jnp.zeros((), jnp.int32)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from jaxalign.experiments.goldbench.methods import WEIGHTS
-from jaxalign.experiments.goldbench.report import KLS, at_kl, curves, interval
+from jaxalign.experiments.goldbench.report import KLS, at_kl, curves, intervals
 from jaxalign.reports import pareto
 
 AXES = ("gold/sentiment", "gold/plain")
@@ -41,6 +41,6 @@ def rows(cells: Sequence[dict], bases: Sequence[dict]) -> list[list[str]]:
 
 
 def _row(kl, what, values):
-    mean, half = interval(values[:, 0] - values[:, 1])
+    mean, half = intervals([values[:, 0] - values[:, 1]])[0]
     gap = f"{mean:+.4f} ± {half:.4f}" if math.isfinite(half) else f"{mean:+.4f}"
     return [f"{kl:g}", what, *(f"{x:.4f}" for x in values.mean(0)), gap, f"{len(values)}"]

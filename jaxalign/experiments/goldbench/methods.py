@@ -24,6 +24,12 @@ class Method:
     share: float = 1.0  # of the pairs that are labelled by the feedback's own gold
     online: str = ""  # the feedback that the policy's own samples get while it is trained, see `rollout.feedback`; "": offline
     samples: int = 2  # of a prompt, online
+    rollout: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of that feedback
+
+    @property
+    def critic(self) -> str | None:
+        """The critic of its model; None: it has none."""
+        return "linear" if "critic" in self.bound().reads else None
 
     def bound(self) -> objectives.Objective:
         """The objective with its options."""
@@ -77,8 +83,18 @@ METHODS: dict[str, Method] = {
     **{f"modpo_{w}": _pairs("modpo", DPO.rates, beta=BETA, weights=(w / 100, 1 - w / 100), other="plain") for w in WEIGHTS},
     **{f"mixed_{w}": dataclasses.replace(DPO, other="plain", share=w / 100) for w in WEIGHTS},
     "online_dpo": dataclasses.replace(DPO, online="pairs"),
-    "online_una": Method("una", "scores", (3e-4, 1e-3), {"beta": BETA}, online="scores"),
+    "online_una": Method("una_online", "scores", (3e-4, 1e-3), {"beta": BETA}, online="scores"),
     "online_kto": dataclasses.replace(KTO, online="labels"),
+    "ppo": Method("ppo", "scores", (3e-4, 1e-3), online="gae", rollout={"beta": BETA}),
+    "grpo": Method("grpo", "scores", (3e-4, 1e-3), {"beta": BETA}, online="group_advantage", samples=4),
+    "rloo": Method(
+        "rloo",
+        "scores",
+        (3e-4, 1e-3),
+        online="group_advantage",
+        samples=4,
+        rollout={"baseline": "leave_one_out", "scale": "none", "beta": BETA},
+    ),
 }
 
 

@@ -1,68 +1,80 @@
 """Online methods of the bench: every few steps the policy answers training prompts, and the same noisy rater judges what it said."""
 
 from collections.abc import Callable
-from functools import partial
 import zlib
 
 import numpy as np
 
 from jaxalign.data.raw.prompts import Asked
 from jaxalign.experiments.goldbench import feedback, world
+from jaxalign.experiments.goldbench.methods import Method
+from jaxalign.models import model as models
+from jaxalign.rollout.computed import REWARD
 from jaxalign.rollout.feedback import FEEDBACK
 from jaxalign.rollout.layout import Layout, group_tokens
 from jaxalign.rollout.prompts import Prompts
 from jaxalign.rollout.source import Rollouts
-from jaxalign.rollout.window import REWARD, Speech, Windows
+from jaxalign.rollout.window import Speech, Windows
+from jaxalign.sampling.sampler import Sampler
 from jaxalign.sampling.speaker import Speaker
 from jaxalign.scoring import rules
 from jaxalign.scoring.rewards import Reward
+from jaxalign.training import metrics, step
 from jaxalign.training.step import ROLLOUT_LOGPS
 
 EVERY = 2  # steps of a window
-ROWS, PROMPTS = 16, 32  # of a batch
+ROWS, RESPONSES = 16, 64  # of a batch, online and offline
 
 
-def layout(kind: str, *, responses: int, mismatched: bool) -> Layout:
-    """The layout of a batch of 32 prompts in 16 rows."""
-    paired = FEEDBACK[kind].paired
-    longest = group_tokens(world.MOST_PROMPT_TOKENS + 1, responses=responses + mismatched, new_tokens=world.LONGEST, share_prompt=True)
+def layout(kind: str, *, samples: int, mismatched: bool) -> Layout:
+    """The layout of a batch of 64 samples in 16 rows; of more than two of a prompt "pairs" trains two."""
+    chosen, prompts = FEEDBACK[kind].responses(samples), RESPONSES // samples
+    size = {"responses": chosen + mismatched, "new_tokens": world.LONGEST, "share_prompt": True}
     return Layout(
         ROWS,
-        longest * PROMPTS // ROWS,
-        prompts=PROMPTS,
-        responses=responses,
-        paired=paired,
+        group_tokens(world.MOST_PROMPT_TOKENS + 1, **size) * -(-prompts // ROWS),
+        prompts=prompts,
+        responses=chosen,
+        paired=FEEDBACK[kind].paired,
         share_prompt=True,
         mismatched=mismatched,
-        columns=(REWARD, *FEEDBACK[kind].columns),
-        token_columns=(ROLLOUT_LOGPS,),
+        columns=(REWARD,),
+        computed=FEEDBACK[kind].columns,
+        token_columns=(ROLLOUT_LOGPS, *FEEDBACK[kind].token_columns),
     )
 
 
-def source(made: world.World, kind: str, reward: Callable, look: Callable, *, samples: int, mismatched: bool, seed: int):
+def source(made: world.World, method: Method, draw: Sampler, look: Callable, reward: Callable, *, seed: int):
     """(the source of batches, what the state carries): windows of EVERY steps of fresh samples.
 
     Args:
       made: the world whose training prompts are answered.
-      kind: of feedback, see `rollout.feedback`.
+      method: an online one.
+      draw: a sampler, of whose lanes a prompt has one for each sample.
+      look: the forward pass of its model.
       reward: (prompts, texts) -> float64[n].
-      look: (state, batch) -> (columns of tokens, KL), see `training.step.make_rollout_look`.
-      samples: of each prompt.
-      mismatched: whether the objective reads responses of other prompts.
       seed: of prompts and samples.
     """
-    plan = layout(kind, responses=FEEDBACK[kind].responses(samples), mismatched=mismatched)
+    kind = FEEDBACK[method.online]
+    judge, compute = kind.bound(kind.options | dict(method.rollout))
+    plan = layout(method.online, samples=method.samples, mismatched="mismatched" in method.bound().reads)
     ids = [tuple(map(int, prompt)) for prompt in made.train.prompts]
     asked = [Asked(i, text) for i, text in enumerate(made.prompt_texts["train"])]
     speaker = Speaker(made.renderer, (made.tokenizer.eos_id, made.tokenizer.bos_id))
-    draw = world.sampler(made.model, made.tokenizer, longest=world.LONGEST, lanes=samples)
-    speech = Speech(Prompts(asked, ids, PROMPTS, seed), draw, speaker, samples)
+    speech = Speech(Prompts(asked, ids, plan.prompts, seed), draw, speaker, method.samples)
     scored = Reward("gold", {}, rules.Rule(lambda prompts, texts, _: list(map(float, reward(prompts, texts)))))
-    windows = Windows(speech, plan, FEEDBACK[kind].judge, scored, missing_eos_penalty=0.0)
     rollouts = Rollouts(
-        None, 0, windows=windows, every=EVERY, epochs=1, speaker=lambda state: state.trainable, look=look, share=1.0, seed=seed
+        None,
+        0,
+        windows=Windows(speech, plan, judge, scored, missing_eos_penalty=0.0),
+        every=EVERY,
+        epochs=1,
+        speaker=lambda state: models.without_head(state.trainable),
+        look=step.make_rollout_look(look, metrics.kl, compute),
+        share=1.0,
+        seed=seed,
     )
-    return rollouts, partial(Rollouts.carried, plan, EVERY)
+    return rollouts, Rollouts.carried(plan, EVERY)
 
 
 def utilities(judge: feedback.Judged, gold: Callable[[list[str], list[str]], np.ndarray], *, seed: int) -> Callable:
