@@ -1,4 +1,5 @@
-"""Experiments small enough for exact answers (a map, a tree of 27 texts, a bandit, 64 texts), and `front`, which reads other stages.
+"""Experiments small enough for exact answers (a map, a tree, a bandit, 64 texts), `gold`, whose rewards are known, and `front`, which reads
+other stages.
 
 The file name is the registry. Each file holds `run(workdir, **options) -> results`, which trains with the objectives, reference rules and
 the step of this package, on a forward of its own (`front` trains nothing), and writes table.md, results.json and plot.png into workdir. Its
