@@ -17,7 +17,7 @@ from jaxalign.config.command_line import from_command_line, local, run, start_de
 
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run (default: runs/NAME); an existing one is continued"}),
-    ("--coordinator", {"help": "HOST:PORT of the first process, for several processes; 'auto' on a pod"}),
+    ("--coordinator", {"help": "HOST:PORT of the first process, for several processes; 'auto' on a TPU slice, under Slurm, in Kubernetes"}),
     ("--processes", {"type": int, "help": "number of processes, with --coordinator HOST:PORT"}),
     ("--process", {"type": int, "help": "number of this process, from 0, with --coordinator HOST:PORT"}),
     ("--stopped-exit-code", {"type": int, "default": 0, "help": "exit code after a request to stop, for schedulers that then start again"}),

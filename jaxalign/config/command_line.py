@@ -150,24 +150,20 @@ def start_devices(asked: Run) -> None:
     """Settings that jax must get before it initialises its devices: how many a CPU is split into, and the other processes.
 
     Raises:
-      ConfigError: the flags for several processes are incomplete.
+      ConfigError: the flags or the variables for several processes are incomplete.
     """
     import jax
 
-    from jaxalign.config.resolve import ConfigError
+    from jaxalign.config import processes
     from jaxalign.config.stages import training_stages
 
-    coordinator, processes, process = (getattr(asked.options, name, None) for name in ("coordinator", "processes", "process"))
-    if (processes, process) != (None, None) and coordinator in (None, "auto"):
-        raise ConfigError("--processes and --process go with --coordinator HOST:PORT of the first process; give all three.")
+    flags = (getattr(asked.options, name, None) for name in ("coordinator", "processes", "process"))
+    others = processes.find(*flags, os.environ)
     split = max((cfg.mesh.cpu_devices or 1 for cfg in training_stages(asked.stages).values()), default=1)
     if split > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", split)
-    if coordinator == "auto":
-        jax.distributed.initialize()
-    elif coordinator is not None:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+    if others:
+        processes.connect(others)
 
 
 def _parser(description, command, **options):

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# What tpu_pod.sh and gpu_node.sh run on every host: a process that goes on when the connection to the host is lost.
+#   launch/on_host.sh follow FOLDER ID COMMAND...  shows what COMMAND prints and ends with its exit code, after starting it, unless it was
+#                                                  started under this ID or something runs in FOLDER
+#   launch/on_host.sh stop FOLDER                  asks it to save and end (SIGTERM), and kills it if it does not; `follow` ends with 143
+#   launch/on_host.sh running FOLDER               ends with 0 if something runs in FOLDER
+# FOLDER lies on a disk of the host. It keeps the files lock, id, pid, log, code and, after `stop`, stopped.
+set -euo pipefail
+STOPPED=143               # exit code of what SIGTERM ended
+GRACE_S=${GRACE_S:-120}   # for the save
+(($# >= 2)) || { sed -n '2,/^[^#]/s/^# //p' "$0" >&2 && exit 2; }
+action=$1
+mkdir -p "$2"
+folder=$(cd "$2" && pwd)
+shift 2
+
+say() { echo "$HOSTNAME: $1" >&2; }
+running() { ! flock -n "$folder/lock" true; }
+
+start() { # ID COMMAND...
+  rm -f "$folder"/{code,stopped,pid}
+  echo "$1" >"$folder/id"
+  : >"$folder/log"
+  # -o: flock itself holds the lock, and nothing that the command leaves behind
+  # shellcheck disable=SC2016
+  setsid flock -n -o "$folder/lock" bash -c '
+    code=0
+    "${@:2}" &
+    echo $! >"$1/pid"
+    wait $! || code=$?
+    echo "$code" >"$1/code"' start "$folder" "${@:2}" >"$folder/log" 2>&1 </dev/null &
+  until [[ -s $folder/pid ]]; do sleep 0.1; done
+}
+
+follow() { # ID COMMAND...
+  if running; then
+    [[ $(<"$folder/id") == "$1" ]] || say "follows the run that is going on"
+  elif [[ ! -s $folder/id || $(<"$folder/id") != "$1" ]]; then
+    start "$@"
+  fi
+  tail -n +1 -s 0.2 --pid "$(<"$folder/pid")" -f "$folder/log"
+  while running; do sleep 0.1; done
+  if [[ -e $folder/stopped ]]; then return "$STOPPED"; fi
+  if [[ ! -s $folder/code ]]; then say "the run ended without an exit code; was the host started anew?" && return 1; fi
+  return "$(<"$folder/code")"
+}
+
+stop() {
+  if ! running; then say "nothing runs" && return; fi
+  : >"$folder/stopped"
+  kill -TERM "$(<"$folder/pid")" 2>/dev/null || true
+  say "asked to save and end"
+  for ((tenths = 0; tenths < GRACE_S * 10; tenths++)); do
+    running || return 0
+    sleep 0.1
+  done
+  say "killed after $GRACE_S s"
+  kill -KILL "$(<"$folder/pid")" 2>/dev/null || true
+}
+
+case $action in
+  follow) follow "$@" ;;
+  stop) stop ;;
+  running) running ;;
+  *) say "unknown: $action" && exit 2 ;;
+esac

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Sourced by local.sh, gpu_node.sh and tpu_pod.sh: their usage, and processes that begin together and end together.
+
+usage() { # [MESSAGE]: shows the script's header after it, and ends with 2
+  [[ ! ${1:-} ]] || printf '%s\n\n' "$1" >&2
+  sed -n '2,/^[^#]/s/^# //p' "$0" >&2
+  exit 2
+}
+
+quoted() { # WORD...: one line for another shell
+  printf '%q ' "$@"
+}
+
+declare -A numbers # process id -> number of the process of the run
+PATIENCE_S=${PATIENCE_S:-15} # between the first failure and the request to the others to end, who mostly notice by themselves
+GRACE_S=${GRACE_S:-60}       # between the request and the kill
+
+begin() { # NUMBER COMMAND...: in the background; the lines of all but the first process are marked with their number
+  local number=$1
+  shift
+  if ((number)); then "$@" > >(sed -u "s/^/[$number] /") 2> >(sed -u "s/^/[$number] /" >&2) & else "$@" & fi
+  numbers[$!]=$number
+}
+
+finish() { # REQUEST: waits for all, and returns the exit code of the first that fails; REQUEST asks those that are left to save and end
+  local request=$1 code=0 status pid number watch=
+  # shellcheck disable=SC2064
+  trap "$request" INT TERM
+  while ((${#numbers[@]})); do
+    status=0
+    wait -n -p pid "${!numbers[@]}" || status=$?
+    [[ ${pid:-} ]] || continue # a signal came
+    number=${numbers[$pid]}
+    unset "numbers[$pid]"
+    ((status)) || continue
+    echo "process $number ended with exit code $status" >&2
+    ((code == 0)) || continue
+    code=$status
+    ((${#numbers[@]})) || continue
+    { sleep "$PATIENCE_S" && "$request" && sleep "$GRACE_S" && kill -KILL "${!numbers[@]}"; } >/dev/null 2>&1 &
+    watch=$!
+  done
+  [[ ! $watch ]] || kill "$watch" 2>/dev/null || true
+  return "$code"
+}
+
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || usage "this needs bash 5.1 or newer; this is $BASH_VERSION"

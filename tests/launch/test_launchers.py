@@ -1,0 +1,393 @@
+"""The launchers give other programs the right words: with stubs of gcloud, ssh, srun, scontrol and python, and no network.
+
+Beside them, shellcheck finds nothing in the scripts where it is installed, and gke.yaml has the fields of a JobSet.
+"""
+
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+
+from launch_stubs import LAST, LAUNCH, Stubs, real_python
+import pytest
+import yaml
+
+from jaxalign.config import processes
+
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+TRAIN = ["--config", "my configs/a.py", "--workdir", "/runs/it's a run", "--config.data.train.path=a b.jsonl", "--config.seed=$HOME"]
+
+
+@pytest.fixture
+def stubs(tmp_path):
+    return Stubs(tmp_path)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(script):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    if not (shellcheck := shutil.which("shellcheck", path=path)):
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run([shellcheck, "-x", f"launch/{script.name}"], cwd=LAUNCH.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["local.sh"], "--config is missing"),
+        (["local.sh", "--processes", "two", "--config", "a.py"], "--processes two is no number from 1"),
+        (["local.sh", "--workdir=x", "--config", "a.py"], "unknown option --workdir; the flags of jaxalign.train stand after --config"),
+        (["local.sh", "--processes"], "--processes has no value"),
+        (["gpu_node.sh", "--hosts", "a,b", "--config", "a.py"], "--workdir is missing: a folder that all nodes see"),
+        (["gpu_node.sh", "stop"], "--hosts is missing"),
+        (["tpu_pod.sh"], "the first word is run, status, stop or delete"),
+        (["tpu_pod.sh", "stop", "--name", "a"], "--zone is missing"),
+        (["tpu_pod.sh", "run", "--name", "a", "--zone", "z", "--config", "a.py"], "--workdir is missing: a folder that all hosts see"),
+        (["slurm.sh", "--config", "a.py"], "sbatch --nodes 4"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_what_is_missing_or_unknown_is_told_with_the_usage(stubs, command, words):
+    done = stubs.run(*command)
+    assert done.returncode == 2 and words in done.stderr and "launch/" in done.stderr
+    assert "set -euo" not in done.stderr and stubs.recorded() == []
+
+
+def test_local_is_one_plain_process(stubs):
+    stubs.command("python", "exit 7")
+    assert stubs.run("local.sh", *TRAIN).returncode == 7
+    assert stubs.recorded() == [["python", "-m", "jaxalign.train", *TRAIN]]
+
+
+def test_local_starts_processes_that_know_each_other_and_marks_their_lines(stubs):
+    stubs.command("python", real_python(f'echo "{LAST} on $JAX_PLATFORMS"; echo "error {LAST}" >&2'), records=False)
+    done = stubs.run("local.sh", "--processes=2", *TRAIN)
+    assert (done.returncode, sorted(done.stdout.splitlines())) == (0, ["0 on cpu", "[1] 1 on cpu"])
+    assert sorted(done.stderr.splitlines()) == ["[1] error 1", "error 0"]
+    calls = sorted(stubs.recorded())
+    address = calls[0][len(TRAIN) + 4]
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", address)
+    flags = ["--coordinator", address, "--processes", "2", "--process"]
+    assert calls == [["python", "-m", "jaxalign.train", *TRAIN, *flags, str(number)] for number in range(2)]
+
+
+def test_local_ends_the_others_when_one_fails_and_names_it(stubs):
+    body = f'if [[ {LAST} == 1 ]]; then exit 3; fi; trap "echo asked; exit 75" TERM; for i in {{1..600}}; do sleep 0.1; done'
+    stubs.command("python", real_python(body), records=False)
+    stubs.environment["PATIENCE_S"] = "0.2"
+    done = stubs.run("local.sh", "--processes", "2", *TRAIN)
+    assert done.returncode == 3 and "asked" in done.stdout
+    assert done.stderr.splitlines() == ["process 1 ended with exit code 3", "process 0 ended with exit code 75"]
+
+
+def test_local_hands_a_signal_on_to_all(stubs):
+    stubs.command("python", real_python('trap "echo asked; exit 75" TERM; echo up; for i in {1..600}; do sleep 0.1; done'), records=False)
+    command = [str(stubs.checkout / "launch" / "local.sh"), "--processes", "2", *TRAIN]
+    with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as launcher:
+        assert {launcher.stdout.readline(), launcher.stdout.readline()} == {"up\n", "[1] up\n"}
+        launcher.terminate()
+        rest = launcher.stdout.read()
+    assert launcher.returncode == 75 and sorted(rest.splitlines()) == ["[1] asked", "asked"]
+
+
+def test_one_gpu_node_is_one_process_that_refuses_to_run_without_its_gpus(stubs):
+    stubs.command("python", "echo $JAX_PLATFORMS")
+    assert stubs.run("gpu_node.sh", *TRAIN).stdout == "cuda,cpu\n"
+    assert stubs.recorded() == [["python", "-m", "jaxalign.train", *TRAIN]]
+
+
+def test_several_gpu_nodes_get_the_words_as_they_were_typed(stubs):
+    stubs.command("ssh", f'command={LAST}; bash -c "${{command//first/$4}}"')  # both nodes are this machine, with folders of their own
+    stubs.command("python", f'echo "this is {LAST}"; exit $(({LAST} * 4))')
+    done = stubs.run("gpu_node.sh", "--hosts", "me@one,two", "--port=99", "--name", "first", *TRAIN)
+    shutil.rmtree(f"/tmp/jaxalign-{stubs.environment['USER']}")
+    assert sorted(done.stdout.splitlines()) == ["[1] this is 1", "this is 0"]
+    assert (done.returncode, done.stderr) == (4, "process 1 ended with exit code 4\n")
+    ssh = [call for call in stubs.recorded() if call[0] == "ssh"]
+    assert sorted(call[:-1] for call in ssh) == [["ssh", "-n", "-o", "BatchMode=yes", host] for host in ("me@one", "two")]
+    flags = ["--coordinator", "one:99", "--processes", "2", "--process"]
+    trained = sorted(call for call in stubs.recorded() if call[0] == "python")
+    assert trained == [["python", "-m", "jaxalign.train", *TRAIN, *flags, str(number)] for number in range(2)]
+
+
+def test_a_node_that_cannot_be_reached_is_named(stubs):
+    stubs.command("ssh", 'echo "no route to $4" >&2; exit 255')
+    stubs.command("python")
+    done = stubs.run("gpu_node.sh", "--hosts", "one", *TRAIN)
+    assert done.returncode == 255 and "no route to one" in done.stderr and "process 0 ended with exit code 255" in done.stderr
+
+
+def host(stubs, *words):
+    return stubs.run("on_host.sh", words[0], str(stubs.home / "the run"), *words[1:])
+
+
+def test_a_process_on_a_host_is_started_once_per_id_and_shown_again(stubs):
+    stubs.command("work", 'printf "%s|" "$@"; exit 5')
+    for _ in range(2):
+        done = host(stubs, "follow", "id 1", "work", "a b", "c'd")
+        assert (done.returncode, done.stdout) == (5, "a b|c'd|")
+    assert stubs.recorded() == [["work", "a b", "c'd"]]
+    assert host(stubs, "follow", "id 2", "work").returncode == 5 and len(stubs.recorded()) == 2
+    assert host(stubs, "running").returncode == 1
+
+
+def test_a_process_on_a_host_outlives_the_connection_and_is_stopped_by_name(stubs):
+    stubs.command("work", 'trap "echo saved; exit 75" TERM; echo up; for i in {1..600}; do sleep 0.1; done')
+    command = [str(stubs.checkout / "launch" / "on_host.sh"), "follow", str(stubs.home / "the run"), "1", "work"]
+    with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout.readline() == "up\n"
+        follower.kill()
+    assert host(stubs, "running").returncode == 0
+    with subprocess.Popen(command[:-2] + ["2", "work"], env=stubs.environment, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout.readline() == "up\n"
+        assert "asked to save and end" in host(stubs, "stop").stderr
+        assert follower.stdout.read() == "saved\n"
+    assert follower.returncode == 143 and len(stubs.recorded()) == 1
+    assert "nothing runs" in host(stubs, "stop").stderr
+
+
+def test_a_process_that_does_not_end_is_killed(stubs):
+    stubs.command("work", 'trap "" TERM; echo up; for i in {1..600}; do sleep 0.1; done')
+    stubs.environment["GRACE_S"] = "1"
+    command = [str(stubs.checkout / "launch" / "on_host.sh"), "follow", str(stubs.home / "the run"), "1", "work"]
+    with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout.readline() == "up\n"
+        assert "killed after 1 s" in host(stubs, "stop").stderr
+    assert follower.returncode == 143
+
+
+def slurm(stubs, code, *, requeue=0):
+    stubs.command("srun", f"exit {code}")
+    stubs.command("scontrol", f"exit {requeue}")
+    stubs.environment["SLURM_JOB_ID"] = "12"
+    return stubs.run("slurm.sh", *TRAIN)
+
+
+def test_slurm_starts_one_process_per_node(stubs):
+    assert slurm(stubs, 0).returncode == 0
+    train = ["python", "-m", "jaxalign.train", *TRAIN, "--coordinator", "auto", "--stopped-exit-code", "75"]
+    assert stubs.recorded() == [["srun", "--cpu-bind=none", "--wait=600", *train]]
+    options = re.findall(r"^#SBATCH (.*)$", (LAUNCH / "slurm.sh").read_text(), re.M)
+    assert {"--ntasks-per-node=1", "--signal=TERM@120", "--requeue"} <= set(options)
+
+
+def test_slurm_queues_a_stopped_job_again_and_no_other(stubs):
+    done = slurm(stubs, 75)
+    assert done.returncode == 75 and stubs.recorded()[-1] == ["scontrol", "requeue", "12"]
+    done = slurm(stubs, 1)
+    assert done.returncode == 1 and "ended with exit code 1; the job is not queued again" in done.stderr
+    assert [call[0] for call in stubs.recorded()] == ["srun", "scontrol", "srun"]
+
+
+def test_slurm_tells_that_a_job_cannot_go_back_into_the_queue(stubs):
+    done = slurm(stubs, 75, requeue=1)
+    assert done.returncode == 75 and "job 12 cannot go back into the queue; submit it again" in done.stderr
+
+
+TPU = ["--name", "pod", "--zone", "us-east5-a", "--project", "p"]
+WHERE = ["--zone", "us-east5-a", "--project", "p"]
+
+
+def cloud(stubs, *, nodes=("READY",), requests=("ACTIVE",), codes=(0,), create="exit 0", scp=""):
+    """A gcloud whose slice has one host, this machine; its states and the exit codes of the runs follow each other."""
+    stubs.command("uv", 'if [[ $1 == venv ]]; then mkdir -p "${@: -1}/bin"; ln -s "$(command -v python)" "${@: -1}/bin/python"; fi')
+    stubs.command("python", f"exit $({stubs.answers('codes', *map(str, codes))})")
+    stubs.command(
+        "gcloud",
+        f'''case "$3 $4" in
+  "tpu-vm describe") {stubs.answers("nodes", *nodes)} ;;
+  "queued-resources describe") {stubs.answers("requests", *requests)} ;;
+  "queued-resources create") {create} ;;
+  "tpu-vm scp") {scp}
+    cp "$5" "$HOME/jaxalign.tar.gz" ;;
+  "tpu-vm ssh") cd "$HOME" && bash -c "{LAST}" ;;
+esac''',
+    )
+    subprocess.run(["git", "init", "-q", "."], cwd=stubs.checkout, check=True)
+
+
+def calls(stubs, *words):
+    return [call for call in stubs.recorded() if call[: len(words)] == list(words)]
+
+
+def test_a_slice_is_asked_for_waited_for_set_up_and_run_on(stubs):
+    cloud(stubs, nodes=("", "", "CREATING", "READY"), requests=("", "WAITING_FOR_RESOURCES", "PROVISIONING"))
+    (stubs.checkout / "my config.py").write_text("")
+    kind = ["--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite", "--create=--spot", "--create=--network=n"]
+    done = stubs.run("tpu_pod.sh", "run", *TPU, *kind, "--prepare", 'touch "$HOME/a mount"', *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("pod: ")][:4] == [
+        "pod: asks for v5litepod-16",
+        "pod: WAITING_FOR_RESOURCES",
+        "pod: PROVISIONING",
+        "pod: the slice is ready",
+    ]
+    (create,) = calls(stubs, "gcloud", "compute", "tpus", "queued-resources", "create")
+    named = ["--node-id", "pod", "--accelerator-type", "v5litepod-16", "--runtime-version", "v2-alpha-tpuv5-lite"]
+    assert create[5:] == ["pod", *WHERE, *named, "--spot", "--network=n"]
+    (scp,) = calls(stubs, "gcloud", "compute", "tpus", "tpu-vm", "scp")
+    assert scp[6:] == ["pod:jaxalign.tar.gz", *WHERE, "--worker", "all"] and not Path(scp[5]).exists()
+    assert (stubs.home / "jaxalign" / "my config.py").exists() and (stubs.home / "a mount").exists()
+    assert [call[1:3] for call in calls(stubs, "uv")] == [["venv", "-q"], ["pip", "install"]]
+    (train,) = calls(stubs, "python")
+    assert train == ["python", "-m", "jaxalign.train", *TRAIN, "--coordinator", "auto", "--stopped-exit-code", "75"]
+
+
+def test_a_run_that_was_pre_empted_starts_again_on_a_new_slice(stubs):
+    ready = ["READY"]
+    cloud(stubs, nodes=ready + ["READY", "PREEMPTED", "PREEMPTED", "", *ready], requests=("SUSPENDED", ""), codes=(75, 134, 0))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--type", "t", "--version", "v", *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert len(calls(stubs, "python")) == 3
+    assert "saved and ended, as it was pre-empted; it continues" in done.stderr and "the slice is gone (exit code 134)" in done.stderr
+    queued = [call[4] for call in calls(stubs, "gcloud", "compute", "tpus", "queued-resources")]
+    assert queued == ["describe", "delete", "describe", "create"]
+
+
+@pytest.mark.parametrize("code", [1, 2, 143])
+def test_a_run_that_failed_on_a_slice_that_is_there_does_not_start_again(stubs, code):
+    cloud(stubs, codes=(code,))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, *TRAIN)
+    assert done.returncode == code and f"pod: the run ended with exit code {code} and is not started again" in done.stderr
+    assert len(calls(stubs, "python")) == 1
+
+
+def test_restarts_have_an_end(stubs):
+    cloud(stubs, codes=(75,))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--restarts", "1", *TRAIN)
+    assert done.returncode == 75 and "pre-empted more than --restarts 1 times" in done.stderr
+    assert len(calls(stubs, "python")) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        ({"create": "echo 'no quota' >&2; exit 4", "nodes": ("",), "requests": ("",)}, 4, "no quota"),
+        ({"scp": "echo 'no key' >&2; exit 5"}, 5, "no key"),
+        ({"nodes": ("",), "requests": ("FAILED",)}, 1, "the request failed: gcloud compute tpus queued-resources describe pod"),
+    ],
+    ids=["create", "copy", "request"],
+)
+def test_what_gcloud_cannot_do_is_told_and_ends_the_launcher(stubs, fault, code, words):
+    cloud(stubs, **fault)
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--type", "t", "--version", "v", *TRAIN)
+    assert done.returncode == code and words in done.stderr and not calls(stubs, "python")
+
+
+def test_a_slice_that_is_not_there_needs_its_type(stubs):
+    cloud(stubs, nodes=("",), requests=("",))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, *TRAIN)
+    assert done.returncode == 2 and "there is no slice pod in us-east5-a; --type and --version specify which to ask for" in done.stderr
+
+
+def test_stop_status_and_delete_of_a_slice(stubs):
+    cloud(stubs, codes=(0,))
+    assert stubs.run("tpu_pod.sh", "status", *TPU).stderr == "pod: request: ACTIVE, slice: READY\n"
+    assert stubs.run("tpu_pod.sh", "delete", *TPU).returncode == 0
+    assert stubs.recorded()[-1] == ["gcloud", "compute", "tpus", "queued-resources", "delete", "pod", *WHERE, "--force", "--quiet"]
+    (stubs.home / "jaxalign").symlink_to(stubs.checkout)
+    assert "nothing runs" in stubs.run("tpu_pod.sh", "stop", *TPU).stderr
+
+
+FIELDS = {  # of a JobSet and of what it contains, as far as gke.yaml uses them: field -> type, or the fields below it
+    "apiVersion": str,
+    "kind": str,
+    "metadata": {"name": str, "annotations": None},
+    "spec": {
+        "failurePolicy": {"maxRestarts": int, "rules": [{"name": str, "action": str, "onJobFailureReasons": [str]}]},
+        "replicatedJobs": [
+            {
+                "name": str,
+                "replicas": int,
+                "template": {
+                    "spec": {
+                        "completionMode": str,
+                        "parallelism": int,
+                        "completions": int,
+                        "backoffLimit": int,
+                        "podFailurePolicy": {
+                            "rules": [
+                                {
+                                    "action": str,
+                                    "onExitCodes": {"containerName": str, "operator": str, "values": [int]},
+                                    "onPodConditions": [{"type": str}],
+                                }
+                            ]
+                        },
+                        "template": {
+                            "spec": {
+                                "restartPolicy": str,
+                                "terminationGracePeriodSeconds": int,
+                                "nodeSelector": None,
+                                "containers": [
+                                    {
+                                        "name": str,
+                                        "image": str,
+                                        "command": [str],
+                                        "args": [str],
+                                        "env": [{"name": str, "value": str, "valueFrom": {"fieldRef": {"fieldPath": str}}}],
+                                        "ports": [{"containerPort": int}],
+                                        "resources": {"requests": None, "limits": None},
+                                        "volumeMounts": [{"name": str, "mountPath": str}],
+                                    }
+                                ],
+                                "volumes": [{"name": str, "persistentVolumeClaim": {"claimName": str}}],
+                            }
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+def faults(value, fields, path=""):
+    """Every place of a document that `fields` does not allow."""
+    if isinstance(fields, dict):
+        unknown = [f"{path}.{key} is unknown" for key in value if key not in fields]
+        return unknown + [fault for key in value if key in fields for fault in faults(value[key], fields[key], f"{path}.{key}")]
+    if isinstance(fields, list):
+        return [fault for number, each in enumerate(value) for fault in faults(each, fields[0], f"{path}[{number}]")]
+    return [] if fields is None or type(value) is fields else [f"{path} is {value!r}"]
+
+
+def test_the_jobset_has_the_fields_of_one_and_they_agree():
+    (document,) = yaml.safe_load_all((LAUNCH / "gke.yaml").read_text())
+    assert faults(document, FIELDS) == []
+    assert (document["apiVersion"], document["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (job,) = document["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert spec["parallelism"] == spec["completions"] and spec["completionMode"] == "Indexed" and pod["restartPolicy"] == "Never"
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    chips = [int(side) for side in pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")]
+    assert spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"] == chips[0] * chips[1]
+    assert (LAUNCH.parent / container["args"][1]).exists()
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    # the code that the run ends with after a request to stop is the one that starts it again, and no other is
+    code = int(container["args"][container["args"].index("--stopped-exit-code") + 1])
+    exits, disrupted = spec["podFailurePolicy"]["rules"]
+    assert exits["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [code]}
+    assert disrupted["onPodConditions"] == [{"type": "DisruptionTarget"}] and spec["backoffLimit"] == 0
+    (rule,) = document["spec"]["failurePolicy"]["rules"]
+    assert (rule["action"], rule["onJobFailureReasons"]) == ("RestartJobSetAndIgnoreMaxRestarts", ["PodFailurePolicy"])
+
+
+def test_the_variables_of_the_readme_for_gpus_are_those_that_are_read():
+    block = re.search(r"```yaml\n(.*?)```", (LAUNCH / "README.md").read_text(), re.S).group(1)
+    variables = {each["name"]: each.get("value", "jaxalign-slice-0-0.jaxalign") for each in yaml.safe_load(block)["env"]}
+    found = processes.find("auto", None, None, variables | {"JOB_COMPLETION_INDEX": "3", "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    assert found == processes.Processes("variables", "jaxalign-slice-0-0.jaxalign:8476", 4, 3)
+
+
+def test_every_launcher_is_explained_and_can_be_executed():
+    readme = (LAUNCH / "README.md").read_text()
+    for script in (path for path in SCRIPTS if path.name != "shared.sh"):
+        assert os.access(script, os.X_OK) and script.name in readme
+        assert script.read_text().startswith("#!/usr/bin/env bash\n# ")
+    assert "gke.yaml" in readme
