@@ -25,6 +25,7 @@ JUDGE, ANNOTATIONS = "scoring/judge.py", "scoring/annotations.py"
 RUNS, MANIFEST = "training/runs.py", "manifest.py"
 KTO, RESPONSES, FORWARD, IFT = "objectives/kto.py", "objectives/families/responses.py", "training/forward.py", "objectives/ift.py"
 DIFFERENCES, QUESTIONS = "reports/differences.py", "reports/html/questions.py"
+ADVANTAGES, SURROGATE, ADAPTIVE = "rollout/advantages.py", "objectives/families/surrogate.py", "objectives/families/adaptive_kl.py"
 RENDER, RENDERER, NAMES = "data/text/render.py", "data/text/renderer.py", "hf/names.py"
 
 
@@ -257,6 +258,28 @@ FUNCTIONS = (
             (ANNOTATIONS, "np.nanargmax(own)", "np.argmax(own)"),
             (ANNOTATIONS, "if column in row and not _about(column, row.peek(column), count)", "if column in row"),
             (ANNOTATIONS, "[*(prompt or ()), *response[:-1]]", "[*(prompt or ())]"),
+        ),
+    ),
+    Function(
+        "advantages",
+        "tests/rollout/test_advantages.py",
+        (
+            (ADVANTAGES, "goes_on = slot == slot_next", "goes_on = slot_next >= 0"),
+            (ADVANTAGES, "jnp.where(scored, new, old) for", "new for"),
+            (ADVANTAGES, "advantages + values, 0.0)", "advantages, 0.0)"),
+            (ADVANTAGES, "jnp.maximum(count - 1, 1) + VARIANCE_EPS", "jnp.maximum(count, 1) + VARIANCE_EPS"),
+            (ADVANTAGES, "(total - rewards) / jnp.maximum(count - 1, 1)", "total / jnp.maximum(count, 1)"),
+        ),
+    ),
+    Function(
+        "policy gradients",
+        "tests/objectives/test_policy_gradient.py",
+        (
+            (SURROGATE, "-jnp.minimum(plain, held)", "-held"),
+            (SURROGATE, "0.5 * jnp.maximum(plain, held)", "0.5 * held"),
+            (SURROGATE, "k3(-log_ratio", "k3(log_ratio"),
+            ("objectives/families/kl_estimates.py", "jnp.clip(-difference", "jnp.clip(difference"),
+            (ADAPTIVE, "previous[NAME] + current", "current"),
         ),
     ),
 )  # fmt: skip
