@@ -3,7 +3,7 @@
 Methods:  those of preference learning on fresh feedback (dpo, ipo, kto, una; tr_* with a reference that moves), UNA's own form for rollouts
           (una_online, arXiv 2408.15339 v2), and policy gradients (ppo, grpo, dr_grpo, rloo, reinforce).
 Model:    stories260K (A. Karpathy, MIT), 0.26M parameters, first SFT on the quickstart's chosen answers (MIT).
-Reward:   `reward` below: does the answer contain the words of the values that the prompt asks for, and has it about ten words? From 0 to 1.
+Reward:   `reward` below, from -1 to 1: does the answer contain the words of the values in the prompt, and has it about ten words?
 Command:  python -m jaxalign.train --config configs/online.py:METHOD            (or METHOD,SEED; or all, or all,SEED)
 Compare:  held-out "generate/reward" of 64 prompts with four answers each against "generate/kl", before and after.
 """
@@ -27,8 +27,9 @@ METHODS: dict[str, dict] = {
     "tr_dpo_soft": dict(feedback="pairs", objective=dict(name="dpo"), reference=SOFT),
     "tr_dpo_hard": dict(feedback="pairs", objective=dict(name="dpo"), reference=HARD),
     "kto": dict(feedback="labels", row_tokens=512),
-    "una": dict(feedback="scores", rollout=dict(score_transform="none")),
-    "una_online": dict(feedback="scores", objective=dict(name="una_online", form="raw", beta=0.1)),
+    "una": dict(feedback="scores", rollout=dict(score_transform="linear", score_range=(-1, 1)), objective=dict(beta=0.1)),
+    "una_online": dict(feedback="scores", objective=dict(form="raw", beta=0.1)),
+    "sft_best": dict(feedback="best", objective=dict(name="sft")),
     "ppo": dict(feedback="gae", rollout=dict(epochs=2), model=dict(critic="linear")),
     "grpo": dict(feedback="group_advantage", rollout=dict(epochs=2), objective=dict(beta=0.04)),
     "dr_grpo": dict(
@@ -43,13 +44,13 @@ VARIANTS = ("all", *METHODS)
 
 
 def reward(prompts, completions, metadata) -> list[float]:
-    """The mean of two shares: of the words in quotes in the prompt that the answer contains, and of being about ten words long."""
+    """The share of the words in quotes in the prompt that the answer contains, and how near it is to ten words, both 0 to 1, less 1."""
     scores = []
     for prompt, completion in zip(prompts, completions, strict=True):
         wanted = [word for value in re.findall(r"'([^']*)'", prompt) for word in value.lower().split()]
         said = completion.lower().split()
         named = sum(word in said for word in wanted) / len(wanted) if wanted else 1.0
-        scores.append(0.5 * named + 0.5 * math.exp(-(((len(said) - WORDS) / WIDTH) ** 2) / 2))
+        scores.append(named + math.exp(-(((len(said) - WORDS) / WIDTH) ** 2) / 2) - 1)
     return scores
 
 

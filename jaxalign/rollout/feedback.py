@@ -15,7 +15,6 @@ from jaxalign.hparams import hparams_of
 from jaxalign.rollout import computed
 
 TRANSFORMS = ("sigmoid", "linear", "none")
-SAMPLES_OF_PAIR = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Feedback:
 
     judge: Callable[..., Judged]
     check: Callable[..., None] = lambda **_: None  # raises ValueError where an option is wrong
+    lays: int | None = None  # samples of a prompt that are laid; None: all
     paired: bool = False  # response 0 of a group is preferred to response 1
     rewarded: bool = True  # whether it needs rewards
     least: int = 1  # samples per prompt
@@ -52,7 +52,7 @@ class Feedback:
 
     def responses(self, samples: int) -> int:
         """M, the responses of a group."""
-        return SAMPLES_OF_PAIR if self.paired else samples
+        return samples if self.lays is None else self.lays
 
 
 def samples(rewards: np.ndarray) -> Judged:
@@ -87,6 +87,13 @@ def check_scores(*, score_transform: str, score_range: tuple[float, float] | Non
         raise ValueError(f"score_range={score_range!r} must be (worst, best), two numbers in this order.")
 
 
+def best(rewards: np.ndarray) -> Judged:
+    """The best sample of every prompt as a good answer, the first of equal ones: likelihood on best of n (RAFT, arXiv 2304.06767)."""
+    known = np.isfinite(rewards)
+    chosen = np.where(known, rewards, -np.inf).argmax(1)[:, None]
+    return Judged(chosen, np.ones(chosen.shape, np.float32), known.any(1, keepdims=True))
+
+
 def pairs(rewards: np.ndarray) -> Judged:
     """The best of the samples against the worst; not trained where their rewards are equal, or fewer than two samples have one."""
     known = np.isfinite(rewards)
@@ -94,7 +101,7 @@ def pairs(rewards: np.ndarray) -> Judged:
     worst = np.where(known, rewards, np.inf).argmin(1)
     chosen = np.stack([best, worst], 1)
     ordered = np.take_along_axis(rewards, chosen, 1)
-    valid = (ordered[:, 0] > ordered[:, 1])[:, None].repeat(SAMPLES_OF_PAIR, 1)
+    valid = (ordered[:, 0] > ordered[:, 1])[:, None].repeat(2, 1)
     return Judged(chosen, np.tile(np.array([1.0, 0.0], np.float32), (len(rewards), 1)), valid)
 
 
@@ -132,7 +139,8 @@ def _all(rewards, valid, reward):
 FEEDBACK = {
     "samples": Feedback(samples, rewarded=False),
     "scores": Feedback(scores, check_scores),
-    "pairs": Feedback(pairs, paired=True, least=2),
+    "best": Feedback(best, lays=1, least=2),
+    "pairs": Feedback(pairs, lays=2, paired=True, least=2),
     "labels": Feedback(labels),
     "group_advantage": Feedback(
         rewards_alone, computed.check_group_advantages, least=2, compute=computed.group_advantages, columns=("advantage",)

@@ -26,8 +26,8 @@ def get_config(objective: str = "grpo") -> ConfigDict:
     return ConfigDict(
         dict(
             model=dict(config=LLAMA, tokenizer="package:stories260k", **critic),
-            data=dict(rollout=rollout, template="plain", row_tokens=256, max_prompt_tokens=48),
-            batch=dict(rows=2),
+            data=dict(rollout=rollout, template="plain", row_tokens=128, max_prompt_tokens=48),
+            batch=dict(rows=8),
             objective=dict(name=objective),
             reference=dict(rule="frozen"),
             optimizer=dict(learning_rate=1e-2, schedule="constant", warmup_steps=0),

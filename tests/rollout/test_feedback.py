@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxalign.rollout.feedback import FEEDBACK, check_scores, labels, pairs, samples, scores, tied
+from jaxalign.rollout.feedback import FEEDBACK, best, check_scores, labels, pairs, samples, scores, tied
 
 NONE = np.nan
 REWARDS = np.array([[1.0, 3.0, 2.0], [2.0, 2.0, 2.0], [NONE, 5.0, 4.0], [NONE, NONE, 7.0], [NONE, NONE, NONE]], np.float32)
@@ -20,6 +20,12 @@ def test_a_pair_is_the_best_against_the_worst_of_the_samples_with_a_reward():
     assert judged.chosen[[0, 2]].tolist() == [[1, 0], [1, 2]]
     assert judged.valid.tolist() == [[True, True], [False, False], [True, True], [False, False], [False, False]]
     assert (judged.reward == [1.0, 0.0]).all()
+
+
+def test_the_best_is_the_first_of_the_samples_with_the_highest_reward():
+    judged = best(REWARDS)
+    assert judged.chosen[:4].tolist() == [[1], [0], [1], [2]] and judged.valid.tolist() == [[True]] * 4 + [[False]]
+    assert (judged.reward == 1).all()
 
 
 def test_scores_are_the_sigmoid_of_rewards_and_a_sample_without_one_is_not_trained():

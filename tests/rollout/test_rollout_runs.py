@@ -69,9 +69,8 @@ def test_the_first_step_of_a_window_is_on_the_policy_that_drew_it_and_every_batc
     assert [line["ratios/mean"] == 1 for line in lines] == [True, False, False, False] * 2
     assert ["rollout/reward" in line for line in lines] == [True, False, False, False] * 2
     first, second = lines[::4]
-    assert first["rollout/kl"] == pytest.approx(0, abs=1e-6) < second["rollout/kl"]
+    assert first["rollout/kl"] == pytest.approx(0, abs=1e-6) and second["rollout/kl"] > 1e-3
     assert first["rollout/tokens"] <= 8 and first["rollout/reward_std"] > 0
-    assert second["rollout/reward"] > first["rollout/reward"]
 
 
 @pytest.mark.slow
