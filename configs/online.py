@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 PROMPTS = "package:sf_dialogue/train.jsonl.gz"
 NEW_TOKENS = 48  # of an answer at most
 WORDS, WIDTH = 10, 4  # of an answer, and how far from it the reward falls to 0.6
-SOFT = dict(rule="soft", alpha=0.6, every_steps=16)
-HARD = dict(rule="hard", every_steps=16)
+SOFT = dict(rule="soft", alpha=0.6, every_steps=8)
+HARD = dict(rule="hard", every_steps=8)
 
 # Method -> what it needs that others do not: its feedback, options of its rollouts, and sections of its stage.
 METHODS: dict[str, dict] = {
@@ -76,7 +76,7 @@ def stage(method: str, seed: int) -> ConfigDict:
             reference=own.get("reference", dict(rule="frozen")),
             optimizer=dict(learning_rate=3e-4) | own.get("optimizer", {}),
             mesh=dict(cpu_devices=1),
-            train=dict(total_steps=96, eval_every_percent=50, save_every_percent=50),
+            train=dict(total_steps=64, eval_every_percent=100, save_every_percent=100),
             eval=dict(generate=dict(answers, rewards=dict(rule=rollout["reward"]))),
         )
     )

@@ -37,6 +37,7 @@ def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, str
         "steps": f"{lengths.total:,}",
         "text": _listed(values["data"], only=OF_THE_TEXT),
         "seed": str(values["seed"]),
+        **({"rollouts": _listed(_flat(values["data"]["rollout"]))} if values["data"]["rollout"] else {}),
         **answers(cfg),
     }
 

@@ -39,6 +39,14 @@ NAMES = {
     "train_dataset": "data.train",
     "truncation_mode": "data.prompt_truncation",
     "val_set_size": "data.eval_fraction",
+    # rollouts
+    "num_generations": "data.rollout.samples",
+    "num_iterations": "data.rollout.epochs",
+    "num_ppo_epochs": "data.rollout.epochs",
+    "missing_eos_penalty": "data.rollout.missing_eos_penalty",
+    "response_length": "data.rollout.max_new_tokens",
+    "reward_funcs": "data.rollout.reward",
+    "reward_model_path": "data.rollout.reward",
     # batch
     "batch_size": "batch.rows",
     "micro_batch_size": "batch.rows",
@@ -48,6 +56,8 @@ NAMES = {
     "train_batch_size": "batch.rows",
     # objective and reference
     "beta": "objective.beta",
+    "cliprange": "objective.clip_low",
+    "cliprange_value": "objective.value_clip",
     "desirable_weight": "objective.desirable_weight",
     "label_smoothing": "objective.label_smoothing",
     "loss_type": "objective.name",
@@ -57,6 +67,7 @@ NAMES = {
     "simpo_gamma": "objective.gamma",
     "sync_ref_model": "reference.rule='soft'",
     "undesirable_weight": "objective.undesirable_weight",
+    "vf_coef": "objective.value_coef",
     # optimizer
     "adam_beta1": "optimizer.b1",
     "adam_beta2": "optimizer.b2",

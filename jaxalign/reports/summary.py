@@ -20,9 +20,9 @@ PANELS = (
     ("Accuracy", "share of pairs", [("train", "accuracy", "training"), ("eval", "accuracy", "held out")]),
     ("Reward margin", "beta * margin", [("train", "rewards/margins", "training"), ("eval", "rewards/margins", "held out")]),
     ("Log-probability, held out", "nats per response", [("eval", "logps/chosen", "chosen"), ("eval", "logps/rejected", "rejected")]),
-    ("Reward of the answers", "mean", [("eval", "generate/reward", "generated")]),
+    ("Reward of the answers", "mean", [("train", "rollout/reward", "rollouts"), ("eval", "generate/reward", "generated")]),
     ("Win rate", "share", [("eval", "generate/win_rate", "raw"), ("eval", "generate/win_rate_length_controlled", "at equal length")]),
-    ("KL from the start", "nats per answer", [("eval", "generate/kl", "generated")]),
+    ("KL from the reference", "nats per answer", [("train", "rollout/kl", "rollouts"), ("eval", "generate/kl", "generated")]),
 )
 SMOOTHING = 0.05  # of the run: width of the mean shown over the raw training curve
 

@@ -6,7 +6,7 @@ from test_config import good
 
 from jaxalign.config import functions, other_names
 from jaxalign.config.resolve import ConfigError, resolve
-from jaxalign.config.schema import DURATIONS, SCHEMA, SOURCE, units
+from jaxalign.config.schema import DURATIONS, ROLLOUT, SCHEMA, SOURCE, units
 
 RATE = dict(learning_rate=1e-4)
 STEPS = dict(total_steps=9)
@@ -71,7 +71,7 @@ def test_a_misspelt_option_is_not_sent_to_another_section(sections, words):
 def test_every_name_leads_to_a_key_and_is_none_itself():
     known = {f"{section}.{key}" for section, keys in SCHEMA.items() if isinstance(keys, dict) for key in keys}
     known |= {f"{section}.{name}_{unit}" for section, names in DURATIONS.items() for name in names for unit in units(name)}
-    known |= {f"{at}.{key}" for key in SOURCE for at in ("SOURCE", "data.train")}
+    known |= {f"{at}.{key}" for key in SOURCE for at in ("SOURCE", "data.train")} | {f"data.rollout.{key}" for key in ROLLOUT}
     options = {f"{at}.{option}" for at in functions.KEYS for name in functions.table(at) for option in functions.accepted(at, name)}
     values = {part for name in (other_names.NAMES | other_names.OF_SECTION).values() for part in name.partition("=")[0].split(" and ")}
     assert values <= known | options | {"seed", "--workdir"}

@@ -56,7 +56,7 @@ def rows(**data):
 @pytest.mark.parametrize(
     ("rollout", "sections", "words"),
     [
-        (dict(feedback="pair"), {}, "data.rollout.feedback='pair' is not one of samples, scores, pairs"),
+        (dict(feedback="pair"), {}, "data.rollout.feedback='pair' is not one of samples, scores, best, pairs"),
         (dict(sampels=2), {}, "data.rollout.sampels: 'pairs' has no such option (did you mean samples?)"),
         (dict(threshold=0.5), {}, "data.rollout.threshold: 'pairs' has no such option"),
         (dict(prompts=3), {}, "data.rollout.prompts=3 is int, not str or dict"),
