@@ -9,8 +9,8 @@
 #   --dir FOLDER   this checkout on every node (where it is here)
 #   --python FILE  python with jaxalign on every node (the one of this shell)
 #   --name NAME    of the run on the nodes (jaxalign); two runs on the same nodes need two names
-# ssh must work without a password. Ctrl-C or `stop` saves and ends everywhere. When the connection is lost the run goes on; the same command
-# shows it again. Exit code: that of the first process that fails, 143 after a stop, or 0.
+# ssh must work without a password. Ctrl-C or `stop` saves and ends everywhere. When the connection is lost the run goes on; the same
+# command shows it again. Exit code: that of the first process that fails, 143 after a stop, or 0.
 set -euo pipefail
 GRACE_S=${GRACE_S:-180} # on_host.sh kills before that
 # shellcheck source=launch/shared.sh

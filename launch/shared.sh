@@ -11,13 +11,14 @@ quoted() { # WORD...: one line for another shell
   printf '%q ' "$@"
 }
 
-declare -A numbers # process id -> number of the process of the run
 PATIENCE_S=${PATIENCE_S:-15} # between the first failure and the request to the others to end, who mostly notice by themselves
 GRACE_S=${GRACE_S:-60}       # between the request and the kill
 
 begin() { # NUMBER COMMAND...: in the background; the lines of all but the first process are marked with their number
   local number=$1
   shift
+  ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || usage "several processes need bash 5.1 or newer; this is $BASH_VERSION"
+  declare -gA numbers # process id -> number of the process of the run
   if ((number)); then "$@" > >(sed -u "s/^/[$number] /") 2> >(sed -u "s/^/[$number] /" >&2) & else "$@" & fi
   numbers[$!]=$number
 }
@@ -43,5 +44,3 @@ finish() { # REQUEST: waits for all, and returns the exit code of the first that
   [[ ! $watch ]] || kill "$watch" 2>/dev/null || true
   return "$code"
 }
-
-((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || usage "this needs bash 5.1 or newer; this is $BASH_VERSION"

@@ -3,8 +3,9 @@
 #   sbatch --nodes 4 --gpus-per-node 8 --time 12:00:00 launch/slurm.sh --config FILE.py --workdir FOLDER [FLAGS of jaxalign.train]
 # sbatch's own options (--partition, --account, ...) stand before the script, those of jaxalign.train after it. Submit it from a folder that
 # all nodes see, with the environment active in which jaxalign is installed; --workdir is a folder that all nodes see.
-# Two minutes before the time limit Slurm sends SIGTERM to the processes, which save and end with 75; the job then goes back into the queue and
-# continues. Any other exit code ends the job with it. `scancel JOB` ends it for good; `scancel --signal TERM JOB` saves and queues it again.
+# Two minutes before the time limit Slurm sends SIGTERM to the processes, which save and end with 75; the job then goes back into the queue
+# and continues. Any other exit code ends the job with it. `scancel JOB` ends it for good; `scancel --signal TERM JOB` saves and queues it
+# again.
 #SBATCH --job-name=jaxalign
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # A TPU slice on Google Cloud: TPU VMs from a queued resource, one process per host.
-#   launch/tpu_pod.sh run --name NAME --zone ZONE --type TYPE --version VERSION [OPTIONS] --config FILE.py --workdir FOLDER [FLAGS of jaxalign.train]
+#   launch/tpu_pod.sh run --name NAME --zone ZONE --type TYPE --version VERSION [OPTIONS] \
+#     --config FILE.py --workdir FOLDER [FLAGS of jaxalign.train]
 #   launch/tpu_pod.sh status|stop|delete --name NAME --zone ZONE [--project PROJECT]
-# `run` asks for the slice unless it is there, waits for it, copies this checkout to every host (what git lists, as it is on disk), installs it,
-# starts the same command on all hosts and shows what they print. After a pre-emption (exit code 75, or the slice is gone) it does so again, and
-# the run continues. Any other exit code ends it. When this shell ends or the connection is lost the run goes on; the same command shows it again.
+# `run` asks for the slice unless it is there, waits for it, copies this checkout to every host (what git lists, as it is on disk),
+# installs it, starts the same command on all hosts and shows what they print. After a pre-emption (exit code 75, or the slice is gone) it
+# does so again, and the run continues. Any other exit code ends it. When this shell ends or the connection is lost the run goes on; the same
+# command shows it again.
 # `stop` saves and ends the run (143), `delete` gives the slice back. From --config on, everything is for jaxalign.train.
 #   --type TYPE        accelerator type, such as v5litepod-16, v5p-128, v6e-64
 #   --version VERSION  runtime version, such as v2-alpha-tpuv5-lite, v2-alpha-tpuv5, v2-alpha-tpuv6e
@@ -23,14 +25,14 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 action=${1:-}
 [[ $action =~ ^(run|status|stop|delete)$ ]] || usage "the first word is run, status, stop or delete"
 shift
-name='' zone='' type='' version='' prepare=true create=() where=() restarts=100
+name='' zone='' project='' type='' version='' prepare=true create=(--quiet) restarts=100
 while (($#)) && [[ $1 != --config* ]]; do
   [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
   (($# > 1)) || usage "$1 has no value, or --config is missing"
   case $1 in
     --name) name=$2 ;;
     --zone) zone=$2 ;;
-    --project) where=(--project "$2") ;;
+    --project) project=$2 ;;
     --type) type=$2 ;;
     --version) version=$2 ;;
     --prepare) prepare=$2 ;;
@@ -43,7 +45,8 @@ done
 [[ $name ]] || usage "--name is missing"
 [[ $zone ]] || usage "--zone is missing"
 [[ $restarts =~ ^[0-9]+$ ]] || usage "--restarts $restarts is no whole number"
-where=(--zone "$zone" "${where[@]}")
+where=(--zone "$zone")
+[[ ! $project ]] || where+=(--project "$project")
 folder=.jaxalign/$name # of the run, in the home folder of every host
 
 say() { echo "$name: $1" >&2; }

@@ -227,7 +227,7 @@ def test_a_slice_is_asked_for_waited_for_set_up_and_run_on(stubs):
     ]
     (create,) = calls(stubs, "gcloud", "compute", "tpus", "queued-resources", "create")
     named = ["--node-id", "pod", "--accelerator-type", "v5litepod-16", "--runtime-version", "v2-alpha-tpuv5-lite"]
-    assert create[5:] == ["pod", *WHERE, *named, "--spot", "--network=n"]
+    assert create[5:] == ["pod", *WHERE, *named, "--quiet", "--spot", "--network=n"]
     (scp,) = calls(stubs, "gcloud", "compute", "tpus", "tpu-vm", "scp")
     assert scp[6:] == ["pod:jaxalign.tar.gz", *WHERE, "--worker", "all"] and not Path(scp[5]).exists()
     assert (stubs.home / "jaxalign" / "my config.py").exists() and (stubs.home / "a mount").exists()
