@@ -114,6 +114,7 @@ CASES = [
     *[Case(name) for name in toys.OBJECTIVES],
     *[Case(name, decoder=True) for name in DECODED],
     *[Case("una", hparams=(("offset", offset),)) for offset in ("ema", "kl_batch", "value_head")],
+    Case("goal_reward", hparams=(("reduction", "log_of_batch_mean"),)),
 ]
 
 

@@ -20,6 +20,7 @@ from jaxalign.types import Features, Outputs
 
 READ_THE_HEAD = ("alol_kl", "distill", "wpo")
 FAR = -1e4  # nats of a response; a diverged model is there
+AT = np.int32(7)  # the step
 SIDES = list(itertools.product((0.0, -3.0, FAR), repeat=2))
 REFERENCES = (None, (0.0, FAR), (FAR, 0.0), (FAR, FAR))  # None: the policy's own
 REWARDS = ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (1.0, 1.0))
@@ -58,7 +59,7 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
     "exo": [*BETAS, {"label_smoothing": 1e-9}, {"label_smoothing": 0.499}],
     "goal_reward": [
         {"weight": 100.0}, {"samples": 1, "pairs": "diagonal"}, {"pairs": "causal", "source_percentile": 0.9}, {"goal": "average"},
-        {"reduction": "mean_of_log"}, {"source_percentile": 0.5, "goal_percentile": 0.5, "seed": 1},
+        {"reduction": "mean_of_log"}, {"reduction": "log_of_batch_mean"}, {"source_percentile": 0.5, "goal_percentile": 0.5, "seed": 1},
     ],
     "gold": [{"floor": 0.0}, {"floor": 1.0}],
     "grpo": [
@@ -160,7 +161,7 @@ def run(name, hparams, policy, reference, of):
 
     def both(policy, reference, of, known):
         def mean(policy):
-            terms = bound.terms(policy.replace(step=jnp.int32(7)), reference, of, known)
+            terms = bound.terms(policy.replace(step=AT), reference, of, known)
             total = jnp.maximum(terms.weight.sum(), 1.0)
             return jnp.sum(jnp.where(terms.weight > 0, terms.loss, 0.0) * terms.weight) / total, terms
 
@@ -169,7 +170,7 @@ def run(name, hparams, policy, reference, of):
     if name in READ_THE_HEAD or "entropy_coef" in hparams:
         both = jax.jit(both)  # the operators of the head are made for a program; everything else is faster without compiling one a case
     with jax.set_mesh(toys.mesh()):
-        current = means(bound.statistics(policy, reference, of))
+        current = means(bound.statistics(policy.replace(step=AT), reference, of))
         known = bound.carry({key: jnp.float32(0) for key in current}, current, jnp.int32(0))
         (value, terms), gradient = both(policy, reference, of, known)
         return terms, value, gradient

@@ -57,6 +57,25 @@ def test_the_loss_lies_between_its_bounds():
     np.testing.assert_allclose(goals.contrast(0 * one, 0 * one, ALL, reduction="mean_of_log"), [2 * np.log(2)], rtol=1e-6)
 
 
+def test_the_loss_over_a_batch_is_the_log_of_its_mean_and_so_is_its_gradient():
+    draw = np.random.default_rng(0)
+    cosines, weight = (jnp.asarray(draw.uniform(-1, 1, shape), jnp.float32) for shape in ((2, 5, 3, 3), (5,)))
+    weight = weight.at[2].set(0.0) ** 2
+
+    def mean(x):
+        return (x * weight).sum() / weight.sum()
+
+    def of_the_mean(cosines):
+        return -sum(jnp.log(mean(share)) for share in goals.shares(*cosines, ALL))
+
+    def of_groups(cosines):
+        known = {name: jax.lax.stop_gradient(mean(x)) for name, (x, _) in goals.statistics(*cosines, ALL, weight=weight).items()}
+        return mean(goals.contrast(*cosines, ALL, reduction="log_of_batch_mean", statistics=known))
+
+    for ours, expected in zip(jax.value_and_grad(of_groups)(cosines), jax.value_and_grad(of_the_mean)(cosines), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_only_pairs_that_are_kept_count():
     positive, negative = golden_cosines(average=False)
     kept = jnp.eye(2, dtype=bool)[None], jnp.ones((1, 2, 2), bool)

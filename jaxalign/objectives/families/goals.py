@@ -4,6 +4,8 @@ Contrastive goal-conditioned reward models, arXiv 2407.13887; conventions as in 
 the width of a hidden state.
 """
 
+from collections.abc import Mapping
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,9 @@ import jax.numpy as jnp
 from jaxalign.types import Array, Batch, Outputs, response_lengths
 
 SMALLEST_NORM = 1e-8
-PAIRS, GOALS, REDUCTIONS = ("all", "diagonal", "causal"), ("single", "average"), ("log_of_mean", "mean_of_log")
+OVER_BATCH = "log_of_batch_mean"
+PAIRS, GOALS, REDUCTIONS = ("all", "diagonal", "causal"), ("single", "average"), ("log_of_mean", OVER_BATCH, "mean_of_log")
+SIDES = ("near", "far")  # names of the two `shares`
 
 
 @struct.dataclass
@@ -25,7 +29,13 @@ class Drawn:
     ordered: Array  # bool[N, S, S]; whether a goal is at or after a source
 
     def cosines(self, pairs: str, goal: str) -> tuple[Array, Array, tuple[Array, Array]]:
-        """(cosines of source and goal, of other and far, which of them count), float32[N, S, S'] and bool twice; see `goal_reward`."""
+        """(cosines of source and goal, of other and far, which of them count): float32[N, S, S'] twice, and bool twice.
+
+        Args:
+          pairs: "all"; "diagonal", one goal for each source, at or after it, and one of far for each of other; "causal", all goals that are
+            at or after the source, and all of far.
+          goal: "single", or "average": the mean of the goals, and of far, is the one that there is.
+        """
         ends, every = (self.goal, self.far), jnp.ones((1, 1, 1), bool)
         if goal == "average":
             ends = tuple(x.mean(1, keepdims=True) for x in ends)
@@ -125,24 +135,57 @@ def cosines(left: Array, right: Array) -> Array:
     return jnp.einsum("nsd,ngd->nsg", left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def contrast(positive: Array, negative: Array, kept: tuple[Array, Array], *, reduction: str) -> Array:
+def shares(positive: Array, negative: Array, kept: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The mean of sigmoid(positive) and of sigmoid(-negative) over what counts of every group, float32[N] twice; see `contrast`."""
+    return mean(jax.nn.sigmoid(positive), kept[0]), mean(jax.nn.sigmoid(-negative), kept[1])
+
+
+def contrast(
+    positive: Array, negative: Array, kept: tuple[Array, Array], *, reduction: str, statistics: Mapping[str, Array] | None = None
+) -> Array:
     """The contrastive loss of every group, float32[N], from 2 log(1 + 1/e) = 0.627 to 2 log(1 + e) = 2.627; 2 log 2 at cosines of 0.
 
     Args:
       positive, negative: cosines float32[N, S, S'] of states of the better answer, and of it and the worse.
       kept: which of them count, bool of shapes that broadcast to theirs.
-      reduction: "log_of_mean": -log mean sigmoid(positive) - log(1 - mean sigmoid(negative)), as published, but with the mean over one pair
-        of answers where the published code takes that of its microbatch; "mean_of_log": the mean of the logarithms, which is greater.
+      reduction: "log_of_mean": -log mean sigmoid(positive) - log(1 - mean sigmoid(negative)), as published, with the mean over the states
+        of one pair of answers, the microbatch of the published code as released; "log_of_batch_mean": the same with the mean over the
+        whole batch, whatever its microbatches; "mean_of_log": the mean of the logarithms, which is greater.
+      statistics: of "log_of_batch_mean", the means of both `shares` over the batch, by the names in SIDES; 0 where there is none.
     """
     if reduction == "mean_of_log":
         return mean(jax.nn.softplus(-positive), kept[0]) + mean(jax.nn.softplus(negative), kept[1])
-    return -jnp.log(mean(jax.nn.sigmoid(positive), kept[0])) - jnp.log(mean(jax.nn.sigmoid(-negative), kept[1]))
+    near, far = shares(positive, negative, kept)
+    if reduction == "log_of_mean":
+        return -jnp.log(near) - jnp.log(far)
+    # The tangent of -log at the mean m of the batch: 1 - log m - x / m, whose mean is -log m and whose gradient is that of -log m.
+    means = (jnp.where(statistics[name] > 0, statistics[name], 1.0) for name in SIDES)
+    return sum(1 - jnp.log(m) - share / m for m, share in zip(means, (near, far), strict=True))
 
 
 def mean(x: Array, kept: Array) -> Array:
     """The mean of x over what is kept of each group, of which there is always one: float32[N] from [N, S, S'] and bool."""
     kept = jnp.broadcast_to(kept, x.shape)
     return jnp.where(kept, x, 0.0).sum((1, 2)) / kept.sum((1, 2))
+
+
+def statistics(positive: Array, negative: Array, kept: tuple[Array, Array], *, weight: Array) -> dict[str, tuple[Array, Array]]:
+    """What `contrast` over the batch needs to know of it: the two `shares` and the weight of every group, float32[N]."""
+    return {name: (share, weight) for name, share in zip(SIDES, shares(positive, negative, kept), strict=True)}
+
+
+def check(*, weight: float, samples: int, pairs: str, goal: str, reduction: str, percentiles: tuple[float, float]) -> None:
+    """Raises ValueError where an option of `goal_reward` is out of its range, or two do not go together."""
+    if not weight >= 0 or samples < 1 or not all(0 <= p < 1 for p in percentiles):
+        raise ValueError(f"objective 'goal_reward' got {weight=}, {samples=}, percentiles {percentiles}; >= 0, >= 1, and in [0, 1).")
+    for name, value, choices in (("pairs", pairs, PAIRS), ("goal", goal, GOALS), ("reduction", reduction, REDUCTIONS)):
+        if value not in choices:
+            raise ValueError(f"objective 'goal_reward' got {name}={value!r}; there are {choices}.")
+    if pairs != "all" and (goal == "average" or percentiles[0] < percentiles[1]):
+        raise ValueError(
+            f"objective 'goal_reward' got {pairs=} with {goal=}, percentiles {percentiles}: it needs goal='single' and sources that "
+            "reach as far to the front as goals, source_percentile >= goal_percentile; or set pairs='all'."
+        )
 
 
 def _inside(batch: Batch) -> Array:
