@@ -39,6 +39,7 @@ def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, str
         "seed": str(values["seed"]),
         **({"rollouts": _listed(_flat(values["data"]["rollout"]))} if values["data"]["rollout"] else {}),
         **answers(cfg),
+        **questions(cfg),
     }
 
 
@@ -46,6 +47,12 @@ def answers(cfg: ConfigDict) -> dict[str, str]:
     """{"answers": how what the model says is drawn and judged}; nothing where it says nothing."""
     spec = cfg.to_dict()["eval"]["generate"]
     return {} if spec is None else {"answers": _listed(_flat(spec))}
+
+
+def questions(cfg: ConfigDict) -> dict[str, str]:
+    """{"multiple choice": where the questions come from}; nothing where none are asked."""
+    spec = cfg.to_dict()["eval"]["multiple_choice"]
+    return {} if spec is None else {"multiple choice": _listed(_flat(spec))}
 
 
 def facts(

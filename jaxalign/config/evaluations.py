@@ -25,8 +25,8 @@ from jaxalign.evaluators.speaking import PLAIN, Speaking
 from jaxalign.evaluators.voices import Drawing, Voice
 from jaxalign.hf import trained
 from jaxalign.models import model as models
+from jaxalign.sampling import law as laws
 from jaxalign.sampling import speaker as speakers
-from jaxalign.sampling.law import Law
 from jaxalign.sampling.speaker import Speaker
 from jaxalign.training import forward
 from jaxalign.training.sources import Source
@@ -124,7 +124,7 @@ def _speaking(cfg, model, sets, tell, *, judging) -> Speaking:
     spec = cfg.eval.generate.to_dict()
     voice_of = partial(Voice, dtype=build.dtype(cfg))
     speaker = Speaker(build.renderer(cfg), trained.stop_ids(build.renderer(cfg), build.tokenizer_folder(cfg)))
-    law = Law(spec["temperature"], top_p=spec["top_p"])
+    law = laws.of(spec)
     drawing = Drawing(spec["samples"], law, spec["max_new_tokens"], tuple(spec["stop"]), spec["seed"], spec["places"])
     counts = Counts()
     rows = _asked(cfg, spec, sets, counts, chat=speaker.renderer.template is not None)

@@ -41,7 +41,9 @@ def judging(spec: Mapping[str, Any], makers: Makers = MAKE) -> Judging:
 
 def _is_endpoint(spec):
     """Whether a judge is a language model behind an endpoint, which compares; a reward scores."""
-    return "@http" in spec if isinstance(spec, str) else isinstance(spec, Mapping) and "url" in spec
+    if isinstance(spec, str):
+        return "@http" in spec and not spec.startswith("judge:")
+    return isinstance(spec, Mapping) and "url" in spec and "kind" not in spec
 
 
 def metrics(spec: Mapping[str, Any]) -> set[str]:

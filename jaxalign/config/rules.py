@@ -110,7 +110,7 @@ def _holds_out(data):
 
 def _generate_rule(resolved):
     from jaxalign.config import judges
-    from jaxalign.sampling.law import Law
+    from jaxalign.sampling import law
 
     spec = resolved["eval"]["generate"]
     if resolved["eval"]["by"] is not None and not _holds_out(resolved["data"]):
@@ -125,7 +125,7 @@ def _generate_rule(resolved):
         yield f"eval.generate.judge={spec['judge']!r} has no effect without eval.generate.against; name what answers are compared with."
     try:
         judges.metrics(spec)
-        Law(spec["temperature"], top_p=spec["top_p"])
+        law.of(spec)
     except ValueError as error:
         yield f"eval.generate: {str(error).removeprefix('eval.generate: ')}"
 

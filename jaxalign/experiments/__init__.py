@@ -43,4 +43,4 @@ def named(name: str) -> Callable:
 def names() -> list[str]:
     """Names of all experiments."""
     files = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
-    return [name for name in files if name not in ("__init__", "grids", "many_seeds", "results", "topics", "hacking_tables")]
+    return [name for name in files if name not in ("__init__", "grids", "many_seeds", "readings", "results", "topics", "hacking_tables")]

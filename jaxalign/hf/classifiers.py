@@ -27,11 +27,16 @@ def reward_head(values: Mapping[str, Any]) -> str | None:
     names = values.get("architectures")
     if not isinstance(names, list) or not any(isinstance(name, str) and name.endswith(SUFFIX) for name in names):
         return None
-    labels = values.get("id2label")
-    count = len(labels) if isinstance(labels, dict) else values.get("num_labels", 2)  # 2: the default of transformers
-    if count != 1 or isinstance(count, bool):
+    labels, count = values.get("id2label"), values.get("num_labels")
+    where = f"id2label names {len(labels)}" if isinstance(labels, dict) else f"num_labels is {count!r}"
+    if not isinstance(labels, dict) and count is None:
+        where = "it has neither id2label nor num_labels, which means 2"  # the default of transformers
+    if isinstance(count, bool) or (len(labels) if isinstance(labels, dict) else count) != 1:
         name = next(name for name in names if isinstance(name, str) and name.endswith(SUFFIX))
-        raise ValueError(f"config.json describes a {name} with {count!r} labels; a reward model has 1, its score: choose such a model.")
+        raise ValueError(
+            f"config.json describes a {name} that sorts texts by labels ({where}), and a reward model has one label, whose logit is the "
+            "score. Choose a model with one label; or write num_labels: 1 without id2label where score.weight has one row."
+        )
     return KIND
 
 

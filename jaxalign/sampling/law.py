@@ -4,8 +4,10 @@ The rules apply in this order, as in `transformers`; a token as likely as the la
 on the order of the vocabulary.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,15 @@ class Law:
             )
         if self.temperature == 0 and (self.top_k, self.top_p, self.min_p) != (0, 1.0, 0.0):
             raise ValueError("top_k, top_p and min_p have no effect at temperature 0, which takes the likeliest token; leave them out.")
+
+
+def of(spec: Mapping[str, Any]) -> Law:
+    """The law of those of its options that a section of the configuration has; None is no option.
+
+    Raises:
+      ValueError: as `Law`.
+    """
+    return Law(**{field.name: spec[field.name] for field in dataclasses.fields(Law) if spec.get(field.name) is not None})
 
 
 def log_probs(logits: Array, law: Law) -> Array:

@@ -23,6 +23,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from jaxalign.paths import resolve
 from jaxalign.scoring.faults import Fault
 
 TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # of a server that is busy or restarts: asking again may help
@@ -150,6 +151,33 @@ class Endpoint:
 
     def _without_key(self, text):
         return text.replace(self._key, "***") if self._key else text
+
+
+def made(
+    *,
+    url: str,
+    model: str,
+    key_from: str | None,
+    options: Mapping[str, Any] | None,
+    timeout_s: float,
+    retries: int,
+    wait_s: float,
+    parallel: int,
+    cache: str | None,
+) -> Endpoint:
+    """The endpoint of a judge, whose options are those of `judge.judge_of`.
+
+    Raises:
+      ValueError: an option is wrong.
+    """
+    for name, value, least in (("timeout_s", timeout_s, 1e-3), ("retries", retries, 0), ("wait_s", wait_s, 0), ("parallel", parallel, 1)):
+        kinds = int if name in ("retries", "parallel") else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < float("inf"):
+            raise ValueError(f"{name}={value!r} of the judge must be a{' whole' if kinds is int else ''} number from {least:g}.")
+    fields = {"temperature": 0.0} if options is None else dict(options)
+    default = Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")) / "judge"
+    folder = None if cache is None else resolve(cache) if cache else default
+    return Endpoint(url, model, key_from, fields, timeout_s, retries, wait_s, folder)
 
 
 def _within(seconds, function):

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 import dataclasses
 
+Prompt = str | list[dict]  # as the user wrote it: text, or messages
+SHOWN = 40  # characters of a prompt that name a sample
+
 
 class Fault(Exception):
     """Why a sample has no score: `rule` is the short name of the reason, the message says the value and the way out."""
@@ -36,3 +39,9 @@ class Faults:
         """A line per rule, the most frequent first, as "3 of 120 samples left out by timeout; first is ..."; effect: "left out"."""
         order = sorted(self.counts, key=lambda rule: -self.counts[rule])
         return [f"{self.counts[rule]:,} of {self.asked:,} samples {effect} by {rule}; first is {self.first[rule]}" for rule in order]
+
+
+def shown(prompt: Prompt) -> str:
+    """What names a sample in a message: the beginning of its prompt."""
+    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
+    return f"the prompt {text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'!r}"

@@ -101,6 +101,21 @@ def of_answers(scorer: Scorer, prepared: store.Prepared, *, rows: int, quiet: bo
     return Goal((total / count).astype(np.float32), scorer.weights, int(count), writing(prepared))
 
 
+def joined(goals: Sequence[Goal]) -> Goal:
+    """The goal of all answers that these goals of one model were made of.
+
+    Raises:
+      ValueError: there is none, or they belong to different weights or ways of writing.
+    """
+    if not goals:
+        raise ValueError("there is no set of answers to make a goal of; name a run that trained on rows.")
+    if len({one.weights for one in goals}) > 1 or any(one.writing != goals[0].writing for one in goals):
+        raise ValueError("these goals belong to different weights, or to text that is written differently; make one of a set at a time.")
+    count = sum(one.answers for one in goals)
+    vector = sum(one.vector.astype(np.float64) * (one.answers / count) for one in goals)
+    return dataclasses.replace(goals[0], vector=np.asarray(vector, np.float32), answers=count)
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What a reward model thinks along an answer: float64[L] each, of its scored tokens."""

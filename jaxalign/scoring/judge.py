@@ -4,24 +4,17 @@ Who judges, and how, follows Zheng et al., "Judging LLM-as-a-judge" (arXiv 2306.
 turns with the order is a tie. The share of what stands first, by which such judges differ most, is measured and told.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 import dataclasses
-import os
-from pathlib import Path
 import re
-import threading
 from typing import Any
 
 import numpy as np
 
-from jaxalign.data import progress
 from jaxalign.hparams import REQUIRED, hparams_of
-from jaxalign.paths import resolve
 from jaxalign.reports.intervals import Interval, wilson
-from jaxalign.scoring.endpoint import Endpoint
-from jaxalign.scoring.faults import Fault, Faults
-from jaxalign.scoring.rewards import Prompt, shown
+from jaxalign.scoring import asking, endpoint
+from jaxalign.scoring.faults import Fault, Faults, Prompt, shown
 from jaxalign.suggest import meant
 
 INSTRUCTIONS = (
@@ -35,15 +28,13 @@ FORM = (
 MARK = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 BARE = re.compile(r"\W*([ABC])\W*")  # a judge that gives no reasons
 FIRST = {"A": 1.0, "B": 0.0, "C": 0.5}
-PATIENCE = 3  # requests in a row that fail for good before the others are given up
-HOPELESS = ("unreachable", "timeout", "overloaded", "malformed", "refused")  # faults that the next request is likely to share
 
 
 @dataclasses.dataclass
 class Judge:
     """Compares answers. What could not be judged is counted in `faults`; `preferences` is what it preferred by place."""
 
-    endpoint: Endpoint
+    endpoint: endpoint.Endpoint
     instructions: str
     parallel: int  # requests at a time
     faults: Faults = dataclasses.field(default_factory=Faults)
@@ -61,11 +52,8 @@ class Judge:
         """
         differ = [number for number in range(len(prompts)) if firsts[number] != seconds[number]]
         asked = [self._messages(prompts[i], *pair) for i in differ for pair in ((firsts[i], seconds[i]), (seconds[i], firsts[i]))]
-        replies, patience = [], _Patience()
-        with ThreadPoolExecutor(self.parallel) as pool, progress.bar(len(asked), f"asking {self.endpoint.model}", quiet=quiet) as advance:
-            for reply in pool.map(lambda messages: patience.ask(self._preference, messages), asked):
-                replies.append(reply)
-                advance(1)
+        how = {"parallel": self.parallel, "doing": f"asking {self.endpoint.model}", "quiet": quiet}
+        replies = asking.ask_all(self._preference, asked, **how)
         verdict, faults = np.full(len(prompts), 0.5), []
         for number, one, other in zip(differ, replies[::2], replies[1::2], strict=True):
             fault = next((reply for reply in (one, other) if isinstance(reply, Fault)), None)
@@ -80,10 +68,14 @@ class Judge:
 
     def check(self) -> None:
         """Raises ValueError where the endpoint does not judge a plain case: before a run that would need it."""
-        try:
-            self._preference(self._messages("How much is 2 + 2?", "4", "5"))
-        except Fault as fault:
-            raise ValueError(f"the judge {self.endpoint.model} at {self.endpoint.url} does not answer: {fault}") from None
+
+        def answer():
+            try:
+                return self._preference(self._messages("How much is 2 + 2?", "4", "5"))
+            except Fault as fault:
+                raise ValueError(f"the judge {self.endpoint.model} at {self.endpoint.url} does not answer: {fault}") from None
+
+        asking.from_first(answer)
 
     def first_place(self) -> tuple[float, Interval]:
         """The share of verdicts for the answer that stands first, and its Wilson interval over pairs; 0.5 of a judge without this bias."""
@@ -103,7 +95,7 @@ class Judge:
         return [*lines, *(f"{name}: {line}" for line in self.faults.lines("left out"))]
 
     def _messages(self, prompt, first, second):
-        text = f"{_written(prompt)}\n\n[Answer A]\n{first}\n[End of answer A]\n\n[Answer B]\n{second}\n[End of answer B]\n\n{FORM}"
+        text = f"{asking.written(prompt)}\n\n[Answer A]\n{first}\n[End of answer A]\n\n[Answer B]\n{second}\n[End of answer B]\n\n{FORM}"
         return [{"role": "system", "content": self.instructions}, {"role": "user", "content": text}]
 
     def _preference(self, messages) -> float:
@@ -113,26 +105,6 @@ class Judge:
         if letter is None:
             raise Fault("unreadable", f"the reply {reply[-100:]!r} names no verdict.")
         return FIRST[letter]
-
-
-class _Patience:
-    """Asks until several requests in a row have failed for good, and then no more."""
-
-    def __init__(self):
-        self._lock, self._failed, self._last = threading.Lock(), 0, None
-
-    def ask(self, function: Callable[[Any], float], argument) -> float | Fault:
-        if self._failed >= PATIENCE:
-            return Fault(self._last.rule, f"not asked, after {PATIENCE} requests in a row had failed: {self._last}")
-        try:
-            answer = function(argument)
-        except Fault as fault:
-            answer = fault
-        with self._lock:
-            hopeless = isinstance(answer, Fault) and answer.rule in HOPELESS
-            self._failed = self._failed + 1 if hopeless else 0
-            self._last = answer if hopeless else self._last
-        return answer
 
 
 def make(spec: str | Mapping) -> Judge:
@@ -195,14 +167,8 @@ def judge_of(
     Raises:
       ValueError: an option is wrong.
     """
-    for name, value, least in (("timeout_s", timeout_s, 1e-3), ("retries", retries, 0), ("wait_s", wait_s, 0), ("parallel", parallel, 1)):
-        kinds = int if name in ("retries", "parallel") else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < float("inf"):
-            raise ValueError(f"{name}={value!r} of the judge must be a{' whole' if kinds is int else ''} number from {least:g}.")
-    fields = {"temperature": 0.0} if options is None else dict(options)
-    default = Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")) / "judge"
-    folder = None if cache is None else resolve(cache) if cache else default
-    return Judge(Endpoint(url, model, key_from, fields, timeout_s, retries, wait_s, folder), instructions, parallel)
+    how = {"key_from": key_from, "options": options, "timeout_s": timeout_s, "retries": retries, "wait_s": wait_s, "cache": cache}
+    return Judge(endpoint.made(url=url, model=model, parallel=parallel, **how), instructions, parallel)
 
 
 def verdict_of(reply: str) -> str | None:
@@ -212,10 +178,3 @@ def verdict_of(reply: str) -> str | None:
     if bare := BARE.fullmatch(reply.strip()):
         marks = {bare[1]}
     return marks.pop() if len(marks) == 1 else None
-
-
-def _written(prompt):
-    if isinstance(prompt, str):
-        return f"[Question]\n{prompt}\n[End of the question]"
-    turns = "\n\n".join(f"{turn.get('role', 'user')}: {turn.get('content', '')}" for turn in prompt)
-    return f"[Conversation]\n{turns}\n[End of the conversation]"

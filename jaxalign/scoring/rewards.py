@@ -1,8 +1,8 @@
 """Rewards as functions: (prompts, completions, metadata) -> float32[n].
 
-A spec names one: "length", "exact_match", "gsm8k", "regex:PATTERN", "FILE.py:NAME", "model:RUN_OR_FOLDER"; or a dict with its options, as
-dict(kind="length", unit="words"), dict(kind="python", function="FILE.py:NAME", timeout_s=5), and for a weighted sum
-dict(kind="sum", of={name: (spec, weight)}).
+A spec names one: "length", "exact_match", "gsm8k", "regex:PATTERN", "FILE.py:NAME", "model:RUN_OR_FOLDER", "judge:MODEL@https://HOST/v1";
+or a dict with its options, as dict(kind="length", unit="words"), dict(kind="python", function="FILE.py:NAME", timeout_s=5), and for a
+weighted sum dict(kind="sum", of={name: (spec, weight)}).
 """
 
 import collections.abc
@@ -18,18 +18,16 @@ import numpy as np
 
 from jaxalign.hparams import REQUIRED, hparams_of
 from jaxalign.models.features import FeatureHeadConfig
-from jaxalign.scoring import features, reward_model, rules
+from jaxalign.scoring import features, grading, reward_model, rules
 from jaxalign.scoring.callables import HostFunction
-from jaxalign.scoring.faults import Fault, Faults
+from jaxalign.scoring.faults import Fault, Faults, Prompt, shown
 from jaxalign.suggest import meant
 from jaxalign.training.sources import Source
 
-Prompt = str | list[dict]  # as the user wrote it: text, or messages
 PYTHON = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST_S = 86_400  # of a call of a function: a day
 TYPES = {collections.abc.Mapping: "a dict"}  # what a reader knows them as
-SHOWN = 40  # characters of a prompt that name a sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +62,8 @@ class Reward:
         return np.array([self.fault_value if isinstance(score, Fault) else score for score in scores], np.float32)
 
     def check(self, metadata: Sequence[Mapping]) -> None:
-        """Raises ValueError where it reads a column that no row has; before anything is generated for these rows."""
+        """Raises ValueError where it reads a column that no row has, or cannot be asked; before anything is generated for these rows."""
+        self.rule.ready()
         for column in self.rule.columns:
             if metadata and not any(column in row for row in metadata):
                 known = sorted({name for row in metadata for name in row})
@@ -106,8 +105,8 @@ def parse(spec: str | Mapping) -> dict[str, Any]:
     options = _of_text(spec) if isinstance(spec, str) else dict(spec)
     kind = options.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        known = ", ".join(KINDS)
-        raise ValueError(f"{spec!r} is no reward: there are {known}{meant(str(kind), KINDS)}, or regex:PATTERN, FILE.py:NAME, model:NAME.")
+        known = f"{', '.join(KINDS)}{meant(str(kind), KINDS)}"
+        raise ValueError(f"{spec!r} is no reward: there are {known}, or regex:PATTERN, FILE.py:NAME, model:NAME, judge:MODEL@URL.")
     accepted = hparams_of(KINDS[kind])
     for name, value in options.items():
         if name not in ("kind", "fault_value", *accepted):
@@ -154,12 +153,6 @@ def _check_parts(of):
         if isinstance(part[1], bool) or not isinstance(part[1], int | float) or not abs(part[1]) <= LARGEST:
             raise ValueError(f"reward 'sum': the weight of {name} is {part[1]!r}; it must be a finite number of float32.")
         parse(part[0])
-
-
-def shown(prompt: Prompt) -> str:
-    """What names a sample in a message: the beginning of its prompt."""
-    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
-    return f"the prompt {text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'!r}"
 
 
 def _regex(*, pattern: str, column: str | None = None, timeout_s: float = 10.0) -> rules.Rule:
@@ -233,6 +226,7 @@ KINDS = {  # name -> function of its options
     "regex": _regex,
     "python": _python,
     "model": _model,
+    "judge": grading.judge,
     "sum": _sum,
 }
-BRIEF = {"regex": "pattern", "python": "function", "model": "model"}  # kind -> the option that "KIND:TEXT" gives
+BRIEF = {"regex": "pattern", "python": "function", "model": "model", "judge": "model"}  # kind -> the option that "KIND:TEXT" gives

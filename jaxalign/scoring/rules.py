@@ -26,6 +26,7 @@ class Rule(NamedTuple):
     columns: tuple[str, ...] = ()
     parts: tuple[Callable, ...] = ()  # rewards that it sums
     remarks: Callable[[], list[str]] = list  # what else is to be told of the calls so far
+    ready: Callable[[], None] = lambda: None  # raises ValueError where samples cannot be scored at all
 
 
 def by_sample(one: Callable[[str, Mapping[str, Any]], float], columns: tuple[str, ...] = ()) -> Rule:

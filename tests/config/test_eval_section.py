@@ -44,6 +44,8 @@ def test_what_is_left_out_has_defaults():
         (dict(against="chosen", judge="lenght"), "'lenght' is no reward"),
         (dict(against="chosen", judge=dict(url="https://x/v1")), "the judge needs model"),
         (dict(top_p=0.0), "top_p=0.0 is a probability"),
+        (dict(top_k=0), "eval.generate.top_k=0 is not at least 1"),
+        (dict(temperature=0, min_p=0.1), "have no effect at temperature 0"),
         (dict(temperature=0, top_p=0.5), "have no effect at temperature 0"),
         (dict(prompts=dict(hf="x", tfds="y")), "eval.generate.prompts names hf and tfds"),
         (dict(prompts=dict(path="x", responses="chosen")), "eval.generate.prompts.responses='chosen' has no effect"),

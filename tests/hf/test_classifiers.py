@@ -131,7 +131,7 @@ def test_a_classifier_of_several_labels_is_refused(tmp_path, keys):
     values = json.loads(file.read_text())
     del values["id2label"]
     file.write_text(json.dumps(values | keys))
-    with pytest.raises(ValueError, match=r"LlamaForSequenceClassification with \d labels; a reward model has 1, its score.*\(in .*out\)"):
+    with pytest.raises(ValueError, match=r"LlamaForSequenceClassification that .* labels \(.*one label, whose logit is.*\(in .*out\)"):
         Source(str(tmp_path / "out")).reward_model()
 
 

@@ -177,3 +177,10 @@ def test_settings_tell_how_answers_are_drawn_and_judged():
     told = describe.answers(ConfigDict(dict(eval=dict(generate=spec))))["answers"]
     assert told == "against chosen, judge short, kl False, max_new_tokens 24, rewards.short.at_most 9, rewards.short.kind length"
     assert describe.answers(ConfigDict(dict(eval=dict(generate=None)))) == {}
+
+
+def test_settings_tell_where_the_questions_of_multiple_choice_come_from():
+    several = dict(arc=dict(path="a.jsonl", limit=9), own=dict(path="b.jsonl", limit=None))
+    told = describe.questions(ConfigDict(dict(eval=dict(multiple_choice=several))))
+    assert told == {"multiple choice": "arc.limit 9, arc.path a.jsonl, own.path b.jsonl"}
+    assert describe.questions(ConfigDict(dict(eval=dict(multiple_choice=None)))) == {}

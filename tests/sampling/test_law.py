@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxalign.sampling import law as laws
 from jaxalign.sampling.law import BLOCK, Law, draw, log_probs
 
 LOGITS = np.float32(3 * np.random.default_rng(0).standard_normal((5, 2 * BLOCK)))
@@ -24,6 +25,10 @@ def test_the_law_is_normalised_and_keeps_the_order_of_what_it_keeps(law):
         assert logits[kept].min() > logits[~kept].max()
         differences = row[kept] - logits[kept] / law.temperature
         np.testing.assert_allclose(differences, differences[0], atol=1e-5)
+
+
+def test_the_law_of_a_section_has_the_options_that_it_gives():
+    assert laws.of({"temperature": 0.5, "top_k": None, "top_p": 0.9, "samples": 4}) == Law(0.5, top_p=0.9)
 
 
 def test_each_filter_keeps_what_its_name_says():

@@ -100,3 +100,16 @@ def test_a_set_without_good_answers_and_a_model_without_a_head_are_refused():
     aim = goal.Goal(np.ones(toys.CONFIG.width, np.float32), "w", 1, goal.writing(made))
     with pytest.raises(ValueError, match="plain has no reward head on hidden states"):
         goal.along(plain, made, aim, rows=ROWS, quiet=True)
+
+
+def test_the_goal_of_several_sets_is_that_of_all_their_answers():
+    one = goal.Goal(np.array([1.0, 0.0], np.float32), "w", 1, {"template": "plain"})
+    other = dataclasses.replace(one, vector=np.array([0.0, 2.0], np.float32), answers=3)
+    both = goal.joined([one, other])
+    np.testing.assert_allclose(both.vector, [0.25, 1.5])
+    assert (both.answers, both.weights, both.writing) == (4, "w", one.writing)
+    for different in (dataclasses.replace(one, weights="v"), dataclasses.replace(one, writing={"template": "hh"})):
+        with pytest.raises(ValueError, match="different weights, or to text that is written differently"):
+            goal.joined([one, different])
+    with pytest.raises(ValueError, match="no set of answers"):
+        goal.joined([])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxalign import annotate
+from jaxalign.scoring import asking, grading, rewards
 from jaxalign.scoring import judge as judges
 from jaxalign.scoring.faults import Fault
 
@@ -282,3 +283,56 @@ def test_annotate_mends_labels_by_a_judge_and_tells_of_one_that_prefers_a_place(
     assert annotate.main([*arguments, "--judge", f"none@{server.url}", "--out", str(tmp_path / "none.jsonl")]) == 1
     assert "the judge none at" in (error := capsys.readouterr().err) and "HTTP 404: no such model" in error
     assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_judge_grades_single_answers_as_a_reward(server, tmp_path):
+    replies = ["Fine.\n[[7]]", "no grade", "[[11]]", "3"]
+    server.reply = lambda: replies.pop(0)
+    spec = dict(kind="judge", model=f"m@{server.url}", cache=str(tmp_path), parallel=1)
+    reward = rewards.make(spec)
+    scores = reward(["p"] * 4, list("abcd"), [{}] * 4)
+    assert scores[[0, 3]].tolist() == [7, 3] and np.isnan(scores[1:3]).all()
+    assert reward.faults.counts == {"unreadable": 1, "out_of_range": 1}
+    asked = server.requests[0]["messages"]
+    assert asked[0]["content"] == grading.INSTRUCTIONS and "[Answer]\na\n" in asked[1]["content"] and "[[10]]" in asked[1]["content"]
+    replies.append("[[5]]")
+    assert rewards.make(spec)(["p"] * 2, ["a", "b"], [{}] * 2).tolist() == [7, 5] and len(server.requests) == 5  # grades are kept
+    server.reply = lambda: (401, "who are you?")
+    with pytest.raises(ValueError, match="the judge m at .* does not grade: HTTP 401"):
+        rewards.make(spec).check([])
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("judge:m", "needs model='MODEL@https://HOST/v1'"),
+        (dict(kind="judge", model="m@http://x/v1", lowest=10), "must be below highest=10"),
+    ],
+)
+def test_a_grade_has_a_model_and_a_range(spec, words):
+    with pytest.raises(ValueError, match=words):
+        rewards.make(spec)
+
+
+def test_several_processes_ask_once_and_all_are_told(monkeypatch):
+    sent, asked = [], []
+
+    def ask(question):
+        asked.append(question)
+        if question == "late":
+            raise Fault("timeout", "no reply")
+        return 1.0
+
+    def refuse():
+        raise ValueError("no such host")
+
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    for number in (0, 1):
+        monkeypatch.setattr("jax.process_index", lambda number=number: number)
+        hear = (lambda x: sent.append(x) or x) if number == 0 else (lambda x: sent.pop(0))
+        monkeypatch.setattr(asking.multihost_utils, "broadcast_one_to_all", hear)
+        one, other = asking.ask_all(ask, ["soon", "late"], parallel=1, doing="", quiet=True)
+        assert one == 1.0 and (other.rule, str(other)) == ("timeout", "no reply")
+        with pytest.raises(ValueError, match="no such host"):
+            asking.from_first(refuse)
+    assert asked == ["soon", "late"] and not sent

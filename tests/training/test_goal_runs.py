@@ -1,5 +1,6 @@
 """Runs of goal_reward and feature_reward from the command line: their goal, their reward of new texts, what is refused before a start."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import toys
 
-from jaxalign import train
+from jaxalign import generate, train
 from jaxalign.data import prepared as preparing
 from jaxalign.data.rows import store
 from jaxalign.reports import log
@@ -61,6 +62,29 @@ def test_a_run_of_goal_reward_learns_and_has_a_goal_of_its_own(tmp_path, cache):
     assert aim.answers == len(prepared.groups) and aim.weights == judge.weights
     assert len(answers) == 2 * len(prepared.groups)
     assert all(np.abs(answer.cosines).max() <= 1 + 1e-5 for answer in answers)
+
+
+@pytest.mark.slow
+def test_a_run_filters_and_guides_what_another_model_says(tmp_path, cache, capsys):
+    workdir, out = tmp_path / "run", tmp_path / "said.jsonl"
+    assert start(f"{TINY}:goal_reward", workdir, cache, "model.reward_head=linear") == 0
+    asked = ["--prompt", "Once upon a time", "--max-new-tokens", "12", "--checkpoint", "package:stories260k"]
+    assert generate.main([*asked, "--samples", "3", "--filter", str(workdir), "--filter-threshold", "2", "--out", str(out)]) == 0
+    told = capsys.readouterr().err
+    assert "filter: 0 of 3 samples are dropped" in told and "1 of 1 prompts would keep no sample, and keep all" in told
+    lines = [json.loads(line) for line in (tmp_path / "said.kept.jsonl").read_text().splitlines()]
+    assert [line["sample"] for line in lines] == [0, 1, 2] and all(-1 <= line["lowest_cosine"] <= 1 for line in lines)
+    assert (workdir / "goals" / "4.json").is_file()
+    assert generate.main([*asked, "--samples", "2", "--guide", str(workdir), "--guide-steps", "2", "--out", str(tmp_path / "g.jsonl")]) == 0
+    (line,) = [json.loads(line) for line in (tmp_path / "g.jsonl").read_text().splitlines()]
+    assert len(line["cosines"]) == 2 and 2 <= len(line["token_ids"]) <= 24 and line["stop"] == "length"
+    for flags, words in (
+        (["--filter", "package:stories260k"], "scores nothing; name a run"),
+        (["--filter", str(workdir), "--template", "hh"], "is written otherwise than that of the model"),
+        (["--filter", str(workdir), "--guide", str(workdir)], "give one of them"),
+        (["--guide-weight", "2"], "--guide-weight has no effect without --guide RUN"),
+    ):
+        assert generate.main([*asked, *flags]) == 1 and words in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{ANSWERS}{name}" for name in ("reward",
 CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
 RIGHT = "exact_match"  # among the rewards of a sample; it has a metric of its own
 PARTS = re.compile(r"[;,] ")  # between the parts of a setting
-DRAWN = ("max_new_tokens", "temperature", "top_p", "stop")  # settings of answers that change what a reward means
+DRAWN = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop")  # settings of answers that change what a reward means
 SHARED = 0.9  # of their prompts two sides must share to be compared prompt by prompt
 ROUNDING = 1e-5  # of rewards in files of samples
 REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
