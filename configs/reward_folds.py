@@ -1,7 +1,7 @@
 """Judged answers: does a contrastive goal-conditioned reward model rank them better than a plain one?
 
-Paper:    arXiv 2407.13887: up to 0.09 of AUROC on mathematics, 2.3 % of accuracy on Anthropic-HH, with models of 7B and 8B; up to 55 % of the
-          tokens saved by dropping samples before a vote.
+Paper:    arXiv 2407.13887: up to 0.09 of AUROC on mathematics, 2.3 % of accuracy on Anthropic-HH, with models of 7B and 8B; up to 55 % of
+          the tokens saved by dropping samples before a vote.
 Model:    stories260K: 0.26M parameters, trained on children's stories; it travels in the package.
 Data:     gsm8k: 1,054 problems of GSM8K (MIT) with four models' solutions marked right or wrong, of which those of at most 192 tokens are
           kept, and 7,473 solved problems that the decoder reads first. hh: 3,743 pairs of Anthropic-HH (MIT), helpful and harmless. Not in

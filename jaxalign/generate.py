@@ -72,8 +72,9 @@ def _generate(argv):
     from jaxalign import sharding
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
+    training = _training(options.filter or options.guide)
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
-        return _draw(options) if options.chat is None else _chat(options)
+        return _draw(options, training) if options.chat is None else _chat(options)
 
 
 def _check(options):
@@ -160,7 +161,14 @@ def _chat(options):
     return 0 if Chat(talkers, seed=options.seed).run() or sys.stdin.isatty() else 1
 
 
-def _draw(options):
+def _training(name):
+    """The configuration of the run whose goal is asked for; None where none is."""
+    from jaxalign.config import goal_of_run
+
+    return goal_of_run.training_of(name) if name else None
+
+
+def _draw(options, training):
     from jaxalign.data import progress
     from jaxalign.sampling import lines, speaker
 
@@ -169,8 +177,8 @@ def _draw(options):
     asked = speaker.asked_text(options.prompt) if options.prompt is not None else speaker.asked_file(options.prompts, limit=options.limit)
     prompts = [voice.ids(one) for one in asked]
     if options.guide:
-        return _guided(options, speaking, asked, prompts)
-    guide = _guide(options.filter, speaking) if options.filter else None
+        return _guided(options, _guide(options.guide, training, speaking), speaking, asked, prompts)
+    guide = _guide(options.filter, training, speaking) if options.filter else None
     lanes = max(1, samples // 4) if options.lanes is None else options.lanes
     sampler = speaking.sampler(places=min(options.places or 64, len(prompts) * samples), lanes=lanes)
     sampler.check(prompts, names=[one.id for one in asked])
@@ -197,10 +205,10 @@ def _draw(options):
         _filter(options, guide, asked, prompts, [json.loads(line) for line in whole])
 
 
-def _guide(name, speaking):
+def _guide(name, training, speaking):
     from jaxalign.config import goal_of_run
 
-    return goal_of_run.guide(name, speaking.voice.renderer, dtype=speaking.dtype, quiet=False)
+    return goal_of_run.guide(name, training, speaking.voice.renderer, dtype=speaking.dtype, quiet=False)
 
 
 def _filter(options, guide, asked, prompts, lines):
@@ -232,12 +240,12 @@ def _filter(options, guide, asked, prompts, lines):
     print("\n".join(left.report), file=sys.stderr)
 
 
-def _guided(options, speaking, asked, prompts):
+def _guided(options, guide, speaking, asked, prompts):
     """Answers whose every line is chosen by the goal of --guide."""
     from jaxalign.data import progress
     from jaxalign.sampling import guided
 
-    guide, samples, steps = _guide(options.guide, speaking), options.samples or 4, options.guide_steps or 16
+    samples, steps = options.samples or 4, options.guide_steps or 16
     sampler = speaking.sampler(places=1, lanes=samples, strings=("\n",))
     sampler.check(prompts, names=[one.id for one in asked])
     how = {"samples": samples, "weight": 1.0 if options.guide_weight is None else options.guide_weight}

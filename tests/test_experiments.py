@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 
 from jaxalign import experiments, objectives
-<<<<<<< HEAD
-from jaxalign.experiments import arithmetic, bandit, enumerable, frozen_lake, many_seeds, tree_mdp
-=======
-from jaxalign.experiments import arithmetic, bandit, frozen_lake, many_seeds, reward_folds, tree_mdp
->>>>>>> a3ee970 (generate filters samples and guides answers by the goal of a run; a language model grades single answers as a reward, and is asked by the first process alone; eval.generate has top_k and min_p)
+from jaxalign.experiments import arithmetic, bandit, enumerable, frozen_lake, many_seeds, reward_folds, tree_mdp
 from jaxalign.experiments.grids import GRIDS
 
 OPTIMIZED = True
@@ -29,16 +25,10 @@ def one_device():
 
 
 def test_experiments_are_found_by_their_file():
-<<<<<<< HEAD
     names = experiments.names()
     assert {"bandit", "enumerable", "front"} < set(names) and names == sorted(names) and not {"many_seeds", "results"} & set(names)
     assert experiments.named("bandit") is bandit.run
     with pytest.raises(ValueError, match=f"experiment.name='many_seeds'.*{', '.join(names)}"):
-=======
-    assert experiments.names() == ["arithmetic", "bandit", "front", "frozen_lake", "reward_folds", "teacher_hacking", "tree_mdp"]
-    assert experiments.named("bandit") is bandit.run
-    with pytest.raises(ValueError, match="experiment.name='many_seeds'.*arithmetic, bandit, front, frozen_lake, reward_folds, .*tree_mdp"):
->>>>>>> a3ee970 (generate filters samples and guides answers by the goal of a run; a language model grades single answers as a reward, and is asked by the first process alone; eval.generate has top_k and min_p)
         experiments.named("many_seeds")
 
 
@@ -217,7 +207,6 @@ def test_arithmetic_writes_its_table_and_the_areas_are_shares(tmp_path, monkeypa
     np.testing.assert_allclose(above, found["0"][arms[1]]["auroc"][-1] - found["0"][arms[0]]["auroc"][-1])
 
 
-<<<<<<< HEAD
 def test_prefixes_and_probabilities_of_enumerable_texts_are_those_of_a_plain_walk():
     world = enumerable.worlds()["64 texts"]
     numbers = {(): 0} | {text[:n]: 0 for n in (1, 2) for text in map(tuple, world.texts())}
@@ -262,7 +251,8 @@ def test_a_method_nears_the_known_optimum(tmp_path, monkeypatch):
     for name in enumerable.METHODS:
         assert min(found["a bandit of 4 actions"][name]["share"]) > 0.98
         assert min(found["64 texts"][name]["share"]) > 0.85
-=======
+
+
 def test_answers_judged_one_by_one_stand_together_where_their_prompts_are_equal(tmp_path):
     rows = [
         {"prompt": "2+2?", "completion": "4", "label": True},
@@ -290,4 +280,3 @@ def test_reward_folds_writes_what_two_reward_models_make_of_held_out_pairs(tmp_p
         assert all(0 <= one["low"] <= one["value"] <= one["high"] <= 1 for one in (found[arm]["accuracy"], *found[arm]["auroc"]))
     with pytest.raises(ValueError, match="experiment.seeds=1 must be at least 2"):
         reward_folds.run(tmp_path, sources=(source,), seeds=1)
->>>>>>> a3ee970 (generate filters samples and guides answers by the goal of a run; a language model grades single answers as a reward, and is asked by the first process alone; eval.generate has top_k and min_p)

@@ -25,35 +25,47 @@ class Guide(NamedTuple):
     aim: goal.Goal
 
 
-def guide(name: str, renderer: Renderer, *, dtype: jnp.dtype, quiet: bool) -> Guide:
+def training_of(name: str) -> ConfigDict:
+    """The resolved configuration of a run, which names the answers that its goal is made of. Not within a mesh.
+
+    Args:
+      name: RUN, RUN@best or RUN@STEP.
+
+    Raises:
+      ValueError, FileNotFoundError: it is no run, or has no reward head on hidden states.
+    """
+    source = scorer.reward_source(name)
+    if not source.is_run:
+        raise ValueError(f"{name} is a folder of weights, and a goal is made of the answers that a run trained on; name the run.")
+    record = runs.record(*source.place)
+    config = ConfigDict(stored.settled(record["config"]))
+    config.model.tokenizer = record["tokenizer"]
+    return resolve(config)
+
+
+def guide(name: str, cfg: ConfigDict, renderer: Renderer, *, dtype: jnp.dtype, quiet: bool) -> Guide:
     """The reward model of a run and its goal, from WORKDIR/goals/STEP.json or from its training answers. Needs a mesh in scope.
 
     Args:
       name: RUN, RUN@best or RUN@STEP.
+      cfg: its configuration, from `training_of`.
       renderer: of the model whose answers it judges: both must write text alike.
 
     Raises:
-      ValueError, FileNotFoundError: it is no run, has no reward head on hidden states, writes text otherwise, or its training rows are
-        not there any more.
+      ValueError, FileNotFoundError: it writes text otherwise, or its training rows are not there any more.
     """
     source = Source(name)
-    scorer.reward_source(name)
-    if not source.is_run:
-        raise ValueError(f"{name} is a folder of weights, and a goal is made of the answers that a run trained on; name the run.")
     ours, theirs = renderer.identity(), source.renderer().identity()
-    if ours != theirs:
-        other = ", ".join(sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)))
-        raise ValueError(f"{name} was trained on text that is written otherwise than that of the model ({other}); set --template, or "
-                         "train it from this model.")  # fmt: skip
+    if other := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+        raise ValueError(
+            f"{name} was trained on text that is written otherwise than that of the model ({', '.join(other)}); set --template to that of "
+            "its training, or train it from this model."
+        )
     judge = scorer.of_reward_model(name, dtype=dtype, attention="xla")
     workdir, step = source.place
     file = workdir / FOLDER / f"{step}.json"
     if file.is_file() and (kept := goal.Goal.load(file)).weights == judge.weights:
         return Guide(judge, kept)
-    record = runs.record(workdir, step)
-    config = ConfigDict(stored.settled(record["config"]))
-    config.model.tokenizer = record["tokenizer"]
-    cfg = resolve(config)
     aim = goal.joined([goal.of_answers(judge, one, rows=cfg.batch.rows, quiet=quiet) for one in prepared_sets(cfg).train])
     if jax.process_index() == 0:
         file.parent.mkdir(exist_ok=True)
