@@ -81,8 +81,7 @@ def run(
     how |= {"max_response_tokens": max_response_tokens, "response_truncation": response_truncation, "processes": 1, "out_root": None}
     judged, read = judged_answers(sources, how), judged_answers(language, how)
     folds = [[one for one in judged if _fold(one, seeds) == seed] for seed in range(seeds)]
-    mean = np.mean([len(one.prompt) + sum(map(len, one.answers)) for one in judged])
-    # batches of all folds have one shape, so that each program is compiled once
+    mean = np.mean([len(one.prompt) + sum(map(len, one.answers)) for one in judged])  # batches of all folds have one shape
     training = {"rows": rows, "row_tokens": row_tokens, "places": max(1, int(row_tokens / mean)), "model": model}
     read_by: dict[str, list[Reading]] = {arm: [] for arm in ARMS}
     start: dict = {}
@@ -94,8 +93,8 @@ def run(
             for arm, objective in ARMS.items():
                 reading = _of_arm(objective, start, others, held_out, seed, epochs=epochs, learning_rate=learning_rate, **training)
                 read_by[arm].append(reading)
-                area = votes.auroc(reading.rewards[:, -1], reading.right)
-                print(f"reward_folds: seed {seed}: {arm}: AUROC {area:.3f} of {len(reading.right):,} answers", flush=True)
+                said = f"AUROC {votes.auroc(reading.rewards[:, -1], reading.right):.3f} of {len(reading.right):,} answers"
+                print(f"reward_folds: seed {seed}: {arm}: {said}", flush=True)
     found: dict[str, Any] = {arm: readings.summary(of_arm) for arm, of_arm in read_by.items()}
     found["difference"] = readings.difference(*(read_by[arm] for arm in ("goal_reward", "reward")))
     results.write(Path(workdir), title="Reward models on judged answers", tables=_tables(found), results=found)
