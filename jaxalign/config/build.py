@@ -146,7 +146,8 @@ def params(cfg: ConfigDict, built: models.Model):
     """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as those of heads that it lacks."""
     if cfg.model.checkpoint is not None:
         source, config, new = Source(cfg.model.checkpoint), model_config(cfg), gained(cfg)
-        named = models.build(config, reward_head=source.reward_head)
+        critic = source.critic if source.critic == cfg.model.critic else None
+        named = models.build(config, reward_head=source.reward_head, critic=critic)
         loaded = {name: tree for name, tree in source.load(named).items() if name in built.shapes}
         loaded = loaded if new is None else vocabulary.grow(loaded, named, built, new)
         return {**models.init_heads(built, jax.random.key(cfg.seed)), **loaded}

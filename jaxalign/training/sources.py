@@ -63,6 +63,11 @@ class Source:
         """The kind of its reward head, or what it is on features; None where it has none."""
         return head_of(runs.record(self._workdir, self.step).get("reward_head")) if self.is_run else hf_load.reward_head(self.folder)
 
+    @functools.cached_property
+    def critic(self) -> str | None:
+        """The kind of its critic, which runs alone have; None where it has none."""
+        return runs.record(self._workdir, self.step).get("critic") if self.is_run else None
+
     def decoder(self) -> ModelConfig:
         """The config of any model, a reward model too; errors are those of `config`."""
         if self.is_run:
@@ -116,7 +121,7 @@ class Source:
             hf_load.check(self.folder, model)
 
     def load(self, model: models.Model) -> dict[str, Any]:
-        """The parameters of the decoder, and of a reward head where the model has one, in their shards on the mesh in scope.
+        """The parameters of the decoder, and of the heads that the model has, in their shards on the mesh in scope.
 
         Raises:
           ValueError: they are damaged, not finite, or do not fit the model.

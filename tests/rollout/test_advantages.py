@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 
+from jaxalign.data.rows import pack
 from jaxalign.objectives.families import kl_estimates
 from jaxalign.rollout import advantages
 from jaxalign.types import Batch
@@ -142,3 +145,25 @@ def test_a_text_without_its_end_loses_the_penalty_and_is_held_down():
 def test_estimates_stay_finite_far_from_the_reference():
     far = jnp.array([-300.0, 300.0])
     assert all(np.isfinite(estimate(far, jnp.zeros(2))).all() for estimate in kl_estimates.ESTIMATES.values())
+
+
+@pytest.mark.slow
+def test_meshes_agree_on_advantages():
+    plan = np.array([[0, 1], [2, -1], [3, 4], [-1, 5], [6, 7], [8, 9], [-1, -1], [10, 11]], np.int32)
+    arrays = pack.assemble(toys.groups(12, seed=3), plan, row_tokens=80, share_prompt=True)
+
+    @jax.jit
+    def run(data):
+        rewards, kl = data.columns["advantage"], data.columns["rollout_logps"]
+        shaped = advantages.token_rewards(rewards, kl, data, beta=0.1)
+        found, returns = advantages.gae(shaped, data.columns["rollout_values"], data, gamma=0.9, lam=0.9)
+        groups = advantages.group_advantage(advantages.with_kl(rewards, kl, data, beta=0.1), data.valid)
+        return advantages.whiten(found, data.slots >= 0), returns, groups
+
+    results = []
+    for shape in ((1, 1, 1), (2, 2, 2)):
+        with jax.set_mesh(toys.mesh(shape)):
+            results.append(jax.device_get(run(toys.place(arrays))))
+    for one, other in zip(*results, strict=True):
+        assert np.abs(one).max() > 0.5
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

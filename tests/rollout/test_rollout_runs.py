@@ -119,7 +119,7 @@ def test_the_log_probs_of_the_sampler_are_those_that_the_trainer_computes(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["dpo", "kto", "ppo"])
+@pytest.mark.parametrize("objective", ["dpo", "kto"])  # ppo: test_critic_runs
 def test_other_feedback_trains_other_objectives(tmp_path, objective):
     lines = start(tmp_path, objective, "train.total_steps=2", "data.rollout.epochs=1", "data.rollout.every_steps=1")
     assert len(lines) == 2 and all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
