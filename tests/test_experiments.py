@@ -191,6 +191,12 @@ def test_rows_of_arithmetic_end_where_an_answer_ends():
     np.testing.assert_array_equal(groups.piece(1, 1)[0], right[1])
 
 
+@pytest.mark.parametrize(("arms", "named"), [(("contrastive",), "'contrastive'"), ((), "'nothing'")])
+def test_a_reward_model_of_arithmetic_that_is_none_is_named(tmp_path, arms, named):
+    with pytest.raises(ValueError, match=f"experiment.arms: {named} is no reward model; there are Bradley-Terry alone, "):
+        arithmetic.run(tmp_path, arms=arms)
+
+
 @pytest.mark.slow
 def test_arithmetic_writes_its_table_and_the_areas_are_shares(tmp_path, monkeypatch):
     monkeypatch.setattr(arithmetic, "COUNTS", {"solutions": 256, "pairs": 128, "held_out": 40, "questions": 4})

@@ -37,6 +37,7 @@ ARMS = {
     "Bradley-Terry alone": ("reward", {}),
     "contrastive, all pairs": ("goal_reward", {"samples": 8}),
     "contrastive, average goal": ("goal_reward", {"samples": 8, "goal": "average"}),
+    "contrastive, mean over the batch": ("goal_reward", {"samples": 8, "reduction": "log_of_batch_mean"}),
 }
 LANGUAGE = {"rows": 128, "learning_rate": 2e-3}
 REWARD = {"rows": 64, "learning_rate": 1e-3}
@@ -57,7 +58,12 @@ def run(
       language_steps: that the decoder learns right answers for, before it learns to judge pairs.
       reward_steps: of pairs.
       arms: names in ARMS, of which the first is what the others are compared with.
+
+    Raises:
+      ValueError: an arm that is none.
     """
+    if not arms or (unknown := [arm for arm in arms if arm not in ARMS]):
+        raise ValueError(f"experiment.arms: {unknown[0] if arms else 'nothing'!r} is no reward model; there are {', '.join(ARMS)}.")
     found = {}
     with many_seeds.one_device():
         for seed in range(first_seed, first_seed + seeds):
