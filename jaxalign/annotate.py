@@ -20,7 +20,10 @@ from jaxalign.config.command_line import from_command_line, local, run, start_de
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),
     ("--rows", {"metavar": "FILE", "type": local, "help": "rows of any format of data, or samples of generate, instead of --config"}),
-    ("--reward", {"metavar": "SPEC", "help": "length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:RUN_OR_FOLDER, or a dict"}),
+    (
+        "--reward",
+        {"metavar": "SPEC", "help": "length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:NAME, judge:MODEL@URL, or a dict"},
+    ),
     (
         "--judge",
         {"metavar": "SPEC", "help": "with --relabel, in the place of --reward: MODEL@URL of an OpenAI-compatible endpoint, or a dict"},

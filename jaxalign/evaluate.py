@@ -35,7 +35,7 @@ FLAGS = (
     ("--checkpoint", {"help": "with --config: folder of weights, or a name on the hub; model.checkpoint of the config is its reference"}),
     ("--out", {"type": local, "help": "file for the numbers, as JSON (default: WORKDIR/evaluations/NAME.json)"}),
     ("--against", {"metavar": "MODEL", "help": "compare answers with those of a run or a folder, of reference, or with chosen ones"}),
-    ("--reward", {"action": "append", "metavar": "SPEC", "help": "length, gsm8k, FILE.py:NAME, model:NAME, ...; may be given again"}),
+    ("--reward", {"action": "append", "metavar": "SPEC", "help": "gsm8k, FILE.py:NAME, model:NAME, judge:MODEL@URL, ...; may be repeated"}),
     ("--judge", {"metavar": "SPEC", "help": "decides which of two answers is better (default: the only reward)"}),
     ("--prompts", {"metavar": "FILE", "help": "rows with prompts (default: the held-out rows)"}),
     ("--samples", {"type": int, "help": "answers to every prompt"}),

@@ -132,7 +132,7 @@ GENERATE = {
     "rewards": Field(
         (dict, NONE),
         None,
-        "name -> length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:NAME, or dict(kind=..., ...)",
+        "name -> length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:NAME, judge:MODEL@URL, or dict(kind=..., ...)",
         items=(str, dict),
     ),
     "against": Field(
@@ -156,7 +156,7 @@ ROLLOUT = {
     "reward": Field(
         (str, dict, NONE),
         None,
-        "what scores a sample: length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:NAME, or dict(kind=..., ...)",
+        "scores a sample: length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:NAME, judge:MODEL@URL, or dict(kind=..., ...)",
     ),
     "missing_eos_penalty": Field((float,), 0.0, "is taken off the reward of a sample that does not end by itself", least=0),
     "every_steps": Field((int,), 1, "steps from one window of rollouts to the next; the policy of its first step draws it", least=1),
