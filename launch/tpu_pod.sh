@@ -4,8 +4,8 @@
 #     --config FILE.py --workdir FOLDER [FLAGS of jaxalign.train]
 #   launch/tpu_pod.sh status|stop|delete --name NAME --zone ZONE [--project PROJECT]
 # `run` asks for the slice unless it is there, waits for it, copies this checkout to every host (what git lists, as it is on disk),
-# installs it, starts the same command on all hosts and shows what they print. After a pre-emption (exit code 75, or the slice is gone) it
-# does so again, and the run continues. Any other exit code ends it. When this shell ends or the connection is lost the run goes on; the same
+# installs it, starts the same command on all hosts and shows what they print. After a pre-emption (exit code 75, or the slice is gone) and
+# when a host cannot be reached (255) it does so again, and the run continues. Any other exit code ends it. When this shell ends or the connection is lost the run goes on; the same
 # command shows it again.
 # `stop` saves and ends the run (143), `delete` gives the slice back. From --config on, everything is for jaxalign.train.
 #   --type TYPE        accelerator type, such as v5litepod-16, v5p-128, v6e-64
@@ -19,7 +19,7 @@
 set -euo pipefail
 # shellcheck source=launch/shared.sh
 source "$(dirname "$0")/shared.sh"
-STOPPED=75 POLL_S=${POLL_S:-30}
+STOPPED=75 UNREACHABLE=255 POLL_S=${POLL_S:-30}
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 action=${1:-}
@@ -75,16 +75,16 @@ ensure() { # waits until the slice is there
   say "the slice is ready"
 }
 
-install() { # copies the checkout and installs it, except where a run is going on
-  local archive file
-  archive=$(mktemp -d)/jaxalign.tar.gz
+archive() { # FILE: what git lists, as it is on disk
+  local file
   git -C "$root" ls-files -z --cached --others --exclude-standard |
     while IFS= read -r -d '' file; do if [[ -e $root/$file ]]; then printf '%s\0' "$file"; fi; done |
-    tar -C "$root" --null -T - -czf "$archive"
-  say "copies $(du -h "$archive" | cut -f1) to all hosts and installs them"
-  gcloud compute tpus tpu-vm scp "$archive" "$name:jaxalign.tar.gz" "${where[@]}" --worker all
-  rm -r "$(dirname "$archive")"
-  on_hosts "set -e
+    tar -C "$root" --null -T - -czf "$1"
+}
+
+install() { # FILE: copies the archive and installs it, except where a run is going on
+  gcloud compute tpus tpu-vm scp "$1" "$name:jaxalign.tar.gz" "${where[@]}" --worker all &&
+    on_hosts "set -e
 if [ -x jaxalign/launch/on_host.sh ] && jaxalign/launch/on_host.sh running $(quoted "$folder"); then exit 0; fi
 rm -rf jaxalign
 mkdir jaxalign
@@ -96,26 +96,35 @@ uv pip install -q --python jaxalign-python -e 'jaxalign[tpu]'
 $prepare"
 }
 
-run() { # ARGUMENTS of jaxalign.train
-  local code restart id
+train() { # ID ARGUMENT of jaxalign.train...
+  # shellcheck disable=SC2088
+  on_hosts "cd jaxalign && launch/on_host.sh follow ~/$(quoted "$folder" "$1")~/jaxalign-python/bin/python -m jaxalign.train $(
+    quoted "${@:2}" --coordinator auto --stopped-exit-code "$STOPPED"
+  )"
+}
+
+run() { # ARGUMENT of jaxalign.train...
+  local code restart
+  temporary=$(mktemp -d)
+  trap 'rm -rf "$temporary"' EXIT
+  archive "$temporary/jaxalign.tar.gz"
   for ((restart = 0; restart <= restarts; restart++)); do
     ensure
-    install
-    id=$(date +%s)-$$-$restart code=0
-    # shellcheck disable=SC2088
-    on_hosts "cd jaxalign && launch/on_host.sh follow ~/$(quoted "$folder" "$id")~/jaxalign-python/bin/python -m jaxalign.train $(
-      quoted "$@" --coordinator auto --stopped-exit-code "$STOPPED"
-    )" || code=$?
+    say "copies $(du -h "$temporary/jaxalign.tar.gz" | cut -f1) to all hosts and installs them"
+    code=0
+    { install "$temporary/jaxalign.tar.gz" && train "$(date +%s)-$$-$restart" "$@"; } || code=$?
     if ((code == STOPPED)); then
       say "the run saved and ended, as it was pre-empted; it continues"
     elif ((code)) && [[ $(node_state) != READY ]]; then
       say "the slice is gone (exit code $code); the run continues on a new one from its newest checkpoint"
+    elif ((code == UNREACHABLE)); then
+      say "a host cannot be reached; tries again"
     else
-      ((code == 0)) || say "the run ended with exit code $code and is not started again"
+      ((code == 0)) || say "ended with exit code $code and is not started again"
       return "$code"
     fi
   done
-  say "pre-empted more than --restarts $restarts times; the same command continues"
+  say "started again --restarts $restarts times; the same command continues"
   return "$STOPPED"
 }
 

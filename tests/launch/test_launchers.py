@@ -251,14 +251,29 @@ def test_a_run_that_was_pre_empted_starts_again_on_a_new_slice(stubs):
 def test_a_run_that_failed_on_a_slice_that_is_there_does_not_start_again(stubs, code):
     cloud(stubs, codes=(code,))
     done = stubs.run("tpu_pod.sh", "run", *TPU, *TRAIN)
-    assert done.returncode == code and f"pod: the run ended with exit code {code} and is not started again" in done.stderr
+    assert done.returncode == code and f"pod: ended with exit code {code} and is not started again" in done.stderr
     assert len(calls(stubs, "python")) == 1
+
+
+def test_a_slice_that_vanishes_while_it_is_set_up_is_asked_for_again(stubs):
+    scp = f"if [[ $({stubs.answers('copies', 'fails', 'works')}) == fails ]]; then exit 255; fi"
+    cloud(stubs, nodes=("READY", "PREEMPTED", "READY"), scp=scp)
+    done = stubs.run("tpu_pod.sh", "run", *TPU, *TRAIN)
+    assert done.returncode == 0 and "the slice is gone (exit code 255)" in done.stderr
+    assert len(calls(stubs, "python")) == 1
+
+
+def test_a_host_that_was_out_of_reach_is_followed_again(stubs):
+    scp = f"if [[ $({stubs.answers('copies', 'fails', 'works')}) == fails ]]; then exit 255; fi"
+    cloud(stubs, scp=scp)
+    done = stubs.run("tpu_pod.sh", "run", *TPU, *TRAIN)
+    assert done.returncode == 0 and "pod: a host cannot be reached; tries again" in done.stderr
 
 
 def test_restarts_have_an_end(stubs):
     cloud(stubs, codes=(75,))
     done = stubs.run("tpu_pod.sh", "run", *TPU, "--restarts", "1", *TRAIN)
-    assert done.returncode == 75 and "pre-empted more than --restarts 1 times" in done.stderr
+    assert done.returncode == 75 and "started again --restarts 1 times; the same command continues" in done.stderr
     assert len(calls(stubs, "python")) == 2
 
 
