@@ -21,12 +21,16 @@ start() { # ID COMMAND...
   rm -f "$folder"/{code,stopped,pid}
   echo "$1" >"$folder/id"
   : >"$folder/log"
-  # -o: flock itself holds the lock, and nothing that the command leaves behind
+  # The shell that waits outlives a SIGTERM to all, as of a host that is shut down, to write the code; it holds the lock, the command does not.
   # shellcheck disable=SC2016
-  setsid flock -n -o "$folder/lock" bash -c '
-    code=0
-    "${@:2}" &
+  setsid bash -c '
+    exec 9>"$1/lock"
+    flock -n 9 || exit 0
+    trap : TERM
+    "${@:2}" 9>&- &
     echo $! >"$1/pid"
+    while kill -0 $! 2>/dev/null; do wait $! || true; done
+    code=0
     wait $! || code=$?
     echo "$code" >"$1/code"' start "$folder" "${@:2}" >"$folder/log" 2>&1 </dev/null &
   until [[ -s $folder/pid ]]; do sleep 0.1; done

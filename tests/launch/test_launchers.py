@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -149,6 +150,16 @@ def test_a_process_on_a_host_outlives_the_connection_and_is_stopped_by_name(stub
     assert "nothing runs" in host(stubs, "stop").stderr
 
 
+def test_the_exit_code_is_kept_when_a_host_is_shut_down(stubs):
+    stubs.command("work", 'trap "sleep 0.2; exit 75" TERM; echo up; for i in {1..600}; do sleep 0.1; done')
+    command = [str(stubs.checkout / "launch" / "on_host.sh"), "follow", str(stubs.home / "the run"), "1", "work"]
+    with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout.readline() == "up\n"
+        os.killpg(os.getpgid(int((stubs.home / "the run" / "pid").read_text())), signal.SIGTERM)
+        follower.stdout.read()
+    assert follower.returncode == 75
+
+
 def test_a_process_that_does_not_end_is_killed(stubs):
     stubs.command("work", 'trap "" TERM; echo up; for i in {1..600}; do sleep 0.1; done')
     stubs.environment["GRACE_S"] = "1"
@@ -156,6 +167,7 @@ def test_a_process_that_does_not_end_is_killed(stubs):
     with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout.readline() == "up\n"
         assert "killed after 1 s" in host(stubs, "stop").stderr
+        follower.stdout.read()
     assert follower.returncode == 143
 
 
