@@ -86,7 +86,7 @@ def _of_environment(environ) -> Processes:
         return _of_slurm(environ)
     if "KUBERNETES_SERVICE_HOST" in environ and importlib.util.find_spec("kubernetes") is None:
         return _of_variables(environ)
-    return Processes("the machine")
+    return Processes("the metadata of this machine")
 
 
 def _of_variables(environ) -> Processes:

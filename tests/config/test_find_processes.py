@@ -43,7 +43,7 @@ def no_kubernetes_package(monkeypatch):
         (PER_GPU | {"CUDA_VISIBLE_DEVICES": "5"}, Processes("Slurm", "gpu07:61443", 32, 21)),
         (POD | {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}, Processes("the TPU slice")),
         ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://a:1"} | STEP, Processes("Open MPI")),
-        ({}, Processes("the machine")),
+        ({}, Processes("the metadata of this machine")),
     ],
 )
 def test_processes_of_the_environment(environ, expected):
@@ -52,7 +52,7 @@ def test_processes_of_the_environment(environ, expected):
 
 def test_a_pod_with_the_package_of_kubernetes_is_left_to_jax(monkeypatch):
     monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: name)
-    assert find("auto", None, None, POD) == Processes("the machine")
+    assert find("auto", None, None, POD) == Processes("the metadata of this machine")
 
 
 def test_processes_of_flags_and_of_none():
@@ -108,4 +108,4 @@ def test_a_machine_that_is_alone_is_told_what_to_set(monkeypatch):
     for variable in ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST", "JAX_COORDINATOR_ADDRESS", *processes.ASKED_BY_JAX):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(ConfigError, match=r"finds no other processes: .* Give --coordinator HOST:PORT --processes N --process I"):
-        processes.connect(Processes("the machine"))
+        processes.connect(Processes("the metadata of this machine"))
