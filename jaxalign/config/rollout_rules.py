@@ -28,10 +28,10 @@ def check(resolved: dict) -> Iterator[str]:
 
 
 def _windows(spec, data):
-    every, epochs, share = spec["every_steps"], spec["epochs"], spec["share"]
+    every, epochs, share, most = spec["every_steps"], spec["epochs"], least_share(spec), max(spec["share"], spec["share_end"] or 0.0)
     if every % epochs:
         yield f"data.rollout.every_steps={every} is no multiple of epochs={epochs}, the visits of each batch; choose one that is."
-    if share == 0:
+    if most == 0:
         yield f"data.rollout.share=0.0 trains on no rollout; give a share of the steps above 0, or {LEFT_OUT.replace('key', 'section')}."
     if share < 1 and data["train"] is None:
         yield f"data.rollout.share={share}: the other steps need data.train, which is None; set it, or leave share out."
@@ -138,9 +138,14 @@ def _objective(resolved):
     if "unpaired" in reads and kind.paired:
         yield f"data.rollout.feedback={spec['feedback']!r}: {name} trains on every response; set feedback='samples'."
     own = {column for names in columns.of_rollouts(spec) for column in names} & {key.rpartition("columns.")[2] for key in reads}
-    if own and (data["eval"] is not None or spec["share"] < 1):
-        where = "data.eval" if data["eval"] is not None else f"data.rollout.share={spec['share']}"
+    if own and (data["eval"] is not None or least_share(spec) < 1):
+        where = "data.eval" if data["eval"] is not None else f"data.rollout.share={least_share(spec)}"
         yield f"{where}: {name} reads {', '.join(sorted(own))}, which rollouts alone have; leave it out, and evaluate with eval.generate."
+
+
+def least_share(spec: Mapping) -> float:
+    """The least share of the steps that train on rollouts, at the beginning of the run or at its end."""
+    return spec["share"] if spec["share_end"] is None else min(spec["share"], spec["share_end"])
 
 
 def source_of_prompts(spec: Mapping) -> dict:

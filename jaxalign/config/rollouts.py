@@ -103,15 +103,11 @@ def rolling(
     judge, compute = kind.bound(spec)
     speech = Speech(prompts, _sampler(cfg, spec, speaking, speaker, distinct * prompts.batch), speaker, spec["samples"])
     windows = Windows(speech, layout, judge, reward, missing_eos_penalty=spec["missing_eos_penalty"])
-    options = {"every": spec["every_steps"], "epochs": spec["epochs"], "share": spec["share"], "seed": prompts.seed, "speaker": params_of}
+    options = {"every": spec["every_steps"], "epochs": spec["epochs"], "seed": prompts.seed, "speaker": params_of}
+    options["share"] = spec["share"], spec["share_end"]
     described = f"{prompts.batch:,} of {len(ids):,} prompts per step with {spec['samples']} samples each, {spec['feedback']}"
-    return Rolling(
-        partial(Rollouts, windows=windows, **options),
-        partial(Rollouts.carried, layout, distinct),
-        compute,
-        f"prompts-{prompts.identity()}",
-        described,
-    )
+    make, carried = partial(Rollouts, windows=windows, **options), partial(Rollouts.carried, layout, distinct)
+    return Rolling(make, carried, compute, f"prompts-{prompts.identity()}", described)
 
 
 def _layout(cfg, kind, prompts, spec, *, mismatched) -> Layout:

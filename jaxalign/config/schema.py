@@ -163,6 +163,7 @@ ROLLOUT = {
     "epochs": Field((int,), 1, "steps that train on each batch of a window", least=1),
     "prompts_per_step": Field((int, NONE), None, "prompts per step; None: as many as fit the rows at their longest", least=1),
     "share": Field((float,), 1.0, "of the steps that train on rollouts; the others train on data.train", least=0, most=1),
+    "share_end": Field((float, NONE), None, "share at the end, to which it goes in a line; None: it stays", least=0, most=1),
     "max_new_tokens": Field((int,), 128, "a sample ends after so many tokens", least=1, most=LONGEST_ROW),
     "temperature": Field((float,), 1.0, "logits are divided by it", least=0),
     "top_p": Field((float,), 1.0, "only the likeliest tokens that together have this probability", least=0, most=1),

@@ -95,7 +95,8 @@ class Rollouts:
       every, epochs: steps from one window to the next, and visits of each of its batches.
       speaker: state -> parameters of the decoder that speaks.
       look: (state, batch) -> (columns by name, KL to the reference of every response float32[N, K], or None). Jitted here.
-      share: of the steps that are rollouts, in (0, 1].
+      share: of the steps that are rollouts at first and at the end, in [0, 1]; None for the second: the same.
+      steps: length of the run, over which the share goes from one to the other in a line.
       seed: of the coins.
     """
 
@@ -109,11 +110,12 @@ class Rollouts:
         epochs: int,
         speaker: Callable,
         look: Callable,
-        share: float,
+        share: tuple[float, float | None],
+        steps: int,
         seed: int,
     ):
         self._dataset, self._windows, self._every, self._distinct = dataset, windows, every, every // epochs
-        self._speaker, self._share, self._seed = speaker, share, seed
+        self._speaker, self._shares, self._steps, self._seed = speaker, share, steps, seed
         self._arrays: dict[int, dict] = {}  # number of a batch -> this host's arrays, of the window of the moment
         self._news: tuple[dict[str, float], list[str]] = {}, []
 
@@ -158,7 +160,9 @@ class Rollouts:
         return self._news
 
     def _is_rollout(self, step):
-        return self._share >= 1 or generator(self._seed, COIN, step).random() < self._share
+        first, last = self._shares
+        share = first if last is None else first + (last - first) * min(1.0, step / max(self._steps - 1, 1))
+        return share >= 1 or generator(self._seed, COIN, step).random() < share
 
     def _begun(self, state, step):
         entries = [entry for entry in range(self._distinct) if self._is_rollout(step + entry)]

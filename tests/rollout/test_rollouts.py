@@ -49,7 +49,7 @@ def look(state, batch):
 
 def rollouts(start, **options):
     dataset = grain.MapDataset.range(STEPS).map(lambda step: LAYOUT.empty(2))
-    options = {"every": 4, "epochs": 2, "share": 1.0, "seed": 0, **options}
+    options = {"every": 4, "epochs": 2, "share": (1.0, None), "steps": 8, "seed": 0, **options}
     return source.Rollouts(dataset, start, windows=Spoken(), speaker=lambda state: state.step, look=look, **options)
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_is_continued_in_a_window_goes_on_with_what_the_state_carries
 
 
 def test_a_share_of_the_steps_takes_the_rows_of_the_data_whichever_is_asked_for_first():
-    options = {"epochs": 1, "share": 0.5}
+    options = {"epochs": 1, "share": (0.5, None)}
     _, found = visited(rollouts(0, **options), begun(4), range(STEPS))
     drawn = [seen is not None for _, seen, *_ in found]
     assert 0 < sum(drawn) < STEPS
@@ -104,7 +104,14 @@ def test_a_share_of_the_steps_takes_the_rows_of_the_data_whichever_is_asked_for_
     assert [seen is not None for _, seen, *_ in again] == drawn[4:]
 
 
+def test_a_share_goes_from_its_first_to_its_last_value_in_a_line():
+    made = rollouts(0, share=(1.0, 0.0), steps=1001)
+    drawn = np.array([made._is_rollout(step) for step in range(1001)])
+    assert drawn[0] and not drawn[-1]
+    np.testing.assert_allclose([part.mean() for part in np.array_split(drawn, 4)], [0.875, 0.625, 0.375, 0.125], atol=0.09)
+
+
 def test_a_window_without_a_rollout_draws_nothing():
-    made = rollouts(0, epochs=1, share=1e-9)
+    made = rollouts(0, epochs=1, share=(1e-9, None))
     state, found = visited(made, begun(4), range(4))
     assert all(news == ({}, []) for *_, news, _ in found) and not (state.source["tokens"] > 0).any()
