@@ -33,7 +33,7 @@ from jaxalign.types import Batch
 
 LANGUAGE = Language.draw(1234)
 PROMPT, RESPONSE = LANGUAGE.prompt, LANGUAGE.response  # tokens
-LANES = 256  # samples that are drawn side by side
+LANES = 320  # samples that are drawn side by side
 ROWS = 64  # texts per step
 LEARNING_RATE, WARMUP_STEPS = 1e-3, 50
 COUNTS = {"oracle": 2500, "prompts": 1000, "validation": 1024}

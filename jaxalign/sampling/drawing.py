@@ -119,6 +119,8 @@ class Drawing:
 
     def _share_out(self):
         """Gives half of the samples that a prompt has not begun to a place that is free, while there are both on a device."""
+        if not any(map(self._left, range(self.sampler.places))):
+            return
         source, each = np.arange(self.sampler.places, dtype=np.int32), self.sampler.places // self.sampler.shards
         for place in [place for place, request in enumerate(self.inside) if request is None]:
             donor = max(range(place // each * each, place // each * each + each), key=self._left)
