@@ -22,10 +22,10 @@ SPOKEN = dict(
 )  # fmt: skip
 ARMS = {
     "sft": dict(objective=dict(name="sft")),
-    "fixed": {},
-    "teacher": dict(rollout=dict(SPOKEN, speaker="teacher")),
-    "student": dict(rollout=SPOKEN),
-    "student_reverse": dict(rollout=SPOKEN, objective=dict(name="distill", divergence="reverse")),
+    "on_data": {},
+    "on_teacher": dict(rollout=dict(SPOKEN, speaker="teacher")),
+    "on_student": dict(rollout=SPOKEN),
+    "on_student_reverse": dict(rollout=SPOKEN, objective=dict(name="distill", divergence="reverse")),
     "mixed": dict(rollout=dict(SPOKEN, share=0.5)),
     "sampled": dict(rollout=dict(SPOKEN, every_steps=1), objective=dict(name="distill_sampled")),
 }
