@@ -192,14 +192,15 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     """
     import jax
 
-    from jaxalign.config import build
+    from jaxalign.config import build, teacher
     from jaxalign.evaluators import held_out
     from jaxalign.reports.flops import Meter
     from jaxalign.training import guards
 
     every, total = run.lengths, run.lengths.total
     batches = run.functions.source(run.batches, start)
-    meter = Meter(run.model.config, forwards=build.forwards_without_gradient(run.cfg))
+    theirs = teacher.model(run.cfg).config if teacher.has_one(run.cfg) else None
+    meter = Meter(run.model.config, forwards=build.forwards_without_gradient(run.cfg), teacher=theirs)
     pending = []
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):

@@ -174,9 +174,9 @@ def abstract_params(built: models.Model):
 
 
 def forwards_without_gradient(cfg: ConfigDict) -> int:
-    """Forward passes that a step makes beside the policy's own, as the method needs them: the reference's, and the first one of IFT."""
+    """Passes of the policy's own model that a step makes without a gradient: of a reference that is no teacher, and the first of IFT."""
     rule = reference.RULES[cfg.reference.rule]
-    return (rule.holds == "weights" or rule.moves) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
+    return ((rule.holds == "weights" and not rule.separate) or rule.moves) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
 
 
 def sampling(cfg: ConfigDict) -> Sampling:

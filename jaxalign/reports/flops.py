@@ -1,7 +1,7 @@
 """How much arithmetic a step needs and how much the devices can do: model FLOP/s utilisation (MFU).
 
 Counted is what the mathematics asks for: a multiply-add is 2 FLOPs, the backward pass is twice the forward pass, the reference makes one
-forward pass. Padding, and what remat computes again, count as nothing, so waste lowers the MFU.
+forward pass, and so does a teacher of its own size. Padding, and what remat computes again, count as nothing, so waste lowers the MFU.
 """
 
 import time
@@ -29,21 +29,30 @@ PEAK_TFLOPS = {
 }
 
 
-def step_flops(config: ModelConfig, *, tokens: float, scored: float, seen: float, forwards: int) -> float:
+def step_flops(
+    config: ModelConfig, *, tokens: float, scored: float, seen: float, forwards: int, teacher: ModelConfig | None = None
+) -> float:
     """FLOPs of one training step.
 
     Args:
       tokens: tokens that go through the layers (padding not counted).
       scored: tokens that go through the head.
       seen: sum over tokens of how many tokens each one attends to (position + 1, where no window cuts it).
-      forwards: passes without a gradient beside the policy's own: a reference, the first pass of IFT.
+      forwards: passes of the policy's own model without a gradient: a reference, the first pass of IFT.
+      teacher: another model that makes one pass; None: there is none.
     """
+    sizes = {"tokens": tokens, "scored": scored, "seen": seen}
+    return forward_flops(config, **sizes) * (3 + forwards) + (forward_flops(teacher, **sizes) if teacher else 0.0)
+
+
+def forward_flops(config: ModelConfig, *, tokens: float, scored: float, seen: float) -> float:
+    """FLOPs of one forward pass; arguments as of `step_flops`."""
     attention = config.width * config.head_dim * (2 * config.heads + 2 * config.kv_heads)
     mlp = config.width * config.mlp_width * (3 if config.gated else 2)
     forward = 2.0 * tokens * config.layers * (attention + mlp)
     forward += 2.0 * scored * config.width * config.vocab_size
     forward += 4.0 * seen * config.layers * config.heads * config.head_dim
-    return forward * (3 + forwards)
+    return forward
 
 
 def peak_flops() -> tuple[float, str]:
@@ -79,8 +88,8 @@ def peak_memory_bytes() -> int:
 class Meter:
     """Speed between two readings, or between `restart` (after an evaluation or a save) and a reading; the first one holds the compile."""
 
-    def __init__(self, config: ModelConfig, *, forwards: int):
-        self._config, self._forwards = config, forwards
+    def __init__(self, config: ModelConfig, *, forwards: int, teacher: ModelConfig | None = None):
+        self._config, self._models = config, {"forwards": forwards, "teacher": teacher}
         self._peak, _ = peak_flops()
         self._since = None
 
@@ -103,7 +112,7 @@ class Meter:
         hosts, seconds = jax.process_count(), now - since
         tokens, scored = (hosts * sum(c[key] for c in counts) for key in ("tokens", "scored_tokens"))
         seen = hosts * float(sum((arrays["positions"] + 1)[arrays["segments"] > 0].sum() for arrays in batches))
-        work = step_flops(self._config, tokens=tokens, scored=scored, seen=seen, forwards=self._forwards)
+        work = step_flops(self._config, tokens=tokens, scored=scored, seen=seen, **self._models)
         return values | {
             "speed/tokens_per_s": tokens / seconds,
             "speed/examples_per_s": hosts * sum(c["groups"] for c in counts) / seconds,

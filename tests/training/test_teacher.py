@@ -85,7 +85,7 @@ def test_a_run_that_is_continued_reads_its_teacher_again_and_ends_with_the_same_
     shutil.rmtree(runs.checkpoints(cut) / "4")
     assert start(cut) == 0
     for name in ("loss", "kl", "kl/forward"):
-        assert held_out(cut)[-1][f"{name}"] == held_out(taught)[-1][f"{name}"]
+        assert held_out(cut)[-1][name] == held_out(taught)[-1][f"{name}"]
 
 
 @pytest.mark.slow
