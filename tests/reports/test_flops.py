@@ -12,6 +12,7 @@ SIZES = {"tokens": 100, "scored": 40, "seen": 900}
 
 def test_a_teacher_counts_as_one_forward_pass_of_its_own_size():
     alone, same = (step_flops(toys.CONFIG, **SIZES, forwards=0, teacher=teacher) for teacher in (None, toys.CONFIG))
-    assert same == pytest.approx(step_flops(toys.CONFIG, **SIZES, forwards=1)) == pytest.approx(alone * 4 / 3)
+    assert same == pytest.approx(step_flops(toys.CONFIG, **SIZES, forwards=1))
+    assert same == pytest.approx(alone * 4 / 3)
     deep = dataclasses.replace(toys.CONFIG, layers=20, windows=())
-    assert step_flops(toys.CONFIG, **SIZES, forwards=0, teacher=deep) - alone == pytest.approx(forward_flops(deep, **SIZES)) > alone
+    assert step_flops(toys.CONFIG, **SIZES, forwards=0, teacher=deep) - alone == pytest.approx(forward_flops(deep, **SIZES))
