@@ -46,8 +46,8 @@ def test_all_texts_come_once_before_any_comes_again():
 
 
 def test_measurements_are_denser_at_the_beginning_and_between_calls():
-    at = teacher_hacking.points(2400, 100)
-    assert at[0] == 0 and at[-1] == 2400 and {100, 400, 800, 2300} < set(at) and len([x for x in at if x < 100]) > 5
+    at = teacher_hacking.points(2400, 200)
+    assert at[0] == 0 and at[-1] == 2400 and {100, 200, 300, 400, 800, 2200} < set(at) and len([x for x in at if x < 100]) > 5
     assert not any(x % teacher_hacking.SCAN for x in at)
 
 
@@ -57,7 +57,7 @@ def test_every_source_of_texts_runs_and_the_results_are_written(tmp_path, monkey
         monkeypatch.setattr(teacher_hacking, name, value)
     monkeypatch.setattr(teacher_hacking, "COUNTS", {"oracle": 100, "prompts": 400, "validation": 32})
     arms = ("online_teacher", "online_student", "offline_200x5", "mixed_half")
-    found = teacher_hacking.run(tmp_path, seeds=1, steps=10, every=5, arms=arms, workers=1)
+    found = teacher_hacking.run(tmp_path, seeds=1, steps=10, every=10, arms=arms, workers=1)
     assert {path.name for path in tmp_path.iterdir()} == {"table.md", "results.json", "plot.png"}
     assert json.loads((tmp_path / "results.json").read_text())["golden_final"] == found["golden_final"]
     start = found["seeds"]["0"]["start"]

@@ -71,14 +71,14 @@ MAIN = tuple(ARMS)[:5]
 
 
 def run(
-    workdir: Path, *, seeds: int = 3, first_seed: int = 0, steps: int = 2400, every: int = 100, arms: tuple = MAIN, workers: int = 2
+    workdir: Path, *, seeds: int = 3, first_seed: int = 0, steps: int = 2400, every: int = 200, arms: tuple = MAIN, workers: int = 2
 ) -> dict:
     """{"golden_final": arm -> mean over seeds, "seeds": seed -> arm -> curves and what `hacking_tables.summary` gives}; in workdir too.
 
     Args:
       seeds, first_seed: random weights, prompts, texts and orders; the language is the same for all.
       steps: of distillation, each on ROWS texts.
-      every: steps from one measurement to the next; ten early ones come on top.
+      every: steps from one measurement to the next, up to twice so many half of it; ten early ones come on top.
       arms: names in ARMS.
       workers: arms that run side by side, each on a core.
     """
@@ -95,8 +95,8 @@ def run(
 
 def points(steps: int, every: int) -> list[int]:
     """Steps to measure at: 0, a few early ones with equal ratios, and every so many; multiples of SCAN."""
-    early = np.geomspace(SCAN, max(every, SCAN), 10) / SCAN
-    return sorted({0, steps, *(SCAN * round(x) for x in early), *range(every, steps + 1, every)})
+    early = [*np.geomspace(SCAN, max(every // 2, SCAN), 10), *range(every // 2, 2 * every, every // 2)]
+    return sorted({0, steps, *(SCAN * round(x / SCAN) for x in early if x <= steps), *range(every, steps + 1, every)})
 
 
 @dataclasses.dataclass
