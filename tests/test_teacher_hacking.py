@@ -3,10 +3,11 @@
 import itertools
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from jaxalign.experiments import hacking_tables, many_seeds, teacher_hacking
+from jaxalign.experiments import hacking_tables, many_seeds, teacher_hacking, tiny_decoder
 from jaxalign.experiments.topics import Language
 
 OPTIMIZED = True
@@ -58,21 +59,38 @@ def test_every_source_of_texts_runs_and_the_results_are_written(tmp_path, monkey
     monkeypatch.setattr(teacher_hacking, "COUNTS", {"oracle": 100, "prompts": 400, "validation": 32})
     arms = ("online_teacher", "online_student", "offline_200x5", "mixed_half")
     found = teacher_hacking.run(tmp_path, seeds=1, steps=10, every=10, arms=arms, workers=1)
-    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "results.json", "plot.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "results.json", "plot.png", "curves"}
     assert json.loads((tmp_path / "results.json").read_text())["golden_final"] == found["golden_final"]
     start = found["seeds"]["0"]["start"]
     for arm in arms:
         one = found["seeds"]["0"][arm]
         assert one["steps"] == [1, 5, 10] and one["golden"][0] == pytest.approx(start["golden"], rel=1e-5)
         assert one["proxy_final"] < start["proxy"]
+    assert len(json.loads((tmp_path / "curves" / "0-online_student.json").read_text())) == 3
+
+
+@pytest.fixture
+def student():
     with many_seeds.one_device():
-        prompts = teacher_hacking.LANGUAGE.prompts(6, np.random.default_rng(1))
-        params = teacher_hacking.models.init(teacher_hacking.models.build(teacher_hacking.STUDENT), teacher_hacking.jax.random.key(0))
-        asked = np.concatenate([prompts, prompts[:1]])
-        texts = teacher_hacking.said(teacher_hacking.STUDENT, params, asked, seed=1, samples=2)
-    np.testing.assert_array_equal(texts[:, :, :6], asked[:, None].repeat(2, 1))
-    np.testing.assert_array_equal(texts[0], texts[-1])  # the same prompt
-    assert (texts[:, 0] != texts[:, 1]).any()
+        yield tiny_decoder.init(teacher_hacking.STUDENT, jax.random.key(0))
+
+
+def test_every_prompt_gets_its_samples_whatever_their_number(student):
+    prompts = teacher_hacking.LANGUAGE.prompts(170, np.random.default_rng(1))
+    texts = teacher_hacking.said(teacher_hacking.STUDENT, student, prompts, seed=1, samples=2)
+    np.testing.assert_array_equal(texts[:, :, :6], prompts[:, None].repeat(2, 1))
+    assert (texts[:, 0, 6:] != texts[:, 1, 6:]).any(1).mean() > 0.99
+
+
+def test_samples_are_drawn_with_the_probabilities_of_the_forward(student):
+    size, prompts = teacher_hacking.STUDENT, teacher_hacking.LANGUAGE.prompts(50, np.random.default_rng(2))
+    rows, logps = jax.jit(lambda *x: tiny_decoder.draw(*x, size=size))(student, prompts, jax.random.key(0))
+    seen = jax.jit(lambda *x: tiny_decoder.forward(*x, 0, size=size).logps)(student, teacher_hacking.batch(rows))
+    np.testing.assert_allclose(seen[:, 6:], logps, atol=1e-5)
+    assert not seen[:, :6].any()
+    first = np.bincount(jax.jit(lambda *x: tiny_decoder.draw(*x, size=size)[0])(student, prompts[:1].repeat(4000, 0), jax.random.key(1))[:, 6], minlength=16)
+    wanted = np.exp(tiny_decoder.log_probs(student, tiny_decoder.states(student, prompts[:1], size)[0][0, -1]))
+    np.testing.assert_allclose(first / 4000, wanted, atol=0.03)
 
 
 def test_a_summary_raises_the_alarms_of_the_curve():

@@ -11,6 +11,9 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+# What experiments share, and are none.
+PARTS = ("__init__", "grids", "many_seeds", "readings", "results", "topics", "hacking_tables", "tiny_decoder")
+
 
 class Experiment:
     """A stage that is an experiment: its name and its options."""
@@ -43,4 +46,4 @@ def named(name: str) -> Callable:
 def names() -> list[str]:
     """Names of all experiments."""
     files = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
-    return [name for name in files if name not in ("__init__", "grids", "many_seeds", "readings", "results", "topics", "hacking_tables")]
+    return [name for name in files if name not in PARTS]

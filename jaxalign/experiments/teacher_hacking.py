@@ -10,40 +10,32 @@ from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import functools
 from functools import partial
+import json
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxalign import objectives
 from jaxalign.evaluators.hacking import Curve
 from jaxalign.evaluators.sequence_kl import SequenceKL
-from jaxalign.experiments import hacking_tables, many_seeds
+from jaxalign.experiments import hacking_tables, many_seeds, tiny_decoder
+from jaxalign.experiments.tiny_decoder import Size
 from jaxalign.experiments.topics import Language
-from jaxalign.models import model as models
-from jaxalign.models.config import ModelConfig
-from jaxalign.sampling.drawing import Drawing
-from jaxalign.sampling.law import Law
-from jaxalign.sampling.sampler import Sampler
-from jaxalign.sampling.stopping import Stopping
-from jaxalign.training import forward, optim, reference, step
+from jaxalign.training import reference, step
 from jaxalign.types import Batch
 
 LANGUAGE = Language.draw(1234)
 PROMPT, RESPONSE = LANGUAGE.prompt, LANGUAGE.response  # tokens
-LANES = 320  # samples that are drawn side by side
 ROWS = 64  # texts per step
 LEARNING_RATE, WARMUP_STEPS = 1e-3, 50
 COUNTS = {"oracle": 2500, "prompts": 1000, "validation": 1024}
 TEACHER_STEPS, TEACHER_EVERY, STUDENT_STEPS = 600, 100, 100  # of learning the oracle's texts
 SCAN = 5  # steps per call, and the most by which samples of the student are older than its weights
-CONFIG = ModelConfig(
-    family="gpt2", vocab_size=LANGUAGE.vocabulary, width=64, layers=2, heads=4, kv_heads=4, head_dim=16, mlp_width=256, max_positions=32,
-    norm="rms", activation="gelu_tanh", gated=False, rotary_fraction=0.0, learned_positions=True, init_std=0.1,
-)  # fmt: skip
-STUDENT = dataclasses.replace(CONFIG, width=48, head_dim=12, mlp_width=192)
+TEACHER, STUDENT = (Size(LANGUAGE.vocabulary, PROMPT + RESPONSE, width) for width in (64, 48))
 
 
 class Arm(NamedTuple):
@@ -75,6 +67,8 @@ def run(
 ) -> dict:
     """{"golden_final": arm -> mean over seeds, "seeds": seed -> arm -> curves and what `hacking_tables.summary` gives}; in workdir too.
 
+    A run that was stopped goes on with the arms that it has not finished.
+
     Args:
       seeds, first_seed: random weights, prompts, texts and orders; the language is the same for all.
       steps: of distillation, each on ROWS texts.
@@ -83,10 +77,12 @@ def run(
       workers: arms that run side by side, each on a core.
     """
     at = points(steps, every)
+    folder = Path(workdir) / "curves"
+    folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool:
         worlds = list(pool.map(World.learned, range(first_seed, first_seed + seeds)))
         cells = [(world, name) for name in sorted(arms, key=lambda name: ARMS[name].source == "fixed") for world in worlds]
-        curves = list(pool.map(lambda cell: cell[0].distilled(cell[1], at), cells))
+        curves = list(pool.map(lambda cell: cell[0].distilled(cell[1], at, folder / f"{cell[0].seed}-{cell[1]}.json"), cells))
     found: dict = {str(world.seed): {"start": world.start} for world in worlds}
     for (world, name), curve in zip(cells, curves, strict=True):
         found[str(world.seed)][name] = hacking_tables.summary(curve)
@@ -122,23 +118,28 @@ class World:
             texts[name] = np.concatenate([prompts[name], LANGUAGE.responses(prompts[name], rng)], axis=1)
         with many_seeds.one_device():
             truth = LANGUAGE.log_probs(prompts["validation"], texts["validation"][:, PROMPT:])
-            golden = {config: _kept(config, truth, texts["validation"]) for config in (CONFIG, STUDENT)}
+            golden = {size: _kept(size, truth, texts["validation"]) for size in (TEACHER, STUDENT)}
             data = shuffled(texts["oracle"], np.random.default_rng([seed, 10]))
             learned = {
-                step: (golden[CONFIG].measure(params).value, params)
-                for step, params in _sft(CONFIG, seed, data, range(0, TEACHER_STEPS + 1, TEACHER_EVERY))
+                step: (golden[TEACHER].measure(params).value, params)
+                for step, params in _sft(TEACHER, seed, data, range(0, TEACHER_STEPS + 1, TEACHER_EVERY))
             }
             floor, teacher = min(learned.values(), key=lambda pair: pair[0])
             data = shuffled(texts["oracle"], np.random.default_rng([seed, 10]))
             ((_, student),) = _sft(STUDENT, seed + 1000, data, [STUDENT_STEPS])
-            own = said(CONFIG, teacher, prompts["validation"], seed=seed)[:, 0]
-            proxy = _kept(STUDENT, _log_probs(CONFIG, teacher, own), own)
+            own = said(TEACHER, teacher, prompts["validation"], seed=seed)[:, 0]
+            proxy = _kept(STUDENT, _log_probs(TEACHER, teacher, own), own)
             start = {"golden": golden[STUDENT].measure(student).value, "proxy": proxy.measure(student).value, "floor": floor}
         entropy = float(-(np.exp(truth) * truth).sum(-1).mean())
         return cls(seed, teacher, student, prompts["prompts"], golden[STUDENT], proxy, start, entropy)
 
-    def distilled(self, name: str, at: list[int]) -> Curve:
-        """Proxy and golden of an arm at these steps; step 0 stands as step 1 where steps have a logarithm."""
+    def distilled(self, name: str, at: list[int], file: Path) -> Curve:
+        """Proxy and golden of an arm at these steps; step 0 stands as step 1, as steps have a logarithm.
+
+        They are in `file` as they come, and are read from there where an earlier run has them all.
+        """
+        if file.exists() and len(measured := json.loads(file.read_text())) == len(at):
+            return Curve(*zip(*measured, strict=True))
         arm = ARMS[name]
         with many_seeds.one_device():
             state, run = _begun(arm, self.student, self.teacher)
@@ -146,6 +147,7 @@ class World:
             for done in range(0, at[-1] + 1, SCAN):
                 if done in at:
                     measured.append((max(done, 1), self.proxy.measure(state.trainable).value, self.golden.measure(state.trainable).value))
+                    file.write_text(json.dumps(measured))
                 if done < at[-1]:
                     state = run(state, texts(done, state.trainable))
         print(f"teacher_hacking: seed {self.seed}: {name}: proxy {measured[-1][1]:.2f}, golden {measured[-1][2]:.2f}")
@@ -161,7 +163,7 @@ class World:
             if arm.source == "student":
                 return fresh
         visits = -(-steps * ROWS // len(prompts)) + 1 if arm.source == "teacher" else arm.generations
-        written = said(CONFIG, self.teacher, prompts, seed=self.seed + 1, samples=visits)  # [prompts, visits, T]
+        written = said(TEACHER, self.teacher, prompts, seed=self.seed + 1, samples=visits)  # [prompts, visits, T]
         if arm.source == "teacher":  # what it writes does not depend on the step, so it may write ahead
             batches = _taken(row[order.permutation(len(row))] for row in written.swapaxes(0, 1))
         else:
@@ -188,25 +190,23 @@ def _taken(epochs):
 def _own(turns, prompts, seed, done, params):
     """Texts that the student writes for the next steps, with its weights of this one."""
     asked = prompts[next(turns)]
-    return said(STUDENT, params, asked.reshape(-1, PROMPT), seed=hash((seed, done)) % 2**32)[:, 0].reshape(SCAN, ROWS, -1)
+    return said(STUDENT, params, asked.reshape(-1, PROMPT), seed=[seed, done])[:, 0].reshape(SCAN, ROWS, -1)
 
 
-def said(config: ModelConfig, params: dict, prompts: np.ndarray, *, seed: int, samples: int = 1) -> np.ndarray:
+def said(size: Size, params: dict, prompts: np.ndarray, *, seed, samples: int = 1) -> np.ndarray:
     """Prompts with what a model says to each: int32[n, samples, PROMPT + RESPONSE]."""
-    sampler, owners = _sampler(config, min(samples, 16)), {}
-    for i, ids in enumerate(map(tuple, prompts.tolist())):
-        owners.setdefault(ids, []).append(i)
-    texts = np.zeros((len(prompts), samples, PROMPT + RESPONSE), np.int32)
-    texts[:, :, :PROMPT] = prompts[:, None]
-    for ids, number, fields in Drawing(sampler, params, owners, samples, (), seed=seed).samples():
-        texts[owners[ids], number, PROMPT:] = fields[0]
-    return texts
+    asked, key = np.repeat(prompts, samples, axis=0), jax.random.key(np.random.default_rng(seed).integers(2**32))
+    texts = []
+    for number, first in enumerate(range(0, len(asked), SCAN * ROWS)):
+        part = asked[first : first + SCAN * ROWS]
+        filled = np.resize(part, (SCAN * ROWS, PROMPT))  # one shape, so that one program draws all
+        texts.append(np.asarray(_drawing(size)(params, filled, jax.random.fold_in(key, number)))[: len(part)])
+    return np.concatenate(texts).reshape(len(prompts), samples, -1)
 
 
 @functools.cache
-def _sampler(config, lanes):
-    how = {"law": Law(), "stopping": Stopping(max_new_tokens=RESPONSE)}
-    return Sampler(models.build(config), **how, seed=0, places=LANES // lanes, lanes=lanes, dtype=jnp.float32, attention="xla")
+def _drawing(size):
+    return jax.jit(lambda *arguments: tiny_decoder.draw(*arguments, size=size)[0])
 
 
 def batch(texts: jax.Array) -> Batch:
@@ -217,17 +217,14 @@ def batch(texts: jax.Array) -> Batch:
     return Batch(texts, positions, jnp.ones_like(texts), jnp.zeros_like(texts), slots, one, jnp.zeros(len(texts), bool), one > 0)
 
 
-def _look(config):
-    return partial(forward.next_token, models.build(config), dtype=jnp.float32, remat="none", attention="xla")
-
-
 @functools.cache
-def _steps(config, objective, hparams, rule):
+def _steps(size, objective, hparams, rule):
     """(optimizer, (state, int32[SCAN, ROWS, T]) -> state after SCAN steps): compiled once for all arms and seeds."""
-    schedule = optim.make_schedule("constant", learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, total_steps=10**6, min_lr_ratio=1.0)
-    optimizer = optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.0, axes=models.build(config).axes)
+    schedule = optax.linear_schedule(0.0, LEARNING_RATE, WARMUP_STEPS)  # and constant from there
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     bound, move = objectives.bind(objective, **dict(hparams)), reference.frozen if rule == "teacher" else reference.none
-    one = step.make_train_step(_look(config), bound, move, optimizer, schedule, teacher=_look(CONFIG) if rule == "teacher" else None)
+    teacher = partial(tiny_decoder.forward, size=TEACHER) if rule == "teacher" else None
+    one = step.make_train_step(partial(tiny_decoder.forward, size=size), bound, move, optimizer, schedule, teacher=teacher)
 
     def steps(state, texts):
         return jax.lax.scan(lambda state, rows: (one(state, batch(rows))[0], None), state, texts)[0]
@@ -235,10 +232,10 @@ def _steps(config, objective, hparams, rule):
     return optimizer, jax.jit(steps, donate_argnums=0)
 
 
-def _sft(config, seed, batches, at):
+def _sft(size, seed, batches, at):
     """Yields (step, parameters) at these steps of learning texts from random weights."""
-    optimizer, run = _steps(config, "sft", (), "none")
-    params = models.init(models.build(config), jax.random.key(seed))
+    optimizer, run = _steps(size, "sft", (), "none")
+    params = tiny_decoder.init(size, jax.random.key(seed))
     state = step.init_state(params, optimizer, rule=reference.RULES["none"], seed=seed)
     for done in range(0, max(at) + 1, SCAN):
         if done in at:
@@ -254,23 +251,20 @@ def _begun(arm, student, teacher):
     return state.replace(reference=jax.tree.map(jnp.copy, teacher)), run
 
 
-def _kept(config, log_p, texts):
-    """The KL of a model of this config from who wrote these texts [n, T] with log-probs [n, RESPONSE, V]."""
-    return SequenceKL(log_p[:, None], np.ones((len(texts), 1, RESPONSE), bool), lambda params: _log_probs(config, params, texts)[:, None])
+def _kept(size, log_p, texts):
+    """The KL of a model of this size from who wrote these texts [n, T] with log-probs [n, RESPONSE, V]."""
+    return SequenceKL(log_p[:, None], np.ones((len(texts), 1, RESPONSE), bool), lambda params: _log_probs(size, params, texts)[:, None])
 
 
-def _log_probs(config, params, texts):
+def _log_probs(size, params, texts):
     """Log-probs of every token of the responses: float32[n, RESPONSE, V]."""
-    return np.asarray(_table(config)(params, texts))
+    return np.asarray(_table(size)(params, texts))
 
 
 @functools.cache
-def _table(config):
-    look = _look(config)
-
+def _table(size):
     def table(params, texts):
-        outputs = look(params, batch(texts), 0)
-        states = outputs.hidden[:, PROMPT - 1 : -1]  # the state before a token gives its distribution
-        return jax.nn.log_softmax(jnp.einsum("rtd,vd->rtv", states, outputs.unembed[: config.vocab_size]))
+        hidden = tiny_decoder.states(params, texts, size)[0]
+        return tiny_decoder.log_probs(params, hidden[:, PROMPT - 1 : -1])  # the state before a token gives its distribution
 
     return jax.jit(table)
