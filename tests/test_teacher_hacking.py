@@ -88,7 +88,8 @@ def test_samples_are_drawn_with_the_probabilities_of_the_forward(student):
     seen = jax.jit(lambda *x: tiny_decoder.forward(*x, 0, size=size).logps)(student, teacher_hacking.batch(rows))
     np.testing.assert_allclose(seen[:, 6:], logps, atol=1e-5)
     assert not seen[:, :6].any()
-    first = np.bincount(jax.jit(lambda *x: tiny_decoder.draw(*x, size=size)[0])(student, prompts[:1].repeat(4000, 0), jax.random.key(1))[:, 6], minlength=16)
+    rows, _ = jax.jit(lambda *x: tiny_decoder.draw(*x, size=size))(student, prompts[:1].repeat(4000, 0), jax.random.key(1))
+    first = np.bincount(rows[:, 6], minlength=16)
     wanted = np.exp(tiny_decoder.log_probs(student, tiny_decoder.states(student, prompts[:1], size)[0][0, -1]))
     np.testing.assert_allclose(first / 4000, wanted, atol=0.03)
 

@@ -1,6 +1,7 @@
 """A decoder for rows of one length and a handful of tokens, made to compile and run quickly on a CPU, and its samples.
 
-Learned positions, RMS norms before attention and MLP, four times as wide a GELU MLP, no biases, a head of its own. Params are a nested dict.
+Learned positions, RMS norms before attention and MLP, a GELU MLP four times as wide, no biases, a head of its own.
+Params are a nested dict.
 """
 
 from typing import NamedTuple
