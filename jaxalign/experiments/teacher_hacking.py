@@ -120,13 +120,11 @@ class World:
             truth = LANGUAGE.log_probs(prompts["validation"], texts["validation"][:, PROMPT:])
             golden = {size: _kept(size, truth, texts["validation"]) for size in (TEACHER, STUDENT)}
             data = shuffled(texts["oracle"], np.random.default_rng([seed, 10]))
-            learned = {
-                step: (golden[TEACHER].measure(params).value, params)
-                for step, params in _sft(TEACHER, seed, data, range(0, TEACHER_STEPS + 1, TEACHER_EVERY))
-            }
-            floor, teacher = min(learned.values(), key=lambda pair: pair[0])
+            checkpoints = _sft(TEACHER, seed, data, range(0, TEACHER_STEPS + 1, TEACHER_EVERY))
+            measured = [(golden[TEACHER].measure(params).value, params) for params in checkpoints]
+            floor, teacher = min(measured, key=lambda pair: pair[0])
             data = shuffled(texts["oracle"], np.random.default_rng([seed, 10]))
-            ((_, student),) = _sft(STUDENT, seed + 1000, data, [STUDENT_STEPS])
+            (student,) = _sft(STUDENT, seed + 1000, data, [STUDENT_STEPS])
             own = said(TEACHER, teacher, prompts["validation"], seed=seed)[:, 0]
             proxy = _kept(STUDENT, _log_probs(TEACHER, teacher, own), own)
             start = {"golden": golden[STUDENT].measure(student).value, "proxy": proxy.measure(student).value, "floor": floor}
@@ -138,7 +136,8 @@ class World:
 
         They are in `file` as they come, and are read from there where an earlier run has them all.
         """
-        if file.exists() and len(measured := json.loads(file.read_text())) == len(at):
+        measured = json.loads(file.read_text()) if file.exists() else []
+        if [done for done, *_ in measured] == [max(done, 1) for done in at]:
             return Curve(*zip(*measured, strict=True))
         arm = ARMS[name]
         with many_seeds.one_device():
@@ -233,13 +232,13 @@ def _steps(size, objective, hparams, rule):
 
 
 def _sft(size, seed, batches, at):
-    """Yields (step, parameters) at these steps of learning texts from random weights."""
+    """Yields the parameters at these steps of learning texts from random weights."""
     optimizer, run = _steps(size, "sft", (), "none")
     params = tiny_decoder.init(size, jax.random.key(seed))
     state = step.init_state(params, optimizer, rule=reference.RULES["none"], seed=seed)
     for done in range(0, max(at) + 1, SCAN):
         if done in at:
-            yield done, jax.tree.map(jnp.copy, state.trainable)
+            yield jax.tree.map(jnp.copy, state.trainable)
         if done < max(at):
             state = run(state, next(batches))
 
