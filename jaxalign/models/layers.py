@@ -99,9 +99,6 @@ def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
     return jax.shard_map(local, in_specs=(stored, sharding.rows_spec(2)), out_specs=sharding.rows_spec(3))(matrix, ids)
 
 
-FEW_ROWS = 512  # of a table
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _take(block: Array, ids: Array, rows: int, dtype: jnp.dtype) -> Array:
     return block.at[ids].get(mode="fill")  # NaN for a position beyond the table, so that it cannot pass unseen
@@ -113,11 +110,7 @@ def _take_forward(block: Array, ids: Array, rows: int, dtype: jnp.dtype):
 
 def _take_backward(rows: int, dtype: jnp.dtype, ids: Array, gradient: Array):
     # In float32: a frequent token adds up thousands of terms, of which bfloat16 would drop all but the first few hundred.
-    gradient = gradient.astype(jnp.float32)
-    if rows <= FEW_ROWS:  # a product, where a CPU would add one token after the other
-        table = jnp.einsum("bti,btd->id", jax.nn.one_hot(ids, rows), gradient, precision="highest")
-    else:
-        table = jnp.zeros((rows, gradient.shape[-1]), jnp.float32).at[ids].add(gradient, mode="drop")
+    table = jnp.zeros((rows, gradient.shape[-1]), jnp.float32).at[ids].add(gradient.astype(jnp.float32), mode="drop")
     return jax.lax.psum(table, sharding.mesh_axes("rows")).astype(dtype), None
 
 

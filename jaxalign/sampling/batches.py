@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxalign.data.rows import pack
 
-BUCKET, LEAST = 64, 16  # prompts are cached in a multiple of so many places, shorter ones in a power of two, so that few are compiled
+BUCKET = 64  # prompts are cached in a multiple of so many places, so that few lengths are compiled
 ROW_TOKENS = 256  # of a row, where no prompt needs more; on CPU, attention leaves out what is not seen from four blocks on
 BATCH_TOKENS = 4096  # of a batch, on each shard of the rows
 
@@ -80,4 +80,4 @@ def first_missing(owners: Mapping[Ids, Sequence[int]], samples: int, done) -> di
 
 
 def _bucket(tokens: int) -> int:
-    return max(LEAST, 1 << (tokens - 1).bit_length()) if tokens < BUCKET else -(-tokens // BUCKET) * BUCKET
+    return max(1, -(-tokens // BUCKET)) * BUCKET

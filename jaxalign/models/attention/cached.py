@@ -15,7 +15,6 @@ from jaxalign import sharding
 
 Array = jax.Array
 
-FEW_PLACES = 32  # of a sample in the cache
 TOKEN = ("rows", None, "heads", None)  # logical axes: of the new token's keys, of a prompt's cache, of the samples' cache
 PROMPT = ("rows", "heads", None, None)
 SAMPLE = ("rows", "heads", None, None, None)
@@ -87,18 +86,11 @@ def attend(
 
 
 def _attend_locally(q, k, v, memory, prompt_length, length, window, *, softcap):
-    if (places := memory.keys.shape[-1]) <= FEW_PLACES:  # all of them at once, where a CPU would write one sample after the other
-        here = (jnp.arange(places) == length[:, :, None])[:, None]  # [P, 1, S, M]
-        memory = memory._replace(
-            keys=jnp.where(here[:, :, :, None], k.swapaxes(1, 2)[..., None], memory.keys),
-            values=jnp.where(here[..., None], v.swapaxes(1, 2)[:, :, :, None], memory.values),
-        )
-    else:
-        prompt, sample = jnp.meshgrid(*map(jnp.arange, length.shape), indexing="ij")
-        memory = memory._replace(  # written before it is read, else XLA would copy it
-            keys=memory.keys.at[prompt, :, sample, :, length].set(k, mode="drop", unique_indices=True),
-            values=memory.values.at[prompt, :, sample, length].set(v, mode="drop", unique_indices=True),
-        )
+    prompt, sample = jnp.meshgrid(*map(jnp.arange, length.shape), indexing="ij")
+    memory = memory._replace(  # written before it is read, else XLA would copy it
+        keys=memory.keys.at[prompt, :, sample, :, length].set(k, mode="drop", unique_indices=True),
+        values=memory.values.at[prompt, :, sample, length].set(v, mode="drop", unique_indices=True),
+    )
     return jax.vmap(partial(_one_prompt, window, softcap=softcap))(q, memory, prompt_length, length), memory
 
 
