@@ -2,7 +2,7 @@
 
 Papers:   UNA arXiv 2408.15339 (scores against thumbs and pairs), TR-DPO 2404.09656 (moving references), MODPO 2310.03708, A-LoL 2305.14718,
           IFT 2405.11870: their orders of methods, where noise does not hide them.
-Bench:    stories260K writes stories, SFT on their sections makes a policy that ends its texts (in about five CPU minutes, kept in
+Bench:    stories260K writes stories, SFT on their sections makes a policy that ends its texts (in about three CPU minutes, kept in
           runs/gold_base). A gold reward is a function of the text: sentiment, brevity of sentences, structure. A rater goes by gold plus
           noise, so that 78 % (95 %, 65 %) of the labels agree with it; proxy300 and proxy60 are raters that go by a reward model of so
           many labels. jaxalign/experiments/goldbench holds golds, feedback, methods.

@@ -5,6 +5,7 @@ is exactly the Bradley-Terry model of the gold. T is such that labels agree with
 """
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -148,8 +149,7 @@ def rows(answers: Answers, members: np.ndarray, *, reward, paired: bool, columns
     sizes = pack.group_tokens(groups, share_prompt=True)
     most = PAIRS_PER_ROW if each > 2 else 2 * PAIRS_PER_ROW
     plan = pack.plan_rows(sizes, row_tokens=layout["row_tokens"], pack=True, max_groups=most)
-    where = store.Path(name, "rows")
-    return store.Prepared(where, {**layout, "tokenizer": "gold"}, groups, plan, members[:, 0])
+    return store.Prepared(Path(name, "rows"), {**layout, "tokenizer": "gold"}, groups, plan, members[:, 0])
 
 
 @dataclasses.dataclass(frozen=True)

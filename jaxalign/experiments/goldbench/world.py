@@ -98,7 +98,7 @@ def answers(draw: Sampler, tokenizer: Tokenizer, params: dict, prompts: Sequence
 
 
 def make(folder: Path, *, say=print) -> World:
-    """The world that a folder keeps; made there where it is missing, in about five CPU minutes."""
+    """The world that a folder keeps; made there where it is missing, in about three CPU minutes."""
     source, file = Source(MODEL), Path(folder) / "world.npz"
     model, renderer = models.build(source.config()), source.renderer("plain")
     tokenizer = renderer.tokenizer
