@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from jaxalign.experiments import gold
-from jaxalign.experiments.goldbench import cells, feedback, fronts, golds, methods, report, world
+from jaxalign.experiments import gold, many_seeds
+from jaxalign.experiments.goldbench import cells, feedback, fronts, golds, methods, online, report, world
 from jaxalign.experiments.goldbench.world import Answers
+from jaxalign.models import model as models
+from jaxalign.rollout.computed import REWARD
+from jaxalign.rollout.feedback import FEEDBACK
+from jaxalign.training.sources import Source
+from jaxalign.training.step import ROLLOUT_LOGPS
 
 
 @pytest.mark.parametrize(
@@ -158,9 +163,14 @@ def test_a_cell_that_names_nothing_is_refused(tmp_path, text, words):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_reads_what_its_feedback_has(name):
     method = methods.METHODS[name]
-    reads = method.bound().reads
+    reads, columns = method.bound().reads, {"advantage"} if method.form == "advantages" else set()
+    columns |= {"margin"} if method.other and method.share == 1 else set()
+    if method.online:
+        kind = FEEDBACK[method.online]
+        columns = {REWARD, ROLLOUT_LOGPS, *kind.columns, *kind.token_columns}
+        assert set(method.rollout) <= set(kind.options)
     assert method.form == "pairs" or "paired" not in reads
-    assert ("columns.advantage" in reads) == (method.form == "advantages")
+    assert {key.partition(".")[2] for key in reads if "columns." in key} <= columns
 
 
 def test_cells_of_a_seed_come_before_those_of_the_next():
@@ -169,18 +179,51 @@ def test_cells_of_a_seed_come_before_those_of_the_next():
     assert wanted[0] == cells.Cell("sentiment-78", "dpo", 1e-4, 0)
 
 
+def test_sections_are_a_sentence_and_the_whole_sentences_after_it():
+    tokenizer = Source("package:stories260k").renderer("plain").tokenizer
+    story = "Tom saw a big dog in the park. It ran to him. They had fun and played with a red ball.\nThen they went home. And the"
+    found = world.sections(np.array(tokenizer.encode(story)), tokenizer)
+    texts = [(tokenizer.decode(prompt[1:]).strip(), tokenizer.decode(response[:-1]).strip()) for prompt, response in found]
+    assert texts[0][0] == "Tom saw a big dog in the park."
+    assert texts[0][1].startswith("It ran to him. They had fun") and not any("And the" in text for pair in texts for text in pair)
+    assert all(prompt[0] == tokenizer.bos_id and response[-1] == tokenizer.eos_id for prompt, response in found)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "scores", "group_advantage"])
+@pytest.mark.parametrize("mismatched", [False, True])
+def test_a_batch_of_rollouts_has_as_many_samples_as_one_of_rows_and_holds_the_longest(kind, mismatched):
+    samples = 4 if kind == "group_advantage" else 2
+    plan = online.layout(kind, samples=samples, mismatched=mismatched)
+    assert plan.prompts * samples == 64
+    longest = world.MOST_PROMPT_TOKENS + (plan.responses + mismatched) * (1 + world.LONGEST)  # BOS, and all but the last token once
+    assert plan.row_tokens >= longest * plan.groups
+
+
+def test_a_rater_online_judges_as_offline(truth):
+    judge = feedback.judged(truth, agreement=0.78, seed=0)
+    texts = [f"text {i}" for i in range(300)]
+    asked = online.utilities(judge, lambda prompts, texts: truth[:, 0], seed=0)
+    once, again = (asked(["p"] * 300, texts) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+    back = once * judge.utility.std() / feedback.SQUASH + np.median(judge.utility) - truth[:, 0] / judge.temperature
+    assert back.mean() == pytest.approx(np.euler_gamma, abs=4 * np.pi / 6**0.5 / 300**0.5)  # of a standard Gumbel number
+
+
 @pytest.mark.slow
-def test_a_bench_is_made_measured_and_goes_on_cell_by_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr(world, "COUNTS", {"base": 40, "train": 24, "held_out": 10})
-    monkeypatch.setattr(cells, "KL_PROMPTS", 4)
-    monkeypatch.setattr(gold, "BEST_OF", (2, 4))
-    options = {"seeds": 1, "steps": 2}
-    gold.run(tmp_path, cells=("sentiment-78 dpo 1e-9",), **options)
+def test_a_cell_is_measured_and_kept(tmp_path, monkeypatch, answers):
+    source = Source(world.MODEL)
+    model, prompts = models.build(source.config()), {name: [f"Tom {i}" for i in range(300)] for name in ("train", "held_out")}
+    with many_seeds.one_device():
+        params = source.load(model)
+    made = world.World(model, source.renderer("plain"), params, answers.prompts[:8], answers, prompts | {"held_out": prompts["train"][:8]})
+    monkeypatch.setattr(world, "make", lambda folder: made)
+    monkeypatch.setattr(gold, "BEST_OF", (2,))
+    options = {"cells": ("sentiment-78 dpo 1e-9",), "seeds": 1, "steps": 2}
+    found = gold.run(tmp_path, **options)
     kept = tmp_path / "cells" / "sentiment-78_dpo_1e-09_0.json"
-    before = kept.read_text()
-    found = gold.run(tmp_path, cells=("sentiment-78 dpo 1e-9", "sentiment-78 online_dpo 1e-9"), **options)
-    assert kept.read_text() == before
-    for one in found["cells"]:  # a policy that has not moved says what the base says
-        assert one["kl"][0] == pytest.approx(0, abs=1e-4) and one["loss"] == pytest.approx(np.log(2), abs=1e-3)
-        assert one["gold/sentiment"] == pytest.approx(found["bases"][0]["gold/sentiment"], abs=0.05)
-    assert (tmp_path / "plot.png").exists() and "online_dpo" in (tmp_path / "table.md").read_text()
+    (one,), (base,) = found["cells"], found["bases"]
+    assert one["kl"][0] == pytest.approx(0, abs=1e-4)  # a policy that has not moved says what the base says
+    assert one["gold/sentiment"] == pytest.approx(base["gold/sentiment"], abs=0.05)
+    kept.write_text(kept.read_text().replace('"win"', '"kept": 1, "win"'))
+    assert gold.run(tmp_path, **options)["cells"][0]["kept"] == 1
+    assert (tmp_path / "plot.png").exists() and "dpo" in (tmp_path / "table.md").read_text()

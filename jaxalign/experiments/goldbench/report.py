@@ -50,8 +50,8 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What the interval shows."""
-        if not abs(self.difference) > self.half:
+        """What the interval shows; one seed shows nothing."""
+        if self.seeds < 2 or not abs(self.difference) > self.half:
             return UNKNOWN
         return APPEARS if self.difference > 0 else NOT
 

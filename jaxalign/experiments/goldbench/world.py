@@ -37,7 +37,7 @@ PROMPTS = {"train": 2000, "held_out": 512}
 PROMPTS_PER_STORY = {"train": 5, "held_out": 1}
 SAMPLES = 4  # of a training prompt
 SFT = {"rows": 16, "learning_rate": 2e-3, "row_tokens": 256, "epochs": 2}
-PLACES, LANES = 64, 4
+PLACES, LANES = 64, 2  # prompts at a time, and samples of each
 
 Ids = Sequence[int]
 
