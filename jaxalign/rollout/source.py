@@ -174,9 +174,9 @@ class Rollouts:
         table, plain, sums = state.source, state.replace(source=None), []
         for entry, arrays in self._arrays.items():
             table, kl = self._write(table, plain, loader.to_device(arrays), jnp.int32(entry))
-            sums.append(kl)
+            sums.append(jax.device_get(kl))  # one after the other: queued programs of several CPU processes can hang
         if None not in sums:
-            total, count = np.sum(jax.device_get(sums), 0)
+            total, count = np.sum(sums, 0)
             window.metrics[f"{NAME}/kl"] = float(total / max(count, 1))
         self._news = window.metrics, window.lines
         return state.replace(source=table)

@@ -84,8 +84,7 @@ def test_a_run_that_is_continued_equals_one_that_was_not_stopped(finished, tmp_p
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_in_a_save_goes_on_from_the_save_before(finished, tmp_path):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    killed = subprocess.run([sys.executable, DIE, "save", "6", "--", *arguments(tmp_path, "grpo")], env=environment, capture_output=True)
+    killed = subprocess.run([sys.executable, DIE, "save", "6", "--", *arguments(tmp_path, "grpo")], capture_output=True)
     assert killed.returncode == -9 and 5 <= runs.steps(tmp_path)[-1] <= 6, killed.stderr
     assert start(tmp_path) == finished[1]
 
@@ -127,25 +126,22 @@ def test_other_feedback_trains_other_objectives(tmp_path, objective):
 
 
 @pytest.mark.slow
-def test_two_processes_draw_the_rollouts_of_one(tmp_path):
+def test_two_processes_draw_the_rollouts_of_one(finished, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-
-    def launch(workdir, devices, *flags):
-        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        command = [sys.executable, "-m", "jaxalign.train", *arguments(tmp_path / workdir, "grpo", "train.total_steps=5"), *flags]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-    flags = [["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(i)] for i in range(2)]
-    processes = [*(launch("two", 1, *each) for each in flags), launch("one", 2)]
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+    two = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
+    command = [sys.executable, "-m", "jaxalign.train", *arguments(tmp_path, "grpo"), *two]
+    options = {"env": {**os.environ, "XLA_FLAGS": flags}, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, "--process", str(i)], **options) for i in range(2)]
     try:
-        messages = [process.communicate(timeout=240)[1] for process in processes]
+        messages = [process.communicate(timeout=300)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0, 0], messages
-    for ours, theirs in zip(lines_of(tmp_path / "two"), lines_of(tmp_path / "one"), strict=True):
+    assert [process.returncode for process in processes] == [0, 0], messages
+    for ours, theirs in zip(lines_of(tmp_path), finished[1], strict=True):
         assert ours.keys() == theirs.keys()
         for name in ours.keys() - {"split"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
