@@ -6,6 +6,10 @@ Model:    stories260K (A. Karpathy, MIT), 0.26M parameters, first SFT on the qui
 Reward:   `reward` below, from -1 to 1: does the answer contain the words of the values in the prompt, and has it about ten words?
 Command:  python -m jaxalign.train --config configs/online.py:METHOD            (or METHOD,SEED; or all, or all,SEED)
 Compare:  held-out "generate/reward" of 64 prompts with four answers each against "generate/kl", before and after.
+Hardware: 1 CPU core, no network; 76 CPU seconds per method.
+Measured: 2026-11-26, dpo, seed 0: reward -0.07 before and 0.09 after (standard errors over the prompts 0.05), at a KL of 8.9 nats per
+          answer: eight pairs per step are few, and most of the way that the policy goes is noise. The other methods are not measured
+          here; this file shows how each is set up, and configs/gold.py compares methods at equal KL.
 """
 
 import math
