@@ -145,3 +145,17 @@ def test_held_out_rows_are_divided_by_what_a_column_has(tmp_path):
         cfg.eval.by = column
         with pytest.raises(ValueError, match=words):
             evaluations.evaluations(cfg, None, sets, judging=None)
+
+
+@pytest.mark.parametrize(
+    ("judge", "grades"),
+    [
+        ("judge:m@https://h/v1", True),
+        ("m@https://h/v1", False),
+        (dict(kind="judge", model="m", url="https://h/v1"), True),
+        (dict(model="m", url="https://h/v1"), False),
+    ],
+)
+def test_a_judge_that_grades_is_a_reward_and_one_that_compares_is_none(judge, grades):
+    names = judges.metrics(dict(rewards=None, judge=judge, against="chosen", kl=False))
+    assert "generate/win_rate" in names and ("generate/reward" in names) == grades
