@@ -90,6 +90,9 @@ def _computed(resolved):
         yield "data.rollout.feedback='gae' reads the values of a critic, and the model has none; set model.critic='linear'."
     if kind in ("group_advantage", "gae") and spec["beta"] and resolved["reference"]["rule"] == "none":
         yield f"data.rollout.beta={spec['beta']} pulls to a reference, and reference.rule is 'none'; set 'frozen', or beta=0.0."
+    target = resolved["objective"].get("target_kl")
+    if kind == "gae" and target and not spec["beta"] and not resolved["objective"]["beta"]:
+        yield f"objective.target_kl={target} steers the strength of a KL, and there is none; set data.rollout.beta, or objective.beta."
 
 
 def _durations(resolved):

@@ -79,6 +79,11 @@ def rows(**data):
         (dict(feedback="scores"), {}, "objective 'dpo' reads pairs; set feedback='pairs'"),
         (dict(feedback="scores", score_transform="linear"), dict(objective=dict(name="una")), "data.rollout: score_range=None with"),
         (dict(feedback="group_advantage", scale="mean"), dict(objective=dict(name="grpo")), "scale='mean' is not one of std, none"),
+        (
+            dict(feedback="gae", beta=0.0),
+            dict(objective=dict(name="ppo", target_kl=4.0), model=dict(checkpoint="package:stories260k", critic="linear")),
+            "objective.target_kl=4.0 steers the strength of a KL, and there is none; set data.rollout.beta",
+        ),
         (dict(feedback="gae"), dict(objective=dict(name="ppo")), "feedback='gae' reads the values of a critic, and the model has none"),
         (
             dict(feedback="group_advantage", beta=0.1),
