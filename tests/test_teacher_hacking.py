@@ -75,6 +75,7 @@ def student():
         yield tiny_decoder.init(teacher_hacking.STUDENT, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_every_prompt_gets_its_samples_whatever_their_number(student):
     prompts = teacher_hacking.LANGUAGE.prompts(170, np.random.default_rng(1))
     texts = teacher_hacking.said(teacher_hacking.STUDENT, student, prompts, seed=1, samples=2)
@@ -82,6 +83,7 @@ def test_every_prompt_gets_its_samples_whatever_their_number(student):
     assert (texts[:, 0, 6:] != texts[:, 1, 6:]).any(1).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_with_the_probabilities_of_the_forward(student):
     size, prompts = teacher_hacking.STUDENT, teacher_hacking.LANGUAGE.prompts(50, np.random.default_rng(2))
     rows, logps = jax.jit(lambda *x: tiny_decoder.draw(*x, size=size))(student, prompts, jax.random.key(0))
