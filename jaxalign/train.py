@@ -224,6 +224,9 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
         window, lines = batches.news()
         for line in lines:
             run.log.say(line)
+        if guards.is_beyond(window.get("rollout/kl"), run.cfg.train.max_kl):  # the log shows how it came to that
+            _flush(run, pending, meter)
+            run.log.metrics("train", step, window)
         limit = {"most": run.cfg.train.max_kl, "saved": run.saved, "learning_rate": run.cfg.optimizer.learning_rate}
         guards.check_kl(window.get("rollout/kl"), step, **limit)
         state, metrics = run.functions.train_step(state, batch)

@@ -47,6 +47,7 @@ class Checkpoints:
         self.folder = runs.checkpoints(workdir)
         self._keep_last, self._keep_best = keep_last, keep_best
         self._metric = metric
+        self.good: int | None = None  # the last step whose policy is known to be within train.max_kl
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future | None = None
@@ -64,6 +65,10 @@ class Checkpoints:
         """Steps of all finished checkpoints, in order."""
         return runs.steps(self.workdir)
 
+    def newest_known_good(self) -> int | None:
+        """Step of the newest finished checkpoint that is not after `good`, which is kept; None if there is none."""
+        return None if self.good is None else max((step for step in self.steps() if step <= self.good), default=None)
+
     def begin(self, *, tell: Callable[[str], None] = runs.to_stderr) -> int | None:
         """The step to continue from: the newest good one; None where there is none yet.
 
@@ -73,6 +78,7 @@ class Checkpoints:
           CheckpointError: all checkpoints are damaged.
         """
         start = runs.newest_good(self.workdir, tell=tell)
+        self.good = None if start is None else self.read_run(start).get("good")
         if jax.process_index() == 0 and start is not None:
             for step in (step for step in self.steps() if step > start):
                 aside = runs.unused(self.workdir / "damaged" / str(step))
@@ -95,7 +101,7 @@ class Checkpoints:
         """
         self.wait()
         parts = {name: ocp.args.StandardSave(part) for name, part in _parts(state).items()}
-        items = ocp.args.Composite(**parts, run=ocp.args.JsonSave({**run, "metrics": metrics}))
+        items = ocp.args.Composite(**parts, run=ocp.args.JsonSave({**run, "metrics": metrics, "good": self.good}))
         try:
             self._writer.save(self.folder / str(step), args=items)
         except Exception as error:  # orbax hands on whatever the file system raised
@@ -148,12 +154,13 @@ class Checkpoints:
                 shutil.rmtree(removed)
 
     def _kept(self) -> set[int]:
-        """The steps to keep: the newest and the best; all of them where a record cannot be read, so that nobody can judge."""
+        """The steps to keep: the newest, the newest known good, the best; all where a record cannot be read, so that nobody can judge."""
         there = self.steps()
+        kept = {*there[-self._keep_last :], self.newest_known_good()} - {None}
         if not self._keep_best:
-            return set(there[-self._keep_last :])
+            return kept
         try:
-            return {*there[-self._keep_last :], *runs.best(runs.losses(self.workdir, self._metric, there))[-self._keep_best :]}
+            return {*kept, *runs.best(runs.losses(self.workdir, self._metric, there))[-self._keep_best :]}
         except CheckpointError:
             return set(there)
 

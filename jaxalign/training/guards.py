@@ -19,14 +19,27 @@ def check_finite(values: Mapping[str, float], step: int, *, checked: tuple[int, 
         )
 
 
+def is_beyond(kl: float | None, most: float | None) -> bool:
+    """Whether the KL of a window of rollouts is above train.max_kl, or NaN; False where there is no KL, or no limit."""
+    return None not in (kl, most) and not kl <= most
+
+
 def check_kl(kl: float | None, step: int, *, most: float | None, saved: Checkpoints, learning_rate: float) -> None:
-    """Raises FloatingPointError where the KL of a window of rollouts is above train.max_kl, or NaN; None: there is none, or no limit."""
-    if None not in (kl, most) and not kl <= most:
+    """Raises FloatingPointError where the KL `is_beyond` its limit; else the policy of this step is good as of `Checkpoints.good`.
+
+    The policy moves between two windows, and what is saved there is not measured: known good is what was saved before a good window.
+    """
+    if is_beyond(kl, most):
+        saved.wait()
+        good = saved.newest_known_good()
+        kept = "no checkpoint is of a policy within it" if good is None else f"the newest checkpoint of a policy within it is step {good}"
         raise FloatingPointError(
-            f"rollout/kl is {kl:.4g} nats per sample at step {step}, more than train.max_kl={most:g}; {_newest_good(saved)}. Pull harder "
-            f"to the reference (objective.beta), lower optimizer.learning_rate (now {learning_rate}) or raise train.max_kl, and start "
-            "again in a new --workdir."
+            f"rollout/kl is {kl:.4g} nats per sample at step {step}, more than train.max_kl={most:g}; {kept}. Pull harder to the "
+            f"reference (objective.beta), lower optimizer.learning_rate (now {learning_rate}) or raise train.max_kl, and start again in a "
+            "new --workdir."
         )
+    if None not in (kl, most):
+        saved.good = step
 
 
 def _newest_good(saved):

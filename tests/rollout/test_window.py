@@ -128,18 +128,25 @@ def test_a_window_without_any_reward_stops_the_run_and_names_the_reason():
 
 
 class Saved:
-    latest = 4
+    good = 3
 
     def wait(self):
         pass
 
+    def newest_known_good(self):
+        return None
+
 
 @pytest.mark.parametrize("kl", [0.6, float("nan")])
 def test_a_kl_beyond_its_limit_stops_the_run_and_names_the_checkpoint_that_is_kept(kl):
-    with pytest.raises(FloatingPointError, match="at step 6, more than train.max_kl=0.5; the newest good checkpoint is step 4"):
-        guards.check_kl(kl, 6, most=0.5, saved=Saved(), learning_rate=0.1)
+    saved = Saved()
+    with pytest.raises(FloatingPointError, match="at step 6, more than train.max_kl=0.5; no checkpoint is of a policy within it"):
+        guards.check_kl(kl, 6, most=0.5, saved=saved, learning_rate=0.1)
+    assert saved.good == 3
 
 
-@pytest.mark.parametrize(("kl", "most"), [(0.4, 0.5), (None, 0.5), (9.0, None)])
-def test_a_kl_within_its_limit_or_without_one_goes_on(kl, most):
-    guards.check_kl(kl, 6, most=most, saved=Saved(), learning_rate=0.1)
+@pytest.mark.parametrize(("kl", "most", "good"), [(0.4, 0.5, 6), (None, 0.5, 3), (9.0, None, 3)])
+def test_a_kl_within_its_limit_makes_the_policy_a_good_one(kl, most, good):
+    saved = Saved()
+    guards.check_kl(kl, 6, most=most, saved=saved, learning_rate=0.1)
+    assert saved.good == good

@@ -6,16 +6,18 @@ import pytest
 
 from jaxalign.config.durations import Durations
 from jaxalign.config.sets import check_best
-from jaxalign.training import runs
+from jaxalign.training import guards, runs
 from jaxalign.training.checkpoint import Checkpoints
 from jaxalign.types import TrainState
 
 NAN, INF = float("nan"), float("inf")
 
 
-def save_all(workdir, losses, **options):
+def save_all(workdir, losses, *, good=None, **options):
+    """`good`: step -> what `Checkpoints.good` becomes before the save of that step."""
     saved = Checkpoints(workdir, **options)
     for step, loss in enumerate(losses, 1):
+        saved.good = (good or {}).get(step, saved.good)
         state = dict.fromkeys(TrainState.__dataclass_fields__) | {"trainable": {"w": jnp.full((4,), float(step))}, "step": jnp.int32(step)}
         metrics = None if loss is None else {"loss": loss} if not isinstance(loss, dict) else loss
         saved.save(TrainState(**state), step=step, run={"config": {"train": {"best_metric": "loss"}}}, metrics=metrics)
@@ -38,6 +40,14 @@ def test_what_is_no_number_is_never_best_and_never_deletes_the_best(tmp_path, lo
 
 def test_without_a_count_of_the_best_the_newest_are_kept(tmp_path):
     assert save_all(tmp_path, [1.0, 2.0, 3.0, 4.0], keep_last=2) == [3, 4]
+
+
+def test_the_newest_that_is_known_to_be_good_is_kept_beside_the_newest_also_over_a_restart(tmp_path):
+    assert save_all(tmp_path, [1.0] * 6, good={1: 0, 4: 3}, keep_last=1) == [3, 6]
+    again = Checkpoints(tmp_path, keep_last=1)
+    assert again.begin() == 6 and again.good == 3 and again.newest_known_good() == 3
+    with pytest.raises(FloatingPointError, match=r"; the newest checkpoint of a policy within it is step 3\."):
+        guards.check_kl(9.0, 6, most=0.5, saved=again, learning_rate=0.1)
 
 
 def test_two_best_by_a_metric_of_which_more_is_better(tmp_path):
