@@ -30,7 +30,10 @@ def test_two_local_processes_train_until_a_signal_and_save(tmp_path):
         while launcher.poll() is None and not steps(run):
             time.sleep(0.1)
         launcher.terminate()
-        launcher.wait(timeout=240)
+        try:
+            launcher.wait(timeout=240)
+        finally:
+            launcher.kill()
     lines = errors.read_text()
     assert launcher.returncode == 75, lines
     began = [f"{mark}process {number} of 2 (flags): waiting for all at 127.0.0.1:" for number, mark in enumerate(("", "[1] "))]
