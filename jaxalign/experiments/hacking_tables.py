@@ -9,7 +9,7 @@ from jaxalign.evaluators.hacking import Curve, smoothed
 from jaxalign.experiments import results
 
 EARLY, LATE = (100, 400), (800, 2400)  # steps between which the slopes of the proxy are fitted
-WINDOW = 5  # points of the smoothing before flags are raised
+WINDOW = 1  # points of the smoothing before flags are raised: measurements are 200 steps apart, on the same texts
 ALARM = 0.25  # of the slope ratio, below which the detector without an oracle says hacking
 
 
