@@ -25,6 +25,7 @@ def check(resolved: dict) -> Iterator[str]:
     yield from _durations(resolved)
     yield from _beside(resolved)
     yield from _objective(resolved)
+    yield from _log_probs(resolved)
 
 
 def _windows(spec, data):
@@ -144,6 +145,32 @@ def _objective(resolved):
     if own and (data["eval"] is not None or least_share(spec) < 1):
         where = "data.eval" if data["eval"] is not None else f"data.rollout.share={least_share(spec)}"
         yield f"{where}: {name} reads {', '.join(sorted(own))}, which rollouts alone have; leave it out, and evaluate with eval.generate."
+
+
+def _log_probs(resolved):
+    """What is computed of the log-probs of the policy that drew a sample: they are those of the trainer, and of that policy alone."""
+    from jaxalign.rollout.feedback import FEEDBACK
+    from jaxalign.training.step import ROLLOUT_LOGPS
+
+    spec, objective = resolved["data"]["rollout"], functions.objective(resolved)
+    if spec["feedback"] not in FEEDBACK:
+        return
+    ratios, kind = ROLLOUT_LOGPS in objective.token_columns, FEEDBACK[spec["feedback"]]
+    if not ratios and kind.compute is None:
+        return
+    who = f"objective {objective.name!r}" if ratios else f"feedback {spec['feedback']!r}"
+    if spec["speaker"] != "policy":
+        yield f"data.rollout.speaker={spec['speaker']!r}: {who} is about samples of the policy itself; {LEFT_OUT}, or train 'sft' on them."
+    for key in ("temperature", "top_p"):
+        if spec[key] != 1:
+            yield f"data.rollout.{key}={spec[key]}: {who} takes samples as drawn with temperature=1.0 and top_p=1.0; {LEFT_OUT}."
+    if resolved["forward"]["name"] == "two_pass":
+        yield f"forward.name='two_pass' gives log-probs of mixed text, and {who} takes those of the text that was drawn; {LEFT_OUT}."
+    if not ratios and "columns.advantage" in objective.reads and spec["every_steps"] > 1:
+        yield (
+            f"data.rollout.every_steps={spec['every_steps']}: objective {objective.name!r} has no ratio to the policy that drew a sample, "
+            "so only the first step would be right; set 1, or use 'rloo' or 'grpo'."
+        )
 
 
 def least_share(spec: Mapping) -> float:

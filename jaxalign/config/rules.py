@@ -283,7 +283,7 @@ RULES = (  # (rule, the sections that it reads)
     (_train_rule, ("train", "data", "eval")),
     (_generate_rule, ("eval", "data")),
     (_eval_sources_rule, ("eval", "data")),
-    (rollout_rules.check, ("data", "objective", "reference", "train", "optimizer")),
+    (rollout_rules.check, ("data", "objective", "reference", "train", "optimizer", "forward")),
     (_answers_rule, ("eval", "objective")),
     (_best_metric_rule, ("train", "data", "eval", "reference", "objective", "model")),
     (_reference_rule, ("reference",)),

@@ -38,6 +38,8 @@ def test_rollouts_alone_are_enough_and_the_options_of_their_feedback_stand_besid
         (dict(name="una_online", form="raw"), dict(feedback="scores")),
         (dict(name="grpo"), dict(feedback="group_advantage", scale="none", every_steps=4, epochs=2)),
         (dict(name="sft"), dict(feedback="samples", reward=None)),
+        (dict(name="una_online"), dict(feedback="scores", top_p=0.9, temperature=0.7)),
+        (dict(name="reinforce"), dict(feedback="group_advantage", baseline="none", scale="none")),
     ],
 )
 def test_every_feedback_has_an_objective_that_reads_it(objective, options):
@@ -96,6 +98,41 @@ def rows(**data):
             "data.eval: objective 'grpo' reads advantage, rollout_logps, which rollouts alone have",
         ),
         ({}, dict(objective=dict(name="simpo"), train=dict(total_steps=8, max_kl=1.0)), "train.max_kl=1.0: without a reference in memory"),
+        (
+            dict(feedback="group_advantage", temperature=0.7),
+            dict(objective=dict(name="grpo")),
+            "data.rollout.temperature=0.7: objective 'grpo' takes samples as drawn with temperature=1.0 and top_p=1.0; leave the key out.",
+        ),
+        (
+            dict(feedback="gae", top_p=0.9),
+            dict(objective=dict(name="ppo"), model=dict(checkpoint="package:stories260k", critic="linear")),
+            "data.rollout.top_p=0.9: objective 'ppo' takes samples as drawn",
+        ),
+        (
+            dict(feedback="scores", top_p=0.9),
+            dict(objective=dict(name="una_online", denominator="rollout")),
+            "data.rollout.top_p=0.9: objective 'una_online' takes samples as drawn",
+        ),
+        (
+            dict(feedback="group_advantage", beta=0.1, temperature=0.7, every_steps=1),
+            dict(objective=dict(name="reinforce")),
+            "data.rollout.temperature=0.7: feedback 'group_advantage' takes samples as drawn",
+        ),
+        (
+            dict(feedback="group_advantage", speaker="teacher"),
+            dict(objective=dict(name="grpo"), reference=dict(rule="teacher", checkpoint="package:stories260k")),
+            "data.rollout.speaker='teacher': objective 'grpo' is about samples of the policy itself",
+        ),
+        (
+            dict(feedback="group_advantage", every_steps=4, epochs=2),
+            dict(objective=dict(name="reinforce")),
+            "data.rollout.every_steps=4: objective 'reinforce' has no ratio",
+        ),
+        (
+            dict(feedback="group_advantage"),
+            dict(objective=dict(name="grpo"), forward=dict(name="two_pass")),
+            "forward.name='two_pass' gives log-probs of mixed text, and objective 'grpo' takes",
+        ),
         (dict(seed=-1), {}, "data.rollout.seed=-1 is not at least 0"),
     ],
 )  # fmt: skip
