@@ -15,8 +15,19 @@ STD_EPS = 1e-4  # added to a group's standard deviation, as in published GRPO co
 VARIANCE_EPS = 1e-8  # added to a variance before its root
 
 
+def check(*, baseline: str, scale: str) -> None:
+    """Raises ValueError for an unknown baseline or scale, and for a scale without a baseline."""
+    for name, value, known in (("baseline", baseline, BASELINES), ("scale", scale, SCALES)):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+    if baseline == "none" and scale != "none":
+        raise ValueError(f"scale={scale!r} with baseline='none' divides by almost 0 where rewards are equal; set scale='none'.")
+
+
 def group_advantage(rewards: Array, valid: Array, *, baseline: str = "mean", scale: str = "std") -> Array:
     """The advantage of each response over its group: float32[N, K], 0 where not valid, and where nothing is left to compare with.
+
+    Against a baseline of the group it is exactly 0 where all rewards are equal, whatever their size.
 
     Args:
       rewards: float32[N, K]; anything where not valid.
@@ -25,11 +36,13 @@ def group_advantage(rewards: Array, valid: Array, *, baseline: str = "mean", sca
       scale: "std" divides by the group's standard deviation (of n - 1) plus 1e-4, so that every prompt weighs alike; "none" does not.
 
     Raises:
-      ValueError: an unknown baseline or scale.
+      ValueError: as of `check`.
     """
-    if baseline not in BASELINES or scale not in SCALES:
-        raise ValueError(f"got {baseline=}, {scale=}; there are baselines {', '.join(BASELINES)} and scales {', '.join(SCALES)}.")
-    rewards, count = jnp.where(valid, rewards, 0.0).astype(jnp.float32), valid.sum(1, keepdims=True)
+    check(baseline=baseline, scale=scale)
+    count, rewards = valid.sum(1, keepdims=True), rewards.astype(jnp.float32)
+    if baseline != "none":  # differences are small numbers: sums of them round neither equal rewards apart nor large ones together
+        rewards = rewards - jnp.max(jnp.where(valid, rewards, -jnp.inf), 1, keepdims=True)
+    rewards = jnp.where(valid, rewards, 0.0)
     total = rewards.sum(1, keepdims=True)
     mean = total / jnp.maximum(count, 1)
     constant = {"mean": mean, "leave_one_out": (total - rewards) / jnp.maximum(count - 1, 1), "none": jnp.zeros_like(mean)}[baseline]

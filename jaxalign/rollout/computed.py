@@ -28,7 +28,7 @@ def group_advantages(
 
     Args:
       baseline: what a reward is compared with: "mean" of the prompt's samples, "leave_one_out", the mean of the others, or "none".
-      scale: what the difference is divided by: "std" of the prompt's rewards, or "none" (Dr. GRPO).
+      scale: what the difference is divided by: "std" of the prompt's rewards, or "none" (Dr. GRPO, and without a baseline).
       beta: strength of the KL to the reference in the reward, of whole responses (RLOO); 0: none.
     """
     rewards = column(batch, REWARD)
@@ -66,10 +66,8 @@ def token_advantages(
 
 
 def check_group_advantages(*, baseline: str, scale: str, beta: float) -> None:
-    """Raises ValueError for an option of `group_advantages` that is out of its range."""
-    for name, value, known in (("baseline", baseline, advantages.BASELINES), ("scale", scale, advantages.SCALES)):
-        if value not in known:
-            raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+    """Raises ValueError for an option of `group_advantages` that is out of its range, or goes with none of the others."""
+    advantages.check(baseline=baseline, scale=scale)
     _check_beta(beta)
 
 

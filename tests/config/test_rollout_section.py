@@ -86,6 +86,7 @@ def rows(**data):
             dict(objective=dict(name="ppo", target_kl=4.0), model=dict(checkpoint="package:stories260k", critic="linear")),
             "objective.target_kl=4.0 steers the strength of a KL, and there is none; set data.rollout.beta",
         ),
+        (dict(feedback="group_advantage", baseline="none"), dict(objective=dict(name="grpo")), "scale='std' with baseline='none'"),
         (dict(feedback="gae"), dict(objective=dict(name="ppo")), "feedback='gae' reads the values of a critic, and the model has none"),
         (
             dict(feedback="group_advantage", beta=0.1),

@@ -122,6 +122,19 @@ def test_groups_without_a_comparison_have_no_advantage(baseline, scale):
     np.testing.assert_allclose(advantages.group_advantage(rewards, valid, baseline=baseline, scale=scale), np.zeros((3, 2)), atol=1e-6)
 
 
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
+@pytest.mark.parametrize("scale", ["std", "none"])
+def test_equal_rewards_of_any_size_have_exactly_no_advantage(baseline, scale):
+    rewards = jnp.array([[1234.567] * 6 + [jnp.nan], [-0.1] * 7, [3e30] * 7], jnp.float32)
+    found = advantages.group_advantage(rewards, ~jnp.isnan(rewards), baseline=baseline, scale=scale)
+    np.testing.assert_array_equal(found, jnp.zeros((3, 7)))
+
+
+def test_a_scale_without_a_baseline_is_refused():
+    with pytest.raises(ValueError, match="scale='std' with baseline='none' divides by almost 0 where rewards are equal"):
+        advantages.group_advantage(jnp.ones((1, 4)), jnp.ones((1, 4), bool), baseline="none", scale="std")
+
+
 def test_an_unknown_baseline_is_refused():
     with pytest.raises(ValueError, match="leave_one_out"):
         advantages.group_advantage(jnp.ones((1, 2)), jnp.ones((1, 2), bool), baseline="loo")
