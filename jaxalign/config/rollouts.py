@@ -100,13 +100,13 @@ def rolling(
         reward.check([one.columns for one in asked])
     distinct = spec["every_steps"] // spec["epochs"]
     layout = _layout(cfg, kind, prompts.batch, spec, mismatched=mismatched)
-    judge, compute = kind.bound(spec)
+    judge, compute, finish = kind.bound(spec)
     speech = Speech(prompts, _sampler(cfg, spec, speaking, speaker, distinct * prompts.batch), speaker, spec["samples"])
     windows = Windows(speech, layout, judge, reward, missing_eos_penalty=spec["missing_eos_penalty"])
     options = {"every": spec["every_steps"], "epochs": spec["epochs"], "seed": prompts.seed, "speaker": params_of}
     options["share"] = spec["share"], spec["share_end"]
     described = f"{prompts.batch:,} of {len(ids):,} prompts per step with {spec['samples']} samples each, {spec['feedback']}"
-    make, carried = partial(Rollouts, windows=windows, **options), partial(Rollouts.carried, layout, distinct)
+    make, carried = partial(Rollouts, windows=windows, finish=finish, **options), partial(Rollouts.carried, layout, distinct)
     return Rolling(make, carried, compute, f"prompts-{prompts.identity()}", described)
 
 

@@ -2,8 +2,12 @@
 
 A function is `(policy, reference, batch, statistics, *, options) -> {name: column}`; the batch has the column REWARD, the policy is the one
 that drew the window, and statistics are what the objective carries. Its keyword arguments are options of data.rollout.
+
+What needs all batches of the window is a function `(batches, made, *, options) -> {name: column}` that is called after them: their arrays
+are stacked, and made bool[B] says which of them are of this window.
 """
 
+import jax
 import jax.numpy as jnp
 
 from jaxalign.objectives.families import adaptive_kl
@@ -46,23 +50,31 @@ def token_advantages(
     beta: float = 0.05,
     gamma: float = 1.0,
     lam: float = 0.95,
-    whiten: bool = True,
 ) -> dict[str, Array]:
-    """{"token_advantage", "token_return", "rollout_values"}: float32[R, T] each, for PPO, see `advantages.gae`.
+    """{"token_advantage", "token_return", "rollout_values"}: float32[R, T] each, for PPO, see `advantages.gae`; not whitened.
 
     Args:
       beta: strength of the KL to the reference in the reward, k1 of every token; 0: none. An objective with a target KL steers it.
       gamma: discount of rewards to come, 0 to 1.
       lam: 1 takes the whole return as the advantage, 0 one step and the critic.
-      whiten: advantages get mean 0 and variance 1 over the tokens of the whole batch; returns do not.
     """
     values = token_values(policy)
     kl = k1(policy.logps, reference.logps) if beta else 0.0 * policy.logps
     rewards = advantages.token_rewards(column(batch, REWARD), kl, batch, beta=beta * adaptive_kl.factor(statistics))
     advantage, returns = advantages.gae(rewards, values, batch, gamma=gamma, lam=lam)
-    if whiten:
-        advantage = advantages.whiten(advantage, at_tokens(batch.valid.astype(jnp.float32), batch) > 0)
     return {"token_advantage": advantage, "token_return": returns, "rollout_values": values}
+
+
+def whitened(batches: Batch, made: Array, *, whiten: bool = True) -> dict[str, Array]:
+    """{"token_advantage": float32[B, R, T]}: of a whole window, so that the number of its batches changes nothing; {} without whitening.
+
+    Args:
+      whiten: advantages get mean 0 and variance 1 over all tokens of the window; returns do not.
+    """
+    if not whiten:
+        return {}
+    trained = jax.lax.map(lambda batch: at_tokens(batch.valid.astype(jnp.float32), batch) > 0, batches)
+    return {"token_advantage": advantages.whiten(batches.columns["token_advantage"], trained & made[:, None, None])}
 
 
 def check_group_advantages(*, baseline: str, scale: str, beta: float) -> None:
@@ -72,7 +84,7 @@ def check_group_advantages(*, baseline: str, scale: str, beta: float) -> None:
 
 
 def check_token_advantages(*, beta: float, gamma: float, lam: float, whiten: bool) -> None:
-    """Raises ValueError for an option of `token_advantages` that is out of its range."""
+    """Raises ValueError for an option of `token_advantages` or `whitened` that is out of its range."""
     for name, value in (("gamma", gamma), ("lam", lam)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value} is not in [0, 1].")

@@ -39,16 +39,20 @@ class Feedback:
     compute: Callable[..., dict] | None = None  # its columns on the devices, see `computed`
     columns: tuple[str, ...] = ()  # of responses, which that gives
     token_columns: tuple[str, ...] = ()  # of tokens
+    finish: Callable[..., dict] | None = None  # its columns that need the whole window, see `computed`
 
     @property
     def options(self) -> dict[str, Any]:
         """Its options and their defaults."""
-        return hparams_of(self.judge) | (hparams_of(self.compute) if self.compute else {})
+        return {name: default for one in self._parts if one for name, default in hparams_of(one).items()}
 
-    def bound(self, options: Mapping[str, Any]) -> tuple[Callable, Callable | None]:
-        """`judge` and `compute` with their options."""
-        given = [{name: options[name] for name in hparams_of(one)} if one else {} for one in (self.judge, self.compute)]
-        return partial(self.judge, **given[0]), partial(self.compute, **given[1]) if self.compute else None
+    def bound(self, options: Mapping[str, Any]) -> tuple[Callable | None, ...]:
+        """`judge`, `compute` and `finish` with their options."""
+        return tuple(partial(one, **{name: options[name] for name in hparams_of(one)}) if one else None for one in self._parts)
+
+    @property
+    def _parts(self):
+        return self.judge, self.compute, self.finish
 
     def responses(self, samples: int) -> int:
         """M, the responses of a group."""
@@ -150,5 +154,6 @@ FEEDBACK = {
         computed.check_token_advantages,
         compute=computed.token_advantages,
         token_columns=("token_advantage", "token_return", "rollout_values"),
+        finish=computed.whitened,
     ),
 }

@@ -95,6 +95,7 @@ class Rollouts:
       every, epochs: steps from one window to the next, and visits of each of its batches.
       speaker: state -> parameters of the decoder that speaks.
       look: (state, batch) -> (columns by name, KL to the reference of every response float32[N, K], or None). Jitted here.
+      finish: (all batches of the table, which of them are of this window) -> columns of all of them; None: nothing. Jitted here.
       share: of the steps that are rollouts at first and at the end, in [0, 1]; None for the second: the same.
       steps: length of the run, over which the share goes from one to the other in a line.
       seed: of the coins.
@@ -110,6 +111,7 @@ class Rollouts:
         epochs: int,
         speaker: Callable,
         look: Callable,
+        finish: Callable | None = None,
         share: tuple[float, float | None],
         steps: int,
         seed: int,
@@ -128,7 +130,11 @@ class Rollouts:
         def read(window, entry):
             return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, entry, keepdims=False), window)
 
+        def finished(window, made):
+            return window | {"columns": window["columns"] | finish(Batch(**window), made)}
+
         self._write, self._read = jax.jit(write, donate_argnums=0), jax.jit(read)
+        self._finished = jax.jit(finished, donate_argnums=0) if finish else lambda window, made: window
 
     @staticmethod
     def carried(layout: Layout, batches: int) -> dict[str, Any]:
@@ -175,6 +181,8 @@ class Rollouts:
         for entry, arrays in self._arrays.items():
             table, kl = self._write(table, plain, loader.to_device(arrays), jnp.int32(entry))
             sums.append(jax.device_get(kl))  # one after the other: queued programs of several CPU processes can hang
+        # waited for, likewise
+        table = jax.block_until_ready(self._finished(table, np.isin(np.arange(self._distinct), entries)))
         if None not in sums:
             total, count = np.sum(sums, 0)
             window.metrics[f"{NAME}/kl"] = float(total / max(count, 1))

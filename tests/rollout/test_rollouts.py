@@ -1,5 +1,6 @@
 """The source of rollouts: windows of the policy at their first step, batches visited so often, continued in between; a fake speaker."""
 
+import dataclasses
 import functools
 
 import grain
@@ -10,7 +11,7 @@ import pytest
 import toys
 
 from jaxalign.data.rows import loader
-from jaxalign.rollout import source
+from jaxalign.rollout import computed, source
 from jaxalign.rollout.feedback import labels
 from jaxalign.rollout.layout import Layout
 from jaxalign.rollout.window import Window
@@ -49,8 +50,8 @@ def look(state, batch):
 
 def rollouts(start, **options):
     dataset = grain.MapDataset.range(STEPS).map(lambda step: LAYOUT.empty(2))
-    options = {"every": 4, "epochs": 2, "share": (1.0, None), "steps": 8, "seed": 0, **options}
-    return source.Rollouts(dataset, start, windows=Spoken(), speaker=lambda state: state.step, look=look, **options)
+    options = {"every": 4, "epochs": 2, "share": (1.0, None), "steps": 8, "seed": 0, "look": look, **options}
+    return source.Rollouts(dataset, start, windows=Spoken(), speaker=lambda state: state.step, **options)
 
 
 def begun(batches=2):
@@ -115,3 +116,25 @@ def test_a_window_without_a_rollout_draws_nothing():
     made = rollouts(0, epochs=1, share=(1e-9, None))
     state, found = visited(made, begun(4), range(4))
     assert all(news == ({}, []) for *_, news, _ in found) and not (state.source["tokens"] > 0).any()
+
+
+@pytest.mark.parametrize(("share", "epochs"), [(1.0, 2), (0.6, 1)])
+def test_advantages_are_whitened_over_all_tokens_of_a_window_and_of_no_other(share, epochs):
+    layout = dataclasses.replace(LAYOUT, computed=(), token_columns=("token_advantage",))
+
+    def raw(state, batch):
+        return {"token_advantage": state.step + 1.0 * batch.tokens}, None
+
+    made = rollouts(0, seed=3, share=(share, None), epochs=epochs, look=raw, finish=computed.whitened)
+    state, windows = begun().replace(source=source.Rollouts.carried(layout, 4 // epochs)), {0: [], 4: []}
+    for step in range(8):
+        state, arrays, batch = made.next(state.replace(step=jnp.int32(step)), step)
+        if "token_advantage" in batch.columns and step % 4 < 4 // epochs:  # each batch once
+            trained = (arrays["slots"] >= 0) & arrays["valid"][:, :1]
+            found = np.asarray(batch.columns["token_advantage"])
+            windows[step // 4 * 4].append((arrays["tokens"][trained], found[trained]))
+            assert not found[~trained].any()
+    for batches in windows.values():
+        given, found = (np.concatenate(each) for each in zip(*batches, strict=True))
+        assert len(batches) > 1
+        np.testing.assert_allclose(found, (given - given.mean()) / given.std(ddof=1), rtol=1e-5, atol=1e-6)

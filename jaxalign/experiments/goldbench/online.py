@@ -56,7 +56,7 @@ def source(made: world.World, method: Method, draw: Sampler, look: Callable, rew
       seed: of prompts and samples.
     """
     kind = FEEDBACK[method.online]
-    judge, compute = kind.bound(kind.options | dict(method.rollout))
+    judge, compute, finish = kind.bound(kind.options | dict(method.rollout))
     plan = layout(method.online, samples=method.samples, mismatched="mismatched" in method.bound().reads)
     ids = [tuple(map(int, prompt)) for prompt in made.train.prompts]
     asked = [Asked(i, text) for i, text in enumerate(made.prompt_texts["train"])]
@@ -71,6 +71,7 @@ def source(made: world.World, method: Method, draw: Sampler, look: Callable, rew
         epochs=1,
         speaker=lambda state: models.without_head(state.trainable),
         look=step.make_rollout_look(look, metrics.kl, compute),
+        finish=finish,
         share=1.0,
         seed=seed,
     )
