@@ -137,7 +137,7 @@ def _of_folder(options, overrides) -> Subject:
     """The subject of --checkpoint: the configuration of a file, or of one of its stages."""
     from jaxalign.config import build
     from jaxalign.config.files import keys_of, load_file, override
-    from jaxalign.config.stages import STAGE, resolve_stages
+    from jaxalign.config.stages import check_placed, resolve_stages
 
     config = load_file(options.config)
     override(config, overrides)
@@ -148,9 +148,7 @@ def _of_folder(options, overrides) -> Subject:
         what = "is needed" if options.stage is None else "is no stage"
         raise ValueError(f"--stage {options.stage or '...'} {what}: {options.config} has the stages {', '.join(stages)}.")
     cfg = stages[options.stage or ""]
-    if (cfg.model.checkpoint or "").startswith(STAGE):
-        key = f"--config.{options.stage}.model.checkpoint=FOLDER"
-        raise ValueError(f"the reference of {options.stage} is {cfg.model.checkpoint!r}, which has no folder here; name it with {key}.")
+    check_placed(cfg, options.stage)
     typed, below = keys_of(overrides), f"{options.stage}." if options.stage else ""
     if other := [key for key in typed if not key.startswith(below)]:
         raise ValueError(f"--config.{other[0]} is of another stage than {options.stage}, which alone is evaluated; leave it out.")
@@ -200,16 +198,18 @@ def _measure(subject):
     from jaxalign.config.computed import with_columns
     from jaxalign.config.durations import Durations
     from jaxalign.config.prepared import held_out_sets, to_stderr
-    from jaxalign.config.sets import check_data, check_rewards
+    from jaxalign.config.resume import check_evaluated
+    from jaxalign.config.sets import check_rewards, check_rows
     from jaxalign.evaluators import comparison, held_out
     from jaxalign.evaluators.measured import Measured
 
     cfg, model = subject.cfg, subject.model
     judging = evaluations.check(cfg, model)
+    check_evaluated(cfg, model, None if isinstance(subject.weights, str) else subject.weights, typed=subject.typed)
     objective, sets = functions.objective(cfg), held_out_sets(cfg)
     if not sets.held_out and not evaluations.has_some(cfg):
         raise ValueError("there is nothing to evaluate on; set data.eval, for example --config.data.eval.path=FILE.")
-    check_data(objective, model, sets.all)
+    check_rows(cfg, objective, model, sets.all)
     sets = with_columns(cfg, sets)
     check_rewards(cfg, objective, sets.all)
     beside = evaluations.evaluations(cfg, model, sets, judging=judging)

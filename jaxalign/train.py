@@ -97,7 +97,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs every file
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
         objective, model = functions.objective(cfg), build.model(cfg)
-        saved, start, origin = open_run(cfg, model, workdir)
+        saved, start, hashes = open_run(cfg, model, workdir)
         judging = evaluations.check(cfg, model)
         rolling = rollouts.rolling(cfg, model, objective, reward=rollouts.check(cfg, model))
         sets = _sets(cfg, objective, model)
@@ -121,7 +121,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         for note in (*lengths.notes, *filter(None, [described, class_weights(cfg, objective, sets.train)])):
             log.say(note)
         samples = [Samples(workdir, one, start_step=start) for one in list(sets.held_out.values())[:1] if jax.process_index() == 0]
-        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, origin, kept, samples, beside)
+        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, hashes, kept, samples, beside)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()
@@ -139,10 +139,10 @@ def _sets(cfg, objective, model):
     """The rows of the run with their computed columns, checked."""
     from jaxalign.config.computed import with_columns
     from jaxalign.config.prepared import prepared_sets
-    from jaxalign.config.sets import check_data, check_rewards
+    from jaxalign.config.sets import check_rewards, check_rows
 
     sets = prepared_sets(cfg)
-    check_data(objective, model, sets.all)
+    check_rows(cfg, objective, model, sets.all)
     sets = with_columns(cfg, sets)
     check_rewards(cfg, objective, sets.all)
     return sets
@@ -179,7 +179,7 @@ class Loop:
     saved: object
     log: object
     prepared: list[str]
-    origin: str | None  # a hash of the weights that the run started from
+    hashes: dict  # of the "weights" that the run started from, and of its "teacher"
     tokenizer: dict[str, list]  # what the files of the run's copy of the tokenizer are like
     samples: list  # a reports.samples.Samples of the first held-out set, on the first process
     beside: object  # evaluators.measured.Evaluations beside the objective on held-out rows
@@ -199,8 +199,8 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
 
     every, total = run.lengths, run.lengths.total
     batches = run.functions.source(run.batches, start)
-    theirs = teacher.model(run.cfg).config if teacher.has_one(run.cfg) else None
-    meter = Meter(run.model.config, forwards=build.forwards_without_gradient(run.cfg), teacher=theirs)
+    theirs = teacher.model(run.cfg)
+    meter = Meter(run.model.config, forwards=build.forwards_without_gradient(run.cfg), teacher=theirs and theirs.config)
     pending = []
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):
@@ -263,7 +263,7 @@ def _save(run: Loop, state, step: int, held_out_metrics) -> None:
     from jaxalign.training import checkpoint
 
     tokenizer = build.tokenizer_folder(run.cfg)
-    contents = {"prepared": run.prepared, "weights": run.origin, "tokenizer_files": run.tokenizer, "teacher": teacher.identity(run.cfg)}
+    contents = {"prepared": run.prepared, "tokenizer_files": run.tokenizer, **run.hashes}
     record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, **contents)
     run.log.flush()  # the lines of what is saved are on disk before it is
     run.saved.save(teacher.left_out(run.cfg, state), step=step, run=record, metrics=held_out_metrics)

@@ -1,5 +1,6 @@
 """What must be the same where a run is continued, and what may change."""
 
+from collections.abc import Collection
 import json
 from pathlib import Path
 
@@ -22,8 +23,8 @@ FREE_TO_CHANGE = (
 )  # fmt: skip
 
 
-def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Checkpoints, int, str | None]:
-    """(the run's checkpoints, the step to begin with, a hash of the weights that it starts from).
+def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Checkpoints, int, dict[str, str | None]]:
+    """(the run's checkpoints, the step to begin with, hashes: of the "weights" that it starts from, and of the "teacher").
 
     Raises:
       ValueError: settings, model or weights are not those of the run that is there, or the weights do not fit the model.
@@ -35,11 +36,12 @@ def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Check
         before = saved.read_run(start)
         check_same_run(before["config"], cfg.to_dict(), workdir)
         check_same_model(before, runs.model_record(model.config), weights, workdir)
-        check_same_teacher(before, teacher.identity(cfg), workdir)
     else:
         build.check_weights(cfg)
-    teacher.check(cfg, model, build.renderer(cfg).tokenizer)
-    return saved, start, weights
+    taught = teacher.settle(cfg, model, build.renderer(cfg).tokenizer)
+    if start:
+        check_same_teacher(before, taught, workdir, way="Choose a new --workdir for this teacher, or go back to that one.")
+    return saved, start, {"weights": weights, "teacher": taught}
 
 
 def check_same_data(before: list[str], now: list[str], workdir) -> None:
@@ -102,10 +104,29 @@ def check_same_model(before: dict, model: dict, weights: str | None, workdir) ->
         )
 
 
-def check_same_teacher(before: dict, weights: str | None, workdir) -> None:
-    """Raises ValueError where a run is continued with other weights of its teacher, of which `weights` is a hash; None: there are none."""
-    if (taught := before.get("teacher")) != weights and None not in (taught, weights):
+def check_evaluated(cfg: ConfigDict, model: models.Model, run: tuple[Path, int] | None, *, typed: Collection[str]) -> None:
+    """Raises ValueError where a model is evaluated with a teacher that does not fit it, or with other weights than its run had.
+
+    Args:
+      run: the folder and the step of the run that is evaluated; None for a folder of weights.
+      typed: keys that the command line sets.
+    """
+    taught = teacher.settle(cfg, model, build.renderer(cfg).tokenizer)
+    if None not in (run, taught) and "reference.checkpoint" not in typed:
+        way = "Go back to that one, or name the present one with --config.reference.checkpoint=."
+        check_same_teacher(runs.record(*run), taught, run[0], way=way)
+
+
+def check_same_teacher(before: dict, weights: str | None, workdir, *, way: str) -> None:
+    """Raises ValueError where the teacher of a run has other weights now.
+
+    Args:
+      before: the record of the run's checkpoint.
+      weights: a hash of the present teacher's weights; None where the run has no teacher.
+      way: what to do about it.
+    """
+    if (taught := before.get("teacher")) != weights:
         raise ValueError(
-            f"{workdir} holds a run with another teacher: reference.checkpoint was {before['config']['reference']['checkpoint']!r} with "
-            f"content {taught}, and the present one has {weights}. Choose a new --workdir for this teacher, or go back to that one."
+            f"{workdir} holds a run with another teacher: reference.checkpoint was {before['config']['reference'].get('checkpoint')!r} "
+            f"with content {taught or 'that its record does not tell'}, and the present one has {weights}. {way}"
         )

@@ -54,10 +54,10 @@ def check(cfg: ConfigDict, model: models.Model) -> Reward | None:
     spec = cfg.data.rollout
     if spec is None:
         return None
-    tokens, positions = spec.max_new_tokens, model.config.max_positions
+    tokens, positions = spec.max_new_tokens, min(one.config.max_positions for one in _readers(cfg, model))
     if tokens >= positions:
         raise ValueError(
-            f"data.rollout.max_new_tokens={tokens:,} leaves a prompt no room in the model's {positions:,} positions; lower it."
+            f"data.rollout.max_new_tokens={tokens:,} leaves a prompt no room in the {positions:,} positions of those that read it; lower it."
         )
     sources.read(sources.given(source_of_prompts(spec.to_dict())))
     return None if spec.reward is None else rewards.make(spec.to_dict()["reward"])
@@ -85,12 +85,12 @@ def rolling(
     if cfg.data.rollout is None:
         return None
     spec, kind = cfg.data.rollout.to_dict(), FEEDBACK[cfg.data.rollout.feedback]
-    speaker = Speaker(build.renderer(cfg), trained.stop_ids(build.renderer(cfg), build.tokenizer_folder(cfg)))
+    speaker = _speaker(cfg, spec)
     mismatched = "mismatched" in objective.reads
     size = {"responses": kind.responses(spec["samples"]) + mismatched, "new_tokens": spec["max_new_tokens"]}
     room_of = partial(group_tokens, **size, share_prompt=cfg.data.share_prompt)
     speaking, params_of = (teacher.model(cfg), _teacher) if spec["speaker"] == "teacher" else (model, _policy)
-    asked = _asked(cfg, spec, (model, speaking), speaker, room_of, tell)
+    asked = _asked(cfg, spec, _readers(cfg, model), speaker, room_of, tell)
     ids = [speaker.ids(one) for one in asked]
     longest = room_of(max(map(len, ids)))
     if cfg.data.row_tokens is None:
@@ -108,6 +108,19 @@ def rolling(
     described = f"{prompts.batch:,} of {len(ids):,} prompts per step with {spec['samples']} samples each, {spec['feedback']}"
     make, carried = partial(Rollouts, windows=windows, finish=finish, **options), partial(Rollouts.carried, layout, distinct)
     return Rolling(make, carried, compute, f"prompts-{prompts.identity()}", described)
+
+
+def _readers(cfg, model):
+    """The models that read rollouts."""
+    return [one for one in (model, teacher.model(cfg)) if one is not None]
+
+
+def _speaker(cfg, spec) -> Speaker:
+    """A teacher that speaks stops where it has learned to, too."""
+    renderer = build.renderer(cfg)
+    own = trained.stop_ids(renderer, build.tokenizer_folder(cfg))
+    theirs = teacher.stop_ids(cfg, renderer) if spec["speaker"] == "teacher" else ()
+    return Speaker(renderer, tuple(dict.fromkeys((*own, *theirs))))
 
 
 def _layout(cfg, kind, prompts, spec, *, mismatched) -> Layout:

@@ -7,7 +7,7 @@ import math
 from ml_collections import ConfigDict
 
 from jaxalign import objectives
-from jaxalign.config import trace
+from jaxalign.config import teacher, trace
 from jaxalign.config.durations import Durations
 from jaxalign.config.schema import SCHEMA
 from jaxalign.data import summary
@@ -15,6 +15,14 @@ from jaxalign.data.rows import store
 from jaxalign.models import model as models
 
 LOG = logging.getLogger(__name__)
+
+
+def check_rows(cfg: ConfigDict, objective: objectives.Objective, built: models.Model, sets: list[store.Prepared]) -> None:
+    """Raises ValueError where the objective, the model or its teacher cannot use these prepared sets."""
+    check_data(objective, built, sets)
+    if theirs := teacher.model(cfg):
+        for prepared in sets:
+            check_fits(theirs.config, prepared, "the teacher", "choose a teacher with the student's tokenizer.")
 
 
 def check_data(objective: objectives.Objective, built: models.Model, sets: list[store.Prepared]) -> None:
@@ -110,9 +118,7 @@ def check_fits(config, prepared: store.Prepared, who: str, way_out: str) -> None
         )
     largest = int(prepared.groups.tokens.max(initial=0))
     if largest >= config.vocab_size:
-        raise ValueError(
-            f"{prepared.folder} holds token id {largest} but {who} has {config.vocab_size} tokens; {way_out}"
-        )
+        raise ValueError(f"{prepared.folder} holds token id {largest} but {who} has {config.vocab_size} tokens; {way_out}")
 
 
 def class_weights(cfg: ConfigDict, objective: objectives.Objective, sets: list[store.Prepared]) -> str:

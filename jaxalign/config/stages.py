@@ -35,6 +35,13 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
                 column[key] = str(left if column.kind == "advantage" else left / "export")
 
 
+def check_placed(cfg: ConfigDict, stage: str | None) -> None:
+    """Raises ValueError where a stage by itself, without the folder of its run, takes something from another: "stage:NAME"."""
+    for key, source in _named(cfg).items():
+        if source.startswith(STAGE):
+            raise ValueError(f"{key} of {stage} is {source!r}, which has no folder here; name it with --config.{stage}.{key}=FOLDER.")
+
+
 def exported_stages(stages: dict[str, ConfigDict]) -> set[str]:
     """Names of the stages whose export a later stage reads."""
     training = training_stages(stages).values()
@@ -96,11 +103,16 @@ def _repeated(names):
 
 def _earlier_stages(name, cfg, earlier):
     """Problems of the stages that a stage names."""
-    named = {"model.checkpoint": cfg.model.checkpoint, "reference.checkpoint": cfg.reference.get("checkpoint")}
-    named |= {"eval.generate.against": cfg.eval.generate.against} if cfg.eval.generate else {}
-    named |= {f"data.computed.{column}.{key}": spec[key] for column, spec in cfg.data.computed.items() for key in ("model", "reference")}
-    for key, source in named.items():
-        if (source or "").startswith(STAGE) and source.removeprefix(STAGE) not in earlier:
+    for key, source in _named(cfg).items():
+        if source.startswith(STAGE) and source.removeprefix(STAGE) not in earlier:
             where, there = f"{name}.{key}" if name else key, ", ".join(earlier) or "none"
             close = meant(source.removeprefix(STAGE), earlier)
             yield f"{where}={source!r} does not name an earlier stage{close}; earlier ones: {there}."
+
+
+def _named(cfg):
+    """Key -> the model that it names."""
+    named = {"model.checkpoint": cfg.model.checkpoint, "reference.checkpoint": cfg.reference.get("checkpoint")}
+    named |= {"eval.generate.against": cfg.eval.generate.against} if cfg.eval.generate else {}
+    named |= {f"data.computed.{column}.{key}": spec[key] for column, spec in cfg.data.computed.items() for key in ("model", "reference")}
+    return {key: source for key, source in named.items() if source is not None}

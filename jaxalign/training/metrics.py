@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign.lm_head.divergences import Kind, token_divergence
+from jaxalign.objectives.families.distillation import shared_vocabulary
 from jaxalign.objectives.families.pairs import ranked_right
 from jaxalign.types import Array, Batch, Outputs, response_lengths, sum_responses
 
@@ -34,5 +35,5 @@ def rankings(policy: Outputs, reference: Outputs | None, batch: Batch) -> dict[s
 def kl(policy: Outputs, reference: Outputs, batch: Batch) -> Array:
     """KL(policy || reference) of the next-token distributions at every scored token, in nats: float32[R, T], 0 where not scored."""
     sides = (policy.hidden, policy.unembed), (reference.hidden, reference.unembed)
-    options = {"vocab_size": policy.vocab_size, "softcaps": (policy.softcap, reference.softcap)}
+    options = {"vocab_size": shared_vocabulary(policy, reference), "softcaps": (policy.softcap, reference.softcap)}
     return token_divergence(*sides, batch.slots >= 0, Kind("reverse"), **options)

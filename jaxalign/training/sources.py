@@ -40,6 +40,11 @@ class Source:
         """The step of a run's checkpoint: the one named, the best, or the newest good one."""
         return runs.chosen(self._workdir, runs.parse_step(self._asked, self._workdir))
 
+    @property
+    def with_step(self) -> str:
+        """The name that gives the same weights when the run has gone on: RUN@STEP; of a folder its own name."""
+        return f"{self.name.partition('@')[0]}@{self.step}" if self.is_run else self.name
+
     @functools.cached_property
     def folder(self) -> Path:
         """The folder that holds the weights."""

@@ -42,6 +42,15 @@ def test_a_model_with_fewer_tokens_than_the_rows_is_refused():
         check(configured("una"), prepared(), vocab_size=32)
 
 
+def test_positions_beyond_the_table_of_the_teacher_are_refused(monkeypatch):
+    config = dataclasses.replace(toys.CONFIG, learned_positions=True, rotary_fraction=0.0, max_positions=4)
+    cfg = configured("sft")
+    sets.check_rows(cfg, functions.objective(cfg), SimpleNamespace(config=toys.CONFIG), [prepared()])
+    monkeypatch.setattr(sets.teacher, "model", lambda _: SimpleNamespace(config=config))
+    with pytest.raises(ValueError, match="tokens but the teacher has 4 learned positions"):
+        sets.check_rows(cfg, functions.objective(cfg), SimpleNamespace(config=toys.CONFIG), [prepared()])
+
+
 def test_positions_beyond_a_learned_table_are_refused():
     config = dataclasses.replace(toys.CONFIG, learned_positions=True, rotary_fraction=0.0, max_positions=4)
     with pytest.raises(ValueError, match="tokens but the model a has 4 learned positions"):

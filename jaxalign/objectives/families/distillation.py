@@ -18,7 +18,8 @@ def measured(name: str, policy: Outputs, reference: Outputs, batch: Batch, kind:
     temperature or top_k changes the distributions.
 
     Raises:
-      ValueError: the teacher is a table of log-probs, or a value of `kind` is out of its range; `name` is that of the objective.
+      ValueError: the teacher is a table of log-probs, or has another vocabulary, or a value of `kind` is out of its range; `name` is
+        that of the objective.
     """
     kind.check()
     if reference.hidden is None:
@@ -27,7 +28,7 @@ def measured(name: str, policy: Outputs, reference: Outputs, batch: Batch, kind:
             "reference.rule='teacher', or the objective distill_sampled, which needs no more."
         )
     sides = ((outputs.hidden, outputs.unembed) for outputs in (policy, reference))
-    options = {"vocab_size": policy.vocab_size, "softcaps": (policy.softcap, reference.softcap)}
+    options = {"vocab_size": shared_vocabulary(policy, reference), "softcaps": (policy.softcap, reference.softcap)}
     value, of = divergences.measured_divergence(*sides, batch.slots >= 0, kind, **options)
     weight = token_weights(batch)
     names = "kl/forward", "kl/reverse", "entropy/teacher", "entropy/student"
@@ -37,6 +38,18 @@ def measured(name: str, policy: Outputs, reference: Outputs, batch: Batch, kind:
     metrics |= {f"divergence/{part}": (value, weight * (third == i)) for i, part in enumerate(PARTS)}
     constant = jax.lax.stop_gradient({key: values for key, (values, _) in metrics.items()})
     return value, {key: (constant[key], weights) for key, (_, weights) in metrics.items()} | sides_metrics(policy, reference, batch)
+
+
+def shared_vocabulary(policy: Outputs, reference: Outputs) -> int:
+    """The number of tokens of both.
+
+    Raises:
+      ValueError: they have different numbers.
+    """
+    if policy.vocab_size != reference.vocab_size:
+        sizes = f"{policy.vocab_size:,} tokens and its reference {reference.vocab_size:,}"
+        raise ValueError(f"the policy has {sizes}, and they cannot be compared; use a reference with the same vocabulary.")
+    return policy.vocab_size
 
 
 def sides_metrics(policy: Outputs, reference: Outputs, batch: Batch) -> Metrics:
