@@ -57,7 +57,7 @@ def check(cfg: ConfigDict, model: models.Model) -> Reward | None:
     tokens, positions = spec.max_new_tokens, min(one.config.max_positions for one in _readers(cfg, model))
     if tokens >= positions:
         raise ValueError(
-            f"data.rollout.max_new_tokens={tokens:,} leaves a prompt no room in the {positions:,} positions of those that read it; lower it."
+            f"data.rollout.max_new_tokens={tokens:,} leaves a prompt no room in the {positions:,} positions of its readers; lower it."
         )
     sources.read(sources.given(source_of_prompts(spec.to_dict())))
     return None if spec.reward is None else rewards.make(spec.to_dict()["reward"])
