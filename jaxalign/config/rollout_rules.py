@@ -7,6 +7,7 @@ from jaxalign.config.schema import DURATIONS
 
 OF_ROWS = ("epochs", "examples")  # units of durations that count the rows of training sets
 LEFT_OUT = "leave the key out"
+SETTLED = {"rloo": {"baseline": "leave_one_out", "scale": "none"}}  # options of data.rollout that an objective is defined by
 
 
 def check(resolved: dict) -> Iterator[str]:
@@ -26,6 +27,7 @@ def check(resolved: dict) -> Iterator[str]:
     yield from _beside(resolved)
     yield from _objective(resolved)
     yield from _log_probs(resolved)
+    yield from _rewards(resolved)
 
 
 def _windows(spec, data):
@@ -176,6 +178,26 @@ def _log_probs(resolved):
 def least_share(spec: Mapping) -> float:
     """The least share of the steps that train on rollouts, at the beginning of the run or at its end."""
     return spec["share"] if spec["share_end"] is None else min(spec["share"], spec["share_end"])
+
+
+def _rewards(resolved):
+    """What an objective takes as the reward of a sample."""
+    from jaxalign.rollout.feedback import FEEDBACK
+
+    spec, objective = resolved["data"]["rollout"], functions.objective(resolved)
+    if spec["feedback"] not in FEEDBACK:
+        return
+    kind, name, reads = FEEDBACK[spec["feedback"]], f"objective {objective.name!r}", {*objective.columns, *objective.token_columns}
+    if (computed := (*kind.columns, *kind.token_columns)) and not reads & {*computed}:
+        yield (
+            f"data.rollout.feedback={spec['feedback']!r} computes {', '.join(computed)}, and {name} reads none of them but rewards as they "
+            "are, which may be any number; set feedback='scores'."
+        )
+    if spec.get("score_transform") == "raw" and objective.hparams.get("loss") != "raw":
+        yield f"data.rollout.score_transform='raw': {name} takes scores from 0 to 1; set 'sigmoid', 'linear', or una's loss='raw'."
+    for option, value in SETTLED.get(objective.name, {}).items():
+        if spec.get(option, value) != value:
+            yield f"data.rollout.{option}={spec[option]!r}: {name} is defined by {option}={value!r}; set that, or use 'grpo'."
 
 
 def source_of_prompts(spec: Mapping) -> dict:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxalign.hparams import hparams_of
 from jaxalign.rollout import computed
 
-TRANSFORMS = ("sigmoid", "linear", "none")
+TRANSFORMS = ("sigmoid", "linear", "none", "raw")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +69,22 @@ def scores(rewards: np.ndarray, *, score_transform: str = "sigmoid", score_range
 
     Args:
       score_transform: how a reward becomes a score in [0, 1]: "sigmoid", as the paper does; "linear", from score_range; "none", for rewards
-        that are scores already.
+        that are scores already; "raw", any number, for an objective that fits it (una with loss="raw").
       score_range: (worst, best) rewards of "linear"; what lies beyond counts as the nearer of them.
+
+    Raises:
+      ValueError: a reward beyond [0, 1] with "none".
     """
     known = np.nan_to_num(rewards.astype(np.float64))
     if score_transform == "sigmoid":
         known = 0.5 * (1.0 + np.tanh(0.5 * known))
     elif score_range is not None:
         known = np.clip((known - score_range[0]) / (score_range[1] - score_range[0]), 0.0, 1.0)
+    elif score_transform == "none" and ((known < 0) | (known > 1)).any():
+        raise ValueError(
+            f"data.rollout.score_transform='none' takes scores from 0 to 1, and there are rewards from {known.min():g} to {known.max():g}, "
+            "less the penalty for a missing end; set 'sigmoid', or 'linear' with score_range=(worst, best)."
+        )
     return _all(rewards, np.isfinite(rewards), known)
 
 

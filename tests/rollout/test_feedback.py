@@ -61,6 +61,14 @@ def test_options_of_scores_that_do_not_go_together_are_refused(options, words):
     assert words in str(error.value)
 
 
+def test_scores_that_are_none_are_refused_and_raw_ones_are_any_number():
+    with pytest.raises(ValueError, match=r"score_transform='none' takes scores from 0 to 1, and there are rewards from 0 to 7"):
+        scores(REWARDS, score_transform="none")
+    known = np.array([[0.0, 0.5, NONE, 1.0]], np.float32)
+    assert scores(known, score_transform="none").reward.tolist() == [[0.0, 0.5, 0.0, 1.0]]
+    assert scores(REWARDS, score_transform="raw").reward[0].tolist() == [1.0, 3.0, 2.0]
+
+
 def test_labels_compare_with_the_mean_of_the_prompt_and_leave_ties_out():
     judged = labels(REWARDS)
     assert judged.reward[0].tolist() == [0.0, 1.0, 0.0] and judged.reward[2].tolist()[1:] == [1.0, 0.0]
