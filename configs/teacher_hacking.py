@@ -3,14 +3,17 @@
 Paper:    arXiv 2502.02671, figures 3 to 8 in kind: the oracle is a language with a known distribution, so that its KL is exact
           (jaxalign/experiments/teacher_hacking.py and topics.py); sizes are ours.
 Command:  python -m jaxalign.train --config configs/teacher_hacking.py      (stopped, it goes on with the arms that are left)
-Hardware: CPU; a step takes 24 ms of CPU on two cores that were shared, and the five arms of three seeds have 36,000 of them.
-Measured: 2026-11-26, not all of it: seed 0, nats per text.
-          offline_1000x1: golden 9.29 -> 4.41 (step 600, its least) -> 4.64 at the end, +5.2 %; proxy 7.61 -> 2.16 (800) -> 2.28; flagged
-          with the oracle at steps 1,400 to 1,800; late slope of the proxy -0.13 of the early one, which raises the alarm without it.
-          online_teacher, as far as step 2,200 of 2,400: golden 3.85 (2,000, its least), 3.92; proxy 1.46; no flag.
-          offline_200x5, as far as step 1,000: golden 4.67 (600, its least), 4.79; proxy 2.47 (800), 2.50.
-Reading:  with one seed: fixed texts turn golden up while the proxy still falls, and later up as well; fresh texts do not. Not measured: the
-          arms offline_1000x4 and online_student, further seeds, the time of the whole.
+Hardware: CPU; 442 CPU seconds per seed on two cores that were shared, compiling included.
+Measured: 2026-11-26, seed 0, nats per text; before distillation golden 9.29, proxy 7.61; golden of the teacher 4.89.
+                           golden: least  end    rise   proxy   late / early slope of the proxy
+          online_student            3.88  3.88   0.0 %   1.42    0.40
+          online_teacher            3.85  3.90   1.3 %   1.45    0.43
+          offline_1000x4            3.95  4.05   2.6 %   1.57    0.32
+          offline_1000x1            4.41  4.64   5.2 %   2.28   -0.13   flagged with the oracle at steps 1,400 to 1,800
+          offline_200x5             4.67  5.01   7.2 %   2.63   -0.17
+          Seed 1, two arms: online_teacher 3.73 at the end (proxy 1.50), offline_1000x1 4.65 (2.39).
+Reading:  the order of the arms is the paper's: fresh texts, then more of them per prompt, then more prompts for as many texts. The
+          alarm without an oracle (a slope ratio below 0.25) rings for the two arms that turn up most. Further seeds are not measured yet.
 """
 
 from ml_collections import ConfigDict
