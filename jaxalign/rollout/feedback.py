@@ -95,8 +95,18 @@ def check_scores(*, score_transform: str, score_range: tuple[float, float] | Non
     if (score_range is not None) != (score_transform == "linear"):
         way = "give (worst, best)" if score_range is None else "leave it out"
         raise ValueError(f"score_range={score_range!r} with score_transform={score_transform!r}: {way}.")
-    if score_range is not None and not (len(score_range) == 2 and score_range[0] < score_range[1]):
+    if score_range is not None and not (_are_numbers(score_range) and len(score_range) == 2 and score_range[0] < score_range[1]):
         raise ValueError(f"score_range={score_range!r} must be (worst, best), two numbers in this order.")
+
+
+def check_labels(*, threshold: float | None) -> None:
+    """Raises ValueError where the threshold is no number."""
+    if threshold is not None and not _are_numbers((threshold,)):
+        raise ValueError(f"threshold={threshold!r} is no number; give the reward above which a sample is good, or leave it out.")
+
+
+def _are_numbers(values) -> bool:
+    return isinstance(values, tuple) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def best(rewards: np.ndarray) -> Judged:
@@ -153,7 +163,7 @@ FEEDBACK = {
     "scores": Feedback(scores, check_scores),
     "best": Feedback(best, lays=1, least=2),
     "pairs": Feedback(pairs, lays=2, paired=True, least=2),
-    "labels": Feedback(labels),
+    "labels": Feedback(labels, check_labels),
     "group_advantage": Feedback(
         rewards_alone, computed.check_group_advantages, least=2, compute=computed.group_advantages, columns=("advantage",)
     ),

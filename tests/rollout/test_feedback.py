@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxalign.rollout.feedback import FEEDBACK, best, check_scores, labels, pairs, samples, scores, tied
+from jaxalign.rollout.feedback import FEEDBACK, best, check_labels, check_scores, labels, pairs, samples, scores, tied
 
 NONE = np.nan
 REWARDS = np.array([[1.0, 3.0, 2.0], [2.0, 2.0, 2.0], [NONE, 5.0, 4.0], [NONE, NONE, 7.0], [NONE, NONE, NONE]], np.float32)
@@ -53,6 +53,8 @@ def test_rewards_of_any_size_have_a_score_without_a_warning():
         (dict(score_range=(0, 1)), "leave it out"),
         (dict(score_transform="linear", score_range=(1, 1)), "must be (worst, best)"),
         (dict(score_transform="linear", score_range=(1, 2, 3)), "must be (worst, best)"),
+        (dict(score_transform="linear", score_range=5), "must be (worst, best)"),
+        (dict(score_transform="linear", score_range=(0, "b")), "must be (worst, best)"),
     ],
 )
 def test_options_of_scores_that_do_not_go_together_are_refused(options, words):
@@ -73,6 +75,12 @@ def test_labels_compare_with_the_mean_of_the_prompt_and_leave_ties_out():
     judged = labels(REWARDS)
     assert judged.reward[0].tolist() == [0.0, 1.0, 0.0] and judged.reward[2].tolist()[1:] == [1.0, 0.0]
     assert judged.valid.tolist() == [[True] * 3, [False] * 3, [False, True, True], [False, False, True], [False] * 3]
+
+
+@pytest.mark.parametrize("threshold", ["0.5", True, (1, 2)])
+def test_a_threshold_that_is_no_number_is_refused(threshold):
+    with pytest.raises(ValueError, match="is no number"):
+        check_labels(threshold=threshold)
 
 
 def test_labels_by_a_threshold_train_on_ties_too():
