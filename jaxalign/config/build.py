@@ -209,7 +209,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         optimizer=optimizer,
         rule=rule,
         seed=cfg.seed,
-        keep_initial=cfg.reference.keep_initial and bool(cfg.data.eval is not None or cfg.data.eval_fraction or cfg.eval.generate),
+        keep_initial=cfg.reference.keep_initial and _measures(cfg),
         trained=trained,
         statistics=objective.statistics_names,
         source=carried,
@@ -222,6 +222,12 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         step.make_eval_step(look, objective, metrics.kl, teacher=theirs),
         make_source,
     )
+
+
+def _measures(cfg) -> bool:
+    """Whether anything is measured against the first reference."""
+    data = cfg.data
+    return bool(data.eval is not None or data.eval_fraction or data.rollout is not None or cfg.eval.generate)
 
 
 def _source(cfg, look, lengths, rolling):

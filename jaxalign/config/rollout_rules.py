@@ -126,6 +126,11 @@ def _beside(resolved):
         )
     if resolved["train"]["max_kl"] is not None and rule.holds != "weights":
         yield f"train.max_kl={resolved['train']['max_kl']}: without a reference in memory no KL is measured; set reference.rule='frozen'."
+    if resolved["train"]["max_kl"] is not None and rule.moves and not resolved["reference"]["keep_initial"]:
+        yield (
+            f"train.max_kl={resolved['train']['max_kl']}: reference.rule={resolved['reference']['rule']!r} moves the reference after the "
+            "policy, so no KL to it is a limit; set reference.keep_initial=True."
+        )
 
 
 def _objective(resolved):

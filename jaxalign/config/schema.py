@@ -162,7 +162,7 @@ ROLLOUT = {
     "every_steps": Field((int,), 1, "steps from one window of rollouts to the next; the policy of its first step draws it", least=1),
     "epochs": Field((int,), 1, "steps that train on each batch of a window", least=1),
     "prompts_per_step": Field((int, NONE), None, "prompts per step; None: as many as fit the rows at their longest", least=1),
-    "share": Field((float,), 1.0, "of the steps that train on rollouts; the others train on data.train", least=0, most=1),
+    "share": Field((float,), 1.0, "of the steps, which train on rollouts; the others take the rows that data.train has then", least=0, most=1),
     "share_end": Field((float, NONE), None, "share at the end, to which it goes in a line; None: it stays", least=0, most=1),
     "max_new_tokens": Field((int,), 128, "a sample ends after so many tokens", least=1, most=LONGEST_ROW),
     "temperature": Field((float,), 1.0, "logits are divided by it", least=0),
@@ -242,7 +242,7 @@ SCHEMA: dict[str, Any] = {
     "forward": {"name": Field((str, NONE), None, "a function of jaxalign/training/forward.py; None: the objective's"), "*": True},
     "reference": {
         "rule": Field((str, NONE), None, "a rule of jaxalign/training/reference.py; None: what the objective needs"),
-        "keep_initial": Field((bool,), True, "evaluate against the first reference too where the rule moves it (one more copy of it)"),
+        "keep_initial": Field((bool,), True, "measure against the first reference too where the rule moves it (one more copy of it)"),
         "*": True,
     },
     "optimizer": {
@@ -269,7 +269,13 @@ SCHEMA: dict[str, Any] = {
         "export": Field((bool,), False, "write a Hugging Face folder WORKDIR/export at the end"),
         "export_dtype": Field((str,), "float32", "type of the weights in it", ("float32", "bfloat16")),
         "extend_learning_rate": Field((float, NONE), None, "constant rate of train.extend_*; None: that of the schedule's end", least=0),
-        "max_kl": Field((float, NONE), None, "stop where the KL of rollouts to the reference, in nats per sample, is above it", least=0),
+        "max_kl": Field(
+            (float, NONE),
+            None,
+            "stop where the KL of rollouts, of the samples that are trained on, is above it: to the reference, or the first one where it "
+            "moves, in nats per sample",
+            least=0,
+        ),
         "wandb": Field((bool,), False, "log to Weights & Biases too"),
     },
     "eval": {

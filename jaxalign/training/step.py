@@ -169,7 +169,8 @@ def make_rollout_look(
 ):
     """(state, batch) -> ({ROLLOUT_LOGPS: log-probs of the policy, float32[R, T], ...}, KL to the reference by response, float32[N, K]).
 
-    The KL of a response is the sum of those of its tokens; None without a reference. Not jitted.
+    The KL of a response is the sum of those of its tokens; None without a reference. A reference that moves comes near to the policy by
+    itself, so the KL is to the initial one where the state keeps it. Not jitted.
 
     Args:
       forward, teacher: those of the train step.
@@ -179,7 +180,10 @@ def make_rollout_look(
 
     def look(state: TrainState, batch: Batch):
         policy, constant = outputs_of(forward, state.trainable, state.frozen, state.reference, batch, state.step, teacher=teacher)
-        by_response = None if constant is None else sum_responses(kl(policy, constant, batch), batch)
+        first = constant
+        if state.initial is not None:
+            first = jax.lax.stop_gradient(forward(_whole(state.initial, state.frozen), batch, state.step))
+        by_response = None if first is None else sum_responses(kl(policy, first, batch), batch)
         return {ROLLOUT_LOGPS: policy.logps, **(compute(policy, constant, batch, state.statistics) if compute else {})}, by_response
 
     return look

@@ -134,6 +134,11 @@ def rows(**data):
             dict(objective=dict(name="grpo"), forward=dict(name="two_pass")),
             "forward.name='two_pass' gives log-probs of mixed text, and objective 'grpo' takes",
         ),
+        (
+            {},
+            dict(train=dict(total_steps=8, max_kl=1.0), reference=dict(rule="hard", every_steps=2, keep_initial=False)),
+            "train.max_kl=1.0: reference.rule='hard' moves the reference after the policy",
+        ),
         (dict(seed=-1), {}, "data.rollout.seed=-1 is not at least 0"),
     ],
 )  # fmt: skip

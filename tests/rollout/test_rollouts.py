@@ -15,7 +15,8 @@ from jaxalign.rollout import computed, source
 from jaxalign.rollout.feedback import labels
 from jaxalign.rollout.layout import Layout
 from jaxalign.rollout.window import Window
-from jaxalign.types import TrainState
+from jaxalign.training.step import make_rollout_look
+from jaxalign.types import Outputs, TrainState, sum_responses
 
 LAYOUT = Layout(
     rows=2, row_tokens=16, prompts=2, responses=2, paired=False, share_prompt=True, mismatched=False, columns=(), computed=("own",),
@@ -138,3 +139,23 @@ def test_advantages_are_whitened_over_all_tokens_of_a_window_and_of_no_other(sha
         given, found = (np.concatenate(each) for each in zip(*batches, strict=True))
         assert len(batches) > 1
         np.testing.assert_allclose(found, (given - given.mean()) / given.std(ddof=1), rtol=1e-5, atol=1e-6)
+
+
+def test_the_kl_is_to_the_initial_reference_where_one_is_kept_and_advantages_are_to_the_one_that_moved():
+    def forward(value, batch, step):
+        return Outputs(value + 0.0 * batch.tokens)
+
+    def difference(policy, reference, batch):
+        return policy.logps - reference.logps
+
+    def compute(policy, reference, batch, statistics):
+        return {"own": difference(policy, reference, batch)}
+
+    made = make_rollout_look(forward, difference, compute)
+    batch = loader.to_device(said(0, 0))
+    tokens = sum_responses(jnp.ones(batch.tokens.shape), batch)
+    state = TrainState(jnp.int32(0), jnp.float32(5.0), jnp.float32(4.0), (), jnp.zeros(2, jnp.uint32))
+    for initial, distance in ((None, 1.0), (jnp.float32(2.0), 3.0)):
+        columns, kl = made(state.replace(initial=initial), batch)
+        np.testing.assert_array_equal(kl, distance * tokens)
+        assert (columns["own"] == 1).all() and (columns["rollout_logps"] == 5).all()
