@@ -1,6 +1,6 @@
 """Configurations of several stages, each a whole configuration, and what one stage takes from another: "stage:NAME"."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 import re
 
@@ -13,6 +13,7 @@ from jaxalign.suggest import meant
 
 NAME = re.compile(r"\w[\w.-]*")  # of a stage: a folder of the run is called so
 STAGE = "stage:"  # what stands before the name of an earlier stage where a checkpoint is named
+MODEL = "model:"  # what stands before the name of a reward model
 
 
 def training_stages(stages: Mapping[str, ConfigDict]) -> dict[str, ConfigDict]:
@@ -28,6 +29,9 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
         cfg.reference.checkpoint = str(workdir / cfg.reference.checkpoint.removeprefix(STAGE) / "export")
     if cfg.eval.generate and (cfg.eval.generate.against or "").startswith(STAGE):
         cfg.eval.generate.against = str(workdir / cfg.eval.generate.against.removeprefix(STAGE))
+    for _, section, key in _rewards(cfg):
+        if any(name.startswith(STAGE) for name in _models(section[key])):
+            section[key] = _with_models(section[key], lambda name: _placed(name, workdir))
     for column in cfg.data.computed.values():
         for key in ("model", "reference"):
             if (column[key] or "").startswith(STAGE):
@@ -37,9 +41,41 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
 
 def check_placed(cfg: ConfigDict, stage: str | None) -> None:
     """Raises ValueError where a stage by itself, without the folder of its run, takes something from another: "stage:NAME"."""
-    for key, source in _named(cfg).items():
-        if source.startswith(STAGE):
+    for key, source in _named(cfg):
+        if source.startswith(STAGE) and not key.startswith("data.rollout."):  # it is evaluated, and draws no rollouts
             raise ValueError(f"{key} of {stage} is {source!r}, which has no folder here; name it with --config.{stage}.{key}=FOLDER.")
+
+
+def _rewards(cfg) -> Iterator[tuple[str, ConfigDict, str]]:
+    """The rewards of a configuration: (where it stands, the section, the key)."""
+    generate, rollout = cfg.eval.generate, cfg.data.rollout
+    sections = [("data.rollout", rollout, ("reward",)), ("eval.generate", generate, ("judge",))]
+    if generate and generate.rewards:
+        sections.append(("eval.generate.rewards", generate.rewards, tuple(generate.rewards)))
+    return ((f"{where}.{key}", section, key) for where, section, keys in sections if section for key in keys if section[key] is not None)
+
+
+def _placed(name, workdir):
+    return str(workdir / name.removeprefix(STAGE)) if name.startswith(STAGE) else name
+
+
+def _models(spec) -> list[str]:
+    """The reward models that the spec of a reward names."""
+    names: list[str] = []
+    _with_models(spec, lambda name: names.append(name) or name)
+    return names
+
+
+def _with_models(spec, place: Callable[[str], str]):
+    """The spec of a reward, with another name for every reward model that it names."""
+    if isinstance(spec, str):
+        return f"{MODEL}{place(spec.removeprefix(MODEL))}" if spec.startswith(MODEL) else spec
+    spec = dict(spec)
+    if spec.get("kind") == "model" and isinstance(spec.get("model"), str):
+        spec["model"] = place(spec["model"])
+    if spec.get("kind") == "sum":
+        spec["of"] = {name: (_with_models(part, place), weight) for name, (part, weight) in spec["of"].items()}
+    return ConfigDict(spec)
 
 
 def exported_stages(stages: dict[str, ConfigDict]) -> set[str]:
@@ -103,16 +139,17 @@ def _repeated(names):
 
 def _earlier_stages(name, cfg, earlier):
     """Problems of the stages that a stage names."""
-    for key, source in _named(cfg).items():
+    for key, source in _named(cfg):
         if source.startswith(STAGE) and source.removeprefix(STAGE) not in earlier:
             where, there = f"{name}.{key}" if name else key, ", ".join(earlier) or "none"
             close = meant(source.removeprefix(STAGE), earlier)
             yield f"{where}={source!r} does not name an earlier stage{close}; earlier ones: {there}."
 
 
-def _named(cfg):
-    """Key -> the model that it names."""
+def _named(cfg) -> list[tuple[str, str]]:
+    """(key, the model that it names); the reward of several models has as many."""
     named = {"model.checkpoint": cfg.model.checkpoint, "reference.checkpoint": cfg.reference.get("checkpoint")}
     named |= {"eval.generate.against": cfg.eval.generate.against} if cfg.eval.generate else {}
     named |= {f"data.computed.{column}.{key}": spec[key] for column, spec in cfg.data.computed.items() for key in ("model", "reference")}
-    return {key: source for key, source in named.items() if source is not None}
+    of_rewards = [(where, model) for where, section, key in _rewards(cfg) for model in _models(section[key])]
+    return [(key, source) for key, source in named.items() if source is not None] + of_rewards

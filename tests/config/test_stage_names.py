@@ -1,11 +1,14 @@
 """What is said of a stage that is named where it is not, and of a key that stands beside the stages."""
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 import pytest
 import tiny
 
 from jaxalign.config.resolve import ConfigError
-from jaxalign.config.stages import resolve_stages
+from jaxalign.config.stages import place_stages, resolve_stages
+from jaxalign.scoring import rewards
 
 
 def plain(**model):
@@ -25,6 +28,26 @@ def with_column():
     return cfg
 
 
+def with_reward(reward, stages=("sft", "dpo")):
+    online = plain(checkpoint="stage:sft")
+    online.data.update(train=None, rollout=dict(prompts="prompts.jsonl", samples=2, feedback="pairs", reward=reward))
+    online.data.pop("eval", None), online.data.pop("eval_fraction", None)
+    online.train = dict(total_steps=2)
+    return ConfigDict(dict(stages=stages, **{name: online if name == "dpo" else plain() for name in stages}))
+
+
+@pytest.mark.parametrize(
+    "reward",
+    ["model:stage:rm", dict(kind="model", model="stage:rm"), dict(kind="sum", of=dict(rm=("model:stage:rm", 1.0), size=("length", 0.1)))],
+)
+def test_a_reward_model_may_be_an_earlier_stage(reward):
+    dpo = resolve_stages(with_reward(reward, stages=("sft", "rm", "dpo")))["dpo"]
+    place_stages(dpo, Path("runs/x"))
+    placed = dpo.data.rollout.to_dict()["reward"]
+    assert "runs/x/rm" in str(placed) and "stage:" not in str(placed)
+    assert rewards.parse(placed)["kind"] in ("model", "sum")
+
+
 @pytest.mark.parametrize(
     ("cfg", "words"),
     [
@@ -32,6 +55,7 @@ def with_column():
         (with_column(), "\ndata.computed.advantage.model='stage:value' does not name an earlier stage; earlier ones: none"),
         (ConfigDict(dict(stages=("a", "b"), a=plain(), b=plain(checkpoint="stage:c"))), "b.model.checkpoint='stage:c' .* earlier ones: a"),
         (staged(objective=dict(beta=0.3)), r"objective: unknown key beside stages=.*did you mean sft.objective, dpo.objective\?"),
+        (with_reward("model:stage:rm"), r"dpo.data.rollout.reward='stage:rm' does not name an earlier stage; earlier ones: sft"),
         (staged(kto=plain()), r"kto: unknown key beside stages=\('sft', 'dpo'\).*it is no stage of these"),
     ],
 )
