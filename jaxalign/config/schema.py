@@ -156,7 +156,7 @@ ROLLOUT = {
     "reward": Field(
         (str, dict, NONE),
         None,
-        "scores a sample: length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:NAME, model:stage:NAME, judge:MODEL@URL, or a dict",
+        "scores a sample: length, exact_match, gsm8k, regex:PATTERN, FILE.py:NAME, model:NAME, model:stage:NAME, judge:MODEL@URL, a dict",
     ),
     "missing_eos_penalty": Field((float,), 0.0, "is taken off the reward of a sample that does not end by itself", least=0),
     "every_steps": Field((int,), 1, "steps from one window of rollouts to the next; the policy of its first step draws it", least=1),
