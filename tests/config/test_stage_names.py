@@ -30,9 +30,8 @@ def with_column():
 
 def with_reward(reward, stages=("sft", "dpo")):
     online = plain(checkpoint="stage:sft")
-    online.data.update(train=None, rollout=dict(prompts="prompts.jsonl", samples=2, feedback="pairs", reward=reward))
-    online.data.pop("eval", None), online.data.pop("eval_fraction", None)
-    online.train = dict(total_steps=2)
+    online.data = ConfigDict(dict(rollout=dict(prompts="prompts.jsonl", samples=2, feedback="pairs", reward=reward)))
+    online.train = ConfigDict(dict(total_steps=2))
     return ConfigDict(dict(stages=stages, **{name: online if name == "dpo" else plain() for name in stages}))
 
 
