@@ -10,6 +10,7 @@ from jaxalign import objectives
 from jaxalign.config import build, teacher
 from jaxalign.config.prepared import to_stderr
 from jaxalign.config.rollout_rules import source_of_prompts
+from jaxalign.data.prepared import judgements
 from jaxalign.data.raw import prompts as raw_prompts
 from jaxalign.data.raw import sources
 from jaxalign.data.raw.counts import Counts
@@ -41,7 +42,7 @@ class Rolling:
     source: Callable[..., Rollouts]  # (dataset, first step, look=...) -> the source of the batches
     carried: Callable  # () -> what the state carries
     compute: Callable | None  # what the devices compute, see `step.make_rollout_look`
-    prepared: str  # names the prompts by a hash of their content
+    prepared: str  # names the prompts by a hash of their content, and the shape of their batches, which the state carries
     described: str  # for a reader
 
 
@@ -107,7 +108,8 @@ def rolling(
     options["share"] = spec["share"], spec["share_end"]
     described = f"{prompts.batch:,} of {len(ids):,} prompts per step with {spec['samples']} samples each, {spec['feedback']}"
     make, carried = partial(Rollouts, windows=windows, finish=finish, **options), partial(Rollouts.carried, layout, distinct)
-    return Rolling(make, carried, compute, f"prompts-{prompts.identity()}", described)
+    prepared = f"prompts-{prompts.identity()}, {prompts.batch} per step in rows of {cfg.data.row_tokens} tokens"
+    return Rolling(make, carried, compute, prepared, described)
 
 
 def _readers(cfg, model):
@@ -145,9 +147,10 @@ def _asked(cfg, spec, readers, speaker, room_of, tell):
         most = min(most, cfg.data.max_prompt_tokens)
     if cfg.data.row_tokens is not None:
         most = max((n for n in range(min(most, cfg.data.row_tokens) + 1) if room_of(n) <= cfg.data.row_tokens), default=0)
-    rows, counts = sources.read(sources.given(source_of_prompts(spec))), Counts()
-    chat = speaker.renderer.template is not None
-    asked = fixed_prompts.chosen(raw_prompts.read(rows, counts, chat=chat), speaker, counts, limit=spec["limit"], most_tokens=most)
+    given, counts = sources.given(source_of_prompts(spec)), Counts()
+    how = {"format": given.get("format"), "scoring": judgements(given)["scoring"], "chat": speaker.renderer.template is not None}
+    rows = raw_prompts.read(sources.read(given), counts, **how)
+    asked = fixed_prompts.chosen(rows, speaker, counts, limit=spec["limit"], most_tokens=most)
     if counts.rules:
         tell([f"prompts of data.rollout: {counts.lines()[0]}", *counts.lines()[1:]])
     return asked
