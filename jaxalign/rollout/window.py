@@ -75,12 +75,12 @@ class Windows:
         rewards, faults = self._rewards(flat, samples)
         penalty = self._penalty * np.array([[sample.stop == "length" for sample in own] for own in samples], np.float32)
         trained = (rewards - penalty).astype(np.float32)
-        metrics = _metrics(rewards, samples, faults)
+        metrics = _metrics(rewards, trained, samples, faults)
         arrays, size = {}, speech.prompts.batch
         for i, number in enumerate(numbers):
             part = slice(i * size, (i + 1) * size)
             arrays[number] = self._laid(prompts[i], samples[part], trained[part], number)
-        lines = list(self._told(step, rewards, metrics, faults, arrays))
+        lines = list(self._told(step, trained, metrics, faults, arrays))
         return Window(arrays, metrics | {"speed/rollout_s": time.perf_counter() - began}, lines)
 
     def _samples(self, params, prompts: Sequence[int], *, seed) -> list[list[Sample]]:
@@ -125,7 +125,7 @@ class Windows:
         return self.layout.arrays(ids, responses, judged, columns, rows=rows, seed=seed)
 
     def _told(self, step, rewards, metrics, faults, arrays) -> Iterator[str]:
-        """What is not as it should be, each kind of it once."""
+        """What is not as it should be, each kind of it once; `rewards` are those that are trained on."""
         reward = self._reward
         if np.isnan(rewards).all():
             raise ValueError(
@@ -135,7 +135,9 @@ class Windows:
         if faults.keys() - self._known:
             yield from reward.lines()
         if not any(own["valid"].any() for own in arrays.values()):
-            yield from self._once(f"step {step}: no sample of the window is trained on: the rewards of a prompt's samples are all equal.")
+            yield from self._once(f"step {step}: no sample of the window is trained on: {_why_alike(rewards)}.")
+        elif reward is not None and rewards.shape[1] > 1 and tied(rewards).all():
+            yield from self._once(f"step {step}: {_why_alike(rewards)}, so no sample of a prompt is better than another.")
         if not metrics[f"{NAME}/stopped"]:
             yield from self._once(f"step {step}: every sample of the window goes on until max_new_tokens and never stops by itself.")
         self._known |= faults.keys()
@@ -147,12 +149,19 @@ class Windows:
             yield line
 
 
-def _metrics(rewards, samples, faults: Mapping[str, int]) -> dict[str, float]:
+def _why_alike(rewards) -> str:
+    """Why no samples of a prompt can be told apart."""
+    equal, few = tied(rewards), np.isfinite(rewards).sum(1) < 2
+    reasons = [reason for reason, there in (("are all equal", equal.any()), ("are missing but one", few.any())) if there]
+    return f"the rewards of a prompt's samples {' or '.join(reasons)}"
+
+
+def _metrics(rewards, trained, samples, faults: Mapping[str, int]) -> dict[str, float]:
     flat, known = [sample for own in samples for sample in own], rewards[np.isfinite(rewards)]
     values = {
         "reward": known.mean() if known.size else math.nan,
         "reward_std": known.std() if known.size else math.nan,
-        "ties": tied(rewards).mean(),
+        "ties": tied(trained).mean(),
         "tokens": np.mean([len(sample.token_ids) for sample in flat]),
         "stopped": np.mean([sample.stop != "length" for sample in flat]),
         **{f"faults/{rule}": count for rule, count in faults.items()},

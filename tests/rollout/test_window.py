@@ -99,7 +99,28 @@ def test_rewards_that_are_all_equal_are_told_once_and_nothing_is_trained():
     made, _ = windows(lambda prompts, completions, rows: [1.0] * len(rows), pairs)
     first, second = (made.draw(None, [number], step=number) for number in (0, 1))
     assert not first.arrays[0]["valid"].any() and first.metrics["rollout/ties"] == 1.0
-    assert [line for line in first.lines if "rewards of a prompt's samples are all equal" in line] and not second.lines
+    assert first.lines == ["step 0: no sample of the window is trained on: the rewards of a prompt's samples are all equal."]
+    assert not second.lines
+
+
+def test_rewards_that_are_missing_are_not_said_to_be_equal():
+    def first_alone(prompts, completions, rows):
+        return [1.0 if number % K == 0 else Fault("timeout", "it took more than 1 s.") for number in range(len(rows))]
+
+    made, _ = windows(first_alone, pairs)
+    window = made.draw(None, [0], step=0)
+    assert "no sample of the window is trained on: the rewards of a prompt's samples are missing but one." in window.lines[-1]
+    assert window.metrics["rollout/ties"] == 0
+
+
+def test_groups_without_a_difference_are_told_and_a_penalty_is_one():
+    def alike(prompts, completions, rows):
+        return [1.0] * len(rows)
+
+    lines = windows(alike)[0].draw(None, [0], step=3).lines
+    assert lines == ["step 3: the rewards of a prompt's samples are all equal, so no sample of a prompt is better than another."]
+    window = windows(alike, penalty=0.25)[0].draw(None, [0], step=3)
+    assert not window.lines and window.metrics["rollout/ties"] == 0
 
 
 def test_texts_that_never_end_are_told_once():
