@@ -29,7 +29,8 @@ def of_rollouts(spec: dict | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if spec is None or spec["feedback"] not in FEEDBACK:
         return (), ()
     kind = FEEDBACK[spec["feedback"]]
-    return (REWARD, *kind.columns), (ROLLOUT_LOGPS, *kind.token_columns)
+    reward = () if spec["reward"] is None else (REWARD,)
+    return (*reward, *kind.columns), (ROLLOUT_LOGPS, *kind.token_columns)
 
 
 def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

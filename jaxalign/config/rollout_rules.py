@@ -8,6 +8,7 @@ from jaxalign.config.schema import DURATIONS
 OF_ROWS = ("epochs", "examples")  # units of durations that count the rows of training sets
 LEFT_OUT = "leave the key out"
 SETTLED = {"rloo": {"baseline": "leave_one_out", "scale": "none"}}  # options of data.rollout that an objective is defined by
+OF_SOME = ("best", "pairs", "labels")  # feedback that leaves samples out though they have rewards
 
 
 def check(resolved: dict) -> Iterator[str]:
@@ -134,6 +135,7 @@ def _beside(resolved):
 
 
 def _objective(resolved):
+    from jaxalign.rollout.computed import REWARD
     from jaxalign.rollout.feedback import FEEDBACK
 
     data, spec, objective = resolved["data"], resolved["data"]["rollout"], functions.objective(resolved)
@@ -146,8 +148,12 @@ def _objective(resolved):
         yield f"data.rollout: {name} reads ranked lists, which no feedback makes; use one of pairs, such as 'dpo'."
     if "paired" in reads and not kind.paired:
         yield f"data.rollout.feedback={spec['feedback']!r}: {name} reads pairs; set feedback='pairs'."
-    if "unpaired" in reads and kind.paired:
-        yield f"data.rollout.feedback={spec['feedback']!r}: {name} trains on every response; set feedback='samples'."
+    rewarded = REWARD in objective.columns
+    if "unpaired" in reads and (kind.paired or (rewarded and spec["feedback"] in OF_SOME)):
+        way = "scores" if rewarded else "samples"
+        yield f"data.rollout.feedback={spec['feedback']!r}: {name} trains on every response; set feedback={way!r}."
+    if rewarded and spec["reward"] is None and not kind.rewarded:
+        yield f"data.rollout.reward is missing: {name} fits the rewards of samples."
     own = {column for names in columns.of_rollouts(spec) for column in names} & {key.rpartition("columns.")[2] for key in reads}
     if own and (data["eval"] is not None or least_share(spec) < 1):
         where = "data.eval" if data["eval"] is not None else f"data.rollout.share={least_share(spec)}"

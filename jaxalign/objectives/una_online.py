@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxalign.objectives.families import responses
 from jaxalign.types import Batch, Outputs, Terms, column, sum_responses, token_column
 
-REQUIRES = ("reference", "columns.rollout_reward")
+REQUIRES = ("reference", "unpaired", "columns.rollout_reward")
 FORMS = {"squashed": responses.mse, "raw": responses.raw}
 DENOMINATORS = ("reference", "rollout")
 
@@ -26,7 +26,7 @@ def una_online(
 
     Args:
       policy, reference: log-probs of the same batch.
-      batch: a rollout of any feedback but pairs; reads the reward as it was given, less the penalty for a missing end.
+      batch: a rollout of feedback that keeps every sample ("scores"); reads the reward as given, less the penalty for a missing end.
       beta: strength of the pull to the reference, > 0. The paper: 0.03.
       form: "squashed"; or "raw", (beta rho - R)^2 (equation 7), for rewards whose scale means something.
       denominator: "reference"; or "rollout", the policy that drew the response, as in the released script: its first step on a batch is

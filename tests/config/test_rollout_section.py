@@ -139,6 +139,17 @@ def rows(**data):
             dict(train=dict(total_steps=8, max_kl=1.0), reference=dict(rule="hard", every_steps=2, keep_initial=False)),
             "train.max_kl=1.0: reference.rule='hard' moves the reference after the policy",
         ),
+        (
+            dict(feedback="labels"),
+            dict(objective=dict(name="una_online")),
+            "data.rollout.feedback='labels': objective 'una_online' trains on every response; set feedback='scores'.",
+        ),
+        ({}, dict(objective=dict(name="una_online")), "objective 'una_online' trains on every response; set feedback='scores'"),
+        (
+            dict(feedback="samples", reward=None),
+            dict(objective=dict(name="una_online")),
+            "data.rollout.reward is missing: objective 'una_online' fits",
+        ),
         (dict(seed=-1), {}, "data.rollout.seed=-1 is not at least 0"),
     ],
 )  # fmt: skip
