@@ -126,7 +126,7 @@ def test_groups_without_a_difference_are_told_and_a_penalty_is_one():
 def test_texts_that_never_end_are_told_once():
     made, _ = windows(by_answer, endless=True)
     first, second = (made.draw(None, [number], step=number) for number in (0, 1))
-    assert first.lines == ["step 0: every sample of the window goes on until max_new_tokens and never stops by itself."]
+    assert first.lines[-1] == "step 0: every sample of the window goes on until max_new_tokens and never stops by itself."
     assert not second.lines and first.metrics["rollout/stopped"] == 0
 
 
