@@ -1,5 +1,7 @@
 """The gold bench: golds of known texts, a rater of known noise, forms of feedback that tell the same, and claims from cells."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -58,7 +60,7 @@ def test_labels_agree_with_the_gold_as_often_as_asked(answers, truth, agreement)
     shares = []
     for seed in range(20):
         judge = feedback.judged(truth, agreement=agreement, seed=seed)
-        pairs = feedback.pair_members(truth, answers)
+        pairs = feedback.pair_members(answers, truth)
         signs = [np.sign(x[pairs[:, 0], pairs[:, 1]] - x[pairs[:, 0], pairs[:, 2]]) for x in (judge.utility, truth)]
         shares.append((signs[0] == signs[1]).mean())
     assert np.mean(shares) == pytest.approx(agreement, abs=4 * 0.5 / (20 * len(pairs)) ** 0.5)
@@ -94,10 +96,60 @@ def test_newton_ends_where_the_gradient_is_nought():
     np.testing.assert_allclose(x.T @ (1 / (1 + np.exp(x @ w))), feedback.PROXY_RIDGE * w, atol=1e-9)
 
 
-def test_gold_at_a_kl_lies_on_the_line_in_the_root():
-    points = [(4.0, 0.8), (0.0, 0.4), (1.0, 0.7)]
-    assert report.at_kl(points, 2.25) == pytest.approx(0.75)
-    assert np.isnan(report.at_kl(points, 4.1))
+def test_pairs_tied_in_one_of_two_golds_are_kept(answers, truth):
+    second = golds.scored("brevity", [""] * 300, answers.texts)
+    kept = [{tuple(pair) for pair in feedback.pair_members(answers, *own).tolist()} for own in ((truth,), (second,), (truth, second))]
+    assert kept[2] == kept[0] | kept[1] and kept[2] > kept[0]
+    judge, other = (feedback.judged(gold, agreement=0.78, seed=0) for gold in (truth, second))
+    assert len(feedback.prepared("pairs", judge, answers, mismatched=False, other=other).groups) == len(kept[2])
+
+
+def bent(kl):
+    """A gold that is concave in the root of the KL."""
+    return 0.4 + 0.15 * kl**0.5 - 0.02 * kl
+
+
+def test_methods_on_one_curve_are_equal_wherever_their_cells_lie():
+    coarse, fine = ([(kl, bent(kl)) for kl in kls] for kls in ((0.5, 8.0), (0.9, 1.5, 2.2, 5.0)))
+    for kl in (1.0, 2.0, 4.0):
+        assert report.at_kl(0.4, coarse, kl) == pytest.approx(bent(kl)) == report.at_kl(0.4, fine, kl)
+
+
+@pytest.mark.parametrize("kl", [1.0, 4.1])
+def test_no_gold_is_known_where_cells_lie_on_one_side_alone(kl):
+    assert np.isnan(report.at_kl(0.4, [(4.0, 0.8), (1.2, 0.7)], kl))
+
+
+def test_the_spread_between_seeds_counts_each_cell_once_and_not_what_all_methods_share():
+    draw = np.random.default_rng(0)
+    squares = []
+    for _ in range(400):
+        shared = draw.normal(0, 5, 3)
+        levels = {method: dict(enumerate(shared + draw.normal(0, 1, 3))) for method in "abcd"}
+        deviation, freedom = report.pooled(levels, common=True)
+        assert freedom == (4 - 1) * (3 - 1)
+        squares.append(deviation**2)
+    assert np.mean(squares) == pytest.approx(1, abs=4 * (2 / 6 / 400) ** 0.5)
+    assert report.pooled({"a": {0: 1.0}}, common=True)[1] == 0
+
+
+def test_seeds_with_the_same_prompts_leave_their_error_in_the_interval():
+    made = [x for seed in range(2) for name in ("dpo", "ipo") for x in cell(name, seed, 0.1)]
+    assert report.prompt_errors(made)["sentiment-78", "dpo"] == pytest.approx(0.01)
+    bases = [{"seed": seed, "gold/sentiment": (0.4 + 0.002 * seed, 0.01)} for seed in range(2)]
+    (shared,) = (one.half for one in report.claims(made, bases) if one.claim == "DPO above IPO")
+    assert shared >= 1.96 * 0.01 * 2**0.5
+    own = [{**one, "part": one["seed"]} for one in made]
+    assert report.prompt_errors(own)["sentiment-78", "dpo"] == 0
+    assert next(one.half for one in report.claims(own, bases) if one.claim == "DPO above IPO") < shared
+
+
+def test_a_claim_without_cells_on_both_sides_cannot_be_told():
+    found = [x for seed in range(3) for name, gain in (("dpo", 0.2), ("ipo", 0.1)) for x in cell(name, seed, gain)]
+    found = [one for one in found if one["method"] == "dpo" or one["kl"][0] > 4]
+    (claim,) = (one for one in report.claims(found, starts(3)) if one.claim == "DPO above IPO")
+    assert claim.kls == () and claim.verdict == report.UNKNOWN
+    assert ["sentiment-78", claim.claim, "-", "-", "-", "3", report.UNKNOWN] in next(iter(report.tables(found, starts(3), {}).values()))[1]
 
 
 def cell(method, seed, gain, feedback="sentiment-78"):
@@ -107,20 +159,25 @@ def cell(method, seed, gain, feedback="sentiment-78"):
     return [{**made, "learning_rate": kl, "kl": (kl, 0.1), "gold/sentiment": (gold, 0.01)} for kl, gold in cells]
 
 
+def starts(count):
+    return [{"seed": seed, "gold/sentiment": (0.4 + 0.002 * seed, 0.01)} for seed in range(count)]
+
+
 @pytest.mark.parametrize(("gains", "verdict"), [((0.15, 0.1), report.APPEARS), ((0.1, 0.15), report.NOT), ((0.1, 0.1), report.UNKNOWN)])
 def test_a_claim_appears_only_where_its_interval_says_so(gains, verdict):
     found = [x for seed in range(3) for name, gain in zip(("dpo", "ipo"), gains, strict=True) for x in cell(name, seed, gain)]
-    bases = [{"seed": seed, "gold/sentiment": (0.4 + 0.002 * seed, 0.01)} for seed in range(3)]
-    claims = report.claims(report.curves(found, bases))
+    claims = report.claims(found, starts(3))
     assert [claim.verdict for claim in claims if claim.claim == "DPO above IPO"] == [verdict]
-    headings = report.tables(found, bases, {})
+    headings = report.tables(found, starts(3), {"4": {"kl": 0.64, "gold/sentiment": 0.65}})
+    assert headings["gold at equal KL"][1][-1][2] == "0.650 at KL 0.64 at most"  # ties make it less
     assert len(headings["cells, means over seeds"][1]) == 4
 
 
 def test_one_seed_is_no_evidence():
     found = [x for name, gain in (("dpo", 0.2), ("ipo", 0.1)) for x in cell(name, 0, gain)]
-    claims = report.claims(report.curves(found, [{"seed": 0, "gold/sentiment": (0.4, 0.01)}]))
-    assert claims[0].difference > 0 and claims[0].verdict == report.UNKNOWN
+    found += [x for seed in range(1, 3) for name in ("kto", "alol") for x in cell(name, seed, 0.1)]  # others have seeds
+    (claim,) = (one for one in report.claims(found, starts(3)) if one.claim == "DPO above IPO")
+    assert claim.difference > 0 and claim.verdict == report.UNKNOWN
 
 
 def test_a_mixture_of_raters_takes_each_pair_from_one_of_them(truth):
@@ -137,11 +194,12 @@ def test_the_front_of_what_is_better_in_both_golds_is_larger():
         for family, lead in (("modpo", 0.01 + 0.001 * seed), ("mixed", 0.0)):
             for weight in methods.WEIGHTS:
                 golds_at = {"gold/sentiment": (0.4 + weight / 500 + lead, 0.01), "gold/plain": (0.6 - weight / 500 + lead, 0.01)}
-                made = {"feedback": "sentiment-78", "method": f"{family}_{weight}", "learning_rate": 1e-4, "seed": seed}
-                found.append({**made, **golds_at, "kl": (2.0, 0.1)})
+                made = {"feedback": "sentiment-78", "method": f"{family}_{weight}", "seed": seed, "temperatures": (0.1, 0.2)}
+                found += [{**made, **golds_at, "learning_rate": kl, "kl": (kl, 0.1)} for kl in (1.5, 2.5)]
     rows = fronts.rows(found, bases)
     assert [row[:2] for row in rows if row[0] == "2"] == [["2", "mean weighted sum"], ["2", "area of the front"]]
     assert all(float(row[2]) > float(row[3]) for row in rows)
+    assert fronts.shares_of(0.5, (0.1, 0.2)) == pytest.approx((2 / 3, 1 / 3))  # a gold whose rater is surer counts for more
     assert not fronts.rows([one for one in found if one["method"] != "mixed_50"], bases)
 
 
@@ -205,8 +263,55 @@ def test_a_rater_online_judges_as_offline(truth):
     asked = online.utilities(judge, lambda prompts, texts: truth[:, 0], seed=0)
     once, again = (asked(["p"] * 300, texts) for _ in range(2))
     np.testing.assert_array_equal(once, again)
+    tied = truth[::2, 0] == truth[1::2, 0]  # two samples of a prompt: not judged, as no tied pair is offline
+    assert tied.any() and np.array_equal(np.isnan(once), tied.repeat(2))
     back = once * judge.utility.std() / feedback.SQUASH + np.median(judge.utility) - truth[:, 0] / judge.temperature
-    assert back.mean() == pytest.approx(np.euler_gamma, abs=4 * np.pi / 6**0.5 / 300**0.5)  # of a standard Gumbel number
+    assert np.nanmean(back) == pytest.approx(np.euler_gamma, abs=4 * np.pi / 6**0.5 / (~tied).sum() ** 0.5)  # of a standard Gumbel number
+
+
+def test_a_win_is_of_the_cells_own_gold_and_each_seed_has_prompts_of_its_own(monkeypatch):
+    prompts = [f"Tom {i} went out." for i in range(7)]
+    made = world.World(None, SimpleNamespace(tokenizer=None), {}, prompts, None, {"held_out": prompts}, "")
+    bench, asked = cells.Bench(made, steps=1), []
+    monkeypatch.setattr(cells.Bench, "_sampler", lambda self, lanes: None)
+    monkeypatch.setattr(cells.Bench, "_kl", lambda self, params, own: (1.0, 0.1))
+
+    def drawn(draw, tokenizer, params, own, *, samples, seed):
+        asked.append(tuple(own))
+        text = "She was sad." if params else "He was happy and they had great fun and played with all the friends."
+        texts = [[text] * samples for _ in own]
+        return Answers(own, [[[1, 2]] * samples for _ in own], [], texts, np.ones((len(own), samples), bool))
+
+    monkeypatch.setattr(world, "answers", drawn)
+    wins = [bench.measured({"moved": 1}, seed=0, gold=f"gold/{gold}")["win"][0] for gold in ("brevity", "sentiment")]
+    assert wins == [1, 0]
+    parts = [bench.measured(made.params, seed=seed)["part"] for seed in range(3)]
+    assert parts == [0, 1, 2] and sorted(sum(asked[-3:], ())) == sorted(prompts)
+
+
+def test_thumbs_online_are_about_the_median_of_all_samples_as_offline():
+    kind = FEEDBACK[methods.METHODS["online_kto"].online]
+    judge, _ = kind.bound(kind.options | dict(methods.METHODS["online_kto"].rollout))
+    np.testing.assert_array_equal(judge(np.array([[0.2, 0.9], [-0.9, -0.2]], np.float32)).reward, [[1, 1], [0, 0]])
+
+
+def test_what_was_measured_otherwise_is_not_mixed_in(tmp_path):
+    file, depends = tmp_path / "cell.json", {"version": 2, "steps": 30, "base": "a"}
+    assert gold._kept(file, depends, lambda: {"gold": 1}) == gold._kept(file, depends, lambda: {"gold": 2}) == {"gold": 1}
+    with pytest.raises(ValueError, match="cell.json was measured with another steps and another base; remove it"):
+        gold._kept(file, depends | {"steps": 60, "base": "b"}, lambda: {"gold": 2})
+    file.write_text('{"gold": 1}')  # as cells were kept before they had this
+    with pytest.raises(ValueError, match="another version"):
+        gold.check_kept(file, depends)
+
+
+def test_what_cells_depend_on_changes_with_steps_base_and_options():
+    made = world.World(None, None, {}, [], None, {}, "a")
+    some = [
+        cells.Bench.depends(SimpleNamespace(world=made, steps=steps), name)
+        for steps, name in ((30, "dpo"), (60, "dpo"), (30, "dpo:beta=1"))
+    ]
+    assert len({str(one) for one in some}) == 3 and all(one["base"] == "a" for one in some)
 
 
 @pytest.mark.slow
@@ -215,7 +320,9 @@ def test_a_cell_is_measured_and_kept(tmp_path, monkeypatch, answers):
     model, prompts = models.build(source.config()), {name: [f"Tom {i}" for i in range(300)] for name in ("train", "held_out")}
     with many_seeds.one_device():
         params = source.load(model)
-    made = world.World(model, source.renderer("plain"), params, answers.prompts[:8], answers, prompts | {"held_out": prompts["train"][:8]})
+    made = world.World(
+        model, source.renderer("plain"), params, answers.prompts[:8], answers, prompts | {"held_out": prompts["train"][:8]}, ""
+    )
     monkeypatch.setattr(world, "make", lambda folder: made)
     monkeypatch.setattr(gold, "BEST_OF", (2,))
     options = {"cells": ("sentiment-78 dpo 1e-9",), "seeds": 1, "steps": 2}
@@ -224,6 +331,7 @@ def test_a_cell_is_measured_and_kept(tmp_path, monkeypatch, answers):
     (one,), (base,) = found["cells"], found["bases"]
     assert one["kl"][0] == pytest.approx(0, abs=1e-4)  # a policy that has not moved says what the base says
     assert one["gold/sentiment"] == pytest.approx(base["gold/sentiment"], abs=0.05)
+    assert one["part"] == base["part"] == 0
     kept.write_text(kept.read_text().replace('"win"', '"kept": 1, "win"'))
     assert gold.run(tmp_path, **options)["cells"][0]["kept"] == 1
     assert (tmp_path / "plot.png").exists() and "dpo" in (tmp_path / "table.md").read_text()

@@ -4,7 +4,7 @@ A small policy that writes stories is trained on what a noisy rater says of its 
 function of the text, and so does the measurement. Reward and KL are measured on fresh samples, the KL by exact sums over the vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 from pathlib import Path
 
@@ -29,17 +29,20 @@ def run(workdir: Path, *, cells: tuple, seeds: int = 3, first_seed: int = 0, ste
       base: the folder of the base policy and its samples, made where it is missing; several runs may share it. None: in workdir.
 
     Raises:
-      ValueError: a cell names no feedback, method or number.
+      ValueError: a cell names no feedback, method or number; workdir holds cells that were measured in another way.
     """
     workdir = Path(workdir)
     wanted = _wanted(cells, range(first_seed, first_seed + seeds))
     with many_seeds.one_device():
         made = bench.Bench(world.make(workdir / "base" if base is None else Path(base)), steps=steps)
-        best = _kept(workdir / "best_of.json", lambda: best_of(made))
-        bases = [_kept(workdir / "cells" / f"base_{seed}.json", lambda seed=seed: made.base(seed)) for seed in _seeds(wanted)]
+        whole, files = made.depends(), {cell: workdir / "cells" / f"{cell.name}.json" for cell in wanted}
+        for cell, file in files.items():
+            check_kept(file, made.depends(cell.method))
+        best = _kept(workdir / "best_of.json", whole, lambda: best_of(made))
+        bases = [_kept(workdir / "cells" / f"base_{seed}.json", whole, lambda seed=seed: made.base(seed)) for seed in _seeds(wanted)]
         measured = []
         for number, cell in enumerate(wanted, 1):
-            measured.append(_kept(workdir / "cells" / f"{cell.name}.json", lambda cell=cell: made.run(cell)))
+            measured.append(_kept(files[cell], made.depends(cell.method), lambda cell=cell: made.run(cell)))
             gold, kl = measured[-1][report.gold_of(cell.feedback)][0], measured[-1]["kl"][0]
             print(f"gold: {number} of {len(wanted)}: {cell.name}: gold {gold:.3f} at KL {kl:.2f}", flush=True)
     everything = {"cells": measured, "bases": bases, "best_of": best}
@@ -52,7 +55,10 @@ def run(workdir: Path, *, cells: tuple, seeds: int = 3, first_seed: int = 0, ste
 
 
 def best_of(made: bench.Bench) -> dict:
-    """n -> {"kl": that of best of n to the base, ln n - (n - 1) / n, and every gold of the best of n}, on samples of the base."""
+    """n -> {"kl": the most that the KL of best of n to the base is, ln n - (n - 1) / n, and every gold}, on samples of the base.
+
+    It is the KL itself only where no two samples are tied.
+    """
     some = made.world
     draw = world.sampler(some.model, some.tokenizer, longest=world.LONGEST, lanes=max(BEST_OF))
     own = world.answers(draw, some.tokenizer, some.params, some.held_out[:BEST_PROMPTS], samples=max(BEST_OF), seed=bench.MEASURED)
@@ -82,11 +88,21 @@ def _seeds(cells):
     return list(dict.fromkeys(cell.seed for cell in cells))
 
 
-def _kept(file: Path, measure) -> dict:
-    """What a file holds, or what is measured, then kept in it."""
+def check_kept(file: Path, depends: Mapping) -> None:
+    """Raises ValueError where a file holds what was measured with something else, naming what differs."""
+    if not file.exists():
+        return
+    kept = json.loads(file.read_text(encoding="utf-8")).get("depends", {})
+    if other := [name for name in depends if kept.get(name) != depends[name]]:
+        raise ValueError(f"{file} was measured with another {' and another '.join(other)}; remove it, or name another --workdir.")
+
+
+def _kept(file: Path, depends: Mapping, measure) -> dict:
+    """What a file holds, or what is measured, then kept in it with what it depends on."""
+    check_kept(file, depends)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".partial")
-        unfinished.write_text(json.dumps(measure(), indent=1), encoding="utf-8")
+        unfinished.write_text(json.dumps({"depends": depends, "measured": measure()}, indent=1), encoding="utf-8")
         unfinished.rename(file)
-    return json.loads(file.read_text(encoding="utf-8"))
+    return json.loads(file.read_text(encoding="utf-8"))["measured"]

@@ -4,6 +4,7 @@ A step is compiled once for each method: the learning rate is a number in the op
 """
 
 from collections import Counter
+import dataclasses
 import time
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ import optax
 
 from jaxalign.data.rows import loader
 from jaxalign.evaluators.divergence import Divergence
-from jaxalign.experiments.goldbench import feedback, golds, methods, online, world
+from jaxalign.experiments.goldbench import feedback, golds, methods, online, report, world
+from jaxalign.manifest import content_hash
 from jaxalign.models import model as models
 from jaxalign.rollout.source import Rows
 from jaxalign.sampling.sampler import Sampler
@@ -23,9 +25,10 @@ from jaxalign.training.forward import FORWARDS
 from jaxalign.types import TrainState
 
 WARMUP = 0.1
-SAMPLES = 2  # of a held-out prompt
+VERSION = 2  # of what a cell means; raised by hand, so that cells of different meanings do not meet in one table
+PARTS, SAMPLES = 3, 6  # each seed has a part of the held-out prompts, with so many samples each
 MEASURED = 1000  # what is added to a seed for the draws of its measurement
-KL_PROMPTS = 256  # whose samples the KL is measured on
+KL_SAMPLES = 3  # of each prompt, on which the KL is measured
 KL_ROWS = 16
 PROXY_AGREEMENT = 0.95
 
@@ -73,9 +76,17 @@ class Bench:
         began = time.process_time()
         params, last = self.trained(cell)
         middle = time.process_time()
-        found = self.measured(params, seed=cell.seed, proxy=self.rater(cell.feedback, cell.seed)[1])
+        judge, proxy = self.rater(cell.feedback, cell.seed)
+        found = self.measured(params, seed=cell.seed, gold=report.gold_of(cell.feedback), proxy=proxy)
         seconds = {"train": middle - began, "measure": time.process_time() - middle}
+        if methods.named(cell.method).other:
+            found["temperatures"] = (judge.temperature, self._other(cell).temperature)
         return {**cell._asdict(), **found, "loss": last.get("loss"), "seconds": seconds}
+
+    def depends(self, method: str = "") -> dict:
+        """What a cell of a method, or with "" the base, was measured with beside its own name."""
+        found = {"version": VERSION, "base": self.world.identity}
+        return found | ({"steps": self.steps, "method": content_hash(dataclasses.asdict(methods.named(method)))} if method else {})
 
     def base(self, seed: int) -> dict:
         """What the base is measured to be, with the same draws as the cells of a seed."""
@@ -140,14 +151,18 @@ class Bench:
 
     def _data(self, cell, method, judge):
         """The feedback of a cell as prepared rows, with that of a second gold where the method has one."""
-        margin, mismatched = None, method.reference_rule() not in ("precomputed", "none")
+        margin, second, mismatched = None, None, method.reference_rule() not in ("precomputed", "none")
         if method.other:
-            second, _ = self.rater(f"{method.other}-{parse(cell.feedback)[1]}", cell.seed)
+            second = self._other(cell)
             judge = feedback.mixed(judge, second, share=method.share, seed=cell.seed)
             if method.share == 1:
                 every = feedback.proxy(second, self.world.train, pairs=second.gold.size, seed=cell.seed)
                 margin = every.scored(self.world.train.texts)
-        return feedback.prepared(method.form, judge, self.world.train, mismatched=mismatched, margin=margin)
+        return feedback.prepared(method.form, judge, self.world.train, mismatched=mismatched, margin=margin, other=second)
+
+    def _other(self, cell) -> feedback.Judged:
+        """The rater of the second gold of a cell's method."""
+        return self.rater(f"{methods.named(cell.method).other}-{parse(cell.feedback)[1]}", cell.seed)[0]
 
     def _compiled(self, name: str, method: methods.Method, rule: str):
         if name not in self._runs:
@@ -167,21 +182,21 @@ class Bench:
             self._runs[name] = init, step.make_train_step(look, objective, moves, optimizer, schedule)
         return self._runs[name]
 
-    def measured(self, params: dict, *, seed: int, proxy: feedback.Proxy | None = None) -> dict:
+    def measured(self, params: dict, *, seed: int, gold: str = "", proxy: feedback.Proxy | None = None) -> dict:
         """Of fresh samples for held-out prompts: every gold with its standard error over prompts, KL, length, end, diversity, win rate.
 
-        "win" compares with a base sample of the same prompt and draw by the gold "sentiment". Draws are those of the seed, the same for all
-        policies, and samples of one prompt count as one observation.
+        "win" compares with a base sample of the same prompt and draw by the gold given. Prompts ("part" says which) and draws are those of
+        the seed, the same for all policies, and samples of one prompt count as one observation.
         """
         own, base = self._answers(params, seed), None
-        prompts = self.world.prompt_texts["held_out"]
+        prompts = self.world.prompt_texts["held_out"][seed % PARTS :: PARTS]
         if params is not self.world.params:
             if seed not in self._base:
                 self._base[seed] = self._answers(self.world.params, seed)
             base = self._base[seed]
-        found = {f"gold/{name}": _mean(golds.scored(name, prompts, own.texts)) for name in golds.GOLDS}
+        found = {"part": seed % PARTS} | {f"gold/{name}": _mean(golds.scored(name, prompts, own.texts)) for name in golds.GOLDS}
         if base is not None:
-            ours, theirs = (golds.scored("sentiment", prompts, some.texts) for some in (own, base))
+            ours, theirs = (golds.scored(gold.removeprefix("gold/"), prompts, some.texts) for some in (own, base))
             found["win"] = _mean((np.sign(ours - theirs) + 1) / 2)
             found["kl"] = self._kl(params, own)
         if proxy is not None:
@@ -195,12 +210,12 @@ class Bench:
 
     def _answers(self, params, seed):
         how = {"samples": SAMPLES, "seed": MEASURED + seed}
-        return world.answers(self._sampler(SAMPLES), self.world.tokenizer, params, self.world.held_out, **how)
+        return world.answers(self._sampler(SAMPLES), self.world.tokenizer, params, self.world.held_out[seed % PARTS :: PARTS], **how)
 
     def _kl(self, params, own: world.Answers):
         zero = jnp.zeros((), jnp.int32)
         state = TrainState(zero, params, self.world.params, (), jnp.zeros(2, jnp.uint32))
-        prompts, ids = ([list(map(int, x)) for x in own.prompts[:KL_PROMPTS]], own.ids[:KL_PROMPTS])
+        prompts, ids = ([list(map(int, x)) for x in own.prompts], [ids[:KL_SAMPLES] for ids in own.ids])
         sums, counts = self._divergence.measure(state, prompts, ids, longest=world.LONGEST)
         return _mean((sums / counts)[:, None])
 

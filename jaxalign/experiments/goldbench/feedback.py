@@ -80,17 +80,20 @@ def temperature_for(gold: np.ndarray, agreement: float) -> float:
     return low
 
 
-def pair_members(gold: np.ndarray, answers: Answers) -> np.ndarray:
-    """int64[m, 3], (prompt, response, response): the pairs (0, 1) and (2, 3) of every prompt that differ in gold and in text."""
+def pair_members(answers: Answers, *truths: np.ndarray) -> np.ndarray:
+    """int64[m, 3], (prompt, response, response): pairs (0, 1) and (2, 3) of each prompt that differ in text and in one of the golds."""
     found = []
     for prompt, own in enumerate(answers.texts):
         for first in range(0, len(own), 2):
-            if gold[prompt, first] != gold[prompt, first + 1] and own[first] != own[first + 1]:
+            differ = any(gold[prompt, first] != gold[prompt, first + 1] for gold in truths)
+            if differ and own[first] != own[first + 1]:
                 found.append((prompt, first, first + 1))
     return np.array(found, np.int64)
 
 
-def prepared(form: str, judge: Judged, answers: Answers, *, mismatched: bool, margin: np.ndarray | None = None) -> store.Prepared:
+def prepared(
+    form: str, judge: Judged, answers: Answers, *, mismatched: bool, margin: np.ndarray | None = None, other: Judged | None = None
+) -> store.Prepared:
     """The feedback as a set in memory; every form but "best" holds the same responses, two of a prompt in a group, in the same rows.
 
     Args:
@@ -98,13 +101,17 @@ def prepared(form: str, judge: Judged, answers: Answers, *, mismatched: bool, ma
         "best": the best of four alone.
       mismatched: every group also gets a response of another prompt.
       margin: float64[n, 4], a reward of another gold, as the column "margin".
+      other: the rater of a second gold: pairs are left out only where they are tied in both.
 
     Raises:
       ValueError: no such form.
     """
     if form not in FORMS:
         raise ValueError(f"feedback has no form {form!r}; there are {', '.join(FORMS)}.")
-    members = np.array([(p, k) for p, k in enumerate(judge.utility.argmax(1))]) if form == "best" else pair_members(judge.gold, answers)
+    if form == "best":
+        members = np.array([(p, k) for p, k in enumerate(judge.utility.argmax(1))])
+    else:
+        members = pair_members(answers, judge.gold, *([other.gold] if other else []))
     if form == "pairs":
         turned = judge.utility[members[:, 0], members[:, 1]] < judge.utility[members[:, 0], members[:, 2]]
         members = np.where(turned[:, None], members[:, [0, 2, 1]], members)
@@ -166,7 +173,7 @@ class Proxy:
 
 def proxy(judge: Judged, answers: Answers, *, pairs: int, seed: int) -> Proxy:
     """The proxy that this many of the rater's pairs, drawn with the seed, fit best under a ridge; by Newton's method."""
-    members = pair_members(judge.gold, answers)
+    members = pair_members(answers, judge.gold)
     members = members[np.random.default_rng((seed, 2)).permutation(len(members))[:pairs]]
     seen: dict[str, int] = {}
     for own in answers.texts:

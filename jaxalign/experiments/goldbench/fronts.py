@@ -1,4 +1,7 @@
-"""Two golds at once: MODPO against mixed losses at equal KL, by the weighted sum that policies were trained for and by the front's area."""
+"""Two golds at once: MODPO against mixed losses at equal KL, by the weighted sum that policies were trained for and by the front's area.
+
+Raters go by gold / T + noise, so that both families are trained for w gold_1 / T_1 + (1 - w) gold_2 / T_2, by which they are measured.
+"""
 
 from collections.abc import Sequence
 import math
@@ -6,7 +9,7 @@ import math
 import numpy as np
 
 from jaxalign.experiments.goldbench.methods import WEIGHTS
-from jaxalign.experiments.goldbench.report import KLS, at_kl, curves, intervals
+from jaxalign.experiments.goldbench.report import KLS, at_kl, curves, student
 from jaxalign.reports import pareto
 
 AXES = ("gold/sentiment", "gold/plain")
@@ -22,25 +25,31 @@ def rows(cells: Sequence[dict], bases: Sequence[dict]) -> list[list[str]]:
     if not all(member in tables[AXES[0]] for member in members):
         return []
     seeds = sorted(set.intersection(*(set(tables[AXES[0]][member]) for member in members)))
-    found = []
+    temperatures = next(cell["temperatures"] for cell in cells if (cell["feedback"], cell["method"]) == members[0])
+    shares, found = np.array([shares_of(weight / 100, temperatures) for weight in WEIGHTS]), []
     for kl in KLS:
         # [seeds, families, weights, golds]
         places = np.array(
             [
-                [[[at_kl(tables[axis][feedback, f"{family}_{w}"][seed], kl) for axis in AXES] for w in WEIGHTS] for family in FAMILIES]
+                [[[at_kl(*tables[axis][feedback, f"{family}_{w}"][seed], kl) for axis in AXES] for w in WEIGHTS] for family in FAMILIES]
                 for seed in seeds
             ]
         )
         if not places.size or np.isnan(places).any():
             continue
-        shares = np.array([[w / 100, 1 - w / 100] for w in WEIGHTS])
         sums = (places * shares).sum(3).mean(2)
         areas = np.array([[pareto.hypervolume_2d(family, CORNER) for family in seed] for seed in places])
         found += [_row(kl, what, values) for what, values in (("mean weighted sum", sums), ("area of the front", areas))]
     return found
 
 
+def shares_of(weight: float, temperatures: Sequence[float]) -> tuple[float, float]:
+    """The shares of two golds, with sum 1, in the reward that labels with this weight of the first teach; each gold counts by its T."""
+    first, second = weight / temperatures[0], (1 - weight) / temperatures[1]
+    return first / (first + second), second / (first + second)
+
+
 def _row(kl, what, values):
-    mean, half = intervals([values[:, 0] - values[:, 1]])[0]
+    mean, half = student(values[:, 0] - values[:, 1])
     gap = f"{mean:+.4f} ± {half:.4f}" if math.isfinite(half) else f"{mean:+.4f}"
     return [f"{kl:g}", what, *(f"{x:.4f}" for x in values.mean(0)), gap, f"{len(values)}"]

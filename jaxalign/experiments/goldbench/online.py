@@ -18,12 +18,14 @@ from jaxalign.rollout.window import Speech, Windows
 from jaxalign.sampling.sampler import Sampler
 from jaxalign.sampling.speaker import Speaker
 from jaxalign.scoring import rules
+from jaxalign.scoring.faults import Fault
 from jaxalign.scoring.rewards import Reward
 from jaxalign.training import metrics, step
 from jaxalign.training.step import ROLLOUT_LOGPS
 
 EVERY = 2  # steps of a window
 ROWS, RESPONSES = 16, 64  # of a batch, online and offline
+TIED = Fault("tied", "its gold is that of the sample beside it, and such pairs are not judged offline either.")
 
 
 def layout(kind: str, *, samples: int, mismatched: bool) -> Layout:
@@ -52,7 +54,7 @@ def source(made: world.World, method: Method, draw: Sampler, look: Callable, rew
       method: an online one.
       draw: a sampler, of whose lanes a prompt has one for each sample.
       look: the forward pass of its model.
-      reward: (prompts, texts) -> float64[n].
+      reward: (prompts, texts) -> float64[n], NaN for what is not trained.
       seed: of prompts and samples.
     """
     kind = FEEDBACK[method.online]
@@ -62,7 +64,7 @@ def source(made: world.World, method: Method, draw: Sampler, look: Callable, rew
     asked = [Asked(i, text) for i, text in enumerate(made.prompt_texts["train"])]
     speaker = Speaker(made.renderer, (made.tokenizer.eos_id, made.tokenizer.bos_id))
     speech = Speech(Prompts(asked, ids, plan.prompts, seed), draw, speaker, method.samples)
-    scored = Reward("gold", {}, rules.Rule(lambda prompts, texts, _: list(map(float, reward(prompts, texts)))))
+    scored = Reward("gold", {}, rules.Rule(lambda prompts, texts, _: [TIED if np.isnan(u) else float(u) for u in reward(prompts, texts)]))
     rollouts = Rollouts(
         None,
         0,
@@ -81,14 +83,17 @@ def source(made: world.World, method: Method, draw: Sampler, look: Callable, rew
 def utilities(judge: feedback.Judged, gold: Callable[[list[str], list[str]], np.ndarray], *, seed: int) -> Callable:
     """(prompts, texts) -> the rater's utility of new texts on the scale of its scores: 0 at the median of those it has judged.
 
-    A text has the same noise whenever it is said.
+    A text has the same noise whenever it is said. Samples 0 and 1 of a prompt, which follow each other, are a pair, as are 2 and 3; both of
+    a pair that is tied in gold are NaN, as `feedback.pair_members` leaves it out.
     """
 
     def of(prompts, texts):
         draws = [
             np.random.default_rng((seed, 3, zlib.crc32(f"{prompt}\n{text}".encode()))) for prompt, text in zip(prompts, texts, strict=True)
         ]
-        utility = gold(prompts, texts) / judge.temperature + np.array([draw.gumbel() for draw in draws])
+        golds = gold(prompts, texts)
+        utility = golds / judge.temperature + np.array([draw.gumbel() for draw in draws])
+        utility[np.repeat(golds[::2] == golds[1::2], 2)] = np.nan
         return feedback.SQUASH * (utility - np.median(judge.utility)) / judge.utility.std()
 
     return of

@@ -1,18 +1,19 @@
 """From measured cells to claims: gold at equal KL, differences of methods seed by seed, tables and pictures.
 
-Methods are compared at equal KL and never at an equal learning rate: the gold of a method at a KL is interpolated between its cells, and
-the base at KL 0, linearly in the root of the KL. An interval is Student's over seeds; a seed has its own label noise, order of the data and
-samples, which all methods share.
+Methods are compared at equal KL and never at an equal learning rate: the gold of a method at a KL is interpolated between its cells on both
+sides of it. An interval is Student's over seeds; a seed has its own label noise, order of the data, prompts and samples, which all methods
+share. All seeds share the base policy and the training samples that were judged, whose choice is in no interval.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-KLS = (1.0, 2.0, 4.0)
+KLS = (1.0, 2.0, 3.0, 4.0)
+NORMAL = 1.96  # for half of a 95 % interval
 CLAIMS = (  # (what is claimed, the method that should be above, the other one)
     ("scores beat thumbs: UNA on scores above UNA on thumbs", "una_score", "una_binary"),
     ("UNA on scores above KTO", "una_score", "kto"),
@@ -25,6 +26,7 @@ CLAIMS = (  # (what is claimed, the method that should be above, the other one)
     ("TR-KTO (hard) above KTO", "tr_kto_hard", "kto"),
     ("A-LoL above weighted cloning", "alol", "wbc"),
     ("A-LoL above GOLD", "alol", "gold"),
+    ("A-LoL above NLL", "alol", "nll"),
     ("A-LoL above SFT on the best", "alol", "sft_best"),
     ("A-LoL above DPO", "alol", "dpo"),
     ("IFT above SFT, both on the best", "ift_best", "sft_best"),
@@ -39,13 +41,14 @@ APPEARS, NOT, UNKNOWN = "appears", "does not: the reverse does", "cannot be told
 
 
 class Claim(NamedTuple):
-    """A difference of two methods, in the mean over seeds and over those of KLS that both reach."""
+    """A difference of two methods, in the mean over seeds and over those of KLS that both reach with every seed."""
 
     feedback: str
     claim: str
-    kls: tuple[float, ...]
+    kls: tuple[float, ...]  # empty where no KL has trained cells of both methods on both sides
     difference: float
-    half: float  # of the 95 % interval
+    half: float  # of the 95 % interval, its variance pooled over the methods
+    alone: float  # the same from its own seeds alone
     seeds: int
 
     @property
@@ -56,38 +59,74 @@ class Claim(NamedTuple):
         return APPEARS if self.difference > 0 else NOT
 
 
-def at_kl(points: Sequence[tuple[float, float]], kl: float) -> float:
-    """The gold at a KL between points (KL, gold), linearly in the root of the KL; NaN beyond the furthest."""
-    ordered = sorted(points)
-    roots, values = np.sqrt([max(0.0, point[0]) for point in ordered]), [point[1] for point in ordered]
-    return float(np.interp(math.sqrt(kl), roots, values)) if kl <= ordered[-1][0] else math.nan
+def at_kl(start: float, points: Sequence[tuple[float, float]], kl: float) -> float:
+    """The gold at a KL that trained points (KL, gold) enclose; NaN where none lies at or below it, or none at or above it.
 
-
-def intervals(groups: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """(mean, half of Student's 95 % interval) of what seeds gave, for each group; the half is infinite where no group has two seeds.
-
-    The variance between seeds is pooled over the groups: most of it is that of the samples, which are as many in every cell.
+    Interpolated linearly in the root of the KL is the gain over the start per root of the KL. A chord of the gold itself would understate
+    a concave curve, the more so the further its ends are apart, and the method with cells near that KL would win.
     """
+    ordered = sorted(point for point in points if point[0] > 0)
+    if not ordered or not ordered[0][0] <= kl <= ordered[-1][0]:
+        return math.nan
+    roots, values = np.sqrt([point[0] for point in ordered]), np.array([point[1] for point in ordered])
+    return float(start + math.sqrt(kl) * np.interp(math.sqrt(kl), roots, (values - start) / roots))
+
+
+def quantile(freedom: int) -> float:
+    """Of Student's distribution, for half of a 95 % interval; infinite without a degree of freedom."""
     from scipy.special import stdtrit  # jax brings scipy
 
-    arrays = [np.asarray(group, np.float64) for group in groups]
-    freedom = sum(len(values) - 1 for values in arrays)
-    if not freedom:
-        return [(float(values.mean()), math.inf) for values in arrays]
-    deviation = math.sqrt(sum(((values - values.mean()) ** 2).sum() for values in arrays) / freedom)
-    quantile = float(stdtrit(freedom, 0.975))
-    return [(float(values.mean()), quantile * deviation / len(values) ** 0.5) for values in arrays]
+    return float(stdtrit(freedom, 0.975)) if freedom > 0 else math.inf
 
 
-def curves(cells: Sequence[dict], bases: Sequence[dict], *, metric: str | None = None) -> dict[tuple[str, str], dict[int, list]]:
-    """(feedback, method) -> seed -> points (KL, gold), the base among them; the gold is that of the feedback, or the metric given."""
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half of Student's 95 % interval) of what seeds gave; the half is infinite for fewer than two."""
+    if len(values) < 2:
+        return float(np.sum(values)) if len(values) else math.nan, math.inf
+    return float(np.mean(values)), quantile(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+
+
+def pooled(levels: Mapping[str, Mapping[int, float]], *, common: bool) -> tuple[float, int]:
+    """(standard deviation between seeds, its degrees of freedom) of method -> seed -> number, the same for all methods.
+
+    Args:
+      levels: each method and seed once.
+      common: take out what a seed does to all methods alike, which differences of methods do not have.
+    """
+    places = [(method, seed) for method, by_seed in levels.items() for seed in by_seed]
+    columns = [[place[0] == method for place in places] for method in levels]
+    if common:
+        columns += [[place[1] == seed for place in places] for seed in sorted({seed for _, seed in places})]
+    design, values = np.array(columns, np.float64).T, np.array([levels[method][seed] for method, seed in places])
+    if not places or (freedom := len(places) - int(np.linalg.matrix_rank(design))) < 1:
+        return math.nan, 0
+    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return math.sqrt(float(rest @ rest) / freedom), freedom
+
+
+def curves(cells: Sequence[dict], bases: Sequence[dict], *, metric: str | None = None) -> dict[tuple[str, str], dict[int, tuple]]:
+    """(feedback, method) -> seed -> (gold of the base, points (KL, gold)); the gold is that of the feedback, or the metric given."""
     start = {base["seed"]: base for base in bases}
     found: dict = defaultdict(dict)
     for cell in cells:
         name = metric or gold_of(cell["feedback"])
-        points = found[cell["feedback"], cell["method"]].setdefault(cell["seed"], [(0.0, start[cell["seed"]][name][0])])
-        points.append((cell["kl"][0], cell[name][0]))
+        own = found[cell["feedback"], cell["method"]].setdefault(cell["seed"], (start[cell["seed"]][name][0], []))
+        own[1].append((cell["kl"][0], cell[name][0]))
     return dict(found)
+
+
+def prompt_errors(cells: Sequence[dict]) -> dict[tuple[str, str], float]:
+    """(feedback, method) -> the standard error of its gold over prompts; 0 where every seed has prompts of its own.
+
+    Then seeds differ by their prompts too. Of a difference of two methods on the same prompts these errors are the most that it can have.
+    """
+    squares, parts = defaultdict(list), defaultdict(dict)
+    for cell in cells:
+        key = cell["feedback"], cell["method"]
+        squares[key].append(cell[gold_of(cell["feedback"])][1] ** 2)
+        parts[key][cell["seed"]] = cell.get("part")
+    own = {key: None not in by_seed.values() and len(set(by_seed.values())) == len(by_seed) for key, by_seed in parts.items()}
+    return {key: 0.0 if own[key] else math.sqrt(float(np.mean(values))) for key, values in squares.items()}
 
 
 def gold_of(feedback: str) -> str:
@@ -95,41 +134,61 @@ def gold_of(feedback: str) -> str:
     return f"gold/{'sentiment' if feedback.startswith('proxy') else feedback.partition('-')[0]}"
 
 
-def claims(found: dict) -> list[Claim]:
-    """All of CLAIMS whose two methods were measured with the same feedback and share a KL of KLS."""
-    named, gaps = [], []
+def claims(cells: Sequence[dict], bases: Sequence[dict]) -> list[Claim]:
+    """All of CLAIMS whose two methods were measured with the same feedback.
+
+    The variance between seeds is pooled over the methods of a feedback, each counted once; that of prompts which seeds share is added.
+    """
+    found, errors, said = curves(cells, bases), prompt_errors(cells), []
     for feedback in dict.fromkeys(feedback for feedback, _ in found):
+        own = {method: by_seed for (name, method), by_seed in found.items() if name == feedback}
+        deviation, freedom = pooled({method: _level(by_seed) for method, by_seed in own.items()}, common=True)
         for text, first, second in CLAIMS:
-            if (feedback, first) in found and (feedback, second) in found:
-                kls, values = _gaps(found[feedback, first], found[feedback, second])
-                if kls:
-                    named.append((feedback, text, kls))
-                    gaps.append(values)
-    return [Claim(*name, *one, len(values)) for name, one, values in zip(named, intervals(gaps), gaps, strict=True)]
+            if first in own and second in own:
+                kls, gaps = _gaps(own[first], own[second])
+                mean, alone = student(gaps)
+                half = math.inf
+                if len(gaps) > 1 and freedom:
+                    prompts = NORMAL * math.hypot(errors[feedback, first], errors[feedback, second])
+                    half = math.hypot(quantile(freedom) * deviation * (2 / len(gaps)) ** 0.5, prompts)
+                said.append(Claim(feedback, text, kls, mean, half, alone, len(own[first].keys() & own[second].keys())))
+    return said
+
+
+def _level(by_seed):
+    """seed -> the gold in the mean over those of KLS that the method reaches with every seed."""
+    values = np.array([[at_kl(*curve, kl) for kl in KLS] for curve in by_seed.values()])
+    reached = ~np.isnan(values).any(0)
+    return dict(zip(by_seed, values[:, reached].mean(1), strict=True)) if reached.any() else {}
 
 
 def _gaps(first, second):
     """(KLs that both methods reach with every seed, difference of the golds in the mean over these for each seed)."""
     seeds = sorted(first.keys() & second.keys())
-    gaps = np.array([[at_kl(first[seed], kl) - at_kl(second[seed], kl) for kl in KLS] for seed in seeds]).reshape(-1, len(KLS))
+    gaps = np.array([[at_kl(*first[seed], kl) - at_kl(*second[seed], kl) for kl in KLS] for seed in seeds]).reshape(-1, len(KLS))
     reached = ~np.isnan(gaps).any(0) if seeds else np.zeros(len(KLS), bool)
     kls = tuple(kl for kl, there in zip(KLS, reached, strict=True) if there)
-    return kls, gaps[:, reached].mean(1) if kls else gaps
+    return kls, gaps[:, reached].mean(1) if kls else np.zeros(0)
 
 
 def tables(cells: Sequence[dict], bases: Sequence[dict], best: dict) -> dict:
     """Heading -> (columns, rows) of text: claims, gold at equal KL, cells."""
-    found = curves(cells, bases)
+    found, errors, told = curves(cells, bases), prompt_errors(cells), claims(cells, bases)
     said = [
-        [c.feedback, c.claim, ", ".join(f"{kl:g}" for kl in c.kls), f"{c.difference:+.3f} ± {c.half:.3f}", f"{c.seeds}", c.verdict]
-        for c in claims(found)
+        [c.feedback, c.claim, ", ".join(f"{kl:g}" for kl in c.kls) or "-", _about(c.difference, c.half), _about(c.difference, c.alone)]
+        + [f"{c.seeds}", c.verdict]
+        for c in told
     ]
-    columns = [_at(found.values(), kl) for kl in KLS]
-    equal = [[*key, *shown, f"{len(found[key])}"] for key, *shown in zip(found, *columns, strict=True)]
-    start = [["", "base", *["{:.3f} at KL 0".format(np.mean([base["gold/sentiment"][0] for base in bases]))], "", "", f"{len(bases)}"]]
-    upper = [["", f"best of {n}, sentiment", f"{one['gold/sentiment']:.3f} at KL {one['kl']:.2f}", "", "", ""] for n, one in best.items()]
+    columns = [_at(found, errors, kl) for kl in KLS]
+    equal = [[*key, *(column[key] for column in columns), f"{len(found[key])}"] for key in found]
+    rest = [""] * (len(KLS) - 1)
+    start = [["", "base", "{:.3f} at KL 0".format(np.mean([base["gold/sentiment"][0] for base in bases])), *rest, f"{len(bases)}"]]
+    upper = [["", f"best of {n}, sentiment", f"{x['gold/sentiment']:.3f} at KL {x['kl']:.2f} at most", *rest, ""] for n, x in best.items()]
     return {
-        "claims, at equal KL": (["feedback", "claim", "KL", "difference ± half of the 95 % interval", "seeds", ""], said),
+        f"claims, at equal KL: {len(told)}, of which one in twenty appears by chance": (
+            ["feedback", "claim", "KL", "difference ± half of the 95 % interval", "from its own seeds alone", "seeds", ""],
+            said,
+        ),
         "gold at equal KL": (["feedback", "method", *(f"KL {kl:g}" for kl in KLS), "seeds"], [*equal, *start, *upper]),
         "cells, means over seeds": (
             [
@@ -151,12 +210,23 @@ def tables(cells: Sequence[dict], bases: Sequence[dict], best: dict) -> dict:
     }
 
 
-def _at(curves_by_seed, kl):
-    """Text for each curve: the gold at a KL with its interval, "-" where a seed does not reach it."""
-    values = [[at_kl(points, kl) for points in by_seed.values()] for by_seed in curves_by_seed]
-    known = [own for own in values if not any(map(math.isnan, own))]
-    shown = iter(intervals(known))
-    return ["-" if any(map(math.isnan, own)) else "{:.3f} ± {:.3f}".format(*next(shown)).replace(" ± inf", "") for own in values]
+def _at(found, errors, kl):
+    """(feedback, method) -> text: the gold at a KL with its interval, "-" where a seed has no cells on both sides of it."""
+    values = {key: {seed: at_kl(*curve, kl) for seed, curve in by_seed.items()} for key, by_seed in found.items()}
+    known = {key: own for key, own in values.items() if not any(map(math.isnan, own.values()))}
+    shown = dict.fromkeys(found, "-")
+    for key, own in known.items():
+        deviation, freedom = pooled({method: levels for (name, method), levels in known.items() if name == key[0]}, common=False)
+        half = math.hypot(quantile(freedom) * deviation / len(own) ** 0.5, NORMAL * errors[key]) if freedom and len(own) > 1 else math.inf
+        shown[key] = _about(float(np.mean(list(own.values()))), half, sign="")
+    return shown
+
+
+def _about(value, half, *, sign="+"):
+    """Text: a number and half of its interval, where there are such."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:{sign}.3f}" + (f" ± {half:.3f}" if math.isfinite(half) else "")
 
 
 def _by_rate(cells):
@@ -208,7 +278,7 @@ def _drawer(cells, bases, metric, upper):
             axes.plot(line[:, 0], line[:, 1], linewidth=1, label=method, **style)
             axes.plot(*np.concatenate(every).T, marker=".", linestyle="", color=style["color"], alpha=0.5)
         if upper:
-            axes.plot([one["kl"] for one in upper.values()], [one[metric] for one in upper.values()], "k:", label="best of n")
+            axes.plot([one["kl"] for one in upper.values()], [one[metric] for one in upper.values()], "k:", label="best of n (KL at most)")
         axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
         axes.set_xlim(left=0)
 

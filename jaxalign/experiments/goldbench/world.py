@@ -19,6 +19,7 @@ from jaxalign.data.rows import loader, memory
 from jaxalign.data.text.renderer import Renderer
 from jaxalign.data.text.tokenizer import Tokenizer
 from jaxalign.experiments.goldbench import golds
+from jaxalign.manifest import content_hash, hash_of
 from jaxalign.models import model as models
 from jaxalign.sampling.law import Law
 from jaxalign.sampling.sampler import Sampler
@@ -63,6 +64,7 @@ class World:
     held_out: list[np.ndarray]
     train: Answers
     prompt_texts: dict[str, list[str]]  # by "train" and "held_out"
+    identity: str  # a hash of the file that keeps it
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -98,7 +100,11 @@ def answers(draw: Sampler, tokenizer: Tokenizer, params: dict, prompts: Sequence
 
 
 def make(folder: Path, *, say=print) -> World:
-    """The world that a folder keeps; made there where it is missing, in about three CPU minutes."""
+    """The world that a folder keeps; made there where it is missing, in about three CPU minutes.
+
+    Raises:
+      ValueError: the folder keeps a world of other settings.
+    """
     source, file = Source(MODEL), Path(folder) / "world.npz"
     model, renderer = models.build(source.config()), source.renderer("plain")
     tokenizer = renderer.tokenizer
@@ -106,6 +112,8 @@ def make(folder: Path, *, say=print) -> World:
         _write(file, model, tokenizer, source.load(model), say)
     with np.load(file) as stored:
         arrays = dict(stored)
+    if str(arrays.get("settings")) != settings():
+        raise ValueError(f"{file}: this base policy was made with other settings than today's; remove it, or name another folder.")
     leaves = iter(range(len(jax.tree.leaves(model.shapes))))
     placed = jax.tree.map(
         lambda _, place: jax.device_put(arrays[f"params_{next(leaves)}"], sharding.named(place)), model.shapes, models.shardings(model)
@@ -119,7 +127,13 @@ def make(folder: Path, *, say=print) -> World:
     ]
     train = Answers(prompts["train"], ids.tolist(), logps.tolist(), texts, ended)
     shown = {name: [tokenizer.decode(prompt[1:]).strip() for prompt in own] for name, own in prompts.items()}
-    return World(model, renderer, placed, prompts["held_out"], train, shown)
+    return World(model, renderer, placed, prompts["held_out"], train, shown, hash_of([file]))
+
+
+def settings() -> str:
+    """A hash of what a world is made with."""
+    sizes = {"story": STORY_TOKENS, "prompt": (PROMPT_WORDS, MOST_PROMPT_TOKENS), "response": (RESPONSE_TOKENS, LONGEST)}
+    return content_hash({**sizes, "counts": (COUNTS, PROMPTS, PROMPTS_PER_STORY, SAMPLES), "sft": SFT, "model": MODEL})
 
 
 def _write(file, model, tokenizer, params, say):
@@ -137,7 +151,10 @@ def _write(file, model, tokenizer, params, say):
     prompts = {name: _prompts(parts[name], name, known) for name in PROMPTS}
     say(f"gold: {SAMPLES} samples for each of {len(prompts['train']):,} prompts")
     train = answers(sampler(model, tokenizer, longest=LONGEST), tokenizer, base, prompts["train"], samples=SAMPLES, seed=1)
-    arrays = {f"params_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(base))} | {"ended": train.ended}
+    arrays = {f"params_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(base))} | {
+        "ended": train.ended,
+        "settings": settings(),
+    }
     lists = {**prompts, "ids": sum(train.ids, []), "logps": sum(train.logps, [])}
     for name, own in lists.items():
         arrays |= {name: np.concatenate(own), f"{name}_lengths": np.array([len(x) for x in own])}
