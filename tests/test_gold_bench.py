@@ -149,7 +149,9 @@ def test_a_claim_without_cells_on_both_sides_cannot_be_told():
     found = [one for one in found if one["method"] == "dpo" or one["kl"][0] > 4]
     (claim,) = (one for one in report.claims(found, starts(3)) if one.claim == "DPO above IPO")
     assert claim.kls == () and claim.verdict == report.UNKNOWN
-    assert ["sentiment-78", claim.claim, "-", "-", "-", "3", report.UNKNOWN] in next(iter(report.tables(found, starts(3), {}).values()))[1]
+    assert ["sentiment-78", claim.claim, "-", "-", "-", "3", report.UNKNOWN] in next(
+        iter(report.tables(found, [{**one, "distinct_2": 0.6} for one in starts(3)], {}).values())
+    )[1]
 
 
 def cell(method, seed, gain, feedback="sentiment-78"):
@@ -168,8 +170,11 @@ def test_a_claim_appears_only_where_its_interval_says_so(gains, verdict):
     found = [x for seed in range(3) for name, gain in zip(("dpo", "ipo"), gains, strict=True) for x in cell(name, seed, gain)]
     claims = report.claims(found, starts(3))
     assert [claim.verdict for claim in claims if claim.claim == "DPO above IPO"] == [verdict]
-    headings = report.tables(found, starts(3), {"4": {"kl": 0.64, "gold/sentiment": 0.65}})
+    bases = [{**one, "distinct_2": 0.6} for one in starts(3)]
+    headings = report.tables(found, bases, {"4": {"kl": 0.64, "gold/sentiment": 0.65}})
     assert headings["gold at equal KL"][1][-1][2] == "0.650 at KL 0.64 at most"  # ties make it less
+    at_one, at_four = headings["diversity (distinct-2) at equal KL"][1][0][2::3][:2]
+    assert at_one.startswith("0.500") and at_four.startswith("0.4")  # the cells have 0.5 at KL 1 and 4.5
     assert len(headings["cells, means over seeds"][1]) == 4
 
 
@@ -298,10 +303,10 @@ def test_thumbs_online_are_about_the_median_of_all_samples_as_offline():
 def test_what_was_measured_otherwise_is_not_mixed_in(tmp_path):
     file, depends = tmp_path / "cell.json", {"version": 2, "steps": 30, "base": "a"}
     assert gold._kept(file, depends, lambda: {"gold": 1}) == gold._kept(file, depends, lambda: {"gold": 2}) == {"gold": 1}
-    with pytest.raises(ValueError, match="cell.json was measured with another steps and another base; remove it"):
+    with pytest.raises(ValueError, match=r"cell.json was measured with other settings \(steps, base\); remove it"):
         gold._kept(file, depends | {"steps": 60, "base": "b"}, lambda: {"gold": 2})
     file.write_text('{"gold": 1}')  # as cells were kept before they had this
-    with pytest.raises(ValueError, match="another version"):
+    with pytest.raises(ValueError, match="other settings .version"):
         gold.check_kept(file, depends)
 
 

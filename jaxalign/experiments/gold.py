@@ -38,7 +38,7 @@ def run(workdir: Path, *, cells: tuple, seeds: int = 3, first_seed: int = 0, ste
         whole, files = made.depends(), {cell: workdir / "cells" / f"{cell.name}.json" for cell in wanted}
         for cell, file in files.items():
             check_kept(file, made.depends(cell.method))
-        best = _kept(workdir / "best_of.json", whole, lambda: best_of(made))
+        best = _kept(workdir / "best_of.json", whole | {"n": [*BEST_OF], "prompts": BEST_PROMPTS}, lambda: best_of(made))
         bases = [_kept(workdir / "cells" / f"base_{seed}.json", whole, lambda seed=seed: made.base(seed)) for seed in _seeds(wanted)]
         measured = []
         for number, cell in enumerate(wanted, 1):
@@ -94,7 +94,7 @@ def check_kept(file: Path, depends: Mapping) -> None:
         return
     kept = json.loads(file.read_text(encoding="utf-8")).get("depends", {})
     if other := [name for name in depends if kept.get(name) != depends[name]]:
-        raise ValueError(f"{file} was measured with another {' and another '.join(other)}; remove it, or name another --workdir.")
+        raise ValueError(f"{file} was measured with other settings ({', '.join(other)}); remove it, or name another --workdir.")
 
 
 def _kept(file: Path, depends: Mapping, measure) -> dict:

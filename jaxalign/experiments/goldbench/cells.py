@@ -85,7 +85,7 @@ class Bench:
 
     def depends(self, method: str = "") -> dict:
         """What a cell of a method, or with "" the base, was measured with beside its own name."""
-        found = {"version": VERSION, "base": self.world.identity}
+        found = {"version": VERSION, "base": self.world.identity, "samples": [PARTS, SAMPLES, KL_SAMPLES]}
         return found | ({"steps": self.steps, "method": content_hash(dataclasses.asdict(methods.named(method)))} if method else {})
 
     def base(self, seed: int) -> dict:

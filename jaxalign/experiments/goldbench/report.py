@@ -110,9 +110,14 @@ def curves(cells: Sequence[dict], bases: Sequence[dict], *, metric: str | None =
     found: dict = defaultdict(dict)
     for cell in cells:
         name = metric or gold_of(cell["feedback"])
-        own = found[cell["feedback"], cell["method"]].setdefault(cell["seed"], (start[cell["seed"]][name][0], []))
-        own[1].append((cell["kl"][0], cell[name][0]))
+        own = found[cell["feedback"], cell["method"]].setdefault(cell["seed"], (_mean(start[cell["seed"]][name]), []))
+        own[1].append((cell["kl"][0], _mean(cell[name])))
     return dict(found)
+
+
+def _mean(measured):
+    """The mean of (mean, standard error), or the number that has no error."""
+    return measured[0] if isinstance(measured, Sequence) else measured
 
 
 def prompt_errors(cells: Sequence[dict]) -> dict[tuple[str, str], float]:
@@ -179,8 +184,7 @@ def tables(cells: Sequence[dict], bases: Sequence[dict], best: dict) -> dict:
         + [f"{c.seeds}", c.verdict]
         for c in told
     ]
-    columns = [_at(found, errors, kl) for kl in KLS]
-    equal = [[*key, *(column[key] for column in columns), f"{len(found[key])}"] for key in found]
+    equal, diverse = _equal(found, errors), _equal(curves(cells, bases, metric="distinct_2"), dict.fromkeys(found, 0.0))
     rest = [""] * (len(KLS) - 1)
     start = [["", "base", "{:.3f} at KL 0".format(np.mean([base["gold/sentiment"][0] for base in bases])), *rest, f"{len(bases)}"]]
     upper = [["", f"best of {n}, sentiment", f"{x['gold/sentiment']:.3f} at KL {x['kl']:.2f} at most", *rest, ""] for n, x in best.items()]
@@ -190,6 +194,7 @@ def tables(cells: Sequence[dict], bases: Sequence[dict], best: dict) -> dict:
             said,
         ),
         "gold at equal KL": (["feedback", "method", *(f"KL {kl:g}" for kl in KLS), "seeds"], [*equal, *start, *upper]),
+        "diversity (distinct-2) at equal KL": (["feedback", "method", *(f"KL {kl:g}" for kl in KLS), "seeds"], diverse),
         "cells, means over seeds": (
             [
                 "feedback",
@@ -208,6 +213,12 @@ def tables(cells: Sequence[dict], bases: Sequence[dict], best: dict) -> dict:
             [_cells(key, own) for key, own in _by_rate(cells).items()],
         ),
     }
+
+
+def _equal(found, errors):
+    """Rows: (feedback, method), what `_at` says of each of KLS, seeds."""
+    columns = [_at(found, errors, kl) for kl in KLS]
+    return [[*key, *(column[key] for column in columns), f"{len(found[key])}"] for key in found]
 
 
 def _at(found, errors, kl):
