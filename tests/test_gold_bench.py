@@ -296,7 +296,7 @@ def test_a_win_is_of_the_cells_own_gold_and_each_seed_has_prompts_of_its_own(mon
 
 def test_thumbs_online_are_about_the_median_of_all_samples_as_offline():
     kind = FEEDBACK[methods.METHODS["online_kto"].online]
-    judge, _ = kind.bound(kind.options | dict(methods.METHODS["online_kto"].rollout))
+    judge = kind.bound(kind.options | dict(methods.METHODS["online_kto"].rollout))[0]
     np.testing.assert_array_equal(judge(np.array([[0.2, 0.9], [-0.9, -0.2]], np.float32)).reward, [[1, 1], [0, 0]])
 
 
