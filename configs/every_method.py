@@ -31,6 +31,10 @@ ADVANTAGE = dict(
     data=dict(computed=dict(advantage=dict(kind="advantage", model="stage:value")), sampling="priority"),
 )
 TAUGHT = dict(source=CHOSEN, reference=dict(checkpoint="stage:dpo"))  # by a model that ranks better than the start
+OWN = dict(  # samples of the policy, a group of them to every prompt
+    prompts=dict(path="package:sf_dialogue/train.jsonl.gz", format="paired"), samples=1, feedback="samples", max_new_tokens=64,
+    prompts_per_step=8,
+)  # fmt: skip
 REWARD = dict(source=SCORES, data=dict(sampling="priority", sampling_column="reward"))
 MARGIN = dict(source=dict(keep_columns=dict(margin="score")), objective=dict(weights=(0.9, 0.1)))  # better first, then the margin
 SOFT = dict(rule="soft", alpha=0.6, every_percent=6.25)
@@ -97,7 +101,9 @@ METHODS: dict[str, dict] = {
     "nll": dict(source=CHOSEN),
     "ift": dict(source=CHOSEN),
     "distill": TAUGHT,
-    "distill_sampled": TAUGHT,  # not on samples of its own, as it should be: it shows the arithmetic
+    "distill_sampled": dict(
+        reference=TAUGHT["reference"], data=dict(train=None, row_tokens=None, rollout=OWN), train=dict(total_epochs=None, total_steps=52)
+    ),
 }
 VARIANTS = ("all", *METHODS)
 
@@ -134,7 +140,8 @@ def get_config(argument: str = "dpo") -> ConfigDict:
     method, _, seed = argument.partition(",")
     if method not in VARIANTS or not (seed or "0").isdecimal():
         raise ValueError(f"{argument!r} is not METHOD or METHOD,SEED, for example kto,0; METHOD is one of {', '.join(VARIANTS)}.")
-    before = "value" if METHODS.get(method) is ADVANTAGE else "dpo" if METHODS.get(method) is TAUGHT else "sft"
+    taught = "checkpoint" in METHODS.get(method, {}).get("reference", {})
+    before = "value" if METHODS.get(method) is ADVANTAGE else "dpo" if taught else "sft"
     names = tuple(METHODS) if method == "all" else ("sft", before, method)
     names = tuple(dict.fromkeys(names))
     return ConfigDict(dict(stages=names, **{name: stage(name, int(seed or 0)) for name in names}))

@@ -9,11 +9,13 @@ OF_ROWS = ("epochs", "examples")  # units of durations that count the rows of tr
 LEFT_OUT = "leave the key out"
 SETTLED = {"rloo": {"baseline": "leave_one_out", "scale": "none"}}  # options of data.rollout that an objective is defined by
 OF_SOME = ("best", "pairs", "labels")  # feedback that leaves samples out though they have rewards
+OF_RATIOS = "set 1, or use 'rloo' or 'grpo'"
 
 
 def check(resolved: dict) -> Iterator[str]:
     """Yields a problem for each thing that does not go with data.rollout; nothing where it is None."""
     spec, data = resolved["data"]["rollout"], resolved["data"]
+    yield from _own_samples(resolved)
     if spec is None:
         if data["train"] is None:
             yield "data.train=None: there is nothing to train on; name a source of rows, or set data.rollout."
@@ -168,10 +170,10 @@ def _log_probs(resolved):
     spec, objective = resolved["data"]["rollout"], functions.objective(resolved)
     if spec["feedback"] not in FEEDBACK:
         return
-    ratios, kind = ROLLOUT_LOGPS in objective.token_columns, FEEDBACK[spec["feedback"]]
-    if not ratios and kind.compute is None:
+    ratios, kind, own = ROLLOUT_LOGPS in objective.token_columns, FEEDBACK[spec["feedback"]], "own_samples" in objective.reads
+    if not ratios and kind.compute is None and not own:
         return
-    who = f"objective {objective.name!r}" if ratios else f"feedback {spec['feedback']!r}"
+    who = f"objective {objective.name!r}" if ratios or own else f"feedback {spec['feedback']!r}"
     if spec["speaker"] != "policy":
         yield f"data.rollout.speaker={spec['speaker']!r}: {who} is about samples of the policy itself; {LEFT_OUT}, or train 'sft' on them."
     for key in ("temperature", "top_p"):
@@ -179,11 +181,22 @@ def _log_probs(resolved):
             yield f"data.rollout.{key}={spec[key]}: {who} takes samples as drawn with temperature=1.0 and top_p=1.0; {LEFT_OUT}."
     if resolved["forward"]["name"] == "two_pass":
         yield f"forward.name='two_pass' gives log-probs of mixed text, and {who} takes those of the text that was drawn; {LEFT_OUT}."
-    if not ratios and "columns.advantage" in objective.reads and spec["every_steps"] > 1:
+    if not ratios and (own or "columns.advantage" in objective.reads) and spec["every_steps"] > 1:
         yield (
             f"data.rollout.every_steps={spec['every_steps']}: objective {objective.name!r} has no ratio to the policy that drew a sample, "
-            "so only the first step would be right; set 1, or use 'rloo' or 'grpo'."
+            f"so only the first step would be right; {'set 1' if own else OF_RATIOS}."
         )
+
+
+def _own_samples(resolved):
+    spec, objective = resolved["data"]["rollout"], functions.objective(resolved)
+    if "own_samples" not in objective.reads:
+        return
+    trains = f"objective {objective.name!r} is right on the policy's own samples alone"
+    if spec is None:
+        yield f"data.rollout=None: {trains}; set it, with feedback='samples', or use 'distill', which goes with any text."
+    elif least_share(spec) < 1:
+        yield f"data.rollout.share={least_share(spec)}: {trains}; leave share and share_end out."
 
 
 def least_share(spec: Mapping) -> float:

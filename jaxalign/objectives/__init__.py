@@ -36,6 +36,7 @@ READS = {
     "mixed": "pairs and single responses; lists are refused, of which it would use two",
     "reference": "log-probs of a reference model",
     "teacher": "a reference that is another model, unless reference.rule names one of another kind",
+    "own_samples": "samples of the policy alone, as its weights of the step give them",
     "mismatched": "a response of another prompt in every group",
     "value_head": "the model's value head",
     "reward_head": "the model's reward head",

@@ -10,15 +10,16 @@ from jaxalign.objectives.families import distillation
 from jaxalign.objectives.families.discounts import future_sums
 from jaxalign.types import Batch, Outputs, Terms
 
-REQUIRES = ("reference", "teacher", "unpaired")
+REQUIRES = ("reference", "teacher", "unpaired", "own_samples")
 
 
 def distill_sampled(policy: Outputs, reference: Outputs, batch: Batch, *, gamma: float = 0.0) -> Terms:
     """-A rho for every scored token, with A = sum over k >= t of gamma^(k - t) (log p_teacher - log p_student)[k], a constant.
 
-    rho = exp(logp - logp as a constant) is 1 in value, so the loss is the estimate of KL(student || teacher) per token. On the student's
-    own samples, drawn at temperature 1 from its weights of this step, the expected gradient is that of the KL per token with gamma 0,
-    and with gamma 1 that of the KL of whole texts. On other text it is neither; draw anew often (data.rollout.every_steps).
+    rho = exp(logp - logp as a constant) is 1 in value, so with gamma 0 the loss is the estimate of KL(student || teacher) per token; with
+    another gamma later tokens count again at every earlier one, and "kl/k1" alone is the estimate. On the student's own samples, drawn at
+    temperature 1 from its weights of this step, the expected gradient is that of the KL per token with gamma 0, and with gamma 1 that of
+    the KL of whole texts. On other text it is neither, so a configuration trains on nothing else.
 
     Args:
       policy, reference: log-probs of the student and of the teacher, whose weights need not be in memory (a column of log-probs does).

@@ -159,6 +159,28 @@ def test_what_does_not_go_together_is_refused_with_the_way_out(rollout, sections
     assert words in str(error.value), str(error.value)
 
 
+SAMPLED = dict(feedback="samples", reward=None, samples=1)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "data", "words"),
+    [
+        (None, dict(train=dict(path="texts.jsonl")), "data.rollout=None: objective 'distill_sampled' is right on the policy's own"),
+        (dict(speaker="teacher"), {}, "data.rollout.speaker='teacher': objective 'distill_sampled'"),
+        (dict(temperature=0.7), {}, "data.rollout.temperature=0.7: objective 'distill_sampled'"),
+        (dict(top_p=0.9), {}, "data.rollout.top_p=0.9: objective 'distill_sampled'"),
+        (dict(every_steps=2), {}, "data.rollout.every_steps=2: objective 'distill_sampled'"),
+        (dict(share_end=0.5), dict(train=dict(path="t.jsonl"), row_tokens=1024), "data.rollout.share=0.5: objective 'distill_sampled'"),
+    ],
+)  # fmt: skip
+def test_distillation_from_sampled_tokens_trains_on_nothing_but_the_policys_own_samples(rollout, data, words):
+    rest = dict(objective=dict(name="distill_sampled"), reference=dict(checkpoint="package:stories260k"))
+    assert resolve(config(changed(**SAMPLED), **rest)).data.rollout.temperature == 1.0
+    with pytest.raises(ConfigError) as error:
+        resolve(config(rollout and changed(**SAMPLED, **rollout), data=data, **rest))
+    assert words in str(error.value), str(error.value)
+
+
 def test_a_limit_of_the_kl_without_rollouts_and_nothing_to_train_on_are_refused():
     whole = config(None, data=dict(train=None), train=dict(total_steps=8, max_kl=1.0))
     with pytest.raises(ConfigError) as error:
