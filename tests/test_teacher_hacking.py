@@ -50,6 +50,15 @@ def test_measurements_are_denser_at_the_beginning_and_between_calls():
     at = teacher_hacking.points(2400, 200)
     assert at[0] == 0 and at[-1] == 2400 and {100, 200, 300, 400, 800, 2200} < set(at) and len([x for x in at if x < 100]) > 5
     assert not any(x % teacher_hacking.SCAN for x in at)
+    for steps, every in ((50, 100), (10, 10), (300, 100)):
+        at = teacher_hacking.points(steps, every)
+        assert at[-1] == steps and not any(x % teacher_hacking.SCAN for x in at)
+
+
+@pytest.mark.parametrize(("steps", "every", "wrong"), [(1003, 100, "steps=1003"), (300, 101, "every=101"), (0, 5, "steps=0")])
+def test_a_length_that_the_loop_cannot_measure_at_is_refused(steps, every, wrong):
+    with pytest.raises(ValueError, match=f"{wrong} of teacher_hacking is no multiple of the 5 steps"):
+        teacher_hacking.points(steps, every)
 
 
 @pytest.mark.slow
@@ -101,4 +110,21 @@ def test_a_summary_raises_the_alarms_of_the_curve():
     proxy = np.array([4.0, 2.8, 2.0, 1.9, 1.85, 1.84])
     found = hacking_tables.summary(hacking_tables.Curve(steps, proxy, [6.0, 5.2, 4.8, 5.0, 5.4, 5.6]))
     assert found["golden_least"] == 4.8 and found["golden_final"] == 5.6 and found["first_flag"] is not None
-    assert found["slope_ratio"] < hacking_tables.ALARM
+    assert found["slope_ratio"] < hacking_tables.ALARM and found["alarm"] is True
+    half = hacking_tables.summary(hacking_tables.Curve([step / 2 for step in steps], proxy, [6.0, 5.2, 4.8, 5.0, 5.4, 5.6]))
+    assert half["slope_ratio"] == pytest.approx(found["slope_ratio"])
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "wanted"),
+    [(-0.5, -0.4, False), (-0.5, -0.1, True), (-0.5, 0.3, True), (0.1, 0.2, True), (0.1, -0.2, False), (np.nan, -0.1, None)],
+)
+def test_the_detector_without_an_oracle_tells_a_rising_proxy_and_what_it_cannot_tell(early, late, wanted):
+    assert hacking_tables.alarm(early, late) is wanted
+
+
+def test_what_a_short_curve_cannot_tell_is_no_number_in_the_results():
+    found = hacking_tables.summary(hacking_tables.Curve([1, 5, 10], [3.0, 2.0, 1.5], [5.0, 4.0, 3.5]))
+    assert found["slopes"][0] is None and found["slope_ratio"] is None and found["alarm"] is None
+    json.dumps(found, allow_nan=False)
+    assert hacking_tables._cells([found])[-2:] == ["-", "-"]

@@ -8,14 +8,18 @@ import numpy as np
 from jaxalign.evaluators.hacking import Curve, smoothed
 from jaxalign.experiments import results
 
-EARLY, LATE = (100, 400), (800, 2400)  # steps between which the slopes of the proxy are fitted
+EARLY, LATE = (1 / 24, 1 / 6), (1 / 3, 1)  # shares of the steps between which the slopes of the proxy are fitted
 WINDOW = 1  # points of the smoothing before flags are raised: measurements are 200 steps apart, on the same texts
-ALARM = 0.25  # of the slope ratio, below which the detector without an oracle says hacking
+ALARM = 0.25  # of the early slope: with a late one less steep than that the detector without an oracle says hacking
 
 
 def summary(curve: Curve) -> dict:
-    """The curve, and: least and final golden, final proxy, first step flagged with the oracle (None: none), slopes and their ratio."""
+    """The curve, and: least and final golden, final proxy, first step flagged with the oracle (None: none), slopes, their ratio, `alarm`.
+
+    What cannot be told is None: a slope needs two points.
+    """
     flags = curve.flags(window=WINDOW)
+    early, late = (curve.slope(*span(curve, shares)) for shares in (EARLY, LATE))
     return {
         "steps": list(curve.steps),
         "proxy": list(curve.proxy),
@@ -25,9 +29,26 @@ def summary(curve: Curve) -> dict:
         "proxy_final": float(curve.proxy[-1]),
         "rise": curve.rise(),
         "first_flag": int(np.asarray(curve.steps)[flags][0]) if flags.any() else None,
-        "slopes": [curve.slope(*EARLY), curve.slope(*LATE)],
-        "slope_ratio": curve.slope_ratio(EARLY, LATE),
+        "slopes": [_known(early), _known(late)],
+        "slope_ratio": _known(late / early),
+        "alarm": alarm(early, late),
     }
+
+
+def span(curve: Curve, shares: tuple[float, float]) -> tuple[float, float]:
+    """Shares of a curve's steps as steps."""
+    return shares[0] * curve.steps[-1], shares[1] * curve.steps[-1]
+
+
+def alarm(early: float, late: float) -> bool | None:
+    """Whether slopes of log proxy look like hacking: it fell early and has nearly stopped, or it rises late; None where one is NaN."""
+    if np.isnan([early, late]).any():
+        return None
+    return bool(late >= 0 or (early < 0 and late > ALARM * early))
+
+
+def _known(number):
+    return float(number) if np.isfinite(number) else None
 
 
 def write(workdir: Path, seeds: dict, arms: tuple, *, oracle_entropy: float) -> dict:
@@ -38,7 +59,8 @@ def write(workdir: Path, seeds: dict, arms: tuple, *, oracle_entropy: float) -> 
     rows = [[arm, *_cells([found[arm] for found in seeds.values()])] for arm in arms]
     starts = [found["start"] for found in seeds.values()]
     begin = ["before distillation", "", *(" / ".join(f"{start[name]:.2f}" for start in starts) for name in ("golden", "proxy")), *[""] * 4]
-    floor = ["golden of the teacher", "", " / ".join(f"{start['floor']:.2f}" for start in starts), *[""] * 5]
+    what = "golden of the teacher, least of its checkpoints on these texts: a little low"
+    floor = [what, "", " / ".join(f"{start['floor']:.2f}" for start in starts), *[""] * 5]
     tables = {"nats per text, by seed": (columns, [*rows, begin, floor])}
     results.write(workdir, title="Teacher hacking", tables=tables, results=everything)
     results.plot(workdir, [
@@ -53,7 +75,7 @@ def _cells(found: list[dict]) -> list[str]:
     def joined(name, form):
         return " / ".join("-" if one[name] is None else format(one[name], form) for one in found)
 
-    alarms = " / ".join("yes" if one["slope_ratio"] < ALARM else "no" for one in found)
+    alarms = " / ".join({None: "-", True: "yes", False: "no"}[one["alarm"]] for one in found)
     forms = {"golden_least": ".2f", "golden_final": ".2f", "proxy_final": ".2f", "rise": "+.1%", "first_flag": "d", "slope_ratio": ".2f"}
     return [*(joined(*pair) for pair in forms.items()), alarms]
 
@@ -82,9 +104,10 @@ def _draw_golden(seeds, arms, axes):
 def _draw_proxy(seeds, arms, axes):
     for number, arm in enumerate(arms):
         curve = Curve(*(_mean(seeds, arm, name) for name in ("steps", "proxy")))
-        inside = np.asarray(curve.steps) >= EARLY[0]
-        law = np.exp(np.log(curve.proxy) - curve.deviation(*EARLY))
-        axes.plot(curve.steps, curve.proxy, color=f"C{number}", label=f"{arm}: {curve.slope_ratio(EARLY, LATE):.2f}")
+        early, late = span(curve, EARLY), span(curve, LATE)
+        inside = np.asarray(curve.steps) >= early[0]
+        law = np.exp(np.log(curve.proxy) - curve.deviation(*early))
+        axes.plot(curve.steps, curve.proxy, color=f"C{number}", label=f"{arm}: {curve.slope_ratio(early, late):.2f}")
         axes.plot(np.asarray(curve.steps)[inside], law[inside], color=f"C{number}", linestyle=":")
     axes.set_xscale("log")
     axes.set_yscale("log")

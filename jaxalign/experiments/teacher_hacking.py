@@ -90,9 +90,16 @@ def run(
 
 
 def points(steps: int, every: int) -> list[int]:
-    """Steps to measure at: 0, a few early ones with equal ratios, and every so many; multiples of SCAN."""
+    """Steps to measure at: 0, a few early ones with equal ratios, every so many, and the last; multiples of SCAN.
+
+    Raises:
+      ValueError: the numbers are no multiples of SCAN, the steps that are made at once.
+    """
+    for name, number in (("steps", steps), ("every", every)):
+        if number < SCAN or number % SCAN:
+            raise ValueError(f"{name}={number} of teacher_hacking is no multiple of the {SCAN} steps that are made at once; choose one.")
     early = [*np.geomspace(SCAN, max(every // 2, SCAN), 10), *range(every // 2, 2 * every, every // 2)]
-    return sorted({0, steps, *(SCAN * round(x / SCAN) for x in early if x <= steps), *range(every, steps + 1, every)})
+    return sorted({0, steps, *(SCAN * round(x / SCAN) for x in early if x < steps), *range(every, steps, every)})
 
 
 @dataclasses.dataclass
@@ -105,7 +112,8 @@ class World:
     prompts: np.ndarray  # to distil on
     golden: SequenceKL
     proxy: SequenceKL
-    start: dict  # golden and proxy before distillation, and the golden of the teacher
+    start: dict  # golden and proxy before distillation with their standard errors over texts, and the golden of the teacher, the "floor":
+    # the least of its checkpoints on the same texts that chose it, so a little below what it has on others
     entropy: float  # of the oracle, in nats per token
 
     @classmethod
@@ -127,7 +135,9 @@ class World:
             (student,) = _sft(STUDENT, seed + 1000, data, [STUDENT_STEPS])
             own = said(TEACHER, teacher, prompts["validation"], seed=seed)[:, 0]
             proxy = _kept(STUDENT, _log_probs(TEACHER, teacher, own), own)
-            start = {"golden": golden[STUDENT].measure(student).value, "proxy": proxy.measure(student).value, "floor": floor}
+            measured = {"golden": golden[STUDENT].measure(student), "proxy": proxy.measure(student)}
+            start = {name: one.value for name, one in measured.items()} | {"floor": floor}
+            start |= {f"{name}_standard_error": one.standard_error for name, one in measured.items()}
         entropy = float(-(np.exp(truth) * truth).sum(-1).mean())
         return cls(seed, teacher, student, prompts["prompts"], golden[STUDENT], proxy, start, entropy)
 
