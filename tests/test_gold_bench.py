@@ -270,6 +270,9 @@ def test_a_rater_online_judges_as_offline(truth):
     np.testing.assert_array_equal(once, again)
     tied = truth[::2, 0] == truth[1::2, 0]  # two samples of a prompt: not judged, as no tied pair is offline
     assert tied.any() and np.array_equal(np.isnan(once), tied.repeat(2))
+    reward = online.rewarded(asked)
+    given = reward(["p"] * 300, texts, [{}] * 300)
+    assert np.array_equal(np.isnan(given), tied.repeat(2)) and reward.faults.counts == {"tied": 2 * tied.sum()}
     back = once * judge.utility.std() / feedback.SQUASH + np.median(judge.utility) - truth[:, 0] / judge.temperature
     assert np.nanmean(back) == pytest.approx(np.euler_gamma, abs=4 * np.pi / 6**0.5 / (~tied).sum() ** 0.5)  # of a standard Gumbel number
 
@@ -317,6 +320,12 @@ def test_what_cells_depend_on_changes_with_steps_base_and_options():
         for steps, name in ((30, "dpo"), (60, "dpo"), (30, "dpo:beta=1"))
     ]
     assert len({str(one) for one in some}) == 3 and all(one["base"] == "a" for one in some)
+
+
+def test_a_base_of_other_settings_is_refused(tmp_path):
+    np.savez(tmp_path / "world.npz", settings="another")
+    with pytest.raises(ValueError, match="world.npz: this base policy was made with other settings"):
+        world.make(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
-"""Online methods of the bench: every few steps the policy answers training prompts, and the same noisy rater judges what it said."""
+"""Online methods of the bench: every few steps the policy answers training prompts, and the same noisy rater judges what it said.
+
+Two samples tied in gold are not trained, as no such pair is offline, so that a batch may train fewer than one of fixed samples.
+"""
 
 from collections.abc import Callable
 import zlib
@@ -64,11 +67,10 @@ def source(made: world.World, method: Method, draw: Sampler, look: Callable, rew
     asked = [Asked(i, text) for i, text in enumerate(made.prompt_texts["train"])]
     speaker = Speaker(made.renderer, (made.tokenizer.eos_id, made.tokenizer.bos_id))
     speech = Speech(Prompts(asked, ids, plan.prompts, seed), draw, speaker, method.samples)
-    scored = Reward("gold", {}, rules.Rule(lambda prompts, texts, _: [TIED if np.isnan(u) else float(u) for u in reward(prompts, texts)]))
     rollouts = Rollouts(
         None,
         0,
-        windows=Windows(speech, plan, judge, scored, missing_eos_penalty=0.0),
+        windows=Windows(speech, plan, judge, rewarded(reward), missing_eos_penalty=0.0),
         every=EVERY,
         epochs=1,
         speaker=lambda state: models.without_head(state.trainable),
@@ -78,6 +80,11 @@ def source(made: world.World, method: Method, draw: Sampler, look: Callable, rew
         seed=seed,
     )
     return rollouts, Rollouts.carried(plan, EVERY)
+
+
+def rewarded(reward: Callable) -> Reward:
+    """The Reward that gives what `reward` of (prompts, texts) gives; NaN is the fault TIED, and such samples are not trained."""
+    return Reward("gold", {}, rules.Rule(lambda prompts, texts, _: [TIED if np.isnan(u) else float(u) for u in reward(prompts, texts)]))
 
 
 def utilities(judge: feedback.Judged, gold: Callable[[list[str], list[str]], np.ndarray], *, seed: int) -> Callable:
