@@ -17,6 +17,9 @@ from jaxalign.lm_head.chunks import CHUNK_TOKENS, Options
 from jaxalign.sharding import spec
 
 KINDS = ("forward", "reverse", "jsd")
+# Logits are computed in several passes, which a compiler may round differently: top_k keeps what is so little below the k-th, as a share
+# of it, so that the k-th itself is in no pass left out.
+ROUNDING = 8 * float(jnp.finfo(jnp.float32).eps)
 
 
 class Kind(NamedTuple):
@@ -178,7 +181,9 @@ def _pairs(student, teacher, choice):
 
 def _inside(teacher_logits, columns, least, choice):
     inside = columns < choice.student.vocab_size
-    return inside & (teacher_logits / choice.kind.temperature >= least[:, None]) if choice.kind.top_k else inside[None]
+    if not choice.kind.top_k:
+        return inside[None]
+    return inside & (teacher_logits / choice.kind.temperature >= (least - ROUNDING * jnp.abs(least))[:, None])
 
 
 def _least_kept(pair, scored, choice, *, vocabulary):

@@ -121,3 +121,14 @@ def test_chunked_equals_dense_for_a_teacher_of_another_width(monkeypatch, name, 
 def test_a_value_out_of_its_range_is_refused(kind, words):
     with pytest.raises(ValueError, match=words):
         kind.check()
+
+
+@pytest.mark.parametrize("least", [1.75, -1.75])
+def test_the_last_token_that_top_k_keeps_stays_when_a_pass_rounds_it_down(least):
+    choice = divergences._Choice(Kind("forward", top_k=2), chunks.Options(4, None, 8), chunks.Options(4, None, 8), False)
+    below = np.nextafter(np.float32(least), np.float32(-9))
+    logits = jnp.array([[3.0, below, least - 1e-4, 5.0, 9.0]])  # the last is padding
+    inside = divergences._inside(logits, jnp.arange(5), jnp.array([least]), choice)
+    np.testing.assert_array_equal(inside[0], [True, True, False, True, False])
+    none = divergences._inside(logits, jnp.arange(5), jnp.array([-jnp.inf]), choice)  # while the k-th is looked for
+    np.testing.assert_array_equal(none[0], [True, True, True, True, False])
