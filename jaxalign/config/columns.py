@@ -22,6 +22,7 @@ def given(data: dict) -> set[str]:
 
 def of_rollouts(spec: dict | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the columns that data.rollout brings: ([N, K] ones, [R, T] ones)."""
+    from jaxalign.objectives.families.adaptive_kl import FIRST_VISIT
     from jaxalign.rollout.computed import REWARD
     from jaxalign.rollout.feedback import FEEDBACK
     from jaxalign.training.step import ROLLOUT_LOGPS
@@ -30,7 +31,7 @@ def of_rollouts(spec: dict | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return (), ()
     kind = FEEDBACK[spec["feedback"]]
     reward = () if spec["reward"] is None else (REWARD,)
-    return (*reward, *kind.columns), (ROLLOUT_LOGPS, *kind.token_columns)
+    return (*reward, FIRST_VISIT, *kind.columns), (ROLLOUT_LOGPS, *kind.token_columns)
 
 
 def known(resolved: dict, reads: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -7,6 +7,7 @@ from jaxalign.types import Array, Batch, Outputs, Terms, token_column, token_val
 
 OF_ROLLOUTS = (surrogate.LOGPS, "rollout_values", "token_advantage", "token_return")
 REQUIRES = ("reference", "critic", *(f"token_columns.{name}" for name in OF_ROLLOUTS))
+requires = adaptive_kl.requires
 
 
 def statistics(policy: Outputs, reference: Outputs, batch: Batch, *, target_kl: float) -> dict[str, tuple[Array, Array]]:
@@ -44,8 +45,7 @@ def ppo(
 
     Args:
       policy, reference: log-probs; the policy's critic.
-      batch: a rollout with feedback "gae".
-      statistics: the adaptive strength of the KL.
+      batch, statistics: a rollout with feedback "gae"; the adaptive strength of the KL.
       clip_low, clip_high: the ratio stays in [1 - clip_low, 1 + clip_high]; 0.2, DAPO 0.28 above.
       dual_clip: the largest ratio that counts where A < 0, > 1, often 3; 0: none.
       value_clip: largest change of a value; 0: none.
@@ -54,17 +54,17 @@ def ppo(
       beta: weight of the KL in the loss; one in the reward belongs to data.rollout.
       kl: its estimate: "k3", or "k2", which has the gradient of KL(policy || reference).
       target_kl: nats per response that the KL of rollouts is steered to, by a factor on the strengths here and in the reward; 0: none.
-      kl_rate: of the steering: the factor grows by kl_rate * clip(KL / target_kl - 1, -0.2, 0.2) per step.
+      kl_rate: of the steering, up to 1: each batch of a rollout makes the factor grow by kl_rate * clip(KL / target_kl - 1, -0.2, 0.2).
       reduction: "token_mean" or "response_mean".
 
     Raises:
       ValueError: an option out of its range, no critic, or a column is missing.
     """
-    surrogate.check("ppo", clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, beta=beta, kl=kl, reduction=reduction)
-    if min(value_clip, value_coef, entropy_coef, target_kl, kl_rate) < 0:
-        raise ValueError(f"objective 'ppo' got {value_clip=}, {value_coef=}, {entropy_coef=}, {target_kl=}, {kl_rate=}; none is below 0.")
-    old, advantage, returns = (token_column(batch, name) for name in OF_ROLLOUTS[1:])
     clips = {"clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip}
+    weights = {"value_clip": value_clip, "value_coef": value_coef, "entropy_coef": entropy_coef}
+    surrogate.check("ppo", **clips, **weights, beta=beta, kl=kl, reduction=reduction)
+    adaptive_kl.check("ppo", target_kl=target_kl, kl_rate=kl_rate)
+    old, advantage, returns = (token_column(batch, name) for name in OF_ROLLOUTS[1:])
     loss, metrics = surrogate.clipped(surrogate.log_ratios(policy, batch), advantage, **clips)
     of_values, more = surrogate.value_loss(token_values(policy), old, returns, value_clip=value_clip)
     metrics |= more | {"loss/policy": loss, "loss/value": of_values, "advantages/mean": advantage, "advantages/square": advantage**2}

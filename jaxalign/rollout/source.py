@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxalign import sharding
 from jaxalign.data.rows import loader
+from jaxalign.objectives.families.adaptive_kl import FIRST_VISIT
 from jaxalign.rollout.layout import Layout
 from jaxalign.rollout.prompts import COIN, generator
 from jaxalign.rollout.window import NAME, Windows
@@ -86,8 +87,8 @@ class PolicyLogps(Rows):
 class Rollouts:
     """Batches of what a model says to prompts: at every multiple of `every` steps those of the steps up to the next multiple are made.
 
-    Of these `every / epochs` are distinct; they follow one another, `epochs` times. With a share below 1 a coin per step decides, by the
-    seed and the step, between a rollout and the batch that a dataset has for that step.
+    Of these `every / epochs` are distinct; they follow one another, `epochs` times, and the column FIRST_VISIT tells the first time. With a
+    share below 1 a coin per step decides, by the seed and the step, between a rollout and the batch that a dataset has for that step.
 
     Args:
       dataset: as for `Rows`; read only with a share below 1.
@@ -127,8 +128,10 @@ class Rollouts:
             put = jax.tree.map(lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, entry, 0), window, vars(batch))
             return put, None if kl is None else (jnp.sum(jnp.where(batch.valid, kl, 0.0)), jnp.sum(batch.valid))
 
-        def read(window, entry):
-            return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, entry, keepdims=False), window)
+        def read(window, entry, first):
+            fields = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, entry, keepdims=False), window)
+            visit = jnp.where(first, jnp.ones_like(fields["reward"]), 0.0)
+            return fields | {"columns": fields["columns"] | {FIRST_VISIT: visit}}
 
         def finished(window, made):
             return window | {"columns": window["columns"] | finish(Batch(**window), made)}
@@ -156,10 +159,11 @@ class Rollouts:
         if not self._is_rollout(step):
             arrays = self._dataset[step]
             return state, arrays, loader.to_device(arrays)
-        entry = step % self._every % self._distinct
+        visit, entry = divmod(step % self._every, self._distinct)
+        fields = self._read(state.source, jnp.int32(entry), jnp.bool(visit == 0))
         if entry not in self._arrays:  # of a run that is continued
-            self._arrays[entry] = _local(self._read(state.source, jnp.int32(entry)))
-        return state, self._arrays[entry], Batch(**self._read(state.source, jnp.int32(entry)))
+            self._arrays[entry] = _local(fields)
+        return state, self._arrays[entry], Batch(**fields)
 
     def news(self) -> tuple[dict[str, float], list[str]]:
         """As of `Rows`: of the window, where the last `next` began one."""

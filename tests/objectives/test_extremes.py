@@ -122,6 +122,7 @@ def extremes(reads: tuple[str, ...]):
     paired = np.arange(len(GROUPS)) % 2 == 0 if "mixed" in reads else "paired" in reads
     of = batch(len(GROUPS), 3, lengths=lengths, reward=reward, paired=paired, valid=valid, mismatched=~valid)
     numbers = {"advantage": reward * 2e3 - 1e3, "margin": np.where(reward > 0, FAR, -FAR), "rollout_reward": reward * 2e3 - 1e3}
+    numbers["first_visit"] = np.ones(reward.shape)
     of = of.replace(columns=of.columns | {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()})
     random = np.random.default_rng(0)
 

@@ -107,7 +107,8 @@ def rollout(logps=LOGPS):
         name: np.where(SLOTS >= 0, np.take_along_axis(ADVANTAGE, np.maximum(SLOTS, 0), 1), 0)
         for name in ("token_advantage", "token_return")
     }
-    return batch(SLOTS, {"rollout_logps": logps, "advantage": ADVANTAGE, "rollout_values": np.zeros(SLOTS.shape), **tokens}, responses=2)
+    columns = {"rollout_logps": logps, "advantage": ADVANTAGE, "rollout_values": np.zeros(SLOTS.shape), "first_visit": np.ones((2, 2))}
+    return batch(SLOTS, columns | tokens, responses=2)
 
 
 def by_token(x):
@@ -218,6 +219,17 @@ def test_the_strength_of_the_kl_follows_its_target(distance, grown):
     assert again[adaptive_kl.NAME] == known[adaptive_kl.NAME]  # a batch without responses
 
 
+def test_a_batch_moves_the_strength_of_the_kl_at_its_first_visit_alone():
+    first, reference = rollout(), LOGPS - 5.0 * (SLOTS >= 0)
+    later = first.replace(columns=first.columns | {"first_visit": jnp.zeros((2, 2))})
+    bound = objectives.bind("ppo", target_kl=2.0, kl_rate=1.0, beta=0.5)
+    known = {name: jnp.float32(0) for name in bound.statistics_names}
+    for data, expected in ((first, 1.2), (later, 1.2), (later, 1.2), (first, 1.44)):
+        current = means(bound.statistics(Outputs(jnp.asarray(LOGPS)), Outputs(jnp.asarray(reference)), data))
+        known = bound.carry(known, current, jnp.int32(0))
+        assert adaptive_kl.factor(known) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "hparams", "words"),
     [
@@ -230,6 +242,8 @@ def test_the_strength_of_the_kl_follows_its_target(distance, grown):
         ("grpo", {"reduction": "constant"}, "'constant' divides by max_tokens"),
         ("grpo", {"max_tokens": 9}, "no other reduction reads it"),
         ("ppo", {"value_clip": -1.0}, "none is below 0"),
+        ("ppo", {"target_kl": 1.0, "kl_rate": 5.0}, "a rate above 0 and 1 at most"),
+        ("ppo", {"target_kl": 1.0, "kl_rate": 0.0}, "a rate above 0 and 1 at most"),
         ("reinforce", {"baseline": "mean"}, "batch, none"),
     ],
 )

@@ -77,6 +77,19 @@ def test_batches_of_a_window_are_of_the_policy_at_its_first_step_and_come_so_oft
         assert (seen == window * 4).all()
 
 
+def test_a_batch_says_whether_it_is_visited_for_the_first_time_also_where_a_run_is_continued():
+    def visits(made, state, steps):
+        found = []
+        for step in steps:
+            state, _, batch = made.next(state.replace(step=jnp.int32(step)), step)
+            found.append(np.unique(batch.columns["first_visit"]).tolist())
+        return state, found
+
+    state, found = visits(rollouts(0), begun(), range(5))
+    assert found == [[1.0], [1.0], [0.0], [0.0], [1.0]]
+    assert visits(rollouts(5), state, range(5, 8))[1] == [[1.0], [0.0], [0.0]]
+
+
 def test_the_first_step_of_a_window_has_its_news_with_the_kl_of_what_is_trained():
     _, found = visited(rollouts(0), begun(), range(5))
     assert [bool(news[0]) for *_, news, _ in found] == [True, False, False, False, True]

@@ -94,10 +94,13 @@ def check(
     reduction: str = "token_mean",
     max_tokens: int = 0,
     level: str = "token",
+    **weights: float,
 ) -> None:
-    """Raises ValueError where an option of objective `name` is out of its range or has no effect."""
+    """Raises ValueError where an option of objective `name`, weights among them, is out of its range or has no effect."""
     if not (0 < clip_low <= 1 and 0 < clip_high < math.inf):
         raise ValueError(f"objective {name!r} got {clip_low=}, {clip_high=}; ratios stay in [1 - clip_low, 1 + clip_high], often 0.2 both.")
+    if min(weights.values(), default=0.0) < 0:
+        raise ValueError(f"objective {name!r} got {', '.join(f'{key}={value}' for key, value in weights.items())}; none is below 0.")
     if dual_clip and not 1 < dual_clip < math.inf:
         raise ValueError(f"objective {name!r} got {dual_clip=}; it is a ratio above 1, often 3, or 0 for none.")
     if not 0 <= beta < math.inf or kl not in IN_LOSS:
