@@ -80,8 +80,9 @@ def _judgements(spec):
         yield f"data.rollout.samples={spec['samples']}: feedback {spec['feedback']!r} compares samples; draw at least {kind.least}."
     if spec["reward"] is None and kind.rewarded:
         yield f"data.rollout.reward is missing: feedback {spec['feedback']!r} is made of the rewards of samples."
-    if spec["reward"] is None and spec["missing_eos_penalty"]:
-        yield f"data.rollout.missing_eos_penalty={spec['missing_eos_penalty']} is taken off a reward, and there is none; {LEFT_OUT}."
+    for key, default in (("missing_eos_penalty", 0.0), ("missing_eos_most", None)):
+        if spec["reward"] is None and spec[key] != default:
+            yield f"data.rollout.{key}={spec[key]} lowers a reward, and there is none; {LEFT_OUT}."
     try:
         if spec["reward"] is not None:
             rewards.parse(spec["reward"])

@@ -103,7 +103,8 @@ def rolling(
     layout = _layout(cfg, kind, prompts.batch, spec, mismatched=mismatched)
     judge, compute, finish = kind.bound(spec)
     speech = Speech(prompts, _sampler(cfg, spec, speaking, speaker, distinct * prompts.batch), speaker, spec["samples"])
-    windows = Windows(speech, layout, judge, reward, missing_eos_penalty=spec["missing_eos_penalty"])
+    missing_eos = {key: spec[key] for key in ("missing_eos_penalty", "missing_eos_most")}
+    windows = Windows(speech, layout, judge, reward, **missing_eos)
     options = {"every": spec["every_steps"], "epochs": spec["epochs"], "seed": prompts.seed, "speaker": params_of}
     options["share"] = spec["share"], spec["share_end"]
     described = f"{prompts.batch:,} of {len(ids):,} prompts per step with {spec['samples']} samples each, {spec['feedback']}"

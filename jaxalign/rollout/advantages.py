@@ -118,9 +118,3 @@ def whiten(x: Array, mask: Array) -> Array:
     kept = jnp.where(mask, x, 0.0).astype(jnp.float32)
     centred = jnp.where(mask, kept - kept.sum() / jnp.maximum(count, 1), 0.0)
     return centred / jnp.sqrt((centred**2).sum() / jnp.maximum(count - 1, 1) + VARIANCE_EPS)
-
-
-def without_end(rewards: Array, stopped: Array, *, penalty: float = 0.0, most: float | None = None) -> Array:
-    """Rewards [N, K] in which responses that did not end by a stop token lose `penalty` and earn `most` at most; None: no such limit."""
-    lowered = rewards - penalty if most is None else jnp.minimum(rewards - penalty, most)
-    return jnp.where(stopped, rewards, lowered)

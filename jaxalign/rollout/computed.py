@@ -15,7 +15,7 @@ from jaxalign.objectives.families.kl_estimates import k1
 from jaxalign.rollout import advantages
 from jaxalign.types import Array, Batch, Outputs, at_tokens, column, token_values
 
-REWARD = "rollout_reward"  # float32[N, K]; the reward of each response, less the penalty for a missing end
+REWARD = "rollout_reward"  # float32[N, K]; the reward of each response, lowered where its end is missing
 
 
 def group_advantages(

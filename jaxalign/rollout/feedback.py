@@ -146,6 +146,12 @@ def rewards_alone(rewards: np.ndarray) -> Judged:
     return _all(rewards, np.isfinite(rewards), np.nan_to_num(rewards))
 
 
+def without_end(rewards: np.ndarray, stopped: np.ndarray, *, penalty: float = 0.0, most: float | None = None) -> np.ndarray:
+    """Rewards float32[P, K] where samples that were not stopped lose `penalty` and earn `most` at most; None: no such limit."""
+    lowered = rewards - penalty if most is None else np.minimum(rewards - penalty, most)
+    return np.where(stopped, rewards, lowered).astype(np.float32)
+
+
 def tied(rewards: np.ndarray) -> np.ndarray:
     """Which prompts have several samples with a reward, all of them equal: bool[P]."""
     known = np.isfinite(rewards)

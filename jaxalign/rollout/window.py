@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+from functools import partial
 import math
 import time
 
@@ -10,7 +11,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from jaxalign.rollout.computed import REWARD
-from jaxalign.rollout.feedback import Judged, tied
+from jaxalign.rollout.feedback import Judged, tied, without_end
 from jaxalign.rollout.layout import Layout
 from jaxalign.rollout.prompts import DONORS, DRAW, Prompts, generator
 from jaxalign.sampling.sampler import Sample, Sampler
@@ -43,7 +44,14 @@ class Windows:
     """Draws windows. Every process draws and rewards all of a window, takes the rewards of the first process, and lays its own rows."""
 
     def __init__(
-        self, speech: Speech, layout: Layout, judge: Callable[[np.ndarray], Judged], reward: Reward | None, *, missing_eos_penalty: float
+        self,
+        speech: Speech,
+        layout: Layout,
+        judge: Callable[[np.ndarray], Judged],
+        reward: Reward | None,
+        *,
+        missing_eos_penalty: float = 0.0,
+        missing_eos_most: float | None = None,
     ):
         """Compiles nothing yet.
 
@@ -52,9 +60,10 @@ class Windows:
           layout: of the batches.
           judge: float32[P, K] rewards, NaN where there is none -> what is trained.
           reward: of a sample; None: there is none, and nothing fails.
-          missing_eos_penalty: is taken off the reward of a sample that its length ended.
+          missing_eos_penalty, missing_eos_most: of the reward of a sample that its length ended, see `feedback.without_end`.
         """
-        self._speech, self.layout, self._judge, self._reward, self._penalty = speech, layout, judge, reward, missing_eos_penalty
+        self._speech, self.layout, self._judge, self._reward = speech, layout, judge, reward
+        self._without_end = partial(without_end, penalty=missing_eos_penalty, most=missing_eos_most)
         self._known: set[str] = set()  # what a reader was told of already
 
     def draw(self, params, numbers: Sequence[int], *, step: int) -> Window:
@@ -73,8 +82,7 @@ class Windows:
         flat = [prompt for own in prompts for prompt in own]
         samples = self._samples(params, flat, seed=(speech.prompts.seed, DRAW, numbers[0]))
         rewards, faults = self._rewards(flat, samples)
-        penalty = self._penalty * np.array([[sample.stop == "length" for sample in own] for own in samples], np.float32)
-        trained = (rewards - penalty).astype(np.float32)
+        trained = self._without_end(rewards, np.array([[sample.stop != "length" for sample in own] for own in samples]))
         metrics = _metrics(rewards, trained, samples, faults)
         arrays, size = {}, speech.prompts.batch
         for i, number in enumerate(numbers):

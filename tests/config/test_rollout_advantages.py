@@ -18,6 +18,7 @@ CRITIC = dict(checkpoint="package:stories260k", critic="linear")
         (dict(name="una"), dict(feedback="scores", score_transform="raw"), "objective 'una' takes scores from 0 to 1"),
         (dict(name="rloo"), GROUPS, "baseline='mean': objective 'rloo' is defined by baseline='leave_one_out'"),
         (dict(name="rloo"), GROUPS | dict(baseline="leave_one_out"), "scale='std': objective 'rloo' is defined by scale='none'"),
+        (dict(name="sft"), dict(feedback="samples", reward=None, missing_eos_most=0.0), "missing_eos_most=0.0 lowers a reward"),
     ],
 )
 def test_what_would_be_another_objective_is_refused(objective, rollout, words):

@@ -149,12 +149,6 @@ def test_whitening_takes_the_whole_mask_and_survives_one_number():
     assert not advantages.whiten(x, jnp.zeros_like(mask).at[0, 1].set(True)).any()
 
 
-def test_a_text_without_its_end_loses_the_penalty_and_is_held_down():
-    rewards, stopped = jnp.array([[2.0, 2.0, -3.0]]), jnp.array([[True, False, False]])
-    np.testing.assert_array_equal(advantages.without_end(rewards, stopped, penalty=1.0), [[2.0, 1.0, -4.0]])
-    np.testing.assert_array_equal(advantages.without_end(rewards, stopped, most=-1.0), [[2.0, -1.0, -3.0]])
-
-
 def test_estimates_stay_finite_far_from_the_reference():
     far = jnp.array([-300.0, 300.0])
     assert all(np.isfinite(estimate(far, jnp.zeros(2))).all() for estimate in kl_estimates.ESTIMATES.values())

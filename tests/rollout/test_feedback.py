@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxalign.rollout.feedback import FEEDBACK, best, check_labels, check_scores, labels, pairs, samples, scores, tied
+from jaxalign.rollout.feedback import FEEDBACK, best, check_labels, check_scores, labels, pairs, samples, scores, tied, without_end
 
 NONE = np.nan
 REWARDS = np.array([[1.0, 3.0, 2.0], [2.0, 2.0, 2.0], [NONE, 5.0, 4.0], [NONE, NONE, 7.0], [NONE, NONE, NONE]], np.float32)
@@ -69,6 +69,12 @@ def test_scores_that_are_none_are_refused_and_raw_ones_are_any_number():
     known = np.array([[0.0, 0.5, NONE, 1.0]], np.float32)
     assert scores(known, score_transform="none").reward.tolist() == [[0.0, 0.5, 0.0, 1.0]]
     assert scores(REWARDS, score_transform="raw").reward[0].tolist() == [1.0, 3.0, 2.0]
+
+
+def test_a_text_without_its_end_loses_the_penalty_and_is_held_down():
+    rewards, stopped = np.array([[2.0, 2.0, -3.0]]), np.array([[True, False, False]])
+    np.testing.assert_array_equal(without_end(rewards, stopped, penalty=1.0), [[2.0, 1.0, -4.0]])
+    np.testing.assert_array_equal(without_end(rewards, stopped, most=-1.0), [[2.0, -1.0, -3.0]])
 
 
 def test_labels_compare_with_the_mean_of_the_prompt_and_leave_ties_out():

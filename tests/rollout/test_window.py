@@ -45,7 +45,7 @@ def reward(score):
     return Reward("mine", {}, Rule(score))
 
 
-def windows(score, judge=rewards_alone, *, prompts=6, endless=False, penalty=0.0):
+def windows(score, judge=rewards_alone, *, prompts=6, endless=False, **missing_eos):
     asked = [Asked(number, f"prompt {number}", columns={"answer": number}) for number in range(prompts)]
     paired = judge is pairs
     made = Layout(
@@ -53,7 +53,7 @@ def windows(score, judge=rewards_alone, *, prompts=6, endless=False, penalty=0.0
         computed=(), token_columns=(),
     )  # fmt: skip
     speech = Speech(Prompts(asked, [(5, 6 + number) for number in range(prompts)], SIZE, 0), Sampler(endless), Speaker(), K)
-    return Windows(speech, made, judge, reward(score), missing_eos_penalty=penalty), speech
+    return Windows(speech, made, judge, reward(score), **missing_eos), speech
 
 
 def by_answer(prompts, completions, metadata):
@@ -89,9 +89,11 @@ def test_a_prompt_that_stands_in_a_window_twice_gets_other_samples_the_second_ti
 
 def test_the_penalty_is_taken_off_samples_that_do_not_end_and_not_off_the_metric():
     plain, _ = windows(lambda prompts, completions, rows: [1.0] * len(rows))
-    made, _ = windows(lambda prompts, completions, rows: [1.0] * len(rows), penalty=0.25)
+    made, _ = windows(lambda prompts, completions, rows: [1.0] * len(rows), missing_eos_penalty=0.25)
     window = made.draw(None, [0], step=0)
     assert window.arrays[0]["columns"]["rollout_reward"].tolist() == [[1.0, 1.0, 0.75]] * SIZE
+    limited, _ = windows(lambda prompts, completions, rows: [1.0] * len(rows), missing_eos_most=-1.0)
+    assert limited.draw(None, [0], step=0).arrays[0]["columns"]["rollout_reward"].tolist() == [[1.0, 1.0, -1.0]] * SIZE
     assert window.metrics["rollout/reward"] == plain.draw(None, [0], step=0).metrics["rollout/reward"] == 1.0
 
 
@@ -119,7 +121,7 @@ def test_groups_without_a_difference_are_told_and_a_penalty_is_one():
 
     lines = windows(alike)[0].draw(None, [0], step=3).lines
     assert lines == ["step 3: the rewards of a prompt's samples are all equal, so no sample of a prompt is better than another."]
-    window = windows(alike, penalty=0.25)[0].draw(None, [0], step=3)
+    window = windows(alike, missing_eos_penalty=0.25)[0].draw(None, [0], step=3)
     assert not window.lines and window.metrics["rollout/ties"] == 0
 
 
