@@ -160,7 +160,13 @@ ROLLOUT = {
     ),
     "missing_eos_penalty": Field((float,), 0.0, "is taken off the reward of a sample that does not end by itself", least=0),
     "missing_eos_most": Field((float, NONE), None, "the most that such a sample earns, such as -1.0; None: there is no such limit"),
-    "every_steps": Field((int,), 1, "steps from one window of rollouts to the next; the policy of its first step draws it", least=1),
+    "every_steps": Field(
+        (int,),
+        1,
+        "steps from one window of rollouts to the next; the policy of its first step draws it, and the last one whole, also for steps "
+        "beyond the end, which a longer run goes on with",
+        least=1,
+    ),
     "epochs": Field((int,), 1, "steps that train on each batch of a window", least=1),
     "prompts_per_step": Field((int, NONE), None, "prompts per step; None: as many as fit the rows at their longest", least=1),
     "share": Field((float,), 1.0, "of steps that train on rollouts; others take the rows of data.train for that step", least=0, most=1),

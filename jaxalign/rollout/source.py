@@ -89,6 +89,7 @@ class Rollouts:
 
     Of these `every / epochs` are distinct; they follow one another, `epochs` times, and the column FIRST_VISIT tells the first time. With a
     share below 1 a coin per step decides, by the seed and the step, between a rollout and the batch that a dataset has for that step.
+    The last window is whole, whatever the length of the run, so that a longer run goes on with the same numbers.
 
     Args:
       dataset: as for `Rows`; read only with a share below 1.

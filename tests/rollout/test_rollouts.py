@@ -90,6 +90,15 @@ def test_a_batch_says_whether_it_is_visited_for_the_first_time_also_where_a_run_
     assert visits(rollouts(5), state, range(5, 8))[1] == [[1.0], [0.0], [0.0]]
 
 
+@pytest.mark.parametrize("steps", [5, 8])
+def test_the_last_window_is_whole_so_that_a_longer_run_goes_on_with_it(steps):
+    state, _ = visited(rollouts(0, steps=steps), begun(), range(5))
+    _, found = visited(rollouts(5, steps=8), state, range(5, 8))
+    for step, (tokens, seen, *_) in enumerate(found, 5):
+        np.testing.assert_array_equal(tokens, said(4, 2 + step % 2)["tokens"])
+        assert (seen == 4).all()
+
+
 def test_the_first_step_of_a_window_has_its_news_with_the_kl_of_what_is_trained():
     _, found = visited(rollouts(0), begun(), range(5))
     assert [bool(news[0]) for *_, news, _ in found] == [True, False, False, False, True]
