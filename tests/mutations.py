@@ -113,7 +113,7 @@ FUNCTIONS = (
         "checkpoint",
         "tests/training/test_keep_best.py tests/training/test_damaged_checkpoints.py",
         (
-            (CHECKPOINT, "set(there[-self._keep_last :])", "set(there[: self._keep_last])"),
+            (CHECKPOINT, "{*there[-self._keep_last :], ", "{*there[: self._keep_last], "),
             (RUNS, "if isinstance(value, int | float) and math.isfinite(value)", "if value is not None"),
             (RUNS, "key=lambda step: (-values[step], step)", "key=lambda step: (values[step], step)"),
             (MANIFEST, "if facts is None or facts != present.get(name)", "if name not in present"),
