@@ -94,6 +94,9 @@ OPTIONS = {  # beside the defaults; what an objective shares with others first
             KERNELS, [*((o, {}) for o in una.OFFSETS), ("const", {"constant": -1e4}), ("ema", {"decay": 0.0}), ("zero", {"beta": 10.0})]
         )
     ],
+    "una_online": [
+        *BETAS, {"form": "raw"}, {"denominator": "rollout"}, {"form": "raw", "denominator": "rollout", "beta": 10.0}
+    ],
     "value": [{"rewards": ("reward", "advantage")}],
 }
 CASES = [
