@@ -74,11 +74,10 @@ def test_the_first_step_of_a_window_is_on_the_policy_that_drew_it_and_every_batc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stopped", [3, 4])  # in the second visit of a window's batches, and between two windows
-def test_a_run_that_is_continued_equals_one_that_was_not_stopped(finished, tmp_path, stopped):
+def test_a_run_that_is_continued_in_the_second_visit_of_a_windows_batches_equals_one_that_was_not_stopped(finished, tmp_path):
     workdir, whole = finished
     shutil.copytree(workdir, tmp_path / "again")
-    stop_at(tmp_path / "again", stopped)
+    stop_at(tmp_path / "again", 3)
     assert start(tmp_path / "again") == whole
 
 
@@ -118,9 +117,8 @@ def test_the_log_probs_of_the_sampler_are_those_that_the_trainer_computes(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["dpo", "kto"])  # ppo: test_critic_runs
-def test_other_feedback_trains_other_objectives(tmp_path, objective):
-    lines = start(tmp_path, objective, "train.total_steps=2", "data.rollout.epochs=1", "data.rollout.every_steps=1")
+def test_other_feedback_trains_other_objectives(tmp_path):  # ppo: test_critic_runs
+    lines = start(tmp_path, "kto", "train.total_steps=2", "data.rollout.epochs=1", "data.rollout.every_steps=1")
     assert len(lines) == 2 and all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
     assert lines[1]["rollout/kl"] > 0 and lines[1]["rollout/stopped"] <= 1
 
