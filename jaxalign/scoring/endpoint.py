@@ -153,6 +153,18 @@ class Endpoint:
         return text.replace(self._key, "***") if self._key else text
 
 
+def model_and_url(text: str) -> tuple[str, str]:
+    """(model, url) of MODEL@https://HOST/v1.
+
+    Raises:
+      ValueError: the text is not of this form.
+    """
+    model, at, url = text.partition("@http")
+    if not (model and at):
+        raise ValueError(f"the judge {text!r} is not of the form MODEL@https://HOST/v1; or give dict(url=..., model=...).")
+    return model, f"http{url}"
+
+
 def made(
     *,
     url: str,

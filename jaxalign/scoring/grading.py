@@ -51,10 +51,7 @@ def judge(
       ValueError: an option is wrong.
     """
     if url is None:
-        model, at, rest = model.partition("@http")
-        if not (model and at):
-            raise ValueError("reward 'judge' needs model='MODEL@https://HOST/v1', or model and url.")
-        url = f"http{rest}"
+        model, url = endpoint.model_and_url(model)
     if not lowest < highest:
         raise ValueError(f"reward 'judge': lowest={lowest:g} must be below highest={highest:g}.")
     how = {"key_from": key_from, "options": options, "timeout_s": timeout_s, "retries": retries, "wait_s": wait_s, "cache": cache}

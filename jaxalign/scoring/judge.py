@@ -123,10 +123,8 @@ def parse(spec: str | Mapping) -> dict[str, Any]:
       ValueError: it is none, or an option is missing or unknown.
     """
     if isinstance(spec, str):
-        model, at, url = spec.partition("@http")
-        if not (model and at):
-            raise ValueError(f"the judge {spec!r} is not of the form MODEL@https://HOST/v1; or give dict(url=..., model=...).")
-        return {"model": model, "url": f"http{url}"}
+        model, url = endpoint.model_and_url(spec)
+        return {"model": model, "url": url}
     if not isinstance(spec, Mapping):
         raise ValueError(f"a judge is a text MODEL@URL or a dict, not {type(spec).__name__}.")
     accepted = hparams_of(judge_of)

@@ -57,7 +57,7 @@ def golden(**hparams):
     return of("ppo", GIVEN["new_logp"], data, values=GIVEN["new_values"], **hparams)
 
 
-def close(found, expected):
+def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
@@ -71,19 +71,19 @@ def close(found, expected):
 )
 def test_the_golden_losses_of_the_policy_come_out(hparams, key):
     _, value, gradient, _ = golden(**POLICY_ALONE, **hparams)
-    close(value, EXPECTED[key])
+    assert_close(value, EXPECTED[key])
     if not hparams:
-        close(gradient, EXPECTED["grad_policy_loss_wrt_new_logp"])
+        assert_close(gradient, EXPECTED["grad_policy_loss_wrt_new_logp"])
 
 
 def test_the_golden_metrics_and_losses_of_the_critic_come_out():
     terms, value, _, _ = golden(value_coef=0.5)
-    close(metric(terms, "ratios/low") + metric(terms, "ratios/high"), EXPECTED["clipfrac"])
-    close(metric(terms, "ratios/kl"), EXPECTED["approx_kl_k3"])
-    close(metric(terms, "loss/value"), EXPECTED["value_loss_clipped_token_mean"])
-    close(metric(terms, "values/clipped"), EXPECTED["value_clipfrac"])
-    close(value, EXPECTED["policy_loss_token_mean"] + 0.5 * EXPECTED["value_loss_clipped_token_mean"])
-    close(metric(golden(value_clip=0.0)[0], "loss/value"), EXPECTED["value_loss_unclipped_token_mean"])
+    assert_close(metric(terms, "ratios/low") + metric(terms, "ratios/high"), EXPECTED["clipfrac"])
+    assert_close(metric(terms, "ratios/kl"), EXPECTED["approx_kl_k3"])
+    assert_close(metric(terms, "loss/value"), EXPECTED["value_loss_clipped_token_mean"])
+    assert_close(metric(terms, "values/clipped"), EXPECTED["value_clipfrac"])
+    assert_close(value, EXPECTED["policy_loss_token_mean"] + 0.5 * EXPECTED["value_loss_clipped_token_mean"])
+    assert_close(metric(golden(value_clip=0.0)[0], "loss/value"), EXPECTED["value_loss_unclipped_token_mean"])
 
 
 def test_the_golden_dual_clip_comes_out():
@@ -91,7 +91,7 @@ def test_the_golden_dual_clip_comes_out():
     for dual_clip, expected in ((example["c"], EXPECTED["dual_clip_loss"]), (0.0, example["ratio"])):
         clips = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": dual_clip}
         loss, metrics = surrogate.clipped(jnp.log(jnp.array([example["ratio"]])), jnp.array([example["adv"]]), **clips)
-        close(loss, [expected])
+        assert_close(loss, [expected])
     assert "ratios/dual" not in metrics
 
 

@@ -305,7 +305,7 @@ def test_a_judge_grades_single_answers_as_a_reward(server, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("judge:m", "needs model='MODEL@https://HOST/v1'"),
+        ("judge:m", "the judge 'm' is not of the form MODEL@https://HOST/v1"),
         (dict(kind="judge", model="m@http://x/v1", lowest=10), "must be below highest=10"),
     ],
 )
