@@ -276,13 +276,16 @@ def _is_due(step: int, every: int, total: int) -> bool:
 def _describe(cfg, model, sets, lengths, start, workdir) -> str:
     import jax
 
+    from jaxalign.models.attention import rule
+
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
     rows = sum(len(prepared) for prepared in sets)
     begun = f"continues at step {start}" if start else "starts"
+    attention, why = rule.choose(cfg.model.attention, model.config.head_dim)
     return (
         f"{cfg.objective.name} {begun} in {workdir}: {model.config.family} with {parameters / 1e6:,.2f}M parameters, {rows:,} rows of "
         f"{cfg.data.row_tokens} tokens, {lengths.total} steps of {cfg.batch.rows} rows, {jax.device_count()} {jax.devices()[0].platform} "
-        f"device(s), reference {cfg.reference.rule}"
+        f"device(s), attention {attention} ({why}), reference {cfg.reference.rule}"
     )
 
 

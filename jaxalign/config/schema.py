@@ -7,7 +7,7 @@ from jaxalign.data.raw.scores import TRANSFORMS
 from jaxalign.data.rows.encode import PROMPT_TRUNCATION, RESPONSE_TRUNCATION, TRAIN_TURNS
 from jaxalign.data.text.thoughts import REASONING
 from jaxalign.hparams import REQUIRED
-from jaxalign.models.config import REWARD_HEADS
+from jaxalign.models.config import ATTENTIONS, REWARD_HEADS
 
 NONE = type(None)
 LONGEST_ROW = 2**20  # tokens; arrays of a row are allocated whole
@@ -188,7 +188,7 @@ SCHEMA: dict[str, Any] = {
         "tokenizer": Field((str, NONE), None, "a tokenizer folder or hub name; None: the checkpoint's"),
         "dtype": Field((str,), "auto", "type of the matmuls; auto: bfloat16, float32 on CPU", ("auto", "float32", "bfloat16")),
         "remat": Field((str,), "full", "what the backward pass recomputes: nothing, all but matmuls, or all", ("none", "dots", "full")),
-        "attention": Field((str,), "xla", "implementation of attention", ("xla",)),
+        "attention": Field((str,), "auto", "implementation of attention; auto: the one made for the devices", ATTENTIONS),
         "value_head": Field((float, NONE), None, "add a value head that predicts rewards from 0 to this; None: no head", least=0),
         "reward_head": Field(
             (str, dict, NONE),

@@ -86,7 +86,7 @@ def main(other: Path | None, lengths: list[int]) -> None:
         spec = importlib.util.spec_from_file_location("other", other)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        rule.IMPLEMENTATIONS["other"] = module.attend_locally
+        rule.IMPLEMENTATIONS["other"] = rule.Implementation(module.attend_locally)
         forms.append("other")
     print("| rows | layout | attention | pairs | ms of CPU per token | loss | gradient norm |\n|---|---|---|---|---|---|---|", flush=True)
     for length in lengths:

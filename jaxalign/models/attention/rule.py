@@ -1,18 +1,58 @@
-"""Attention under the one rule of `types.Batch`, by an implementation named in `IMPLEMENTATIONS`.
+"""Attention under the one rule of `types.Batch`, by an implementation of `IMPLEMENTATIONS`: the one named, or the one for the devices.
 
 Token i sees token j iff j <= i, segments[i] != 0 and segments[j] is segments[i] or prefixes[i]; with a window also
 positions[i] - positions[j] < window. An implementation is plain local code: `attend` runs it on each device's own rows and heads.
 """
 
+from collections.abc import Callable
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxalign import sharding
-from jaxalign.models.attention.xla import attend_locally
+from jaxalign.models.attention import xla
 
 Array = jax.Array
+AUTO = "auto"  # the name that leaves the choice to the devices
+
+
+class Implementation(NamedTuple):
+    """One way to attend."""
+
+    attend: Callable  # (q, k, v, positions, segments, prefixes, window, *, softcap) -> attention, of one device's rows and heads
+    platform: str | None = None  # of the devices that it is for, as in jax.Device.platform; None: it runs on all
+    refusal: Callable[[int], str | None] = lambda head_dim: None  # why it cannot attend with heads of this size; None: it can
+
+
+def choose(name: str, head_dim: int) -> tuple[str, str]:
+    """(the implementation that `name` is on the devices of the mesh in scope, why), for heads of head_dim elements.
+
+    "auto" is the implementation for the platform of those devices, which need not be that of this process (a program compiled ahead of
+    time), where there is one and it can attend with such heads, and "xla" otherwise. Without devices, where only shapes are asked for, it
+    is "xla" too.
+
+    Raises:
+      ValueError: an unknown name, or an implementation that cannot run on these devices or with these heads.
+    """
+    if name != AUTO and name not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown attention {name!r}; choose one of {sorted((AUTO, *IMPLEMENTATIONS))}.")
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = device.platform if device else None
+    if name != AUTO:
+        chosen = IMPLEMENTATIONS[name]
+        if platform and chosen.platform not in (None, platform):
+            raise ValueError(f"model.attention={name!r} runs on {chosen.platform}, and the devices are {platform}; set it to 'auto'.")
+        if reason := chosen.refusal(head_dim):
+            raise ValueError(f"model.attention={name!r} cannot be used: {reason}; set it to 'auto'.")
+        return name, "as named"
+    made_for = [one for one, chosen in IMPLEMENTATIONS.items() if chosen.platform == platform and platform]
+    refusals = {one: IMPLEMENTATIONS[one].refusal(head_dim) for one in made_for}
+    able = [one for one in made_for if not refusals[one]]
+    if able:
+        return able[0], f"made for {platform}"
+    return "xla", "; ".join(f"not {one}: {reason}" for one, reason in refusals.items()) or f"the one for {platform or 'any platform'}"
 
 
 def attend(
@@ -22,15 +62,13 @@ def attend(
 
     positions, segments, prefixes are int32[R, T]; window is int32[], 0 = none; softcap caps the scores, 0 = none.
 
-    Raises:
-      ValueError: an implementation that is not in IMPLEMENTATIONS.
+    implementation is a name, or "auto"; see `choose` for what that is and for errors.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"unknown attention {implementation!r}; choose one of {sorted(IMPLEMENTATIONS)}.")
+    name, _ = choose(implementation, q.shape[-1])
     k, v = split_heads(q, k, v)
     by_head = sharding.spec("rows", None, "heads", None)
     by_row = sharding.rows_spec(2)
-    local = functools.partial(IMPLEMENTATIONS[implementation], softcap=softcap)
+    local = functools.partial(IMPLEMENTATIONS[name].attend, softcap=softcap)
     in_specs = (by_head, by_head, by_head, by_row, by_row, by_row, sharding.spec())
     mapped = jax.shard_map(local, in_specs=in_specs, out_specs=by_head, check_vma=False)
     return mapped(q, k, v, positions, segments, prefixes, window)
@@ -47,4 +85,6 @@ def split_heads(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
     return sharding.shard(k, "rows", None, "heads", None), sharding.shard(v, "rows", None, "heads", None)
 
 
-IMPLEMENTATIONS = {"xla": attend_locally}
+IMPLEMENTATIONS = {  # where several are made for one platform, "auto" takes the first
+    "xla": Implementation(xla.attend_locally),
+}

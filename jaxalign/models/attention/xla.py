@@ -12,6 +12,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxalign.models.attention import blocks
+
 Array = jax.Array
 
 BLOCK = 64  # queries, and on CPU keys, of a block: its scores stay in the cache. 32 and 128 are up to 1.3x and 2x slower there
@@ -141,27 +143,13 @@ def _scores(queries: Array, keys: Array, softcap: float) -> Array:
 
 def _marks(positions: Array, segments: Array, prefixes: Array, window: Array, block: int, key_block: int):
     """What decides who sees whom, by block: (of queries, of keys, (blocks of keys that each block of queries meets, how many of them))."""
-    queries = [_split(x, block) for x in (jnp.arange(len(segments)), positions, segments, prefixes)]
-    keys = [_split(x, key_block) for x in (jnp.arange(len(segments)), positions, segments)]
-    blocks, key_blocks = len(queries[0]), len(keys[0])
-    if key_blocks == 1:
-        return queries, keys, (jnp.zeros((blocks, 1), jnp.int32), jnp.ones(blocks, jnp.int32))
-    first, last = _range(keys[2], keys[2])
-    meets = jnp.zeros((blocks, key_blocks), bool)
-    for wanted in (queries[2], queries[3]):  # ranges of ids that overlap; those of whole groups are consecutive, so little is met in vain
-        low, high = _range(wanted, wanted)
-        meets |= (low[:, None] <= last) & (first <= high[:, None])
-    nearest, _ = _range(queries[1], queries[2])
-    _, farthest = _range(keys[1], keys[2])
-    meets &= (window == 0) | (nearest[:, None] - farthest < window)
-    meets &= jnp.arange(key_blocks) * key_block < (jnp.arange(blocks)[:, None] + 1) * block
+    index = jnp.arange(len(segments))
+    queries = [blocks.split(x, block) for x in (index, positions, segments, prefixes)]
+    keys = [blocks.split(x, key_block) for x in (index, positions, segments)]
+    if len(keys[0]) == 1:
+        return queries, keys, (jnp.zeros((len(queries[0]), 1), jnp.int32), jnp.ones(len(queries[0]), jnp.int32))
+    meets, _ = blocks.seen(positions, segments, prefixes, window, block, key_block)
     return queries, keys, (jnp.argsort(~meets, axis=1, stable=True), meets.sum(1))
-
-
-def _range(values: Array, present: Array) -> tuple[Array, Array]:
-    """The smallest and the largest value of every block where `present` is not 0; nothing is in the range of a block that has none."""
-    most = jnp.iinfo(jnp.int32).max
-    return jnp.where(present != 0, values, most).min(1), jnp.where(present != 0, values, -1).max(1)
 
 
 def _seen(query_marks, key_marks, window: Array, queries: int) -> Array:
@@ -175,8 +163,8 @@ def _seen(query_marks, key_marks, window: Array, queries: int) -> Array:
 
 def _split(x: Array, size: int) -> Array:
     """[T, ...] -> [blocks, size, ...], filled up with padding."""
-    blocks = -(-len(x) // size)
-    return jnp.pad(x, [(0, blocks * size - len(x))] + [(0, 0)] * (x.ndim - 1)).reshape(blocks, size, *x.shape[1:])
+    count = -(-len(x) // size)
+    return jnp.pad(x, [(0, count * size - len(x))] + [(0, 0)] * (x.ndim - 1)).reshape(count, size, *x.shape[1:])
 
 
 def _split_queries(x: Array, block: int, kv_heads: int) -> Array:
@@ -188,9 +176,9 @@ def _split_queries(x: Array, block: int, kv_heads: int) -> Array:
 
 def _merge_queries(x: Array, length: int, heads: int) -> Array:
     """[blocks, KV, H / KV * block, E] -> [T, H, E]."""
-    blocks, kv_heads, queries, size = x.shape
+    _, kv_heads, queries, size = x.shape
     group = heads // kv_heads
-    x = x.reshape(blocks, kv_heads, group, queries // group, size).transpose(0, 3, 1, 2, 4)
+    x = x.reshape(-1, kv_heads, group, queries // group, size).transpose(0, 3, 1, 2, 4)
     return x.reshape(-1, heads, size)[:length]
 
 
@@ -201,5 +189,5 @@ def _split_keys(x: Array, size: int) -> Array:
 
 def _merge_keys(x: Array, length: int) -> Array:
     """[blocks, KV, size, E] -> [T, KV, E]."""
-    blocks, kv_heads, size, width = x.shape
-    return x.swapaxes(1, 2).reshape(blocks * size, kv_heads, width)[:length]
+    _, kv_heads, _, width = x.shape
+    return x.swapaxes(1, 2).reshape(-1, kv_heads, width)[:length]
