@@ -84,7 +84,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
     """
     import jax
 
-    from jaxalign.config import build, evaluations, functions, rollouts
+    from jaxalign.config import build, describe, evaluations, functions, rollouts
     from jaxalign.config.durations import durations
     from jaxalign.config.resume import open_run
     from jaxalign.config.sets import check_best, class_weights
@@ -116,7 +116,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
             workdir, start_step=start, total_steps=lengths.total, wandb=cfg.train.wandb, name=name, config=cfg.to_dict(),
             quiet=jax.process_index() > 0,
         )  # fmt: skip
-        log.say(_describe(cfg, model, sets.train, lengths, start, workdir))
+        log.say(describe.beginning(cfg, model, sets.train, lengths, workdir, step=start))
         described = f"rollouts: {rolling.described}" if rolling else None
         for note in (*lengths.notes, *filter(None, [described, class_weights(cfg, objective, sets.train)])):
             log.say(note)
@@ -271,22 +271,6 @@ def _save(run: Loop, state, step: int, held_out_metrics) -> None:
 
 def _is_due(step: int, every: int, total: int) -> bool:
     return bool(every) and (step % every == 0 or step == total)
-
-
-def _describe(cfg, model, sets, lengths, start, workdir) -> str:
-    import jax
-
-    from jaxalign.models.attention import rule
-
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
-    rows = sum(len(prepared) for prepared in sets)
-    begun = f"continues at step {start}" if start else "starts"
-    attention, why = rule.choose(cfg.model.attention, model.config.head_dim)
-    return (
-        f"{cfg.objective.name} {begun} in {workdir}: {model.config.family} with {parameters / 1e6:,.2f}M parameters, {rows:,} rows of "
-        f"{cfg.data.row_tokens} tokens, {lengths.total} steps of {cfg.batch.rows} rows, {jax.device_count()} {jax.devices()[0].platform} "
-        f"device(s), attention {attention} ({why}), reference {cfg.reference.rule}"
-    )
 
 
 def _summarize(run: Loop, sets, workdir: Path, finished: bool, *, name: str, **how) -> None:

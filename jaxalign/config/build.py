@@ -26,6 +26,7 @@ from jaxalign.hf import trained, vocabulary
 from jaxalign.hparams import hparams_of
 from jaxalign.models import model as models
 from jaxalign.models import presets
+from jaxalign.models.attention import rule
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.features import FeatureHeadConfig, head_of
 from jaxalign.models.heads import ValueHeadConfig
@@ -133,12 +134,16 @@ def model(cfg: ConfigDict) -> models.Model:
     """The model's definition, with rows for the tokens that it gains; nothing is allocated or read but config.json and a tokenizer.
 
     For an objective that reads no log-probs it is without a table of output tokens, as if that were tied to the embedding.
+
+    Raises:
+      ValueError: its attention cannot run on the devices of the mesh in scope.
     """
     head = None if cfg.model.value_head is None else ValueHeadConfig(max_value=cfg.model.value_head)
     config, new = model_config(cfg), gained(cfg)
     config = config if new is None else dataclasses.replace(config, vocab_size=new.vocab_size(config.vocab_size))
     if _without_logps(cfg):
         config = dataclasses.replace(config, tied=True)
+    rule.choose(cfg.model.attention, config.head_dim)
     return models.build(config, head, reward_head(cfg), critic=cfg.model.critic)
 
 

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from jaxalign.config import build
 from jaxalign.config.durations import Durations
 from jaxalign.config.prepared import Sets
+from jaxalign.data.rows.store import Prepared
+from jaxalign.models.attention import rule
 from jaxalign.models.model import Model
 from jaxalign.reports import facts as known
 from jaxalign.reports.samples import Samples
@@ -19,6 +21,18 @@ OF_THE_MODEL = ("trainable", "dtype", "value_head", "reward_head", "critic")
 OF_THE_TEXT = (
     "template", "row_tokens", "max_prompt_tokens", "max_response_tokens", "prompt_truncation", "response_truncation", "train_turns", "pack",
 )  # fmt: skip
+
+
+def beginning(cfg: ConfigDict, model: Model, sets: Sequence[Prepared], lengths: Durations, workdir: Path, *, step: int) -> str:
+    """The line with which a run begins at this step, on the mesh in scope."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
+    rows, (attention, why) = sum(len(prepared) for prepared in sets), rule.choose(cfg.model.attention, model.config.head_dim)
+    begun = f"continues at step {step}" if step else "starts"
+    return (
+        f"{cfg.objective.name} {begun} in {workdir}: {model.config.family} with {parameters / 1e6:,.2f}M parameters, {rows:,} rows of "
+        f"{cfg.data.row_tokens} tokens, {lengths.total} steps of {cfg.batch.rows} rows, {jax.device_count()} {jax.devices()[0].platform} "
+        f"device(s), attention {attention} ({why}), reference {cfg.reference.rule}"
+    )
 
 
 def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, str]:
