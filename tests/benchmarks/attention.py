@@ -21,7 +21,7 @@ import numpy as np
 from jaxalign import objectives, sharding
 from jaxalign.data.rows import pack
 from jaxalign.models import model as models
-from jaxalign.models.attention import rule
+from jaxalign.models.attention import rule, xla
 from jaxalign.models.config import ModelConfig
 from jaxalign.training import forward, optim, reference, step
 from jaxalign.types import Batch
@@ -86,7 +86,8 @@ def main(other: Path | None, lengths: list[int]) -> None:
         spec = importlib.util.spec_from_file_location("other", other)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        rule.IMPLEMENTATIONS["other"] = rule.Implementation(module.attend_locally)
+        module.refusal = xla.refusal
+        rule.IMPLEMENTATIONS["other"] = rule.Implementation(lambda: module)
         forms.append("other")
     print("| rows | layout | attention | pairs | ms of CPU per token | loss | gradient norm |\n|---|---|---|---|---|---|---|", flush=True)
     for length in lengths:

@@ -1,10 +1,13 @@
 """Which implementation of attention runs follows from the devices of the mesh in scope, and is refused where it cannot run."""
 
+import itertools
+from types import SimpleNamespace
+
 import jax
 import pytest
 
 from jaxalign import sharding
-from jaxalign.models.attention import rule
+from jaxalign.models.attention import gpu_tiles, rule
 from jaxalign.models.config import ATTENTIONS
 
 
@@ -19,11 +22,16 @@ def devices(platform: str):
 
 @pytest.fixture
 def table(monkeypatch):
-    """The implementations of a made-up house: the first is too narrow for the widest heads."""
-    narrow = rule.Implementation(None, "gpu", lambda head_dim: "heads are wider than 256" if head_dim > 256 else None)
-    monkeypatch.setattr(
-        rule, "IMPLEMENTATIONS", {"xla": rule.Implementation(None), "narrow": narrow, "chip": rule.Implementation(None, "tpu")}
-    )
+    """The implementations of a made-up house: one of them takes narrow heads only."""
+
+    def made(platform, most):
+        def refusal(head_dim, device_kind):
+            return f"heads are wider than {most} on {device_kind}" if head_dim > most else None
+
+        return rule.Implementation(lambda: SimpleNamespace(refusal=refusal), platform)
+
+    table = {"xla": made(None, 1024), "narrow": made("gpu", 256), "chip": made("tpu", 1024)}
+    monkeypatch.setattr(rule, "IMPLEMENTATIONS", table)
 
 
 def test_the_names_of_the_configuration_are_those_of_the_table():
@@ -35,7 +43,7 @@ def test_the_names_of_the_configuration_are_those_of_the_table():
     [
         ("cpu", 64, ("xla", "the one for cpu")),
         ("gpu", 64, ("narrow", "made for gpu")),
-        ("gpu", 512, ("xla", "not narrow: heads are wider than 256")),
+        ("gpu", 512, ("xla", "not narrow: heads are wider than 256 on some")),
         ("tpu", 64, ("chip", "made for tpu")),
     ],
 )
@@ -66,3 +74,26 @@ def test_the_oracle_runs_everywhere_when_it_is_named(table, platform):
 def test_an_implementation_that_cannot_run_is_refused(table, name, head_dim, message):
     with devices("gpu"), pytest.raises(ValueError, match=message):
         rule.choose(name, head_dim)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "kind", "reason"),
+    [
+        (128, "NVIDIA H100 80GB HBM3", None),
+        (256, None, None),
+        (80, "NVIDIA GeForce RTX 4090", None),
+        (288, "NVIDIA H100 80GB HBM3", "heads of at most 256 elements, not 288"),
+        (128, "Tesla V100-SXM2-16GB", "not for 'Tesla V100-SXM2-16GB'"),
+        (128, "gfx942", "not for 'gfx942'"),
+    ],
+)
+def test_the_kernels_for_gpus_name_what_they_cannot_do(head_dim, kind, reason):
+    refused = gpu_tiles.refusal(head_dim, kind)
+    assert (refused is None) if reason is None else refused.endswith(reason)
+
+
+def test_there_is_a_tile_for_every_head_on_every_card():
+    for kind in (None, "NVIDIA H100 80GB HBM3", "NVIDIA L4"):
+        for itemsize, head_dim in itertools.product((2, 4), (8, 64, 80, 96, 128, 256)):
+            for tile in gpu_tiles.tiles_for(itemsize, head_dim, kind):
+                assert all(size & (size - 1) == 0 and size >= 16 for size in (tile.queries, tile.keys))

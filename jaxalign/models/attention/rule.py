@@ -21,9 +21,11 @@ AUTO = "auto"  # the name that leaves the choice to the devices
 class Implementation(NamedTuple):
     """One way to attend."""
 
-    attend: Callable  # (q, k, v, positions, segments, prefixes, window, *, softcap) -> attention, of one device's rows and heads
+    # () -> a module, imported where it is needed (the machinery of kernels takes a quarter of a second), with two functions:
+    #   attend_locally(q, k, v, positions, segments, prefixes, window, *, softcap) -> the attention of one device's rows and heads
+    #   refusal(head_dim, device_kind) -> why it cannot attend with heads of this size on such devices; None: it can
+    load: Callable
     platform: str | None = None  # of the devices that it is for, as in jax.Device.platform; None: it runs on all
-    refusal: Callable[[int], str | None] = lambda head_dim: None  # why it cannot attend with heads of this size; None: it can
 
 
 def choose(name: str, head_dim: int) -> tuple[str, str]:
@@ -39,16 +41,16 @@ def choose(name: str, head_dim: int) -> tuple[str, str]:
     if name != AUTO and name not in IMPLEMENTATIONS:
         raise ValueError(f"unknown attention {name!r}; choose one of {sorted((AUTO, *IMPLEMENTATIONS))}.")
     device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = device.platform if device else None
+    platform, kind = (device.platform, device.device_kind) if device else (None, None)
     if name != AUTO:
         chosen = IMPLEMENTATIONS[name]
         if platform and chosen.platform not in (None, platform):
             raise ValueError(f"model.attention={name!r} runs on {chosen.platform}, and the devices are {platform}; set it to 'auto'.")
-        if reason := chosen.refusal(head_dim):
+        if reason := chosen.load().refusal(head_dim, kind):
             raise ValueError(f"model.attention={name!r} cannot be used: {reason}; set it to 'auto'.")
         return name, "as named"
     made_for = [one for one, chosen in IMPLEMENTATIONS.items() if chosen.platform == platform and platform]
-    refusals = {one: IMPLEMENTATIONS[one].refusal(head_dim) for one in made_for}
+    refusals = {one: IMPLEMENTATIONS[one].load().refusal(head_dim, kind) for one in made_for}
     able = [one for one in made_for if not refusals[one]]
     if able:
         return able[0], f"made for {platform}"
@@ -68,7 +70,7 @@ def attend(
     k, v = split_heads(q, k, v)
     by_head = sharding.spec("rows", None, "heads", None)
     by_row = sharding.rows_spec(2)
-    local = functools.partial(IMPLEMENTATIONS[name].attend, softcap=softcap)
+    local = functools.partial(IMPLEMENTATIONS[name].load().attend_locally, softcap=softcap)
     in_specs = (by_head, by_head, by_head, by_row, by_row, by_row, sharding.spec())
     mapped = jax.shard_map(local, in_specs=in_specs, out_specs=by_head, check_vma=False)
     return mapped(q, k, v, positions, segments, prefixes, window)
@@ -85,6 +87,13 @@ def split_heads(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
     return sharding.shard(k, "rows", None, "heads", None), sharding.shard(v, "rows", None, "heads", None)
 
 
+def _pallas_gpu():
+    from jaxalign.models.attention import pallas_gpu
+
+    return pallas_gpu
+
+
 IMPLEMENTATIONS = {  # where several are made for one platform, "auto" takes the first
-    "xla": Implementation(xla.attend_locally),
+    "xla": Implementation(lambda: xla),
+    "pallas_gpu": Implementation(_pallas_gpu, "gpu"),
 }

@@ -20,6 +20,10 @@ BLOCK = 64  # queries, and on CPU keys, of a block: its scores stay in the cache
 FEW_BLOCKS = 3  # up to so many blocks there is little to leave out, and a program without the inner loop compiles a sixth faster
 
 
+def refusal(head_dim: int, device_kind: str | None) -> None:
+    """None: it attends with heads of any size on any device."""
+
+
 def attend_locally(
     q: Array, k: Array, v: Array, positions: Array, segments: Array, prefixes: Array, window: Array, *, softcap: float
 ) -> Array:
