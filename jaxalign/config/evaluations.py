@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxalign.config import build, judges
 from jaxalign.config.prepared import Sets, held_out_sources, to_stderr
-from jaxalign.config.rollout_rules import source_of_prompts
+from jaxalign.config.rollout_rules import room_of_prompts, source_of_prompts
 from jaxalign.config.schema import named_sets
 from jaxalign.data.prepared import judgements
 from jaxalign.data.raw import multiple_choice as raw_multiple_choice
@@ -49,11 +49,7 @@ def check(cfg: ConfigDict, model: models.Model) -> Judging | None:
     spec = cfg.eval.generate
     if spec is None:
         return None
-    tokens, positions = spec.max_new_tokens, model.config.max_positions
-    if tokens >= positions:
-        raise ValueError(
-            f"eval.generate.max_new_tokens={tokens:,} leaves a prompt no room in the model's {positions:,} positions; lower it."
-        )
+    room_of_prompts("eval.generate", spec.max_new_tokens, model.config.max_positions)
     if spec.prompts is not None:
         sources.read(_source_of_prompts(spec.to_dict()))
     if spec.against not in (None, REFERENCE, CHOSEN):
@@ -128,7 +124,7 @@ def _speaking(cfg, model, sets, tell, *, judging) -> Speaking:
     drawing = Drawing(spec["samples"], law, spec["max_new_tokens"], tuple(spec["stop"]), spec["seed"], spec["places"])
     counts = Counts()
     rows = _asked(cfg, spec, sets, counts, chat=speaker.renderer.template is not None)
-    room = model.config.max_positions - spec["max_new_tokens"]
+    room = room_of_prompts("eval.generate", spec["max_new_tokens"], model.config.max_positions)
     asked = fixed_prompts.chosen(rows, speaker, counts, limit=spec["limit"], most_tokens=room)
     if counts.rules:
         tell([f"prompts of eval.generate: {counts.lines()[0]}", *counts.lines()[1:]])

@@ -52,10 +52,10 @@ def _windows(spec, data):
 def _draws(spec, data):
     from jaxalign.rollout import layout
     from jaxalign.rollout.feedback import FEEDBACK
-    from jaxalign.sampling.law import Law
+    from jaxalign.sampling import law
 
     try:
-        Law(spec["temperature"], top_p=spec["top_p"])
+        law.of(spec)
     except ValueError as error:
         yield f"data.rollout: {error}"
     if spec["temperature"] == 0 and spec["samples"] > 1:
@@ -166,6 +166,7 @@ def _objective(resolved):
 def _log_probs(resolved):
     """What is computed of the log-probs of the policy that drew a sample: they are those of the trainer, and of that policy alone."""
     from jaxalign.rollout.feedback import FEEDBACK
+    from jaxalign.sampling.law import Law
     from jaxalign.training.step import ROLLOUT_LOGPS
 
     spec, objective = resolved["data"]["rollout"], functions.objective(resolved)
@@ -177,9 +178,9 @@ def _log_probs(resolved):
     who = f"objective {objective.name!r}" if ratios or own else f"feedback {spec['feedback']!r}"
     if spec["speaker"] != "policy":
         yield f"data.rollout.speaker={spec['speaker']!r}: {who} is about samples of the policy itself; {LEFT_OUT}, or train 'sft' on them."
-    for key in ("temperature", "top_p"):
-        if spec[key] != 1:
-            yield f"data.rollout.{key}={spec[key]}: {who} takes samples as drawn with temperature=1.0 and top_p=1.0; {LEFT_OUT}."
+    for key, plain in vars(Law()).items():
+        if spec[key] not in (None, plain):
+            yield f"data.rollout.{key}={spec[key]}: {who} takes samples as drawn from the model's own distribution; {LEFT_OUT}."
     if resolved["forward"]["name"] == "two_pass":
         yield f"forward.name='two_pass' gives log-probs of mixed text, and {who} takes those of the text that was drawn; {LEFT_OUT}."
     if not ratios and (own or "columns.advantage" in objective.reads) and spec["every_steps"] > 1:
@@ -223,6 +224,19 @@ def _rewards(resolved):
     for option, value in SETTLED.get(objective.name, {}).items():
         if spec.get(option, value) != value:
             yield f"data.rollout.{option}={spec[option]!r}: {name} is defined by {option}={value!r}; set that, or use 'grpo'."
+
+
+def room_of_prompts(section: str, new_tokens: int, positions: int) -> int:
+    """The tokens that a section's samples leave to a prompt in a model of so many positions.
+
+    Raises:
+      ValueError: none is left.
+    """
+    if new_tokens >= positions:
+        raise ValueError(
+            f"{section}.max_new_tokens={new_tokens:,} leaves a prompt no room in the model's {positions:,} positions; lower it."
+        )
+    return positions - new_tokens
 
 
 def source_of_prompts(spec: Mapping) -> dict:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jaxalign import objectives
 from jaxalign.config import build, teacher
 from jaxalign.config.prepared import to_stderr
-from jaxalign.config.rollout_rules import source_of_prompts
+from jaxalign.config.rollout_rules import room_of_prompts, source_of_prompts
 from jaxalign.data.prepared import judgements
 from jaxalign.data.raw import prompts as raw_prompts
 from jaxalign.data.raw import sources
@@ -23,7 +23,7 @@ from jaxalign.rollout.layout import Layout, group_tokens
 from jaxalign.rollout.prompts import Prompts
 from jaxalign.rollout.source import Rollouts
 from jaxalign.rollout.window import Speech, Windows
-from jaxalign.sampling.law import Law
+from jaxalign.sampling import law
 from jaxalign.sampling.sampler import Sampler
 from jaxalign.sampling.speaker import Speaker
 from jaxalign.sampling.stopping import Stopping
@@ -55,11 +55,7 @@ def check(cfg: ConfigDict, model: models.Model) -> Reward | None:
     spec = cfg.data.rollout
     if spec is None:
         return None
-    tokens, positions = spec.max_new_tokens, min(one.config.max_positions for one in _readers(cfg, model))
-    if tokens >= positions:
-        raise ValueError(
-            f"data.rollout.max_new_tokens={tokens:,} leaves a prompt no room in the {positions:,} positions of its readers; lower it."
-        )
+    room_of_prompts("data.rollout", spec.max_new_tokens, _positions(cfg, model))
     sources.read(sources.given(source_of_prompts(spec.to_dict())))
     return None if spec.reward is None else rewards.make(spec.to_dict()["reward"])
 
@@ -91,7 +87,7 @@ def rolling(
     size = {"responses": kind.responses(spec["samples"]) + mismatched, "new_tokens": spec["max_new_tokens"]}
     room_of = partial(group_tokens, **size, share_prompt=cfg.data.share_prompt)
     speaking, params_of = (teacher.model(cfg), _teacher) if spec["speaker"] == "teacher" else (model, _policy)
-    asked = _asked(cfg, spec, _readers(cfg, model), speaker, room_of, tell)
+    asked = _asked(cfg, spec, _positions(cfg, model), speaker, room_of, tell)
     ids = [speaker.ids(one) for one in asked]
     longest = room_of(max(map(len, ids)))
     if cfg.data.row_tokens is None:
@@ -113,9 +109,9 @@ def rolling(
     return Rolling(make, carried, compute, prepared, described)
 
 
-def _readers(cfg, model):
-    """The models that read rollouts."""
-    return [one for one in (model, teacher.model(cfg)) if one is not None]
+def _positions(cfg, model) -> int:
+    """The positions of the models that read rollouts."""
+    return min(one.config.max_positions for one in (model, teacher.model(cfg)) if one is not None)
 
 
 def _speaker(cfg, spec) -> Speaker:
@@ -141,9 +137,9 @@ def _layout(cfg, kind, prompts, spec, *, mismatched) -> Layout:
     )
 
 
-def _asked(cfg, spec, readers, speaker, room_of, tell):
+def _asked(cfg, spec, positions, speaker, room_of, tell):
     """The different prompts that leave room for their samples, in each model that reads them and in a row."""
-    most = min(one.config.max_positions for one in readers) - spec["max_new_tokens"]
+    most = room_of_prompts("data.rollout", spec["max_new_tokens"], positions)
     if cfg.data.max_prompt_tokens is not None:
         most = min(most, cfg.data.max_prompt_tokens)
     if cfg.data.row_tokens is not None:
@@ -180,7 +176,7 @@ def _sampler(cfg, spec, model, speaker, prompts: int) -> Sampler:
     places = min(spec["places"], prompts)
     return Sampler(
         models.build(model.config),
-        law=Law(spec["temperature"], top_p=spec["top_p"]),
+        law=law.of(spec),
         stopping=Stopping(spec["max_new_tokens"], ids=speaker.stop_ids, strings=tuple(spec["stop"])),
         seed=0,
         places=places,

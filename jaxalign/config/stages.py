@@ -41,9 +41,11 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
 
 def check_placed(cfg: ConfigDict, stage: str | None) -> None:
     """Raises ValueError where a stage by itself, without the folder of its run, takes something from another: "stage:NAME"."""
+    rewards = {where for where, *_ in _rewards(cfg)}
     for key, source in _named(cfg):
         if source.startswith(STAGE) and not key.startswith("data.rollout."):  # it is evaluated, and draws no rollouts
-            raise ValueError(f"{key} of {stage} is {source!r}, which has no folder here; name it with --config.{stage}.{key}=FOLDER.")
+            folder = f"{MODEL}FOLDER" if key in rewards else "FOLDER"
+            raise ValueError(f"{key} of {stage} is {source!r}, which has no folder here; name it with --config.{stage}.{key}={folder}.")
 
 
 def _rewards(cfg) -> Iterator[tuple[str, ConfigDict, str]]:

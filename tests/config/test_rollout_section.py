@@ -38,7 +38,7 @@ def test_rollouts_alone_are_enough_and_the_options_of_their_feedback_stand_besid
         (dict(name="una_online", form="raw"), dict(feedback="scores")),
         (dict(name="grpo"), dict(feedback="group_advantage", scale="none", every_steps=4, epochs=2)),
         (dict(name="sft"), dict(feedback="samples", reward=None)),
-        (dict(name="una_online"), dict(feedback="scores", top_p=0.9, temperature=0.7)),
+        (dict(name="una_online"), dict(feedback="scores", top_p=0.9, top_k=40, min_p=0.1, temperature=0.7)),
         (dict(name="reinforce"), dict(feedback="group_advantage", baseline="none", scale="none")),
     ],
 )
@@ -102,7 +102,7 @@ def rows(**data):
         (
             dict(feedback="group_advantage", temperature=0.7),
             dict(objective=dict(name="grpo")),
-            "data.rollout.temperature=0.7: objective 'grpo' takes samples as drawn with temperature=1.0 and top_p=1.0; leave the key out.",
+            "data.rollout.temperature=0.7: objective 'grpo' takes samples as drawn from the model's own distribution; leave the key out.",
         ),
         (
             dict(feedback="gae", top_p=0.9),
@@ -110,9 +110,9 @@ def rows(**data):
             "data.rollout.top_p=0.9: objective 'ppo' takes samples as drawn",
         ),
         (
-            dict(feedback="scores", top_p=0.9),
+            dict(feedback="scores", min_p=0.1),
             dict(objective=dict(name="una_online", denominator="rollout")),
-            "data.rollout.top_p=0.9: objective 'una_online' takes samples as drawn",
+            "data.rollout.min_p=0.1: objective 'una_online' takes samples as drawn",
         ),
         (
             dict(feedback="group_advantage", beta=0.1, temperature=0.7, every_steps=1),

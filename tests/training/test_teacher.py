@@ -220,3 +220,7 @@ def test_a_stage_that_is_evaluated_by_itself_says_which_teacher_it_lacks(resolve
     resolved.reference.checkpoint = "stage:big"
     with pytest.raises(ValueError, match="reference.checkpoint of on_data is 'stage:big'.*--config.on_data.reference.checkpoint=FOLDER"):
         stages.check_placed(resolved, "on_data")
+    resolved.reference.checkpoint = None
+    resolved.eval.generate = dict(against=None, judge=None, rewards=dict(helpful="model:stage:judge"))
+    with pytest.raises(ValueError, match="rewards.helpful of on_data.*--config.on_data.eval.generate.rewards.helpful=model:FOLDER"):
+        stages.check_placed(resolved, "on_data")
