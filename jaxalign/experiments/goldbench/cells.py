@@ -25,8 +25,8 @@ from jaxalign.training.forward import FORWARDS
 from jaxalign.types import TrainState
 
 WARMUP = 0.1
-VERSION = 2  # of what a cell means; raised by hand, so that cells of different meanings do not meet in one table
-PARTS, SAMPLES = 3, 6  # each seed has a part of the held-out prompts, with so many samples each
+VERSION = 3  # of what a cell means; raised by hand, so that cells of different meanings do not meet in one table
+PARTS, SAMPLES = 6, 6  # each seed has a part of the held-out prompts, with so many samples each
 MEASURED = 1000  # what is added to a seed for the draws of its measurement
 KL_SAMPLES = 3  # of each prompt, on which the KL is measured
 KL_ROWS = 16
@@ -69,6 +69,7 @@ class Bench:
         self._raters: dict[tuple, feedback.Judged] = {}
         self._base: dict[int, world.Answers] = {}
         self._samplers: dict[int, Sampler] = {}
+        self._margins: dict[tuple, np.ndarray] = {}
         self._divergence = Divergence(world.look(made.model), rows=KL_ROWS)
 
     def run(self, cell: Cell) -> dict:
@@ -86,7 +87,11 @@ class Bench:
     def depends(self, method: str = "") -> dict:
         """What a cell of a method, or with "" the base, was measured with beside its own name."""
         found = {"version": VERSION, "base": self.world.identity, "samples": [PARTS, SAMPLES, KL_SAMPLES]}
-        return found | ({"steps": self.steps, "method": content_hash(dataclasses.asdict(methods.named(method)))} if method else {})
+        if not method:
+            return found
+        settings = dataclasses.asdict(methods.named(method))
+        del settings["rates"]  # a cell has one, in its name
+        return found | {"steps": self.steps, "method": content_hash(settings)}
 
     def base(self, seed: int) -> dict:
         """What the base is measured to be, with the same draws as the cells of a seed."""
@@ -156,9 +161,16 @@ class Bench:
             second = self._other(cell)
             judge = feedback.mixed(judge, second, share=method.share, seed=cell.seed)
             if method.share == 1:
-                every = feedback.proxy(second, self.world.train, pairs=second.gold.size, seed=cell.seed)
-                margin = every.scored(self.world.train.texts)
+                margin = self._margin(cell, second)
         return feedback.prepared(method.form, judge, self.world.train, mismatched=mismatched, margin=margin, other=second)
+
+    def _margin(self, cell, second: feedback.Judged) -> np.ndarray:
+        """What a reward model of all labels of the second gold gives to every response."""
+        key = methods.named(cell.method).other, parse(cell.feedback)[1], cell.seed
+        if key not in self._margins:
+            every = feedback.proxy(second, self.world.train, pairs=second.gold.size, seed=cell.seed)
+            self._margins[key] = every.scored(self.world.train.texts)
+        return self._margins[key]
 
     def _other(self, cell) -> feedback.Judged:
         """The rater of the second gold of a cell's method."""
@@ -189,7 +201,7 @@ class Bench:
         the seed, the same for all policies, and samples of one prompt count as one observation.
         """
         own, base = self._answers(params, seed), None
-        prompts = self.world.prompt_texts["held_out"][seed % PARTS :: PARTS]
+        prompts = self.world.prompt_texts["held_out"][self._part(seed)]
         if params is not self.world.params:
             if seed not in self._base:
                 self._base[seed] = self._answers(self.world.params, seed)
@@ -210,7 +222,12 @@ class Bench:
 
     def _answers(self, params, seed):
         how = {"samples": SAMPLES, "seed": MEASURED + seed}
-        return world.answers(self._sampler(SAMPLES), self.world.tokenizer, params, self.world.held_out[seed % PARTS :: PARTS], **how)
+        return world.answers(self._sampler(SAMPLES), self.world.tokenizer, params, self.world.held_out[self._part(seed)], **how)
+
+    def _part(self, seed):
+        """The held-out prompts of a seed: neighbours, as several prompts come from one story."""
+        count, part = len(self.world.held_out), seed % PARTS
+        return slice(count * part // PARTS, count * (part + 1) // PARTS)
 
     def _kl(self, params, own: world.Answers):
         zero = jnp.zeros((), jnp.int32)
