@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from jaxalign import experiments, objectives
-from jaxalign.experiments import arithmetic, bandit, enumerable, frozen_lake, many_seeds, reward_folds, tree_mdp
-from jaxalign.experiments.grids import GRIDS
+from jaxalign.experiments import arithmetic, bandit, enumerable, frozen_lake, reward_folds, tree_mdp
+from jaxalign.experiments.parts import many_seeds
+from jaxalign.experiments.parts.grids import GRIDS
 
 OPTIMIZED = True
 FIXED = json.loads((Path(__file__).parent / "golden" / "vectors-una-dpo-kto.json").read_text())["fixed_points"]
@@ -30,6 +32,15 @@ def test_experiments_are_found_by_their_file():
     assert experiments.named("bandit") is bandit.run
     with pytest.raises(ValueError, match=f"experiment.name='many_seeds'.*{', '.join(names)}"):
         experiments.named("many_seeds")
+
+
+@pytest.mark.parametrize("name", [name for name in experiments.names() if name not in ("front", "gold", "reward_folds", "teacher_hacking")])
+def test_an_experiment_that_is_asked_to_stop_ends_before_its_next_cell(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(arithmetic, "train", lambda model, params, *_, **__: (params, {"loss": 0.0}))
+    monkeypatch.setattr(arithmetic, "_spoken", lambda *_, **__: None)
+    monkeypatch.setattr(arithmetic, "COUNTS", dict.fromkeys(arithmetic.COUNTS, 4))
+    assert not experiments.Experiment(name).run(tmp_path, SimpleNamespace(requested=lambda: True))
+    assert "started again with the same --workdir" in capsys.readouterr().out and not (tmp_path / "results.json").exists()
 
 
 def test_optimal_actions_of_the_standard_map():

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxalign.experiments import gold, many_seeds
+from jaxalign.experiments import gold
 from jaxalign.experiments.goldbench import cells, feedback, fronts, golds, methods, online, report, world
 from jaxalign.experiments.goldbench.world import Answers
+from jaxalign.experiments.parts import many_seeds
 from jaxalign.models import model as models
 from jaxalign.rollout.computed import REWARD
 from jaxalign.rollout.feedback import FEEDBACK
@@ -293,8 +294,8 @@ def test_a_win_is_of_the_cells_own_gold_and_each_seed_has_prompts_of_its_own(mon
     monkeypatch.setattr(world, "answers", drawn)
     wins = [bench.measured({"moved": 1}, seed=0, gold=f"gold/{gold}")["win"][0] for gold in ("brevity", "sentiment")]
     assert wins == [1, 0]
-    parts = [bench.measured(made.params, seed=seed)["part"] for seed in range(3)]
-    assert parts == [0, 1, 2] and sorted(sum(asked[-3:], ())) == sorted(prompts)
+    parts = [bench.measured(made.params, seed=seed)["part"] for seed in range(cells.PARTS)]
+    assert parts == [*range(cells.PARTS)] and sorted(sum(asked[-cells.PARTS :], ())) == sorted(prompts)
 
 
 def test_thumbs_online_are_about_the_median_of_all_samples_as_offline():
@@ -339,10 +340,11 @@ def test_a_cell_is_measured_and_kept(tmp_path, monkeypatch, answers):
     )
     monkeypatch.setattr(world, "make", lambda folder: made)
     monkeypatch.setattr(gold, "BEST_OF", (2,))
-    options = {"cells": ("sentiment-78 dpo 1e-9",), "seeds": 1, "steps": 2}
+    options = {"cells": ("sentiment-78 dpo 1e-9", "sentiment-78 online_una 1e-9"), "seeds": 1, "steps": 2}
     found = gold.run(tmp_path, **options)
     kept = tmp_path / "cells" / "sentiment-78_dpo_1e-09_0.json"
-    (one,), (base,) = found["cells"], found["bases"]
+    (one, other), (base,) = found["cells"], found["bases"]
+    assert other["gold/sentiment"] == pytest.approx(one["gold/sentiment"], abs=0.05)
     assert one["kl"][0] == pytest.approx(0, abs=1e-4)  # a policy that has not moved says what the base says
     assert one["gold/sentiment"] == pytest.approx(base["gold/sentiment"], abs=0.05)
     assert one["part"] == base["part"] == 0

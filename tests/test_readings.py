@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxalign.experiments import readings
-from jaxalign.experiments.readings import Reading
+from jaxalign.experiments.parts import readings
+from jaxalign.experiments.parts.readings import Reading
 from jaxalign.scoring import votes
 
 

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxalign.experiments import hacking_tables, many_seeds, teacher_hacking, tiny_decoder
-from jaxalign.experiments.topics import Language
+from jaxalign.experiments import teacher_hacking
+from jaxalign.experiments.parts import hacking_tables, many_seeds, tiny_decoder
+from jaxalign.experiments.parts.topics import Language
 
 OPTIMIZED = True
 TINY = Language.draw(3, vocabulary=3, topics=2, prompt=2, response=2)

@@ -1,9 +1,10 @@
 """Experiments small enough for exact answers (a map, a tree, a bandit, 64 texts), `gold`, whose rewards are known, and `front`, which reads
 other stages.
 
-The file name is the registry. Each file holds `run(workdir, **options) -> results`, which trains with the objectives, reference rules and
-the step of this package, on a forward of its own (`front` trains nothing), and writes table.md, results.json and plot.png into workdir. Its
-keyword arguments are its section of the config: `experiment=dict(name="frozen_lake", seeds=10)`.
+The file name is the registry. Each file holds `run(workdir, stop, **options) -> results`, which trains with the objectives, reference rules
+and the step of this package, on a forward of its own (`front` trains nothing), and writes table.md, results.json and plot.png into workdir.
+Its keyword arguments are its section of the config: `experiment=dict(name="frozen_lake", seeds=10)`. `stop()` says whether somebody asked
+the experiment to stop, which it does between two cells (`parts.until`).
 """
 
 from collections.abc import Callable
@@ -11,8 +12,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-# What experiments share, and are none.
-PARTS = ("__init__", "grids", "many_seeds", "readings", "results", "topics", "hacking_tables", "tiny_decoder")
+from jaxalign.experiments.parts.until import Stopped
 
 
 class Experiment:
@@ -22,12 +22,16 @@ class Experiment:
         self.name, self.options = name, options
 
     def run(self, workdir: Path, stop) -> bool:
-        """Runs the experiment and prints its table, unless its results are there already; True, as it has no step to stop at."""
+        """Runs the experiment and prints its table, unless its results are there already; False if `stop` asked for it before the end."""
         if (workdir / "results.json").exists():
             print(f"{self.name}: done before, see {workdir}")
             return True
         workdir.mkdir(parents=True, exist_ok=True)
-        named(self.name)(workdir, **self.options)
+        try:
+            named(self.name)(workdir, stop.requested, **self.options)
+        except Stopped:
+            print(f"{self.name}: stopped before its end; started again with the same --workdir, it measures what it has not kept there")
+            return False
         print((workdir / "table.md").read_text())
         return True
 
@@ -46,4 +50,4 @@ def named(name: str) -> Callable:
 def names() -> list[str]:
     """Names of all experiments."""
     files = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
-    return [name for name in files if name not in PARTS]
+    return [name for name in files if name != "__init__"]

@@ -16,7 +16,8 @@ import numpy as np
 
 from jaxalign import objectives
 from jaxalign.data.rows import loader, pack, store
-from jaxalign.experiments import many_seeds, results
+from jaxalign.experiments.parts import many_seeds, results
+from jaxalign.experiments.parts.until import Stop, never, until
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 from jaxalign.sampling.law import Law
@@ -49,7 +50,14 @@ READ_ROWS = 200
 
 
 def run(
-    workdir: Path, *, seeds: int = 2, first_seed: int = 0, language_steps: int = 500, reward_steps: int = 3000, arms: tuple = tuple(ARMS)
+    workdir: Path,
+    stop: Stop = never,
+    *,
+    seeds: int = 2,
+    first_seed: int = 0,
+    language_steps: int = 500,
+    reward_steps: int = 3000,
+    arms: tuple = tuple(ARMS),
 ) -> dict:
     """seed -> arm -> what `judged` gives, and "differences" of the other arms to the first, means over seeds; written into workdir too.
 
@@ -67,7 +75,7 @@ def run(
     found = {}
     with many_seeds.one_device():
         for seed in range(first_seed, first_seed + seeds):
-            found[str(seed)] = _of_seed(seed, arms, language_steps, reward_steps)
+            found[str(seed)] = _of_seed(seed, arms, language_steps, reward_steps, stop)
     differences = {arm: _difference(found, arm, arms[0]) for arm in arms[1:]}
     everything = found | {"differences": differences}
     results.write(Path(workdir), title="Running arithmetic", tables=_tables(found, differences), results=everything)
@@ -75,7 +83,7 @@ def run(
     return everything
 
 
-def _of_seed(seed: int, arms, language_steps: int, reward_steps: int) -> dict:
+def _of_seed(seed: int, arms, language_steps: int, reward_steps: int, stop: Stop) -> dict:
     """Arm -> what `judged` gives, from one language model."""
     solved, pairs, held_out = (problems(COUNTS[name], (seed, i)) for i, name in enumerate(("solutions", "pairs", "held_out")))
     language, judge = models.build(MODEL), models.build(MODEL, reward_head="linear")
@@ -86,7 +94,7 @@ def _of_seed(seed: int, arms, language_steps: int, reward_steps: int) -> dict:
     spoken = _spoken(language, params, seed, COUNTS["questions"], held_out=held_out)
     sets = [rows(x[0], np.stack(x[1:], axis=1), name=name, paired=True) for name, x in (("pairs", pairs), ("held_out", held_out))]
     found = {}
-    for arm in arms:
+    for arm in until(stop, arms):
         name, options = ARMS[arm]
         start = {**jax.tree.map(jnp.copy, params), **models.init_heads(judge, jax.random.key(seed))}
         trained, metrics = train(judge, start, sets[0], objectives.bind(name, **options), steps=reward_steps, seed=seed, **REWARD)

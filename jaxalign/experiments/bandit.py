@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import objectives
-from jaxalign.experiments import many_seeds, results
+from jaxalign.experiments.parts import many_seeds, results
+from jaxalign.experiments.parts.until import Stop, never, until
 from jaxalign.training import reference, step
 from jaxalign.types import Batch, Outputs
 
@@ -33,7 +34,7 @@ IPO_TAU = (0.2, 0.5, 1.0, 2.0)
 IPO_STEPS = 200  # its loss is a parabola
 
 
-def run(workdir: Path, *, steps: int = 4000, points: int = 8) -> dict:
+def run(workdir: Path, stop: Stop = never, *, steps: int = 4000, points: int = 8) -> dict:
     """method -> {"policy", "offset", "kl": of the optimum to it}, and "optimum", "ipo", "gradient_deviation"; written into workdir too.
 
     Args:
@@ -42,8 +43,8 @@ def run(workdir: Path, *, steps: int = 4000, points: int = 8) -> dict:
     """
     optimum, log_normalizer = closed_form()
     with many_seeds.one_device():
-        ends = {name: _una(steps, *choice) for name, choice in METHODS.items()}
-        ipo = {tau: _ipo(tau, min(steps, IPO_STEPS)) for tau in IPO_TAU}
+        ends = {name: _una(steps, *choice) for name, choice in until(stop, METHODS.items())}
+        ipo = {tau: _ipo(tau, min(steps, IPO_STEPS)) for tau in until(stop, IPO_TAU)}
         deviation = max(gradient_deviation(seed) for seed in range(points))
     distances = {name: max(0.0, float(np.sum(optimum * np.log(optimum / p)))) for name, (p, _) in ends.items()}
     found = {name: {"policy": p.tolist(), "offset": c, "kl": distances[name]} for name, (p, c) in ends.items()}

@@ -16,7 +16,9 @@ import numpy as np
 import optax
 
 from jaxalign import objectives
-from jaxalign.experiments import bandit, many_seeds, results
+from jaxalign.experiments import bandit
+from jaxalign.experiments.parts import many_seeds, results
+from jaxalign.experiments.parts.until import Stop, never, until
 from jaxalign.objectives.families import kl_estimates
 from jaxalign.rollout import advantages
 from jaxalign.training import reference, step
@@ -137,7 +139,16 @@ METHODS = {
 }
 
 
-def run(workdir: Path, *, seeds: int = 5, rollouts: int = 200, texts: int = 256, learning_rate: float = 0.05, first_seed: int = 0) -> dict:
+def run(
+    workdir: Path,
+    stop: Stop = never,
+    *,
+    seeds: int = 5,
+    rollouts: int = 200,
+    texts: int = 256,
+    learning_rate: float = 0.05,
+    first_seed: int = 0,
+) -> dict:
     """world -> {"optimum", method -> {"share": of the best gain, by seed, "reward", "kl", "curve"}}; written into workdir too.
 
     The share is (J - J of the reference) / (J of the optimum - J of the reference) with J = E[R] - beta KL, exact.
@@ -154,7 +165,7 @@ def run(workdir: Path, *, seeds: int = 5, rollouts: int = 200, texts: int = 256,
         for title, world in worlds().items():
             start, best = float(world.value(jnp.asarray(world.reference)[None])[0][0]), world.optimum()[1]
             found[title] = {"start": start, "optimum": best, "beta": world.beta}
-            for name, method in METHODS.items():
+            for name, method in until(stop, METHODS.items()):
                 curve = train(world, method, **length, learning_rate=learning_rate, first_seed=first_seed)
                 found[title][name] = _summary(curve, world.beta, start, best)
             rows = [[name, *_cells(one)] for name, one in found[title].items() if name in METHODS]

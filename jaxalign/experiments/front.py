@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxalign.experiments import results
+from jaxalign.experiments.parts import results
+from jaxalign.experiments.parts.until import Stop, never, until
 from jaxalign.reports import log, pareto
 
 
-def run(workdir: Path, *, methods: dict, x: str, y: str, corner: tuple, kl: tuple = ()) -> dict:
+def run(workdir: Path, stop: Stop = never, *, methods: dict, x: str, y: str, corner: tuple, kl: tuple = ()) -> dict:
     """method -> {"points": [stage, x, y], "front": stages on it, "hypervolume"}; written into workdir too.
 
     Args:
@@ -23,7 +24,7 @@ def run(workdir: Path, *, methods: dict, x: str, y: str, corner: tuple, kl: tupl
     """
     workdir = Path(workdir)
     found, rows = {}, []
-    for name, stages in methods.items():
+    for name, stages in until(stop, methods.items()):
         points = [(stage, *(_last(workdir.parent / stage, metric) for metric in (x, y))) for stage in stages]
         places = np.array([point[1:] for point in points])
         on = [points[i][0] for i in pareto.pareto_front(places)]

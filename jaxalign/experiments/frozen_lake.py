@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import objectives
-from jaxalign.experiments import many_seeds, results
-from jaxalign.experiments.grids import GRIDS, Grid
+from jaxalign.experiments.parts import many_seeds, results
+from jaxalign.experiments.parts.grids import GRIDS, Grid
+from jaxalign.experiments.parts.until import Stop, never, until
 from jaxalign.training import forward as forwards
 from jaxalign.types import Batch, Outputs
 
@@ -36,7 +37,9 @@ STARTS = {  # heading -> (map, whether the start is first fitted to the worse wa
 }
 
 
-def run(workdir: Path, *, seeds: int = 50, steps: int = 1000, learning_rate: float = 3e-3, first_seed: int = 0) -> dict:
+def run(
+    workdir: Path, stop: Stop = never, *, seeds: int = 50, steps: int = 1000, learning_rate: float = 3e-3, first_seed: int = 0
+) -> dict:
     """heading -> method -> {"scores": {step: mean}, "difference": to SFT, "standard_error": its own}; written into workdir too.
 
     Args:
@@ -48,7 +51,7 @@ def run(workdir: Path, *, seeds: int = 50, steps: int = 1000, learning_rate: flo
     at = sorted({0, *(round(steps * share) for share in (0.03, 0.1, 0.3, 1.0))})
     found = {}
     with many_seeds.one_device():
-        for heading, (name, fitted) in STARTS.items():
+        for heading, (name, fitted) in until(stop, STARTS.items()):
             found[heading] = _compare(GRIDS[name], seeds, at, learning_rate, first_seed, fitted)
     summary = {heading: {method: _summary(scores, every["SFT"]) for method, scores in every.items()} for heading, every in found.items()}
     columns = ["method", *(f"step {step}" for step in at), "to SFT (se)"]

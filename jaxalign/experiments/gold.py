@@ -10,15 +10,25 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxalign.experiments import many_seeds, results
 from jaxalign.experiments.goldbench import cells as bench
 from jaxalign.experiments.goldbench import fronts, golds, methods, report, world
+from jaxalign.experiments.parts import many_seeds, results
+from jaxalign.experiments.parts.until import Stop, never, until
 
 BEST_OF = (2, 4, 8, 16)
 BEST_PROMPTS = 128
 
 
-def run(workdir: Path, *, cells: tuple, seeds: int = 3, first_seed: int = 0, steps: int = 30, base: str | None = None) -> dict:
+def run(
+    workdir: Path,
+    stop: Stop = never,
+    *,
+    cells: tuple,
+    seeds: int = 3,
+    first_seed: int = 0,
+    steps: int = 30,
+    base: str | None = None,
+) -> dict:
     """{"cells": what was measured of each, "bases", "best_of"}; written into workdir too, each cell into a file as soon as it is measured.
 
     Args:
@@ -41,7 +51,7 @@ def run(workdir: Path, *, cells: tuple, seeds: int = 3, first_seed: int = 0, ste
         best = _kept(workdir / "best_of.json", whole | {"n": [*BEST_OF], "prompts": BEST_PROMPTS}, lambda: best_of(made))
         bases = [_kept(workdir / "cells" / f"base_{seed}.json", whole, lambda seed=seed: made.base(seed)) for seed in _seeds(wanted)]
         measured = []
-        for number, cell in enumerate(wanted, 1):
+        for number, cell in enumerate(until(stop, wanted), 1):
             measured.append(_kept(files[cell], made.depends(cell.method), lambda cell=cell: made.run(cell)))
             gold, kl = measured[-1][report.gold_of(cell.feedback)][0], measured[-1]["kl"][0]
             print(f"gold: {number} of {len(wanted)}: {cell.name}: gold {gold:.3f} at KL {kl:.2f}", flush=True)

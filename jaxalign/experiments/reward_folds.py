@@ -22,8 +22,10 @@ from jaxalign import objectives
 from jaxalign.data.prepared import prepare
 from jaxalign.data.rows import memory, store
 from jaxalign.data.text import tokenizer as tokenizers
-from jaxalign.experiments import arithmetic, many_seeds, readings, results
-from jaxalign.experiments.readings import SHARES, Reading
+from jaxalign.experiments import arithmetic
+from jaxalign.experiments.parts import many_seeds, readings, results
+from jaxalign.experiments.parts.readings import SHARES, Reading
+from jaxalign.experiments.parts.until import Stop, never, until
 from jaxalign.models import model as models
 from jaxalign.scoring import goal, rules, scorer, votes
 from jaxalign.training.sources import Source
@@ -42,6 +44,7 @@ class Judged(NamedTuple):
 
 def run(
     workdir: Path,
+    stop: Stop = never,
     *,
     sources: Sequence[Mapping],
     language: Sequence[Mapping] = (),
@@ -83,14 +86,13 @@ def run(
     folds = [[one for one in judged if _fold(one, seeds) == seed] for seed in range(seeds)]
     mean = np.mean([len(one.prompt) + sum(map(len, one.answers)) for one in judged])  # batches of all folds have one shape
     training = {"rows": rows, "row_tokens": row_tokens, "places": max(1, int(row_tokens / mean)), "model": model}
-    read_by: dict[str, list[Reading]] = {arm: [] for arm in ARMS}
-    start: dict = {}
+    read_by, start = {arm: list[Reading]() for arm in ARMS}, {}
     with many_seeds.one_device():
         for seed, held_out in enumerate(folds):
             others = [one for fold in folds if fold is not held_out for one in fold]
             if not (start and read):  # what it reads does not depend on the fold
                 start = _language(read or others, seed, steps=language_steps, learning_rate=language_rate, **training)
-            for arm, objective in ARMS.items():
+            for arm, objective in until(stop, ARMS.items()):
                 reading = _of_arm(objective, start, others, held_out, seed, epochs=epochs, learning_rate=learning_rate, **training)
                 read_by[arm].append(reading)
                 said = f"AUROC {votes.auroc(reading.rewards[:, -1], reading.right):.3f} of {len(reading.right):,} answers"

@@ -22,9 +22,10 @@ import optax
 from jaxalign import objectives
 from jaxalign.evaluators.hacking import Curve
 from jaxalign.evaluators.sequence_kl import SequenceKL
-from jaxalign.experiments import hacking_tables, many_seeds, tiny_decoder
-from jaxalign.experiments.tiny_decoder import Size
-from jaxalign.experiments.topics import Language
+from jaxalign.experiments.parts import hacking_tables, many_seeds, tiny_decoder
+from jaxalign.experiments.parts.tiny_decoder import Size
+from jaxalign.experiments.parts.topics import Language
+from jaxalign.experiments.parts.until import Stop, check, never
 from jaxalign.training import reference, step
 from jaxalign.types import Batch
 
@@ -63,7 +64,15 @@ MAIN = tuple(ARMS)[:5]
 
 
 def run(
-    workdir: Path, *, seeds: int = 3, first_seed: int = 0, steps: int = 2400, every: int = 200, arms: tuple = MAIN, workers: int = 2
+    workdir: Path,
+    stop: Stop = never,
+    *,
+    seeds: int = 3,
+    first_seed: int = 0,
+    steps: int = 2400,
+    every: int = 200,
+    arms: tuple = MAIN,
+    workers: int = 2,
 ) -> dict:
     """{"golden_final": arm -> mean over seeds, "seeds": seed -> arm -> curves and what `hacking_tables.summary` gives}; in workdir too.
 
@@ -82,7 +91,13 @@ def run(
     with ThreadPoolExecutor(workers) as pool:
         worlds = list(pool.map(World.learned, range(first_seed, first_seed + seeds)))
         cells = [(world, name) for name in sorted(arms, key=lambda name: ARMS[name].source == "fixed") for world in worlds]
-        curves = list(pool.map(lambda cell: cell[0].distilled(cell[1], at, folder / f"{cell[0].seed}-{cell[1]}.json"), cells))
+
+        def curve(cell) -> Curve:
+            check(stop)
+            world, name = cell
+            return world.distilled(name, at, folder / f"{world.seed}-{name}.json")
+
+        curves = list(pool.map(curve, cells))
     found: dict = {str(world.seed): {"start": world.start} for world in worlds}
     for (world, name), curve in zip(cells, curves, strict=True):
         found[str(world.seed)][name] = hacking_tables.summary(curve)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import objectives
-from jaxalign.experiments import many_seeds, results
+from jaxalign.experiments.parts import many_seeds, results
+from jaxalign.experiments.parts.until import Stop, never, until
 from jaxalign.types import Batch, Outputs
 
 LETTERS, LENGTH, EMBEDDING, HIDDEN = 3, 3, 8, 16
@@ -34,7 +35,14 @@ POINTS = 20  # of each curve
 
 
 def run(
-    workdir: Path, *, seeds: int = 200, steps: int = 2000, beta: float = 0.1, learning_rate: float = 1e-3, first_seed: int = 0
+    workdir: Path,
+    stop: Stop = never,
+    *,
+    seeds: int = 200,
+    steps: int = 2000,
+    beta: float = 0.1,
+    learning_rate: float = 1e-3,
+    first_seed: int = 0,
 ) -> dict:
     """data -> rule -> {"chosen", "rejected", "out_of_data": mean probabilities at the end, "curves": over the steps}; also in workdir.
 
@@ -54,7 +62,7 @@ def run(
         for name, pairs in PAIRS.items():
             data = many_seeds.batch(pairs, seeds=seeds, paired=True)
             measured = {}
-            for title, (rule, options) in RULES.items():
+            for title, (rule, options) in until(stop, RULES.items()):
                 optimizer = many_seeds.adam(seeds, learning_rate=learning_rate)
                 measured[title] = many_seeds.train(
                     forward, params, data, objectives.bind("dpo", beta=beta), optimizer,

@@ -141,7 +141,7 @@ class Bench:
 
         reward = online.utilities(judge, gold, seed=cell.seed)
         look, draw = world.look(self._model(method)), self._sampler(method.samples)
-        return online.source(self.world, method, draw, look, reward, seed=cell.seed)
+        return online.source(self.world, method, draw, look, reward, steps=self.steps, seed=cell.seed)
 
     def _sampler(self, lanes: int) -> Sampler:
         """The sampler with so many lanes for each prompt."""

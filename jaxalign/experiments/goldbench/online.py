@@ -49,7 +49,7 @@ def layout(kind: str, *, samples: int, mismatched: bool) -> Layout:
     )
 
 
-def source(made: world.World, method: Method, draw: Sampler, look: Callable, reward: Callable, *, seed: int):
+def source(made: world.World, method: Method, draw: Sampler, look: Callable, reward: Callable, *, steps: int, seed: int):
     """(the source of batches, what the state carries): windows of EVERY steps of fresh samples.
 
     Args:
@@ -58,6 +58,7 @@ def source(made: world.World, method: Method, draw: Sampler, look: Callable, rew
       draw: a sampler, of whose lanes a prompt has one for each sample.
       look: the forward pass of its model.
       reward: (prompts, texts) -> float64[n], NaN for what is not trained.
+      steps: of the training.
       seed: of prompts and samples.
     """
     kind = FEEDBACK[method.online]
@@ -76,7 +77,8 @@ def source(made: world.World, method: Method, draw: Sampler, look: Callable, rew
         speaker=lambda state: models.without_head(state.trainable),
         look=step.make_rollout_look(look, metrics.kl, compute),
         finish=finish,
-        share=1.0,
+        share=(1.0, None),
+        steps=steps,
         seed=seed,
     )
     return rollouts, Rollouts.carried(plan, EVERY)

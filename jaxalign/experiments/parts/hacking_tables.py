@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxalign.evaluators.hacking import Curve, smoothed
-from jaxalign.experiments import results
+from jaxalign.experiments.parts import results
 
 EARLY, LATE = (1 / 24, 1 / 6), (1 / 3, 1)  # shares of the steps between which the slopes of the proxy are fitted
 WINDOW = 1  # points of the smoothing before flags are raised: measurements are 200 steps apart, on the same texts
