@@ -26,7 +26,8 @@ OF_TRAINING = ("keep_best", "best_metric", "wandb")  # keys of train that an eva
 OF_DRAWS = ("data.sampling", "data.sampling_column", "data.rollout")
 OF_STEPS = ("train", "optimizer", "batch.gradient_accumulation_steps", *OF_DRAWS)  # what steps alone read
 # What an evaluation of a run takes from its checkpoint. The first is read where the checkpoint does not hold the start of the run.
-OF_CHECKPOINT = tuple(f"model.{key}" for key in ("checkpoint", "preset", "config", "value_head", "reward_head", "critic", "trainable"))
+OF_MODEL = ("checkpoint", "preset", "config", "value_head", "reward_head", "critic", "trainable", "lora")
+OF_CHECKPOINT = tuple(f"model.{key}" for key in OF_MODEL)
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of a run or of one of its stages"}),
     ("--stage", {"help": "which stage of the run, or of the config"}),
@@ -231,20 +232,21 @@ def _states(subject, functions):
     import jax
     import jax.numpy as jnp
 
-    from jaxalign.config import build, evaluations, teacher
+    from jaxalign.config import apart, build, evaluations
     from jaxalign.training import checkpoint
     from jaxalign.training.runs import CheckpointError
 
     cfg, model = subject.cfg, subject.model
     if isinstance(subject.weights, str):
-        start = teacher.seated(cfg, functions.init_state(build.params(cfg, model)))
+        start = apart.seated(cfg, model, functions.init_state(build.params(cfg, model)))
         yield "before", start
         state = functions.init_state(build.params(_with_checkpoint(cfg, subject.weights), model))
         yield "after", state.replace(reference=start.reference, initial=start.initial)
         return
     workdir, step = subject.weights
     try:
-        state = teacher.seated(cfg, checkpoint.restore(workdir, build.abstract_state(model, functions.init_state), step))
+        abstract = apart.left_out(cfg, model, build.abstract_state(model, functions.init_state))
+        state = apart.seated(cfg, model, checkpoint.restore(workdir, abstract, step))
     except CheckpointError as error:
         if not subject.typed:
             raise
@@ -256,7 +258,7 @@ def _states(subject, functions):
         yield "before", state.replace(trainable=first, step=jnp.zeros_like(state.step), statistics=nothing_seen)
     else:
         try:
-            start = teacher.seated(cfg, functions.init_state(build.params(cfg, model)))
+            start = apart.seated(cfg, model, functions.init_state(build.params(cfg, model)))
         except (ValueError, OSError) as error:
             print(f"What the run started from is not there any more: {error}", file=sys.stderr)
         else:

@@ -26,12 +26,12 @@ def _export(arguments):
     import jax  # here, so that --help is fast
 
     from jaxalign import sharding
-    from jaxalign.training import exports, runs
+    from jaxalign.training import exports, runs, sources
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
         step = runs.chosen(given.workdir, runs.parse_step(given.step, given.workdir))
-        model, params, _ = runs.restore_params(given.workdir, step)
+        model, params, _ = sources.restore_params(given.workdir, step)
         exports.write(given.out, model, params, workdir=given.workdir, step=step, dtype=given.dtype)
     print(f"wrote {given.out} ({model.config.family}, {given.dtype}, step {step})")
 

@@ -22,6 +22,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
     "layers": (),
+    "rank": (),  # of adapters
     None: (),
 }
 

@@ -150,11 +150,11 @@ def _sets(cfg, objective, model):
 
 def _begin(cfg, model, made, saved, start: int, lengths, prepared: list[str], workdir: Path):
     """(state, whether the held-out metrics of this step are known): from the checkpoint of step `start`, or of a run that starts."""
-    from jaxalign.config import build, teacher
+    from jaxalign.config import apart, build
     from jaxalign.config.resume import check_same_data
 
     if not start:
-        return teacher.seated(cfg, made.init_state(build.params(cfg, model))), False
+        return apart.seated(cfg, model, made.init_state(build.params(cfg, model))), False
     if start > lengths.total:
         raise ValueError(
             f"{workdir} holds step {start}, beyond the {lengths.total} steps that are asked for; make train.extend_* longer, or choose "
@@ -162,8 +162,8 @@ def _begin(cfg, model, made, saved, start: int, lengths, prepared: list[str], wo
         )
     before = saved.read_run(start)
     check_same_data(before["data"]["prepared"], prepared, workdir)
-    state = saved.restore(build.abstract_state(model, made.init_state), start)
-    return teacher.seated(cfg, state), before["metrics"] is not None
+    state = saved.restore(apart.left_out(cfg, model, build.abstract_state(model, made.init_state)), start)
+    return apart.seated(cfg, model, state), before["metrics"] is not None
 
 
 @dataclasses.dataclass
@@ -259,14 +259,14 @@ def _flush(run: Loop, pending: list, meter) -> None:
 
 
 def _save(run: Loop, state, step: int, held_out_metrics) -> None:
-    from jaxalign.config import build, teacher
+    from jaxalign.config import apart, build
     from jaxalign.training import checkpoint
 
     tokenizer = build.tokenizer_folder(run.cfg)
     contents = {"prepared": run.prepared, "tokenizer_files": run.tokenizer, **run.hashes}
     record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, **contents)
     run.log.flush()  # the lines of what is saved are on disk before it is
-    run.saved.save(teacher.left_out(run.cfg, state), step=step, run=record, metrics=held_out_metrics)
+    run.saved.save(apart.left_out(run.cfg, run.model, state), step=step, run=record, metrics=held_out_metrics)
 
 
 def _is_due(step: int, every: int, total: int) -> bool:

@@ -39,10 +39,12 @@ class Case(NamedTuple):
 
     name: str
     decoder: bool = False
+    lora: bool = False  # the decoder rests, and its adapters are trained
     hparams: tuple = ()  # (name, value)
 
     def __str__(self):
-        return "-".join([self.name, *(str(value) for _, value in self.hparams), *(["decoder"] if self.decoder else [])])
+        kinds = [kind for kind in ("decoder", "lora") if getattr(self, kind)]
+        return "-".join([self.name, *(str(value) for _, value in self.hparams), *kinds])
 
     @property
     def bound(self):
@@ -56,23 +58,25 @@ class Case(NamedTuple):
 @functools.cache
 def compiled(case, microbatches):
     kind = case.bound.forward
-    look = toys.looks(kind) if case.decoder else light.FORWARDS[kind]
+    look = toys.looks(kind, lora=case.lora) if case.decoder else light.FORWARDS[kind]
     rule = reference.RULES["frozen" if "reference" in case.reads else "none"].bind()
     return step.make_train_step(look, case.bound, rule, toys.keep_gradient(), optax.constant_schedule(0.1), microbatches=microbatches)
 
 
 def start(case):
-    """The state before the step: policy and reference differ, and where only the value head is trained the rest is frozen."""
-    draw = toys.headed_params if case.decoder else light.params
+    """The state before the step: policy and reference differ, and where only a head or adapters are trained the rest is frozen."""
+    draw = functools.partial(toys.headed_params, lora=case.lora) if case.decoder else light.params
+    trained = next(((head,) for head in ("value_head", "reward_head") if f"{head}_alone" in case.reads), None)
+    trained = (toys.models.LORA, *toys.models.HEADS) if case.lora else trained
     state = step.init_state(
         draw(0),
         toys.keep_gradient(),
         rule=reference.RULES["frozen" if "reference" in case.reads else "none"],
         seed=0,
-        trained=next(((head,) for head in ("value_head", "reward_head") if f"{head}_alone" in case.reads), None),
+        trained=trained,
         statistics=case.bound.statistics_names,
     )
-    return state if state.reference is None else state.replace(reference=draw(1))
+    return state if state.reference is None else state.replace(reference={key: draw(1)[key] for key in state.reference})
 
 
 @functools.cache
@@ -112,7 +116,7 @@ def assert_same(ours, theirs):
 
 CASES = [
     *[Case(name) for name in toys.OBJECTIVES],
-    *[Case(name, decoder=True) for name in DECODED],
+    *[Case(name, decoder=True, lora=lora) for name in DECODED for lora in (False, True)],
     *[Case("una", hparams=(("offset", offset),)) for offset in ("ema", "kl_batch", "value_head")],
     Case("goal_reward", hparams=(("reduction", "log_of_batch_mean"),)),
 ]

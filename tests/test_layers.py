@@ -48,7 +48,8 @@ COMMANDS = {  # they import rooms, and no other command
 JIT = {  # of hf: a tensor; of experiments: many steps of a tiny model in one call, and what draws and judges texts
     "experiments.enumerable",
     "experiments.teacher_hacking",
-    *("training.step", "rollout.source", "scoring.scorer", "scoring.goal", "sampling.sampler", "models.model", "hf.load", "hf.save")
+    *("training.step", "rollout.source", "scoring.scorer", "scoring.goal", "sampling.sampler", "hf.load", "hf.save"),
+    *("models.draw", "models.merge"),
 }
 FILE_LINES, OBJECTIVE_LINES, FUNCTION_LINES = 300, 80, 60
 

@@ -14,6 +14,7 @@ from jaxalign.data.rows import pack
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.heads import ValueHeadConfig
+from jaxalign.models.lora import LoraConfig
 import jaxalign.objectives
 from jaxalign.training import forward, reference, step
 from jaxalign.types import Batch
@@ -28,6 +29,7 @@ CONFIG = ModelConfig(
     family="qwen3", vocab_size=61, width=32, layers=2, heads=8, kv_heads=4, head_dim=4, mlp_width=48, max_positions=256,
     norm_eps=1e-5, qkv_bias=True, qk_norm=True,
 )  # fmt: skip
+LORA = LoraConfig(rank=3, alpha=2.0)
 
 
 @functools.cache
@@ -115,23 +117,24 @@ def objective(name: str):
 
 
 @functools.cache
-def headed_model() -> models.Model:
-    """The model of CONFIG with a value head, a reward head and a critic."""
-    return models.build(CONFIG, ValueHeadConfig(heads=4), "linear", critic="linear")
+def headed_model(*, lora: bool = False) -> models.Model:
+    """The model of CONFIG with a value head, a reward head and a critic, and with adapters of LORA."""
+    return models.build(CONFIG, ValueHeadConfig(heads=4), "linear", critic="linear", lora=LORA if lora else None)
 
 
-def headed_params(seed: int) -> dict:
+def headed_params(seed: int, *, lora: bool = False) -> dict:
     """Random parameters of `headed_model` on the mesh in scope."""
-    built, draw = headed_model(), np.random.default_rng(seed + 100)
-    heads = {name: jax.tree.map(lambda shape: 0.3 * draw.standard_normal(shape.shape), built.shapes[name]) for name in models.HEADS}
+    built, draw = headed_model(lora=lora), np.random.default_rng(seed + 100)
+    added = [name for name in (*models.HEADS, models.LORA) if name in built.shapes]
+    heads = {name: jax.tree.map(lambda shape: 0.3 * draw.standard_normal(shape.shape), built.shapes[name]) for name in added}
     values = {**params(seed), **heads}
     return jax.tree.map(lambda x, p: jax.device_put(x.astype(np.float32), sharding.named(p)), values, models.shardings(built))
 
 
-def looks(kind: str):
+def looks(kind: str, *, lora: bool = False):
     """A forward of the headed model, by its name."""
     options = {"train_embeddings": True, "mixing": 0.3} if kind == "two_pass" else {}
-    return functools.partial(forward.FORWARDS[kind], headed_model(), dtype=jnp.float32, remat="none", attention="xla", **options)
+    return functools.partial(forward.FORWARDS[kind], headed_model(lora=lora), dtype=jnp.float32, remat="none", attention="xla", **options)
 
 
 def statistics(name: str) -> tuple[str, ...]:

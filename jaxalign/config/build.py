@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxalign import manifest, objectives, sharding
 from jaxalign.config import functions as functions_of
-from jaxalign.config import teacher
+from jaxalign.config import lora, teacher
 from jaxalign.config.durations import Durations
 from jaxalign.config.functions import options
 from jaxalign.data.rows import store
@@ -31,7 +31,7 @@ from jaxalign.models.config import ModelConfig
 from jaxalign.models.features import FeatureHeadConfig, head_of
 from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.rollout import source
-from jaxalign.training import checkpoint, forward, metrics, optim, reference, step
+from jaxalign.training import checkpoint, forward, metrics, optim, reference, runs, step
 from jaxalign.training.sources import Source
 from jaxalign.types import TrainState
 
@@ -144,15 +144,15 @@ def model(cfg: ConfigDict) -> models.Model:
     if _without_logps(cfg):
         config = dataclasses.replace(config, tied=True)
     rule.choose(cfg.model.attention, config.head_dim)
-    return models.build(config, head, reward_head(cfg), critic=cfg.model.critic)
+    return models.build(config, head, reward_head(cfg), critic=cfg.model.critic, **lora.stored(cfg))
 
 
 def params(cfg: ConfigDict, built: models.Model):
-    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as those of heads that it lacks."""
+    """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as those of heads and adapters."""
     if cfg.model.checkpoint is not None:
         source, config, new = Source(cfg.model.checkpoint), model_config(cfg), gained(cfg)
         critic = source.critic if source.critic == cfg.model.critic else None
-        named = models.build(config, reward_head=source.reward_head, critic=critic)
+        named = models.build(config, reward_head=source.reward_head, critic=critic, base_dtype=built.base_dtype)
         loaded = {name: tree for name, tree in source.load(named).items() if name in built.shapes}
         loaded = loaded if new is None else vocabulary.grow(loaded, named, built, new)
         return {**models.init_heads(built, jax.random.key(cfg.seed)), **loaded}
@@ -196,7 +196,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
     seed = {"seed": cfg.seed} if "seed" in hparams_of(kind) else {}
     look = partial(kind, built, **whole, **seed, **options(cfg, "forward"))
     rule = reference.RULES[cfg.reference.rule]
-    trained = None if cfg.model.trainable == "all" else (cfg.model.trainable,)
+    trained = runs.trained(cfg.model, built)
     schedule = learning_rate(cfg, lengths)
     axes = decaying_axes(cfg, built)
     optimizer = optim.make_optimizer(
@@ -216,6 +216,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         seed=cfg.seed,
         keep_initial=cfg.reference.keep_initial and _measures(cfg),
         trained=trained,
+        silent=(models.LORA,),
         statistics=objective.statistics_names,
         source=carried,
     )
@@ -283,7 +284,7 @@ def decaying_axes(cfg: ConfigDict, built: models.Model) -> dict:
 
 
 def abstract_state(built: models.Model, init_state) -> TrainState:
-    """The train state as shapes on the mesh in scope."""
+    """The train state as shapes on the mesh in scope, with the base of adapters and without a teacher."""
     return checkpoint.abstract_like(jax.eval_shape(init_state, abstract_params(built)))
 
 

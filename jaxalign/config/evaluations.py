@@ -128,7 +128,7 @@ def _speaking(cfg, model, sets, tell, *, judging) -> Speaking:
     asked = fixed_prompts.chosen(rows, speaker, counts, limit=spec["limit"], most_tokens=room)
     if counts.rules:
         tell([f"prompts of eval.generate: {counts.lines()[0]}", *counts.lines()[1:]])
-    decoder = models.build(model.config)
+    decoder = models.decoder(model)
     for reward in judging.rewards.values():
         reward.check([one.columns for one in asked])
     if judging.compare:

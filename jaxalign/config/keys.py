@@ -10,11 +10,13 @@ import textwrap
 from typing import Any, NamedTuple, get_args
 
 from jaxalign.config import functions
+from jaxalign.config.lora import LORA
 from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, HELP_OF_DURATIONS, ROLLOUT, SCHEMA, SECTIONS, SOURCE, Field, units
 from jaxalign.hparams import REQUIRED, hparams_of, meanings_of
 from jaxalign.suggest import meant
 
 NESTED = {  # sections below a key
+    "model.lora": LORA,
     "data.train": SOURCE,
     "data.computed.NAME": COLUMN,
     "data.rollout": ROLLOUT,
@@ -22,6 +24,7 @@ NESTED = {  # sections below a key
 }
 OF_FEEDBACK = "data.rollout."  # what stands before the name of a feedback
 BELOW = {
+    "model.lora": "low-rank adapters, which are trained in the place of the model's own weights",
     "data.train": "a source of rows; data.train may be a tuple of them",
     "data.eval": "a source of rows that are held out; data.eval may be a dict of them by name",
     "data.computed.NAME": "a column that a model computes",

@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 from jaxalign.config import build, stored, teacher
 from jaxalign.config.schema import units
 from jaxalign.models import model as models
-from jaxalign.training import runs
+from jaxalign.training import runs, sources
 from jaxalign.training.checkpoint import Checkpoints
 
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
 FREE_TO_CHANGE = (
     "mesh", "batch.gradient_accumulation_steps", "model.attention", "model.remat",
+    "model.lora.base_dtype",  # what it comes to is compared
     "model.checkpoint", "model.tokenizer", "reference.checkpoint",  # paths: what they hold is compared by content
     "data.row_tokens",  # None fits it to the rows, which are compared by content
     "data.computed", "data.rollout.places", "data.processes", "data.prepared_dir", "eval",
@@ -36,6 +37,7 @@ def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Check
         before = saved.read_run(start)
         check_same_run(before["config"], cfg.to_dict(), workdir)
         check_same_model(before, runs.model_record(model.config), weights, workdir)
+        check_base(before, model, weights, workdir)
     else:
         build.check_weights(cfg)
     taught = teacher.settle(cfg, model, build.renderer(cfg).tokenizer)
@@ -101,6 +103,18 @@ def check_same_model(before: dict, model: dict, weights: str | None, workdir) ->
         raise ValueError(
             f"{workdir} holds a run that started from other weights: model.checkpoint was {before['config']['model']['checkpoint']!r} "
             f"with content {started}, and the present one has {weights}. Choose a new --workdir to start from these, or go back to those."
+        )
+
+
+def check_base(before: dict, model: models.Model, weights: str | None, workdir) -> None:
+    """Raises ValueError where a run with adapters is continued on another base, or on one that is stored in another type."""
+    if model.lora is None:
+        return
+    sources.check_base(before, weights, workdir)
+    if (was := before["base_dtype"]) != model.base_dtype:
+        raise ValueError(
+            f"{workdir} holds adapters on weights that were stored as {was}, and here they would be stored as {model.base_dtype}; set "
+            f"model.lora.base_dtype={was!r}."
         )
 
 

@@ -175,7 +175,7 @@ def _prompts_per_step(cfg, spec, longest, mismatched) -> int:
 def _sampler(cfg, spec, model, speaker, prompts: int) -> Sampler:
     places = min(spec["places"], prompts)
     return Sampler(
-        models.build(model.config),
+        models.decoder(model),
         law=law.of(spec),
         stopping=Stopping(spec["max_new_tokens"], ids=speaker.stop_ids, strings=tuple(spec["stop"])),
         seed=0,

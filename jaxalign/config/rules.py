@@ -6,7 +6,7 @@ Options of objectives, forwards, optimizers and reference rules are the keyword 
 from collections.abc import Collection
 import importlib.util
 
-from jaxalign.config import columns, functions, idle, rollout_rules, trace
+from jaxalign.config import columns, functions, idle, lora, rollout_rules, trace
 from jaxalign.config.schema import SCHEMA, SOURCE, named_sets, units
 from jaxalign.hparams import hparams_of
 
@@ -277,6 +277,7 @@ RULES = (  # (rule, the sections that it reads)
     (columns.check, ("data",)),
     (_batch_rule, ("batch",)),
     (_model_rule, ("model",)),
+    (lora.check, ("model", "data", "reference")),
     (_data_rule, ("data",)),
     (_optimizer_rule, ("optimizer",)),
     (_mesh_rule, ("mesh",)),

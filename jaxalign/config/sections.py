@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import math
 from typing import Any
 
+from jaxalign.config.lora import LORA
 from jaxalign.config.other_names import called_here
 from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, LARGEST, ROLLOUT, SCHEMA, SOURCE, Field, named_sets, units
 from jaxalign.hparams import REQUIRED
@@ -27,6 +28,8 @@ def check(given: Mapping) -> tuple[dict[str, Any], Problems]:
     for key, field in SCHEMA.items():
         found = problems[key]
         resolved[key] = _subsection(given, key, field, found) if isinstance(field, dict) else _value(given, key, field, "", found)
+    if isinstance(lora := resolved["model"]["lora"], Mapping):
+        resolved["model"]["lora"] = _section(lora, LORA, "model.lora.", problems["model"])
     _check_sources(resolved["data"], problems["data"])
     _check_columns(resolved["data"], problems["data"])
     _check_eval(resolved["eval"], problems["eval"])

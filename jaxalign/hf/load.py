@@ -58,7 +58,9 @@ def check(folder: str | Path, model: models.Model) -> None:
 
 
 def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
-    """The parameters of the folder's checkpoint as float32, in their shards on the mesh in scope; a value head is not among them.
+    """The parameters of the folder's checkpoint, stored as the model stores them, in their shards on the mesh in scope.
+
+    A value head is not among them.
 
     A reward head is where the model has one.
 
@@ -78,7 +80,7 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
                 "or their training diverged. Choose another checkpoint."
             )
         for (path, _), piece in zip(tensor.leaves, names.to_leaves(tensor, array, model.config), strict=True):
-            parent, axes = _parent(params, path), _at(model.axes, path)
+            parent, axes, piece = _parent(params, path), _at(model.axes, path), piece.astype(_at(model.shapes, path).dtype)
             if tensor.layer is None:
                 parent[path[-1]] = put(piece, axes)
             else:
@@ -174,7 +176,7 @@ def _check_tied(folder: str | Path, stored: dict[str, Stored], wanted: list[name
 
 def _allocate(model: models.Model) -> dict[str, Any]:
     """Zeros for the stacked leaves, in their shards; leaves that are read whole stay out."""
-    stacked = jax.tree.map(lambda shape, axes: _zeros(shape.shape, axes), model.shapes["layers"], model.axes["layers"])
+    stacked = jax.tree.map(lambda shape, axes: _zeros(shape.shape, axes, shape.dtype), model.shapes["layers"], model.axes["layers"])
     return {**{name: {} for name in models.without_head(model.shapes)}, "layers": stacked}
 
 
@@ -184,9 +186,9 @@ def _parent(tree: dict, path: names.Path) -> dict:
     return tree
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _zeros(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> jax.Array:
-    return jnp.zeros(shape, jnp.float32, out_sharding=sharding.spec(*axes, shape=shape))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _zeros(shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: jnp.dtype) -> jax.Array:
+    return jnp.zeros(shape, dtype, out_sharding=sharding.spec(*axes, shape=shape))
 
 
 def put(array: np.ndarray, axes: tuple[str | None, ...]) -> jax.Array:

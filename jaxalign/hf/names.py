@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxalign.hf import classifiers
 from jaxalign.models.config import ModelConfig
-from jaxalign.models.model import CRITIC, REWARD_HEAD, VALUE_HEAD, Model
+from jaxalign.models.model import CRITIC, LORA, REWARD_HEAD, VALUE_HEAD, Model
 
 Path = tuple[str, ...]
 
@@ -41,12 +41,12 @@ def head(config: ModelConfig) -> str:
 
 
 def tensors(model: Model) -> list[Tensor]:
-    """Every tensor of a checkpoint of this model, layer by layer; a value head or a critic is not among them.
+    """Every tensor of a checkpoint of this model, layer by layer; a value head, a critic or adapters are not among them.
 
     Raises:
       ValueError: a parameter that the family's checkpoints have no name for, as those of a reward head of several layers.
     """
-    left_out = {VALUE_HEAD, CRITIC} | ({"head"} if model.reward_head else set())  # a classifier has no table of output tokens
+    left_out = {VALUE_HEAD, CRITIC, LORA} | ({"head"} if model.reward_head else set())  # a classifier has no table of output tokens
     paths = {path for path, _ in leaves(model.shapes) if path[0] not in left_out}
     rows = [
         Tensor(name, layout, tuple((tuple(path.split(".")), ours) for path, ours in parts))

@@ -11,19 +11,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import sharding
+from jaxalign.models import lora
 from jaxalign.models.config import ModelConfig, RopeScaling
 
 Array = jax.Array
 
 
-def weight(shape: tuple[int, ...], axes: tuple[str | None, ...], *, fill: float = 0.0, std: float = 0.0) -> nnx.Param:
-    """A float32 weight of this shape on these logical axes; random weights start as fill + std * normal."""
-    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, fill=fill, std=std)
+def weight(shape: tuple[int, ...], axes: tuple[str | None, ...], *, fill: float = 0.0, std: float = 0.0, inputs: int = 0) -> nnx.Param:
+    """A float32 weight of this shape on these logical axes; random weights start as fill + std * normal.
+
+    Args:
+      inputs: of the kernel of a linear map, the number of its first axes that are inputs.
+    """
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, fill=fill, std=std, inputs=inputs)
 
 
 def gathered(parameter: nnx.Param, dtype: jnp.dtype) -> Array:
-    """The weight in `dtype`, its "embed" axis whole. The cast stands before the gather, so that the gather moves the narrow type."""
-    return sharding.gather(parameter.get_value().astype(dtype), *parameter.get_metadata()["axes"][-parameter.get_value().ndim :])
+    """The weight in `dtype`, its "embed" axis whole."""
+    return _gathered(parameter.get_value(), parameter.get_metadata()["axes"], dtype)
+
+
+def _gathered(value: Array, axes: tuple[str | None, ...], dtype: jnp.dtype) -> Array:
+    # The cast stands before the gather, so that the gather moves the narrow type.
+    return sharding.gather(value.astype(dtype), *axes[-value.ndim :])
 
 
 def merge_rows(x: Array) -> Array:
@@ -41,7 +51,7 @@ class Linear(nnx.Module):
 
     def __init__(self, inputs, outputs, *, bias: bool, std: float):
         shape, axes = zip(*inputs, *outputs, strict=True)
-        self.kernel = weight(shape, axes, std=std)
+        self.kernel = weight(shape, axes, std=std, inputs=len(inputs))
         self.bias = weight(*(tuple(x) for x in zip(*outputs, strict=True))) if bias else None
         self.contracted = len(inputs)
 
@@ -52,13 +62,24 @@ class Linear(nnx.Module):
 def linear(x: Array, kernel: nnx.Param, bias: nnx.Param | None, *, contracted: int) -> Array:
     """x [N, *inputs] times kernel [*inputs, *outputs] plus bias: [N, *outputs] in x's dtype; `contracted` is the number of inputs.
 
-    The result is split over rows and over the output axes that lie on "tensor"; a sum over inputs on "tensor" is reduced here.
+    The result is split over rows and over the output axes that lie on "tensor"; a sum over inputs on "tensor" is reduced here. An adapter,
+    where the kernel has one, adds scale (x A) B.
     """
-    matrix = gathered(kernel, x.dtype)
+    value, axes = kernel.get_value(), kernel.get_metadata()["axes"]
+    if isinstance(value, lora.Adapted):
+        y = _product(x, _gathered(value.kernel, axes, x.dtype), contracted)
+        narrow = _product(x, _gathered(value.a, (*axes[:contracted], lora.RANK), x.dtype), contracted)
+        added = _product(narrow, _gathered(value.b, (lora.RANK, *axes[contracted:]), x.dtype), 1)
+        y = y + added * jnp.asarray(value.scale, x.dtype)
+    else:
+        y = _product(x, gathered(kernel, x.dtype), contracted)
+    return y if bias is None else y + gathered(bias, x.dtype)
+
+
+def _product(x: Array, matrix: Array, contracted: int) -> Array:
     outputs = jax.typeof(matrix).sharding.spec[contracted:]
     dims = (tuple(range(1, contracted + 1)), tuple(range(contracted)))
-    y = jax.lax.dot_general(x, matrix, (dims, ((), ())), out_sharding=sharding.rows_spec(1) + tuple(outputs))
-    return y if bias is None else y + gathered(bias, x.dtype)
+    return jax.lax.dot_general(x, matrix, (dims, ((), ())), out_sharding=sharding.rows_spec(1) + tuple(outputs))
 
 
 class Norm(nnx.Module):

@@ -1,20 +1,20 @@
 """The facade of `models`: a model is a config, a definition and trees of shapes and axes; everything else takes plain nested dicts.
 
-params is a nested dict of float32 arrays whose decoder layers are stacked on a leading "layers" axis. All functions need a mesh in scope
-(`jax.set_mesh`), except `build`.
+params is a nested dict of arrays whose decoder layers are stacked on a leading "layers" axis: float32, except where `build` is told to
+store the decoder's matrices otherwise. All functions need a mesh in scope (`jax.set_mesh`), except `build`.
 """
 
 from collections.abc import Mapping
 import dataclasses
-import functools
 from typing import Any, NamedTuple
-import zlib
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from jaxalign import sharding
+from jaxalign.models import draw
+from jaxalign.models import lora as adapters
 from jaxalign.models.attention import cached, rule
 from jaxalign.models.config import REWARD_HEADS, ModelConfig
 from jaxalign.models.decoder import Decoder
@@ -26,6 +26,9 @@ VALUE_HEAD = "value_head"  # the top-level key of the params of a model that has
 REWARD_HEAD = "reward_head"  # the same
 CRITIC = "critic"  # the same
 HEADS = (VALUE_HEAD, REWARD_HEAD, CRITIC)
+LORA = adapters.LORA  # the same, of its adapters
+MATRICES = ("kernel", "tokens", "positions")  # names of the decoder's parameters that are neither norms nor biases
+BASE_DTYPES = ("float32", "bfloat16")  # what a decoder's matrices may be stored in
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +44,8 @@ class Model:
     reward_head: nnx.GraphDef | None = None  # of the head that scores responses; its weights are params[REWARD_HEAD]
     critic: nnx.GraphDef | None = None  # of the head that values every token; its weights are params[CRITIC]
     features: FeatureHeadConfig | None = None  # where the reward head reads features of the responses, and no hidden states
+    lora: adapters.LoraConfig | None = None  # of the adapters, whose weights are params[LORA]
+    base_dtype: str = "float32"  # what the decoder's matrices and tables are stored in; norms, biases, heads and adapters are float32
 
 
 def build(
@@ -49,14 +54,22 @@ def build(
     reward_head: str | FeatureHeadConfig | None = None,
     *,
     critic: str | None = None,
+    lora: adapters.LoraConfig | None = None,
+    base_dtype: str = "float32",
 ) -> Model:
     """The model of this config with the heads that are described: a reward head of a kind or on features, a critic of such a kind.
 
     Nothing is allocated.
 
+    Args:
+      lora: of its adapters; None: it has none.
+      base_dtype: one of BASE_DTYPES.
+
     Raises:
-      ValueError: reward_head or critic is none of `config.REWARD_HEADS`.
+      ValueError: reward_head or critic is none of `config.REWARD_HEADS`, base_dtype is none of BASE_DTYPES, or lora targets no linear map.
     """
+    if base_dtype not in BASE_DTYPES:
+        raise ValueError(f"base_dtype {base_dtype!r} is not one of {', '.join(BASE_DTYPES)}.")
     features = reward_head if isinstance(reward_head, FeatureHeadConfig) else None
     if reward_head is not None and features is None and reward_head not in REWARD_HEADS:
         raise ValueError(f"reward head {reward_head!r} is not one of {', '.join(REWARD_HEADS)}.")
@@ -73,15 +86,30 @@ def build(
         if description is not None:
             heads[name], state = nnx.split(nnx.eval_shape(make))
             declarations += [((name, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
-    shapes, axes, starts = {}, {}, {}
+    shapes, axes, starts, kernels = {}, {}, {}, {}
+
+    def declare(path, shape, logical, start, dtype=jnp.float32):
+        _put(shapes, path, jax.ShapeDtypeStruct(shape, dtype))
+        _put(axes, path, logical)
+        _put(starts, path, start)
+
     for path, parameter in declarations:
         declared = parameter.get_metadata()
         stack = path[0] == "layers"
         shape = ((config.layers,) if stack else ()) + parameter.get_value().shape
-        _put(shapes, path, jax.ShapeDtypeStruct(shape, jnp.float32))
-        _put(axes, path, (("layers",) if stack else ()) + declared["axes"])
-        _put(starts, path, (declared["fill"], declared["std"]))
-    return Model(config, definition, shapes, axes, starts, heads[VALUE_HEAD], heads[REWARD_HEAD], heads[CRITIC], features)
+        logical = (("layers",) if stack else ()) + declared["axes"]
+        matrix = path[0] not in HEADS and path[-1] in MATRICES
+        declare(path, shape, logical, (declared["fill"], declared["std"]), jnp.dtype(base_dtype if matrix else jnp.float32))
+        if stack and declared["inputs"]:
+            kernels[path] = shape, logical, declared["inputs"]
+    for path, shape, logical, std in adapters.declared(kernels, lora) if lora else ():
+        declare(path, shape, logical, (0.0, std))
+    return Model(config, definition, shapes, axes, starts, *heads.values(), features, lora, base_dtype)
+
+
+def decoder(model: Model) -> Model:
+    """The model without its heads, with its adapters."""
+    return build(model.config, lora=model.lora, base_dtype=model.base_dtype)
 
 
 def dtype_of(name: str) -> jnp.dtype:
@@ -91,27 +119,23 @@ def dtype_of(name: str) -> jnp.dtype:
 
 
 def without_head(tree: dict[str, Any]) -> dict[str, Any]:
-    """The decoder's part of params, or of a tree of the same keys: what a causal language model's checkpoint holds."""
+    """The decoder's part of params, or of a tree of the same keys: with adapters what a causal language model's checkpoint holds."""
     return {name: subtree for name, subtree in tree.items() if name not in HEADS}
 
 
 def shardings(model: Model) -> dict[str, Any]:
-    """The partition of every parameter on the mesh in scope.
-
-    Raises:
-      ValueError: a dimension that the mesh does not divide.
-    """
-    return jax.tree.map(lambda shape, axes: sharding.spec(*axes, shape=shape.shape), model.shapes, model.axes)
+    """The partition of every parameter on the mesh in scope; raises ValueError for a dimension that the mesh does not divide."""
+    return draw.partitions(model.shapes, model.axes)
 
 
 def init(model: Model, key: Array) -> dict[str, Any]:
-    """Random float32 parameters, made in their shards; the same numbers on every mesh."""
-    return _draw(model, key, tuple(model.shapes))
+    """Random parameters, made in their shards; the same numbers on every mesh."""
+    return draw.draw(model, key, tuple(model.shapes))
 
 
 def init_heads(model: Model, key: Array) -> dict[str, Any]:
-    """Random parameters of the model's heads by their keys, those of `init` with the same key: for a decoder that was loaded."""
-    return _draw(model, key, tuple(name for name in HEADS if name in model.shapes))
+    """Random parameters of the model's heads and adapters, those of `init` with the same key: for a decoder that was loaded."""
+    return draw.draw(model, key, tuple(name for name in (*HEADS, LORA) if name in model.shapes))
 
 
 def hidden(
@@ -137,7 +161,7 @@ def hidden(
     Raises:
       ValueError: an unknown remat policy or attention implementation.
     """
-    decoder = nnx.merge(model.definition, without_head(params))
+    decoder = _decoder(model, params)
     if embedded is None:
         embedded = decoder.embed(tokens, model.config.embed_scale, dtype)
 
@@ -154,7 +178,7 @@ def prefill(model: Model, params: dict[str, Any], tokens: Array, positions: Arra
     tokens, positions, segments are int32[R, T] as in `types.Batch`. KV is the number of query heads where the mesh cannot split key heads
     (`rule.split_heads`).
     """
-    decoder = nnx.merge(model.definition, without_head(params))
+    decoder = _decoder(model, params)
 
     def attend(q, k, v, window, _):
         marks = positions, segments, jnp.zeros_like(segments)
@@ -196,13 +220,14 @@ def gathered(model: Model, params: dict[str, Any], dtype: jnp.dtype) -> Weights:
         return sharding.gather(weight.astype(dtype) if matrix else weight, *axes)
 
     whole = {name: jax.tree.map(gather, tree, model.axes[name]) for name, tree in without_head(params).items()}
+    whole = _tree(model, whole)
     stacked = whole.pop("layers")
     return Weights(tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(model.config.layers)), whole)
 
 
 def embed(model: Model, params: dict[str, Any], tokens: Array, *, dtype: jnp.dtype) -> Array:
     """The rows of the token table, scaled as the family does: [R, T, D]. Learned positions come on top of them, in `hidden`."""
-    return nnx.merge(model.definition, without_head(params)).embed(tokens, model.config.embed_scale, dtype)
+    return _decoder(model, params).embed(tokens, model.config.embed_scale, dtype)
 
 
 def unembed(model: Model, params: Mapping[str, Any]) -> Array:
@@ -258,35 +283,17 @@ def feature_rewards(model: Model, params: dict[str, Any], values: Array) -> tupl
     return combined(members, model.features.pessimism), members, features
 
 
+def _decoder(model: Model, params: Mapping[str, Any]) -> Decoder:
+    return nnx.merge(model.definition, _tree(model, params))
+
+
+def _tree(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoder's part of params with the adapters, where there are some, in their places."""
+    tree = adapters.off(without_head(params))
+    return adapters.attached(tree, params[LORA], model.lora.scale) if LORA in params else tree
+
+
 def _put(tree: dict, path: tuple, leaf) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = leaf
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _draw(model: Model, key: Array, parts: tuple[str, ...]) -> dict[str, Any]:
-    def draw(path, shape, axes, start, partition):
-        fill, std = start
-        if not std:
-            return jnp.full(shape.shape, fill, shape.dtype, out_sharding=partition)
-        name = zlib.crc32(jax.tree_util.keystr(path).encode())  # so that no leaf's numbers depend on the other leaves
-        values = fill + std * _normal(jax.random.fold_in(key, name), shape.shape, axes, partition)
-        if axes[0] == "vocab":
-            values = jnp.where(jnp.arange(shape.shape[0])[:, None] < model.config.vocab_size, values, 0)
-        return values
-
-    trees = ({part: tree[part] for part in parts} for tree in (model.shapes, model.axes, model.starts, shardings(model)))
-    return jax.tree_util.tree_map_with_path(draw, *trees)
-
-
-def _normal(key: Array, shape: tuple[int, ...], axes: tuple[str | None, ...], partition) -> Array:
-    # Never-split axes are drawn as part of the axis before them: random bits of rank 4 take XLA five times as long to compile.
-    sizes, drawn = [], []
-    for size, axis, entry in zip(shape, axes, partition, strict=True):
-        if axis is None and sizes:
-            sizes[-1] *= size
-        else:
-            sizes.append(size)
-            drawn.append(None if entry is None else axis)
-    return jax.random.normal(key, sizes, jnp.float32, out_sharding=sharding.spec(*drawn)).reshape(shape, out_sharding=partition)

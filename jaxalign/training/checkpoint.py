@@ -180,8 +180,8 @@ def restore(workdir: str | Path, abstract: TrainState, step: int) -> TrainState:
       CheckpointError: it cannot be read.
     """
     restored = runs.read(workdir, step, _parts(abstract))
-    apart = {name: restored.get(name) for name in APART}
-    return TrainState(**apart, **{"reference": None, **restored["rest"]})
+    apart = {name: restored[name] for name in APART if name in restored}
+    return abstract.replace(**apart, **restored["rest"])  # what has no arrays is in no item
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -236,6 +236,7 @@ def run_record(
         "value_head": config["model"]["value_head"],
         "reward_head": config["model"]["reward_head"],
         "critic": config["model"]["critic"],
+        "base_dtype": model.base_dtype,
         "weights": weights,
         "teacher": teacher,
         "tokenizer": str(Path(tokenizer).absolute()),

@@ -8,6 +8,7 @@ from jax.experimental import multihost_utils
 from jaxalign.hf import save as hf_save
 from jaxalign.hf import trained
 from jaxalign.manifest import Manifest
+from jaxalign.models import merge
 from jaxalign.models import model as models
 from jaxalign.training import runs
 
@@ -18,12 +19,13 @@ WEIGHTS = ".safetensors"
 def write(folder: str | Path, model: models.Model, params, *, workdir: str | Path, step: int, dtype: str) -> None:
     """Writes the parameters of a run's checkpoint, its tokenizer, template and stop tokens as a Hugging Face folder.
 
-    A run with a reward head becomes a sequence classifier.
+    A run with a reward head becomes a sequence classifier; adapters are merged.
 
     Raises:
       ValueError: as `hf.save.save`.
       OSError: the disk is full; nothing is left behind.
     """
+    model, params = merge.merged(model, params)
     tokenizer = runs.tokenizer(workdir, step)
     facts = {"run": str(workdir), **_origin(workdir, step, dtype)}
 

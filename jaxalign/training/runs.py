@@ -17,12 +17,12 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxalign import sharding
 from jaxalign.manifest import Manifest, difference
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig, RopeScaling
 from jaxalign.models.features import head_of
 from jaxalign.models.heads import ValueHeadConfig
+from jaxalign.models.lora import LoraConfig
 
 SEAL = Manifest("manifest.json")  # of a finished checkpoint
 RECORD = "run/metadata"  # file of a checkpoint: what `checkpoint.run_record` makes
@@ -173,32 +173,28 @@ def read(workdir: str | Path, step: int, parts: dict[str, Any]) -> dict[str, Any
             ) from error
 
 
-def restore_params(workdir: str | Path, step: int | None = None, *, tell: Callable[[str], None] = to_stderr):
-    """(model, params, record) of a run on the mesh in scope: of a step, or of the newest good one.
-
-    Raises:
-      CheckpointError: the folder has no checkpoint, or not that one, or it is damaged.
-    """
-    step = chosen(workdir, step, tell=tell)
-    run = record(workdir, step)
-    model = model_of(run)
-    abstract = jax.tree.map(
-        lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
-    )
-    section = run["config"]["model"]
-    trained = section["trainable"] if "trainable" in section else section["train"]  # its name in earlier versions
-    parts = {"trainable": abstract}
-    if trained != "all":
-        parts = {"trainable": {trained: abstract.pop(trained)}, "frozen": abstract}
-    trees = read(workdir, step, parts)
-    return model, {key: leaf for name in parts for key, leaf in trees[name].items()}, run
-
-
 def model_of(run: dict[str, Any]) -> models.Model:
     """The model of a run's record, with its heads; earlier versions recorded none."""
     largest = run.get("value_head")
     head = None if largest is None else ValueHeadConfig(max_value=largest)
-    return models.build(model_config(run["model"]), head, head_of(run.get("reward_head")), critic=run.get("critic"))
+    stored = {"lora": lora_of(run["config"]["model"].get("lora")), "base_dtype": run.get("base_dtype", "float32")}
+    return models.build(model_config(run["model"]), head, head_of(run.get("reward_head")), critic=run.get("critic"), **stored)
+
+
+def lora_of(section: dict[str, Any] | None) -> LoraConfig | None:
+    """The adapters that the section model.lora of a configuration describes."""
+    if section is None:
+        return None
+    values = {field.name: section[field.name] for field in dataclasses.fields(LoraConfig)}
+    return LoraConfig(**{**values, "targets": tuple(values["targets"])})
+
+
+def trained(section: dict[str, Any], model: models.Model) -> tuple[str, ...] | None:
+    """Top-level keys of the parameters that a run trains, by the section "model" of its configuration; None: all of them."""
+    if model.lora is not None:
+        return tuple(name for name in (models.LORA, *models.HEADS) if name in model.shapes)
+    which = section["trainable"] if "trainable" in section else section["train"]  # its name in earlier versions
+    return None if which == "all" else (which,)
 
 
 def chosen(workdir: str | Path, step: int | None, *, tell: Callable[[str], None] = to_stderr) -> int:

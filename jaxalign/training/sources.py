@@ -1,15 +1,19 @@
 """Where a model comes from: a Hugging Face folder, a name on the hub, or a run ("runs/NAME", "runs/NAME@STEP", "runs/NAME@best")."""
 
+from collections.abc import Callable
 import functools
 from pathlib import Path
 from typing import Any
 
-from jaxalign import hub, manifest, paths
+import jax
+
+from jaxalign import hub, manifest, paths, sharding
 from jaxalign.data.text import render, templates
 from jaxalign.data.text import tokenizer as tokenizers
 from jaxalign.data.text.renderer import Renderer
 from jaxalign.hf import classifiers
 from jaxalign.hf import load as hf_load
+from jaxalign.models import merge
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.features import FeatureHeadConfig, head_of
@@ -126,25 +130,26 @@ class Source:
             hf_load.check(self.folder, model)
 
     def load(self, model: models.Model) -> dict[str, Any]:
-        """The parameters of the decoder, and of the heads that the model has, in their shards on the mesh in scope.
+        """The parameters of the decoder, and of the heads that the model has, in their shards on the mesh in scope; adapters are merged.
 
         Raises:
           ValueError: they are damaged, not finite, or do not fit the model.
         """
         if self.is_run:
-            return {name: tree for name, tree in self.restore()[1].items() if name in model.shapes}
+            _, params = merge.merged(*self.restore()[:2])
+            return {name: jax.tree.map(_as, params[name], shapes) for name, shapes in model.shapes.items() if name in params}
         exports.check(self.folder)
         return hf_load.load(self.folder, model)
 
     def restore(self):
-        """(model, params, record) of a run, on the mesh in scope; its heads are among the params.
+        """(model, params, record) of a run, on the mesh in scope; its heads and adapters are among the params.
 
         Raises:
           CheckpointError: it is no run, or its checkpoint is damaged.
         """
         if not self.is_run:
             raise runs.CheckpointError(runs.no_run(Path(self.name)))
-        return runs.restore_params(self._workdir, self.step)
+        return restore_params(self._workdir, self.step)
 
     def identity(self) -> str | None:
         """A hash of what the weights are, wherever they lie; None where their files are not there any more."""
@@ -161,3 +166,58 @@ def _is_run(folder: Path) -> bool:
     if folder.is_dir() and any(folder.glob("*/checkpoints")):
         raise ValueError(runs.no_run(folder))
     return False
+
+
+def restore_params(workdir: str | Path, step: int | None = None, *, tell: Callable[[str], None] = runs.to_stderr):
+    """(model, params, record) of a run on the mesh in scope: of a step, or of the newest good one.
+
+    Of a run with adapters the base is read from where the run had it.
+
+    Raises:
+      CheckpointError: the folder has no checkpoint, or not that one, or it is damaged.
+      ValueError: the base is not there any more, or has other weights now.
+    """
+    step = runs.chosen(workdir, step, tell=tell)
+    run = runs.record(workdir, step)
+    model = runs.model_of(run)
+    abstract = jax.tree.map(
+        lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
+    )
+    section = run["config"]["model"]
+    trained = runs.trained(section, model)
+    parts = {"trainable": {key: abstract[key] for key in trained} if trained else abstract}
+    base = {}
+    if model.lora is not None:
+        check_base(run, Source(section["checkpoint"]).identity() if section["checkpoint"] else None, workdir)
+        base = load_base(section["checkpoint"], model, seed=run["config"]["seed"])
+    elif trained:
+        parts["frozen"] = {key: tree for key, tree in abstract.items() if key not in trained}
+    trees = runs.read(workdir, step, parts)
+    return model, {**base, **{key: leaf for name in parts for key, leaf in trees[name].items()}}, run
+
+
+def load_base(checkpoint: str | None, model: models.Model, *, seed: int) -> dict[str, Any]:
+    """What adapters and heads stand on, stored as the model stores it: of a checkpoint, or random from the seed."""
+    if checkpoint is None:
+        return models.init(models.build(model.config, base_dtype=model.base_dtype), jax.random.key(seed))
+    source = Source(checkpoint)
+    named = models.build(source.decoder(), reward_head=source.reward_head, base_dtype=model.base_dtype)
+    return {name: tree for name, tree in models.without_head(source.load(named)).items() if name in model.shapes}
+
+
+def check_base(run: dict[str, Any], weights: str | None, workdir) -> None:
+    """Raises ValueError where the base of a run's adapters is not the one that they were trained on.
+
+    Args:
+      run: the record of the run's checkpoint, which holds the adapters alone.
+      weights: a hash of the present weights; None where there are none.
+    """
+    if run["weights"] != weights:
+        raise ValueError(
+            f"{workdir} holds adapters for the weights of {run['config']['model']['checkpoint']!r} with content {run['weights']}, and the "
+            f"content there is {weights or 'gone'}: adapters fit the base that they were trained on alone. Bring it back there."
+        )
+
+
+def _as(leaf, shape):
+    return leaf if leaf.dtype == shape.dtype else leaf.astype(shape.dtype)

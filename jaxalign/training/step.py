@@ -31,6 +31,7 @@ def init_state(
     seed: int,
     keep_initial: bool = False,
     trained: tuple[str, ...] | None = None,
+    silent: tuple[str, ...] = (),
     statistics: tuple[str, ...] = (),
     source: Callable[[], Any] = lambda: None,
 ) -> TrainState:
@@ -40,6 +41,7 @@ def init_state(
       rule: of the reference; specifies whether the state holds its weights.
       keep_initial: hold one more copy of what a moving reference starts from, to measure against.
       trained: top-level keys of params that are trained; None: all of them.
+      silent: those of them without which the model is the same before the first step, as fresh adapters: a reference that stays has none.
       statistics: names of what the objective carries from step to step.
       source: makes what the source of the batches carries from step to step, a tree of arrays; by default nothing.
     """
@@ -47,8 +49,10 @@ def init_state(
     def init(params):
         trainable = {key: params[key] for key in trained} if trained else params
         rest = {key: value for key, value in params.items() if key not in trainable} if trained else None
-        reference = jax.tree.map(jnp.copy, trainable) if rule.holds == "weights" and not rule.separate else None
-        initial = jax.tree.map(jnp.copy, trainable) if keep_initial and rule.moves and reference is not None else None
+        start = {key: value for key, value in trainable.items() if key not in silent}
+        holds = rule.holds == "weights" and not rule.separate
+        reference = jax.tree.map(jnp.copy, trainable if rule.moves else start) if holds else None
+        initial = jax.tree.map(jnp.copy, start) if keep_initial and rule.moves and holds else None
         # Laid out as the step returns it: P() and P(None) are the same layout, but the step would compile for each of them.
         rng = sharding.shard(jax.random.key_data(jax.random.key(seed)), None)
         zeros = {name: jnp.zeros((), jnp.float32) for name in statistics}

@@ -1,0 +1,21 @@
+"""What a train state holds and no checkpoint of its run does, as it is read from elsewhere: a teacher, and the base under adapters."""
+
+from ml_collections import ConfigDict
+
+from jaxalign.config import teacher
+from jaxalign.models import model as models
+from jaxalign.training import sources
+from jaxalign.types import TrainState
+
+
+def left_out(cfg: ConfigDict, model: models.Model, state: TrainState) -> TrainState:
+    """The state as a checkpoint of the run holds it, also as shapes."""
+    state = state if model.lora is None else state.replace(frozen=None)
+    return teacher.left_out(cfg, state)
+
+
+def seated(cfg: ConfigDict, model: models.Model, state: TrainState) -> TrainState:
+    """The state with all its weights, read into their shards on the mesh in scope where it lacks them."""
+    if model.lora is not None and state.frozen is None:
+        state = state.replace(frozen=sources.load_base(cfg.model.checkpoint, model, seed=cfg.seed))
+    return teacher.seated(cfg, state)

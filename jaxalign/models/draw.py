@@ -1,0 +1,63 @@
+"""Random parameters, made in their shards: the same numbers on every mesh and every order of devices."""
+
+import functools
+from typing import Any
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign import sharding
+
+Array = jax.Array
+
+
+def partitions(shapes: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:
+    """The partition of every leaf on the mesh in scope.
+
+    Raises:
+      ValueError: a dimension that the mesh does not divide.
+    """
+    return jax.tree.map(lambda shape, logical: sharding.spec(*logical, shape=shape.shape), shapes, axes)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def draw(model, key: Array, parts: tuple[str, ...]) -> dict[str, Any]:
+    """fill + std * normal for every leaf of these parts of the parameters of a `model.Model`, in its dtype.
+
+    No leaf's numbers depend on the other leaves. A stacked leaf of a narrow type is drawn layer by layer, so that no float32 copy of it is
+    ever there.
+    """
+
+    def leaf(path, shape, axes, start, partition):
+        fill, std = start
+        if not std:
+            return jnp.full(shape.shape, fill, shape.dtype, out_sharding=partition)
+        name = zlib.crc32(jax.tree_util.keystr(path).encode())
+        own = jax.random.fold_in(key, name)
+        if axes[0] == "layers" and shape.dtype != jnp.float32:
+            rest = sharding.spec(*axes[1:], shape=shape.shape[1:])
+
+            def layer(number):
+                return (fill + std * _normal(jax.random.fold_in(own, number), shape.shape[1:], axes[1:], rest)).astype(shape.dtype)
+
+            return jax.lax.map(layer, jnp.arange(shape.shape[0]))
+        values = fill + std * _normal(own, shape.shape, axes, partition)
+        if axes[0] == "vocab":
+            values = jnp.where(jnp.arange(shape.shape[0])[:, None] < model.config.vocab_size, values, 0)
+        return values.astype(shape.dtype)
+
+    shapes, axes, starts = ({part: tree[part] for part in parts} for tree in (model.shapes, model.axes, model.starts))
+    return jax.tree_util.tree_map_with_path(leaf, shapes, axes, starts, partitions(shapes, axes))
+
+
+def _normal(key: Array, shape: tuple[int, ...], axes: tuple[str | None, ...], partition) -> Array:
+    # Never-split axes are drawn as part of the axis before them: random bits of rank 4 take XLA five times as long to compile.
+    sizes, drawn = [], []
+    for size, axis, entry in zip(shape, axes, partition, strict=True):
+        if axis is None and sizes:
+            sizes[-1] *= size
+        else:
+            sizes.append(size)
+            drawn.append(None if entry is None else axis)
+    return jax.random.normal(key, sizes, jnp.float32, out_sharding=sharding.spec(*drawn)).reshape(shape, out_sharding=partition)
