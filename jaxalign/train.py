@@ -200,7 +200,7 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     every, total = run.lengths, run.lengths.total
     batches = run.functions.source(run.batches, start)
     theirs = teacher.model(run.cfg)
-    meter = Meter(run.model.config, forwards=build.forwards_without_gradient(run.cfg), teacher=theirs and theirs.config)
+    meter = Meter(run.model.config, **build.work(run.cfg, run.model), teacher=theirs and theirs.config)
     pending = []
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):

@@ -24,6 +24,7 @@ from jaxalign.evaluators import held_out
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import trained, vocabulary
 from jaxalign.hparams import hparams_of
+from jaxalign.models import lora as adapters
 from jaxalign.models import model as models
 from jaxalign.models import presets
 from jaxalign.models.attention import rule
@@ -178,10 +179,14 @@ def abstract_params(built: models.Model):
     )
 
 
-def forwards_without_gradient(cfg: ConfigDict) -> int:
-    """Passes of the policy's own model that a step makes without a gradient: of a reference that is no teacher, and the first of IFT."""
+def work(cfg: ConfigDict, built: models.Model) -> dict[str, int | None]:
+    """What a step makes beside the forward pass of the policy, as `flops.step_flops` takes it.
+
+    Passes without a gradient are those of a reference that is no teacher, and the first of IFT.
+    """
     rule = reference.RULES[cfg.reference.rule]
-    return ((rule.holds == "weights" and not rule.separate) or rule.moves) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
+    forwards = ((rule.holds == "weights" and not rule.separate) or rule.moves) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
+    return {"forwards": forwards, "adapters": adapters.size(built.shapes)}
 
 
 def sampling(cfg: ConfigDict) -> Sampling:

@@ -95,3 +95,8 @@ def attached(tree: dict[str, Any], adapters: dict[str, Any], scale: float) -> di
 def off(tree: dict[str, Any]) -> dict[str, Any]:
     """The params, or a tree of the same keys, without adapters."""
     return {name: below for name, below in tree.items() if name != LORA}
+
+
+def size(shapes: dict[str, Any]) -> int | None:
+    """How many parameters the adapters have; None where there are none."""
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes[LORA])) if LORA in shapes else None

@@ -1,7 +1,7 @@
 """How much arithmetic a step needs and how much the devices can do: model FLOP/s utilisation (MFU).
 
-Counted is what the mathematics asks for: a multiply-add is 2 FLOPs, the backward pass is twice the forward pass, the reference makes one
-forward pass, and so does a teacher of its own size. Padding, and what remat computes again, count as nothing, so waste lowers the MFU.
+Counted is what the mathematics asks for: a multiply-add is 2 FLOPs, the backward pass is twice the forward pass, or once where weights
+rest and only adapters are trained, the reference makes one forward pass, and so does a teacher of its own size. Padding, and what remat computes again, count as nothing, so waste lowers the MFU.
 """
 
 import time
@@ -30,7 +30,14 @@ PEAK_TFLOPS = {
 
 
 def step_flops(
-    config: ModelConfig, *, tokens: float, scored: float, seen: float, forwards: int, teacher: ModelConfig | None = None
+    config: ModelConfig,
+    *,
+    tokens: float,
+    scored: float,
+    seen: float,
+    forwards: int,
+    teacher: ModelConfig | None = None,
+    adapters: int | None = None,
 ) -> float:
     """FLOPs of one training step.
 
@@ -40,9 +47,12 @@ def step_flops(
       seen: sum over tokens of how many tokens each one attends to (position + 1, where no window cuts it).
       forwards: passes of the policy's own model without a gradient: a reference, the first pass of IFT.
       teacher: another model that makes one pass; None: there is none.
+      adapters: parameters of adapters, which alone are trained; None: all weights are.
     """
     sizes = {"tokens": tokens, "scored": scored, "seen": seen}
-    return forward_flops(config, **sizes) * (3 + forwards) + (forward_flops(teacher, **sizes) if teacher else 0.0)
+    passes = forwards + (3 if adapters is None else 2)
+    theirs = forward_flops(teacher, **sizes) if teacher else 0.0
+    return forward_flops(config, **sizes) * passes + theirs + 6.0 * tokens * (adapters or 0)
 
 
 def forward_flops(config: ModelConfig, *, tokens: float, scored: float, seen: float) -> float:
@@ -88,8 +98,8 @@ def peak_memory_bytes() -> int:
 class Meter:
     """Speed between two readings, or between `restart` (after an evaluation or a save) and a reading; the first one holds the compile."""
 
-    def __init__(self, config: ModelConfig, *, forwards: int, teacher: ModelConfig | None = None):
-        self._config, self._models = config, {"forwards": forwards, "teacher": teacher}
+    def __init__(self, config: ModelConfig, *, forwards: int, teacher: ModelConfig | None = None, adapters: int | None = None):
+        self._config, self._models = config, {"forwards": forwards, "teacher": teacher, "adapters": adapters}
         self._peak, _ = peak_flops()
         self._since = None
 

@@ -16,3 +16,8 @@ def test_a_teacher_counts_as_one_forward_pass_of_its_own_size():
     assert same == pytest.approx(alone * 4 / 3)
     deep = dataclasses.replace(toys.CONFIG, layers=20, windows=())
     assert step_flops(toys.CONFIG, **SIZES, forwards=0, teacher=deep) - alone == pytest.approx(forward_flops(deep, **SIZES))
+
+
+def test_adapters_save_the_gradient_of_the_weights_and_cost_their_own():
+    forward, tokens = forward_flops(toys.CONFIG, **SIZES), SIZES["tokens"]
+    assert step_flops(toys.CONFIG, **SIZES, forwards=1, adapters=100) == pytest.approx(3 * forward + 600 * tokens)

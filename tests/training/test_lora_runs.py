@@ -1,0 +1,100 @@
+"""Whole runs with adapters: what their checkpoints hold, how they go on, and what reads them afterwards."""
+
+import json
+from pathlib import Path
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxalign import evaluate, export, paths, sharding, train
+from jaxalign.hf import load
+from jaxalign.models import lora, merge
+from jaxalign.models import model as models
+from jaxalign.training import runs, sources
+
+OPTIMIZED = True
+HERE = Path(__file__).parents[1]
+LORA = "--config.model.lora={'rank': 4, 'alpha': 8.0, 'targets': ('attention.*', 'down')}"
+
+
+def arguments(workdir, base, *overrides):
+    where = [f"--config.model.checkpoint={base}", f"--config.data.prepared_dir={workdir.parent / 'prepared'}"]
+    return ["--config", str(HERE / "tiny.py"), "--workdir", str(workdir), *where, LORA, *overrides]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "model"
+    shutil.copytree(paths.resolve("package:stories260k"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(base):
+    workdir = base.parent / "run"
+    assert train.main(arguments(workdir, base)) == 0
+    return workdir
+
+
+def restored(workdir, step=None):
+    with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])):
+        model, params, record = sources.restore_params(workdir, step)
+        return model, jax.device_get(params), record
+
+
+@pytest.mark.slow
+def test_a_checkpoint_holds_what_is_trained_and_the_hash_of_the_base(run):
+    folder = run / "checkpoints" / "10"
+    held = sum(file.stat().st_size for file in (folder / "trainable").rglob("*") if file.is_file())
+    model, params, record = restored(run)
+    trained = sum(leaf.nbytes for leaf in jax.tree.leaves(params[models.LORA]))
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"trainable", "rest", "run"}
+    assert trained / 2 < held < 3 * trained < sum(leaf.nbytes for leaf in jax.tree.leaves(lora.off(params)))
+    assert record["weights"] and record["base_dtype"] == model.base_dtype == "float32"
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_bit_for_bit_on_its_own_base_only(run, base, tmp_path, capsys):
+    again = run.parent / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints" / "10")
+    changed = tmp_path / "model"
+    shutil.copytree(base, changed)
+    with open(changed / "model.safetensors", "r+b") as file:
+        file.seek(-64, 2)
+        file.write(bytes(64))
+    assert train.main(arguments(again, changed)) == 1
+    assert "started from other weights" in capsys.readouterr().err
+    assert train.main(arguments(again, tmp_path / "nowhere")) == 1
+    assert train.main(arguments(again, base)) == 0
+    assert "continues at step 5" in capsys.readouterr().err
+    for ours, theirs in zip(jax.tree.leaves(restored(again)[1]), jax.tree.leaves(restored(run)[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_an_export_is_merged_and_evaluates_as_the_run_does(run, tmp_path):
+    assert export.main(["--workdir", str(run), "--out", str(tmp_path / "merged")]) == 0
+    with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])):
+        model, params, _ = sources.restore_params(run)
+        plain, whole = merge.merged(model, params)
+        written = load.load(tmp_path / "merged", plain)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), written, whole)
+        as_a_source = sources.Source(str(run)).load(plain)
+        jax.tree.map(np.testing.assert_array_equal, as_a_source, whole)
+    assert evaluate.main(["--workdir", str(run), "--out", str(tmp_path / "numbers.json")]) == 0
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["start"]["loss"]["value"] == pytest.approx(np.log(2), rel=1e-6)
+    assert numbers["checkpoint"]["kl"]["value"] == pytest.approx(last["kl"], rel=1e-5) and last["kl"] > 0.01
+
+
+def test_a_base_that_is_gone_or_another_is_refused():
+    run = {"weights": "abc", "config": {"model": {"checkpoint": "base"}}}
+    sources.check_base(run, "abc", "runs/x")
+    with pytest.raises(ValueError, match="with content abc, and the content there is gone: adapters fit the base"):
+        sources.check_base(run, None, "runs/x")
+    with pytest.raises(ValueError, match="the content there is xyz"):
+        sources.check_base(run, "xyz", "runs/x")
