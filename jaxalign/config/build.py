@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxalign import manifest, objectives, sharding
 from jaxalign.config import functions as functions_of
-from jaxalign.config import lora, teacher
+from jaxalign.config import lora, optimizers, teacher
 from jaxalign.config.durations import Durations
 from jaxalign.config.functions import options
 from jaxalign.data.rows import store
@@ -32,7 +32,7 @@ from jaxalign.models.config import ModelConfig
 from jaxalign.models.features import FeatureHeadConfig, head_of
 from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.rollout import source
-from jaxalign.training import checkpoint, forward, metrics, optim, reference, runs, step
+from jaxalign.training import checkpoint, forward, metrics, reference, runs, step
 from jaxalign.training.sources import Source
 from jaxalign.types import TrainState
 
@@ -202,17 +202,8 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
     look = partial(kind, built, **whole, **seed, **options(cfg, "forward"))
     rule = reference.RULES[cfg.reference.rule]
     trained = runs.trained(cfg.model, built)
-    schedule = learning_rate(cfg, lengths)
-    axes = decaying_axes(cfg, built)
-    optimizer = optim.make_optimizer(
-        optim.RULES[cfg.optimizer.name],
-        schedule,
-        max_grad_norm=cfg.optimizer.max_grad_norm,
-        weight_decay=cfg.optimizer.weight_decay,
-        axes=axes if trained is None else {key: axes[key] for key in trained},
-        **options(cfg, "optimizer"),
-    )
-
+    schedule = optimizers.learning_rate(cfg, lengths)
+    optimizer = optimizers.optimizer(cfg, built, schedule, trained)
     make_source, carried = _source(cfg, look, lengths, rolling)
     init_state = partial(
         step.init_state,
@@ -252,40 +243,6 @@ def _source(cfg, look, lengths, rolling):
         carried = partial(source.PolicyLogps.carried, lengths.every, cfg.batch.rows, cfg.data.row_tokens)
         return partial(source.PolicyLogps, **policy_logps), carried
     return source.Rows, lambda: None
-
-
-def learning_rate(cfg: ConfigDict, lengths: Durations):
-    """The learning rate by step; constant after the planned end, where the run is extended.
-
-    Raises:
-      ValueError: an extension without a learning rate.
-    """
-    planned = optim.make_schedule(
-        cfg.optimizer.schedule,
-        learning_rate=cfg.optimizer.learning_rate,
-        warmup_steps=lengths.warmup,
-        total_steps=lengths.planned,
-        min_lr_ratio=cfg.optimizer.min_lr_ratio,
-    )
-    if lengths.total == lengths.planned:
-        return planned
-    end = cfg.optimizer.learning_rate * (1.0 if cfg.optimizer.schedule == "constant" else cfg.optimizer.min_lr_ratio)
-    rate = end if cfg.train.extend_learning_rate is None else cfg.train.extend_learning_rate
-    if not rate:
-        raise ValueError(
-            f"train.extend: optimizer.schedule={cfg.optimizer.schedule!r} ends at a learning rate of 0, which would train nothing; set "
-            "train.extend_learning_rate."
-        )
-    return optim.extended(planned, after=lengths.planned, learning_rate=rate)
-
-
-def decaying_axes(cfg: ConfigDict, built: models.Model) -> dict:
-    """Logical axes of the parameters, () for a table that no gradient reaches: weight decay alone would wear it down.
-
-    That is IFT's table of input tokens, unless it is tied to the head or train_embeddings is set.
-    """
-    rests = cfg.forward.name == "two_pass" and not cfg.forward.train_embeddings and "head" in built.axes
-    return {**built.axes, "embed": {**built.axes["embed"], "tokens": ()}} if rests else built.axes
 
 
 def abstract_state(built: models.Model, init_state) -> TrainState:

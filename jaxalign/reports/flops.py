@@ -1,7 +1,8 @@
 """How much arithmetic a step needs and how much the devices can do: model FLOP/s utilisation (MFU).
 
 Counted is what the mathematics asks for: a multiply-add is 2 FLOPs, the backward pass is twice the forward pass, or once where weights
-rest and only adapters are trained, the reference makes one forward pass, and so does a teacher of its own size. Padding, and what remat computes again, count as nothing, so waste lowers the MFU.
+rest and only adapters are trained, the reference makes one forward pass, and so does a teacher of its own size. Padding, and what remat
+computes again, count as nothing, so waste lowers the MFU.
 """
 
 import time

@@ -12,7 +12,7 @@ from jaxalign import export, sharding
 from jaxalign.hf.load import load, load_config
 from jaxalign.manifest import Manifest
 from jaxalign.models import model as models
-from jaxalign.training import runs
+from jaxalign.training import runs, sources
 
 FOLDER = Path(jaxalign.__file__).parent / "assets" / "stories260k"
 
@@ -27,7 +27,7 @@ def restored(monkeypatch):
         model = models.build(load_config(FOLDER))
         return model, load(FOLDER, model), {"tokenizer": str(FOLDER)}
 
-    monkeypatch.setattr(runs, "restore_params", restore_params)
+    monkeypatch.setattr(sources, "restore_params", restore_params)
     monkeypatch.setattr(runs, "chosen", lambda _, step: step)
     monkeypatch.setattr(runs, "tokenizer", lambda *_: str(FOLDER))
     monkeypatch.setattr(Manifest, "digest", lambda *_: "0123")
@@ -65,7 +65,7 @@ def test_export_says_what_is_wrong_without_a_traceback(tmp_path, restored, monke
     def restore_params(workdir, step=None):
         raise error
 
-    monkeypatch.setattr(runs, "restore_params", restore_params)
+    monkeypatch.setattr(sources, "restore_params", restore_params)
     assert export.main(["--workdir", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.strip().startswith(words)
 

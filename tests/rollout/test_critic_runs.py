@@ -13,7 +13,7 @@ from jaxalign import train
 from jaxalign.config import build, files
 from jaxalign.config.resolve import resolve
 from jaxalign.reports import log
-from jaxalign.training import runs
+from jaxalign.training import sources
 
 CONFIG = f"{Path(__file__).parent / 'spoken.py'}:ppo"
 
@@ -30,7 +30,7 @@ def test_a_critic_goes_on_in_the_next_run_and_is_left_out_of_an_export(tmp_path)
         names = list(tensors.keys())
     assert names and not [name for name in names if "critic" in name or "score" in name]
     with jax.set_mesh(toys.mesh()):
-        kept = np.asarray(runs.restore_params(tmp_path)[1]["critic"]["score"]["kernel"])
+        kept = np.asarray(sources.restore_params(tmp_path)[1]["critic"]["score"]["kernel"])
         for critic in ("linear", "mlp"):
             cfg = ConfigDict(files.load_file(CONFIG))
             cfg.model = ConfigDict(dict(checkpoint=str(tmp_path), critic=critic))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxalign import evaluate, export, sharding, train
-from jaxalign.training import runs
+from jaxalign.training import runs, sources
 from jaxalign.training.checkpoint import Checkpoints
 
 OPTIMIZED = True
@@ -36,7 +36,7 @@ def lines(workdir):
 
 def params(workdir, step=None):
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
-        return jax.device_get(runs.restore_params(workdir, step)[1])
+        return jax.device_get(sources.restore_params(workdir, step)[1])
 
 
 def assert_same(ours, theirs):

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from jaxalign import train
-from jaxalign.config import build, durations
+from jaxalign.config import durations, optimizers
 from jaxalign.config.resolve import resolve
 
 OPTIMIZED = True
@@ -58,7 +58,7 @@ def test_the_rate_of_an_extension_is_that_of_the_end_of_the_schedule(schedule, e
     cfg = tiny.get_config()
     cfg.optimizer.update(schedule=schedule, min_lr_ratio=0.0 if schedule == "constant" else 0.2)
     lengths = durations.Durations(total=15, planned=10, warmup=2, log_every=1, eval_every=5, save_every=5)
-    rates = [float(build.learning_rate(resolve(cfg), lengths)(step)) for step in range(15)]
+    rates = [float(optimizers.learning_rate(resolve(cfg), lengths)(step)) for step in range(15)]
     np.testing.assert_allclose(rates[10:], expected, rtol=1e-6)
     plain = durations.Durations(total=10, planned=10, warmup=2, log_every=1, eval_every=5, save_every=5)
-    assert rates[:10] == [float(build.learning_rate(resolve(cfg), plain)(step)) for step in range(10)]
+    assert rates[:10] == [float(optimizers.learning_rate(resolve(cfg), plain)(step)) for step in range(10)]

@@ -12,7 +12,7 @@ from jaxalign import evaluate, export, paths, sharding, train
 from jaxalign.hf import load
 from jaxalign.models import lora, merge
 from jaxalign.models import model as models
-from jaxalign.training import runs, sources
+from jaxalign.training import sources
 
 OPTIMIZED = True
 HERE = Path(__file__).parents[1]

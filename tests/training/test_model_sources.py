@@ -15,7 +15,7 @@ from jaxalign.hf import tensors
 from jaxalign.hf.load import load_config
 from jaxalign.models import model as models
 from jaxalign.reports import log
-from jaxalign.training import exports, runs
+from jaxalign.training import exports, runs, sources
 from jaxalign.training.sources import Source
 
 OPTIMIZED = True
@@ -53,7 +53,7 @@ def test_a_run_is_a_model_at_its_newest_best_or_named_step(run):
     assert Source(f"{run}@best").step == min(losses, key=losses.get)
     model = models.build(Source(str(run)).config())
     with jax.set_mesh(checkpoints.one_device()):
-        ours, theirs = Source(f"{run}@1").load(model), runs.restore_params(run, 1)[1]
+        ours, theirs = Source(f"{run}@1").load(model), sources.restore_params(run, 1)[1]
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 

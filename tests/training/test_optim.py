@@ -8,7 +8,7 @@ import optax
 import pytest
 import toys
 
-from jaxalign.config import build
+from jaxalign.config import optimizers
 from jaxalign.models import model as models
 from jaxalign.models import presets
 from jaxalign.training import optim
@@ -34,10 +34,10 @@ def test_only_matrices_decay(name):
 @pytest.mark.parametrize(("name", "rests"), [("llama3-8b", True), ("gpt2", False)])  # gpt2's table is its head
 def test_a_table_that_no_gradient_reaches_does_not_decay(name, rests):
     built, forward = models.build(presets.preset(name)), dict(name="two_pass", train_embeddings=False)
-    axes = build.decaying_axes(ConfigDict(dict(forward=forward)), built)
+    axes = optimizers.decaying_axes(ConfigDict(dict(forward=forward)), built)
     assert axes["embed"]["tokens"] == (() if rests else ("vocab", "embed"))
     assert {key: axes[key] for key in axes if key != "embed"} == {key: built.axes[key] for key in axes if key != "embed"}
-    assert build.decaying_axes(ConfigDict(dict(forward=dict(forward, train_embeddings=True))), built) == built.axes
+    assert optimizers.decaying_axes(ConfigDict(dict(forward=dict(forward, train_embeddings=True))), built) == built.axes
 
 
 @pytest.mark.parametrize(("shape", "end"), [("constant", 1.0), ("linear", 0.1), ("cosine", 0.1)])
