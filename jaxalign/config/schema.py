@@ -203,9 +203,7 @@ SCHEMA: dict[str, Any] = {
             (str, NONE), None, "add a critic that values every token on the hidden state before it; None: no critic", (None, *REWARD_HEADS)
         ),
         "trainable": Field((str,), "all", "what is trained: all parameters, or a head alone", ("all", "value_head", "reward_head")),
-        "lora": Field(
-            (dict, NONE), None, "dict(rank=..., alpha=..., ...): train low-rank adapters, and heads beside them; the rest stays as it is"
-        ),
+        "lora": Field((dict, NONE), None, "dict(rank=..., alpha=..., ...): train low-rank adapters and heads; all other weights rest"),
     },
     "data": {
         "train": Field(
