@@ -24,6 +24,7 @@ WEIGHTS = (
     "case = dataclasses.replace(cases.CASES[sys.argv[1]], **({'shape': 'toy'} if sys.argv[4] == 'toy' else {})); "
     "torch_models.make_weights(case, pathlib.Path(sys.argv[2]), device=sys.argv[3])"
 )
+TRAIN = ("-m", "jaxalign.train", "--config", "tests/tiny.py:dpo")
 SAME_TEXT = (
     "import json, sys; one, other = ([json.loads(line)['text'] for line in open(name)] for name in sys.argv[1:]); "
     "same = sum(a == b for a, b in zip(one, other, strict=True)); "
@@ -61,11 +62,7 @@ STEPS = {
     "weights-lora-8b": Step(("-c", WEIGHTS, "lora-8b", "{there}/lora-8b", "{device}", "{toy}"), 120, beside=True),
     "greedy-cpu": _greedy("cpu"),
     "greedy-gpu": _greedy("gpu"),
-    "train": Step(
-        ("-m", "jaxalign.train", "--config", "tests/tiny.py:dpo", "--workdir", "{there}/run", "--config.data.prepared_dir={there}/prepared"),
-        120,
-        beside=True,
-    ),
+    "train": Step((*TRAIN, "--workdir", "{there}/run", "--config.data.prepared_dir={there}/prepared"), 120, beside=True),
     "checks": Step(("-m", "tests.benchmarks.gpu_checks"), 120),
     "same-text": Step(("-c", SAME_TEXT, "{there}/gpu.jsonl", "{there}/cpu.jsonl"), 20, after=("greedy-cpu", "greedy-gpu")),
     "kernels": Step(

@@ -41,7 +41,7 @@ def main() -> int:
     print(report.table(result), flush=True)
     if asked.json:
         Path(asked.json).write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if result["equal"] else 1
+    return 0 if result.get("equal") and "failed" not in result else 1
 
 
 def compare(case: Case, asked, there: Path) -> dict:
@@ -87,8 +87,7 @@ def _alternating(names, request, asked, logs, result, tolerance):
         if _equal(result, tolerance):
             for _ in range(asked.rounds):
                 for name, side in sides.items():
-                    result["sides"][name]["blocks"].append(side.steps(asked.block))
-                    _show(name, result)
+                    _time(name, side, asked, result)
     finally:
         for side in sides.values():
             side.close()
@@ -101,8 +100,10 @@ def _one_after_the_other(names, request, asked, logs, result, tolerance):
             _check(name, side, result)
             if _equal(result, tolerance):
                 for _ in range(asked.rounds):
-                    result["sides"][name]["blocks"].append(side.steps(asked.block))
-                    _show(name, result)
+                    _time(name, side, asked, result)
+        except RuntimeError as error:  # what the first side gave is not lost
+            result["failed"] = {name: str(error)}
+            print(error, flush=True)
         finally:
             side.close()
 
@@ -131,8 +132,9 @@ def _equal(result, tolerance):
     return result["equal"]
 
 
-def _show(name, result):
-    block = result["sides"][name]["blocks"][-1]
+def _time(name, side, asked, result):
+    block = side.steps(asked.block)
+    result["sides"][name]["blocks"].append(block)
     print(f"{name}: {block['wall']:.2f} s, {block['cpu']:.2f} CPU s, {block['memory'] / 2**30:.2f} GiB", flush=True)
 
 

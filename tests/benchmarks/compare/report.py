@@ -20,7 +20,7 @@ def add_speeds(result: dict, case: Case, folder, steps: list[list[workload.Pair]
         side["memory_gib"] = max(one["memory"] for one in side["blocks"]) / 2**30
         if result["device"] == "gpu":
             side |= _mfu(case, folder, timed, side)
-    ours, *peers = result["sides"].values()
+    ours, *peers = result["sides"].values() or [None]
     for peer in peers:
         if ours["blocks"] and peer["blocks"]:
             for kind, key in (("speed_ratio", "wall"), ("cpu_speed_ratio", "cpu")):
@@ -73,7 +73,8 @@ def table(result: dict) -> str:
         started = ", ".join(f"{x:.1f}" for x in side["seconds"].values())
         cells = [f"{side[column]:,.3f}" if column in side else "" for column in columns]
         lines.append(f"| {name} ({side['device']}) | " + " | ".join(cells) + f" | {started} |")
-    lines.append(f"losses apart by {result['apart']:.2g} (tolerance {result['tolerance']:.2g})")
+    if "apart" in result:
+        lines.append(f"losses apart by {result['apart']:.2g} (tolerance {result['tolerance']:.2g})")
     for name in ("speed_ratio", "cpu_speed_ratio", "memory_ratio"):
         if name in result:
             low, high = result.get(f"{name}_spread", (result[name],) * 2)
