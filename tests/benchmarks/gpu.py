@@ -68,7 +68,7 @@ STEPS = {
     "kernels": Step(
         ("-m", "tests.benchmarks.attention_kernels", "--tune"), 75, needs="tests/benchmarks/attention_kernels.py", after=("train",)
     ),
-    "dpo-1b": _compared("dpo-1b", "--rounds", "2", "--block", "4", seconds=150),
+    "dpo-1b": _compared("dpo-1b", "--rounds", "2", "--block", "4", seconds=180),
     "lora-8b": _compared("lora-8b", "--rounds", "2", "--block", "3", seconds=200),
     "dpo-1b-none": _compared("dpo-1b", "--rounds", "1", "--block", "4", "--set", "model.remat=none", peer="none", seconds=70),
     "dpo-1b-full": _compared("dpo-1b", "--rounds", "1", "--block", "4", "--set", "model.remat=full", peer="none", seconds=70),

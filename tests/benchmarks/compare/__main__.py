@@ -39,8 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as there:
         result = compare(case, asked, Path(there))
     print(report.table(result), flush=True)
-    if asked.json:
-        Path(asked.json).write_text(json.dumps(result, indent=1) + "\n")
+    _write(asked, result)
     return 0 if result.get("equal") and "failed" not in result else 1
 
 
@@ -135,7 +134,13 @@ def _equal(result, tolerance):
 def _time(name, side, asked, result):
     block = side.steps(asked.block)
     result["sides"][name]["blocks"].append(block)
+    _write(asked, result)  # a process that is ended keeps what it has
     print(f"{name}: {block['wall']:.2f} s, {block['cpu']:.2f} CPU s, {block['memory'] / 2**30:.2f} GiB", flush=True)
+
+
+def _write(asked, result):
+    if asked.json:
+        Path(asked.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _weights(case, there, device):

@@ -111,6 +111,6 @@ CASES = {
     "sft": Case("tiny", "even", 16, method="sft"),
     "lora": Case("small", "even", 8, rank=16),
     "dpo-1b": Case("1b", "chat", 32, rows=8, peer_parts=4, dtype="bfloat16", learning_rate=1e-5, remat="dots"),
-    "lora-8b": Case("8b", "chat", 16, rows=4, peer_parts=2, rank=16, dtype="bfloat16", remat="full"),
+    "lora-8b": Case("8b", "chat", 16, rows=4, peer_parts=4, rank=16, dtype="bfloat16", remat="dots"),
     "dpo-8b": Case("8b", "chat", 16, rows=4, peer_parts=4, dtype="bfloat16", learning_rate=1e-6, remat="full"),
 }

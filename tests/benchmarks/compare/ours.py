@@ -11,7 +11,7 @@ from tests.benchmarks.compare import workload
 from tests.benchmarks.compare.cases import Case
 from tests.benchmarks.compare.link import Clock, Link, peak_rss
 
-MULTIPLE = 64  # row lengths are multiples of it
+MULTIPLE = {"cpu": 64, "gpu": 128}  # row lengths are multiples of it: a block of attention
 RULE = {"dpo": "frozen", "kto": "frozen", "sft": "none"}
 
 
@@ -27,7 +27,8 @@ def serve(link: Link, asked: dict) -> None:
     cfg = configuration(case, asked["folder"], asked["settings"])
     with jax.set_mesh(build.mesh(cfg)):
         imported = time.perf_counter()
-        batches, fill = rows_of(case, workload.read(asked["pairs"]), block=asked["block"], rows=cfg.batch.rows)
+        sizes = {"rows": cfg.batch.rows, "multiple": MULTIPLE[asked["device"]]}
+        batches, fill = rows_of(case, workload.read(asked["pairs"]), block=asked["block"], **sizes)
         model, made = objects(cfg)
         state = jax.block_until_ready(made.init_state(build.params(cfg, model)))
         loaded = time.perf_counter()
@@ -37,7 +38,7 @@ def serve(link: Link, asked: dict) -> None:
         step = made.train_step.lower(state, loader.to_device(first)).compile()
         compiled = time.perf_counter()
         seconds = {"imports": imported - started, "weights": loaded - imported, "compile": compiled - loaded}
-        versions = {name: metadata.version(name) for name in ("jaxalign", "jax", "jaxlib")}
+        versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
         shape = " x ".join(map(str, first["tokens"].shape))
         link.say(seconds=seconds, versions=versions, device=jax.devices()[0].device_kind, rows=shape, fill=fill)
         ahead = iter(batches)
@@ -63,7 +64,7 @@ def configuration(case: Case, folder: str, settings: dict):
     cfg = ConfigDict(
         dict(
             model=dict(checkpoint=folder, tokenizer=folder, dtype=case.dtype, remat=case.remat),
-            data=dict(train=dict(path="pairs"), row_tokens=MULTIPLE),
+            data=dict(train=dict(path="pairs"), row_tokens=64),
             batch=dict(rows=case.rows, gradient_accumulation_steps=case.parts),
             objective=dict(name=case.method),
             reference=dict(rule=rule, keep_initial=False),
@@ -91,7 +92,9 @@ def objects(cfg):
     return model, build.functions(cfg, objective, model, lengths)
 
 
-def rows_of(case: Case, steps: list[list[workload.Pair]], *, block: int, rows: int) -> tuple[list[Callable[[], dict]], float]:
+def rows_of(
+    case: Case, steps: list[list[workload.Pair]], *, block: int, rows: int, multiple: int
+) -> tuple[list[Callable[[], dict]], float]:
     """(functions that make the arrays of every step, share of the places of what is timed that hold a token).
 
     A checked step holds its own pairs. Later the pairs of a block of steps go into the rows of the block, packed as `prepare` packs a data
@@ -104,12 +107,12 @@ def rows_of(case: Case, steps: list[list[workload.Pair]], *, block: int, rows: i
     parts = [(groups(case, pairs), 1) for pairs in checked] + [(groups(case, pairs, of_step=case.pairs), block) for pairs in blocks]
     sizes = [pack.group_tokens(one, share_prompt=True) for one, _ in parts]
     least = max(max(int(size.max()), -(-int(size.sum()) // (rows * count))) for size, (_, count) in zip(sizes, parts, strict=True))
-    length = -(-least // MULTIPLE) * MULTIPLE
+    length = -(-least // multiple) * multiple
     while True:
         plans = [pack.plan_rows(size, row_tokens=length, pack=True) for size in sizes]
         if all(len(plan) <= rows * count for plan, (_, count) in zip(plans, parts, strict=True)):
             break
-        length += MULTIPLE
+        length += multiple
     width = max(plan.shape[1] for plan in plans)
     makers = []
     for plan, (one, count) in zip(plans, parts, strict=True):

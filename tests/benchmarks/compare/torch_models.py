@@ -16,6 +16,7 @@ def make_weights(case: Case, folder: Path, *, device: str) -> None:
     """Writes random weights of the case's shape, in float32, or for cases in bfloat16 in that, as transformers does."""
     torch.manual_seed(0)
     dtype = torch.bfloat16 if case.dtype == "bfloat16" else torch.float32
+    torch.set_default_dtype(dtype)
     with torch.device("cuda" if device == "gpu" else "cpu"):
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**case.config)).to(dtype)
     model.save_pretrained(folder, max_shard_size="5GB")
