@@ -24,6 +24,7 @@ WEIGHTS = (
     "case = dataclasses.replace(cases.CASES[sys.argv[1]], **({'shape': 'toy'} if sys.argv[4] == 'toy' else {})); "
     "torch_models.make_weights(case, pathlib.Path(sys.argv[2]), device=sys.argv[3])"
 )
+KERNELS = ("-m", "tests.benchmarks.attention_kernels", "--tune", "--seconds", "60")
 TRAIN = ("-m", "jaxalign.train", "--config", "tests/tiny.py:dpo")
 SAME_TEXT = (
     "import json, sys; one, other = ([json.loads(line)['text'] for line in open(name)] for name in sys.argv[1:]); "
@@ -65,9 +66,7 @@ STEPS = {
     "train": Step((*TRAIN, "--workdir", "{there}/run", "--config.data.prepared_dir={there}/prepared"), 120, beside=True),
     "checks": Step(("-m", "tests.benchmarks.gpu_checks"), 120),
     "same-text": Step(("-c", SAME_TEXT, "{there}/gpu.jsonl", "{there}/cpu.jsonl"), 20, after=("greedy-cpu", "greedy-gpu")),
-    "kernels": Step(
-        ("-m", "tests.benchmarks.attention_kernels", "--tune"), 75, needs="tests/benchmarks/attention_kernels.py", after=("train",)
-    ),
+    "kernels": Step((*KERNELS, "--json", "{there}/kernels.json"), 80, after=("train",)),
     "dpo-1b": _compared("dpo-1b", "--rounds", "2", "--block", "4", seconds=180),
     "lora-8b": _compared("lora-8b", "--rounds", "2", "--block", "3", seconds=200),
     "dpo-1b-none": _compared("dpo-1b", "--rounds", "1", "--block", "4", "--set", "model.remat=none", peer="none", seconds=70),
