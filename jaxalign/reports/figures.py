@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 PANEL_INCHES = (4.6, 3.7)
 DOTS_PER_INCH = 110
+PER_ROW = 3  # panels
+MOST_INSIDE = 6  # curves whose names stand inside the axes; those of more stand beside them, off the curves
+LEGEND_INCHES = 1.4  # of names beside the axes
 
 
 class Panel(NamedTuple):
@@ -18,20 +21,24 @@ class Panel(NamedTuple):
 
 
 def write(path: Path, panels: Sequence[Panel]) -> Path:
-    """The path of a PNG of the panels in a row; its folder is made where it is missing."""
+    """The path of a PNG of the panels in rows; its folder is made where it is missing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * max(len(panels), 1), height), layout="constrained")
+    columns, rows, beside = min(PER_ROW, max(len(panels), 1)), max(1, -(-len(panels) // PER_ROW)), 0.0
+    figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     for number, panel in enumerate(panels, 1):
-        axes = figure.add_subplot(1, len(panels), number)
+        axes = figure.add_subplot(rows, columns, number)
         panel.draw(axes)
         axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(frameon=False, fontsize="small")
+        if names := axes.get_legend_handles_labels()[1]:
+            outside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(names) > MOST_INSIDE else {}
+            beside = LEGEND_INCHES if outside else beside
+            axes.legend(frameon=False, fontsize="small", **outside)
+    width, height = PANEL_INCHES
+    figure.set_size_inches((width + beside) * columns, height * rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DOTS_PER_INCH)
     return path
