@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxalign.experiments import gold
-from jaxalign.experiments.goldbench import cells, feedback, fronts, golds, methods, online, report, world
+from jaxalign.experiments.goldbench import cells, claims, feedback, fronts, golds, methods, online, report, world
 from jaxalign.experiments.goldbench.world import Answers
 from jaxalign.experiments.parts import many_seeds
 from jaxalign.models import model as models
@@ -113,12 +113,12 @@ def bent(kl):
 def test_methods_on_one_curve_are_equal_wherever_their_cells_lie():
     coarse, fine = ([(kl, bent(kl)) for kl in kls] for kls in ((0.5, 8.0), (0.9, 1.5, 2.2, 5.0)))
     for kl in (1.0, 2.0, 4.0):
-        assert report.at_kl(0.4, coarse, kl) == pytest.approx(bent(kl)) == report.at_kl(0.4, fine, kl)
+        assert claims.at_kl(0.4, coarse, kl) == pytest.approx(bent(kl)) == claims.at_kl(0.4, fine, kl)
 
 
 @pytest.mark.parametrize("kl", [1.0, 4.1])
 def test_no_gold_is_known_where_cells_lie_on_one_side_alone(kl):
-    assert np.isnan(report.at_kl(0.4, [(4.0, 0.8), (1.2, 0.7)], kl))
+    assert np.isnan(claims.at_kl(0.4, [(4.0, 0.8), (1.2, 0.7)], kl))
 
 
 def test_the_spread_between_seeds_counts_each_cell_once_and_not_what_all_methods_share():
@@ -127,30 +127,31 @@ def test_the_spread_between_seeds_counts_each_cell_once_and_not_what_all_methods
     for _ in range(400):
         shared = draw.normal(0, 5, 3)
         levels = {method: dict(enumerate(shared + draw.normal(0, 1, 3))) for method in "abcd"}
-        deviation, freedom = report.pooled(levels, common=True)
+        deviation, freedom = claims.pooled(levels, common=True)
         assert freedom == (4 - 1) * (3 - 1)
         squares.append(deviation**2)
     assert np.mean(squares) == pytest.approx(1, abs=4 * (2 / 6 / 400) ** 0.5)
-    assert report.pooled({"a": {0: 1.0}}, common=True)[1] == 0
+    assert claims.pooled({"a": {0: 1.0}}, common=True)[1] == 0
 
 
 def test_seeds_with_the_same_prompts_leave_their_error_in_the_interval():
     made = [x for seed in range(2) for name in ("dpo", "ipo") for x in cell(name, seed, 0.1)]
-    assert report.prompt_errors(made)["sentiment-78", "dpo"] == pytest.approx(0.01)
+    assert claims.prompt_errors(made)["sentiment-78", "dpo"] == pytest.approx(0.01)
     bases = [{"seed": seed, "gold/sentiment": (0.4 + 0.002 * seed, 0.01)} for seed in range(2)]
-    (shared,) = (one.half for one in report.claims(made, bases) if one.claim == "DPO above IPO")
+    (shared,) = (one.half for one in claims.claims(made, bases) if one.claim == "DPO above IPO")
     assert shared >= 1.96 * 0.01 * 2**0.5
     own = [{**one, "part": one["seed"]} for one in made]
-    assert report.prompt_errors(own)["sentiment-78", "dpo"] == 0
-    assert next(one.half for one in report.claims(own, bases) if one.claim == "DPO above IPO") < shared
+    assert claims.prompt_errors(own)["sentiment-78", "dpo"] == 0
+    assert next(one.half for one in claims.claims(own, bases) if one.claim == "DPO above IPO") < shared
 
 
 def test_a_claim_without_cells_on_both_sides_cannot_be_told():
     found = [x for seed in range(3) for name, gain in (("dpo", 0.2), ("ipo", 0.1)) for x in cell(name, seed, gain)]
     found = [one for one in found if one["method"] == "dpo" or one["kl"][0] > 4]
-    (claim,) = (one for one in report.claims(found, starts(3)) if one.claim == "DPO above IPO")
-    assert claim.kls == () and claim.verdict == report.UNKNOWN
-    assert ["sentiment-78", claim.claim, "-", "-", "-", "3", report.UNKNOWN] in next(
+    (claim,) = (one for one in claims.claims(found, starts(3)) if one.claim == "DPO above IPO")
+    assert claim.kls == () and claim.verdict == claims.UNKNOWN
+    assert all(one.kls == () for one in claims.claims(found, starts(3), claims.FAR))
+    assert ["sentiment-78", claim.claim, "-", "-", "-", "3", claims.UNKNOWN] in next(
         iter(report.tables(found, [{**one, "distinct_2": 0.6} for one in starts(3)], {}).values())
     )[1]
 
@@ -166,11 +167,10 @@ def starts(count):
     return [{"seed": seed, "gold/sentiment": (0.4 + 0.002 * seed, 0.01)} for seed in range(count)]
 
 
-@pytest.mark.parametrize(("gains", "verdict"), [((0.15, 0.1), report.APPEARS), ((0.1, 0.15), report.NOT), ((0.1, 0.1), report.UNKNOWN)])
+@pytest.mark.parametrize(("gains", "verdict"), [((0.15, 0.1), claims.APPEARS), ((0.1, 0.15), claims.NOT), ((0.1, 0.1), claims.UNKNOWN)])
 def test_a_claim_appears_only_where_its_interval_says_so(gains, verdict):
     found = [x for seed in range(3) for name, gain in zip(("dpo", "ipo"), gains, strict=True) for x in cell(name, seed, gain)]
-    claims = report.claims(found, starts(3))
-    assert [claim.verdict for claim in claims if claim.claim == "DPO above IPO"] == [verdict]
+    assert [claim.verdict for claim in claims.claims(found, starts(3)) if claim.claim == "DPO above IPO"] == [verdict]
     bases = [{**one, "distinct_2": 0.6} for one in starts(3)]
     headings = report.tables(found, bases, {"4": {"kl": 0.64, "gold/sentiment": 0.65}})
     assert headings["gold at equal KL"][1][-1][2] == "0.650 at KL 0.64 at most"  # ties make it less
@@ -182,8 +182,8 @@ def test_a_claim_appears_only_where_its_interval_says_so(gains, verdict):
 def test_one_seed_is_no_evidence():
     found = [x for name, gain in (("dpo", 0.2), ("ipo", 0.1)) for x in cell(name, 0, gain)]
     found += [x for seed in range(1, 3) for name in ("kto", "alol") for x in cell(name, seed, 0.1)]  # others have seeds
-    (claim,) = (one for one in report.claims(found, starts(3)) if one.claim == "DPO above IPO")
-    assert claim.difference > 0 and claim.verdict == report.UNKNOWN
+    (claim,) = (one for one in claims.claims(found, starts(3)) if one.claim == "DPO above IPO")
+    assert claim.difference > 0 and claim.verdict == claims.UNKNOWN
 
 
 def test_a_mixture_of_raters_takes_each_pair_from_one_of_them(truth):
@@ -279,7 +279,7 @@ def test_a_rater_online_judges_as_offline(truth):
 
 
 def test_a_win_is_of_the_cells_own_gold_and_each_seed_has_prompts_of_its_own(monkeypatch):
-    prompts = [f"Tom {i} went out." for i in range(7)]
+    prompts = [f"Tom {i} went out." for i in range(13)]
     made = world.World(None, SimpleNamespace(tokenizer=None), {}, prompts, None, {"held_out": prompts}, "")
     bench, asked = cells.Bench(made, steps=1), []
     monkeypatch.setattr(cells.Bench, "_sampler", lambda self, lanes: None)

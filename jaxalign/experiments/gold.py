@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxalign.experiments.goldbench import cells as bench
-from jaxalign.experiments.goldbench import fronts, golds, methods, report, world
+from jaxalign.experiments.goldbench import claims, fronts, golds, methods, report, world
 from jaxalign.experiments.parts import many_seeds, results
 from jaxalign.experiments.parts.until import Stop, never, until
 
@@ -53,7 +53,7 @@ def run(
         measured = []
         for number, cell in enumerate(until(stop, wanted), 1):
             measured.append(_kept(files[cell], made.depends(cell.method), lambda cell=cell: made.run(cell)))
-            gold, kl = measured[-1][report.gold_of(cell.feedback)][0], measured[-1]["kl"][0]
+            gold, kl = measured[-1][claims.gold_of(cell.feedback)][0], measured[-1]["kl"][0]
             print(f"gold: {number} of {len(wanted)}: {cell.name}: gold {gold:.3f} at KL {kl:.2f}", flush=True)
     everything = {"cells": measured, "bases": bases, "best_of": best}
     tables = report.tables(measured, bases, best)

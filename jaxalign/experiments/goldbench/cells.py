@@ -15,7 +15,8 @@ import optax
 
 from jaxalign.data.rows import loader
 from jaxalign.evaluators.divergence import Divergence
-from jaxalign.experiments.goldbench import feedback, golds, methods, online, report, world
+from jaxalign.experiments.goldbench import feedback, golds, methods, online, world
+from jaxalign.experiments.goldbench.claims import gold_of
 from jaxalign.manifest import content_hash
 from jaxalign.models import model as models
 from jaxalign.rollout.source import Rows
@@ -78,7 +79,7 @@ class Bench:
         params, last = self.trained(cell)
         middle = time.process_time()
         judge, proxy = self.rater(cell.feedback, cell.seed)
-        found = self.measured(params, seed=cell.seed, gold=report.gold_of(cell.feedback), proxy=proxy)
+        found = self.measured(params, seed=cell.seed, gold=gold_of(cell.feedback), proxy=proxy)
         seconds = {"train": middle - began, "measure": time.process_time() - middle}
         if methods.named(cell.method).other:
             found["temperatures"] = (judge.temperature, self._other(cell).temperature)

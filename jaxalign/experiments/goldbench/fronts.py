@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
+from jaxalign.experiments.goldbench.claims import KLS, at_kl, curves, student
 from jaxalign.experiments.goldbench.methods import WEIGHTS
-from jaxalign.experiments.goldbench.report import KLS, at_kl, curves, student
 from jaxalign.reports import pareto
 
 AXES = ("gold/sentiment", "gold/plain")
