@@ -6,7 +6,7 @@ the kernel, from ids and positions, in blocks that are not seen whole. Soft-max 
 and 2). The heads that share a key head are met together: their keys are fetched, and the rule is compared, once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,7 +23,8 @@ BLOCK = 256  # queries, and keys, of a block
 LANES = 128  # of a vector register; a block is a multiple of it
 STACK_BYTES, MOST_STACKED = 2**20, 8  # of the queries of a block that are met together; what belongs to them fits into 16 MiB of VMEM
 NONE = -1e30  # the score of what is not seen
-SEGMENT, POSITION, SEEN_SEGMENT, SEEN_PREFIX, NEAREST = range(5)  # rows of `_marks`
+SEGMENT, POSITION, *SEEN = range(5)  # rows of `_marks`: of keys, and of queries
+ROWS = 8  # of a vector register: numbers per token come as so many rows
 
 
 class Pairs(NamedTuple):
@@ -31,7 +32,6 @@ class Pairs(NamedTuple):
 
     outer: Array  # int32[P + 1]; the block that adds up what it meets, in ascending order; -1 beyond the last pair
     inner: Array  # int32[P + 1]; the block that it meets
-    whole: Array  # int32[P + 1]; 1: all is seen
     count: Array  # int32[]
 
 
@@ -61,13 +61,13 @@ def _forward(q, k, v, positions, segments, prefixes, window, softcap, interpret)
         partial(_forward_kernel, softcap=softcap),
         pairs,
         [(queries, 2, "outer"), (keys, 1, "inner"), (values, 1, "inner"), (marks, 2, "outer"), (marks, 2, "inner")],
-        [(queries.shape, q.dtype, 2), ((stacks, heads, tokens), jnp.float32, 2)],
+        [(queries.shape, q.dtype, 2), ((stacks, ROWS, tokens), jnp.float32, 2)],
         [((3, block, LANES), jnp.int32), column, column, ((heads, block, size), jnp.float32)],
         block,
         interpret,
     )
     out = _by_row(out, *q.shape[:2])
-    return out, (q, k, v, *ids, out, normalizer)
+    return out, (q, k, v, *ids, out, normalizer[:, :heads])
 
 
 def _backward(softcap, interpret, saved, gradient):
@@ -78,12 +78,14 @@ def _backward(softcap, interpret, saved, gradient):
     # d scores = weights (d weights - sum_t weights d weights), and that sum is out . gradient
     mean = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     queries, gradients, mean = (_by_head(x, block, stacks) for x in (q, gradient, mean))
+    numbers = jnp.concatenate([normalizer, mean[..., 0]], 1)
+    numbers = jnp.pad(numbers, [(0, 0), (0, -numbers.shape[1] % ROWS), (0, 0)])
     keys, values = (_by_head(x, block, k.shape[2])[:, 0] for x in (k, v))
     _, heads, tokens, size = queries.shape
-    column, cells = ((heads, block, LANES), jnp.float32), ((block, size), jnp.float32)
+    cells = (block, size), jnp.float32
 
     def arguments(of_queries, of_keys):
-        by_queries = [(queries, 2, of_queries), (gradients, 2, of_queries), (normalizer, 2, of_queries), (mean[..., 0], 2, of_queries)]
+        by_queries = [(x, 2, of_queries) for x in (queries, gradients, numbers)]
         return [*by_queries, (keys, 1, of_keys), (values, 1, of_keys), (marks, 2, of_queries), (marks, 2, of_keys)]
 
     (dq,) = _call(
@@ -91,7 +93,7 @@ def _backward(softcap, interpret, saved, gradient):
         by_query,
         arguments("outer", "inner"),
         [(queries.shape, q.dtype, 2)],
-        [((3, block, LANES), jnp.int32), column, column, ((heads, block, size), jnp.float32)],
+        [((3, block, LANES), jnp.int32), ((2 * heads, block, LANES), jnp.float32), ((heads, block, size), jnp.float32)],
         block,
         interpret,
     )
@@ -122,14 +124,14 @@ def _call(kernel: Callable, pairs: Pairs, inputs: Sequence, outputs: Sequence, s
     heads = outputs[0][0][0]
 
     def blocked(shape, axis, side):
-        def place(head, step, outer, inner, whole):
+        def place(head, step, outer, inner):
             block_number = (outer if side == "outer" else inner)[step]
             return head * shape[0] // heads, *(block_number if i == axis else 0 for i in range(1, len(shape)))
 
         return pl.BlockSpec((1, *(block if i == axis else shape[i] for i in range(1, len(shape)))), place)
 
     grid = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=3,
+        num_scalar_prefetch=2,
         grid=(heads, pairs.count),
         in_specs=[blocked(array.shape, axis, side) for array, axis, side in inputs],
         out_specs=[blocked(shape, axis, "outer") for shape, _, axis in outputs],
@@ -143,115 +145,111 @@ def _call(kernel: Callable, pairs: Pairs, inputs: Sequence, outputs: Sequence, s
         interpret=interpret,
         name=kernel.func.__name__.strip("_"),
     )
-    return call(*pairs[:3], *(array for array, _, _ in inputs))
+    return call(pairs.outer, pairs.inner, *(array for array, _, _ in inputs))
 
 
-# The kernels know one stack of heads and one pair of blocks: q [1, S, B, E], k and v [1, B, E], numbers per query [1, S, B], marks
-# [1, MARKS, B]. Scores are [B, B]: queries by keys, and in the kernel of keys the other way round, so that no product transposes them.
+# The kernels know one stack of heads and one pair of blocks: q [1, S, B, E], k and v [1, B, E], numbers of queries [1, 2 S or more, B]
+# (normalizers, then means), marks [1, ROWS, B]. Scores are [B, B]: queries by keys, and in the kernel of keys the other way round, so that
+# no product transposes them.
 
 
-def _forward_kernel(outer, inner, whole, q, k, v, query_marks, key_marks, out, normalizer, seen, largest, total, sums, *, softcap):
-    def begin():
-        for i, mark in enumerate((SEEN_SEGMENT, SEEN_PREFIX, NEAREST)):
-            seen[i] = _column(query_marks[0, mark])
-        largest[...] = jnp.full(largest.shape, NONE)
-        total[...] = jnp.zeros(total.shape)
-        sums[...] = jnp.zeros(sums.shape)
+def _forward_kernel(outer, inner, q, k, v, query_marks, key_marks, out, normalizer, seen, largest, total, sums, *, softcap):
+    heads, block, size = sums.shape
+    first, last = _ends(outer)
 
-    def meet(masked, later):
-        hidden = _hidden_keys(seen, key_marks, later) if masked else None
-        for head in range(q.shape[1]):
-            scores = _hide(_scores(q[0, head], k[0], softcap), hidden)
-            old = largest[head]
-            new = jnp.maximum(old, scores.max(1, keepdims=True))
-            powers, kept = jnp.exp(scores - _wide(new, scores.shape[1])), jnp.exp(old - new)
-            # A query that has seen nothing yet adds up ones here, which `kept` = 0 wipes out as soon as it sees something.
-            total[head] = total[head] * kept + _lane_sums(powers)
-            sums[head] = sums[head] * _wide(kept, sums.shape[2]) + _product(powers.astype(v.dtype), v[0], 1, 0)
-            largest[head] = new
+    @pl.when(first)
+    def _():
+        _store_columns(seen, query_marks[0], SEEN)
 
-    def end():
-        real = seen[0] >= 0
-        for head in range(q.shape[1]):
-            whole_total = jnp.broadcast_to(total[head].sum(1, keepdims=True), total.shape[1:])
-            share = _wide(jnp.where(real, 1 / whole_total, 0), sums.shape[2])
-            out[0, head] = (sums[head] * share).astype(out.dtype)
-            normalizer[0, head] = _row(jnp.where(real, largest[head] + jnp.log(whole_total), 0))
+    hidden = _hidden_keys(seen, key_marks, outer, inner)
+    for head in range(heads):
+        scores = _scores(q[0, head], k[0], softcap) + hidden
+        old = jnp.where(first, NONE, largest[head])
+        new = jnp.maximum(old, scores.max(1, keepdims=True))
+        powers, kept = jnp.exp(scores - _wide(new, block)), jnp.exp(old - new)
+        # A query that has seen nothing yet adds up ones here, which `kept` = 0 wipes out as soon as it sees something.
+        total[head] = jnp.where(first, 0, total[head] * kept) + _lane_sums(powers)
+        sums[head] = jnp.where(first, 0, sums[head] * _wide(kept, size)) + _product(powers.astype(v.dtype), v[0], 1, 0)
+        largest[head] = new
 
-    _one_step(outer, inner, whole, begin, meet, end)
+    @pl.when(last)
+    def _():
+        real, lane = seen[0] >= 0, jax.lax.broadcasted_iota(jnp.int32, (block, LANES), 1)
+        totals, tops = jnp.ones((block, LANES), jnp.float32), jnp.zeros((block, LANES), jnp.float32)  # of a head in each lane
+        for head in range(heads):
+            whole = jnp.broadcast_to(total[head].sum(1, keepdims=True), (block, LANES))
+            out[0, head] = (sums[head] * _wide(jnp.where(real, 1 / whole, 0), size)).astype(out.dtype)
+            totals, tops = jnp.where(lane == head, whole, totals), jnp.where(lane == head, largest[head], tops)
+        normalizer[0] = jnp.where(real, tops + jnp.log(totals), 0).T[:ROWS]
 
 
-def _query_kernel(
-    outer, inner, whole, q, gradient, normalizer, mean, k, v, query_marks, key_marks, dq, seen, normalizers, means, sums, *, softcap
-):
-    def begin():
-        for i, mark in enumerate((SEEN_SEGMENT, SEEN_PREFIX, NEAREST)):
-            seen[i] = _column(query_marks[0, mark])
-        for head in range(q.shape[1]):
-            normalizers[head], means[head] = _column(normalizer[0, head]), _column(mean[0, head])
-        sums[...] = jnp.zeros(sums.shape)
+def _query_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_marks, dq, seen, columns, sums, *, softcap):
+    heads, block, _ = sums.shape
+    first, last = _ends(outer)
 
-    def meet(masked, later):
-        hidden = _hidden_keys(seen, key_marks, later) if masked else None
-        for head in range(q.shape[1]):
-            scores = _scores(q[0, head], k[0], softcap)
-            weights = jnp.exp(_hide(scores, hidden) - _wide(normalizers[head], scores.shape[1]))
-            ds = weights * (_product(gradient[0, head], v[0], 1, 1) - _wide(means[head], scores.shape[1]))
-            sums[head] += _product(_uncapped(ds, scores, softcap).astype(k.dtype), k[0], 1, 0)
+    @pl.when(first)
+    def _():
+        _store_columns(seen, query_marks[0], SEEN)
+        _store_columns(columns, numbers[0], range(2 * heads))
 
-    def end():
+    hidden = _hidden_keys(seen, key_marks, outer, inner)
+    for head in range(heads):
+        scores = _scores(q[0, head], k[0], softcap)
+        weights = jnp.exp(scores + hidden - _wide(columns[head], block))
+        ds = weights * (_product(gradient[0, head], v[0], 1, 1) - _wide(columns[heads + head], block))
+        added = _product(_uncapped(ds, scores, softcap).astype(k.dtype), k[0], 1, 0)
+        sums[head] = jnp.where(first, 0, sums[head]) + added
+
+    @pl.when(last)
+    def _():
         dq[0] = sums[...].astype(dq.dtype)
 
-    _one_step(outer, inner, whole, begin, meet, end)
 
+def _key_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_marks, dk, dv, seen, key_sums, value_sums, *, softcap):
+    first, last = _ends(outer)
+    heads = q.shape[1]
 
-def _key_kernel(
-    outer, inner, whole, q, gradient, normalizer, mean, k, v, query_marks, key_marks, dk, dv, seen, key_sums, value_sums, *, softcap
-):
-    def begin():
-        for i, mark in enumerate((SEGMENT, POSITION)):
-            seen[i] = _column(key_marks[0, mark])
-        key_sums[...] = jnp.zeros(key_sums.shape)
-        value_sums[...] = jnp.zeros(value_sums.shape)
+    @pl.when(first)
+    def _():
+        _store_columns(seen, key_marks[0], (SEGMENT, POSITION))
+        key_sums[...] = jnp.zeros(key_sums.shape, jnp.float32)
+        value_sums[...] = jnp.zeros(value_sums.shape, jnp.float32)
 
-    def meet(masked, earlier):
-        hidden = _hidden_queries(seen, query_marks, -earlier) if masked else None
-        for head in range(q.shape[1]):
-            scores = _scores(k[0], q[0, head], softcap)
-            weights = jnp.exp(_hide(scores, hidden) - normalizer[0, head][None])
-            value_sums[...] += _product(weights.astype(gradient.dtype), gradient[0, head], 1, 0)
-            ds = weights * (_product(v[0], gradient[0, head], 1, 1) - mean[0, head][None])
-            key_sums[...] += _product(_uncapped(ds, scores, softcap).astype(q.dtype), q[0, head], 1, 0)
+    hidden = _hidden_queries(seen, query_marks, outer, inner)
+    for head in range(heads):
+        scores = _scores(k[0], q[0, head], softcap)
+        weights = jnp.exp(scores + hidden - numbers[0, head][None])
+        value_sums[...] += _product(weights.astype(gradient.dtype), gradient[0, head], 1, 0)
+        ds = weights * (_product(v[0], gradient[0, head], 1, 1) - numbers[0, heads + head][None])
+        key_sums[...] += _product(_uncapped(ds, scores, softcap).astype(q.dtype), q[0, head], 1, 0)
 
-    def end():
+    @pl.when(last)
+    def _():
         dk[0], dv[0] = key_sums[...].astype(dk.dtype), value_sums[...].astype(dv.dtype)
 
-    _one_step(outer, inner, whole, begin, meet, end)
 
-
-def _one_step(outer, inner, whole, begin, meet, end):
-    """begin, meet(masked, outer - inner block) and end, where they are due."""
+def _ends(outer) -> tuple[Array, Array]:
+    """(whether this pair is the first, whether it is the last of its outer block)."""
     step = pl.program_id(1)
-    pl.when((step == 0) | (outer[step] != outer[jnp.maximum(step - 1, 0)]))(begin)
-    pl.when(whole[step] == 1)(lambda: meet(False, 0))
-    pl.when(whole[step] == 0)(lambda: meet(True, outer[step] - inner[step]))
-    pl.when(outer[step] != outer[step + 1])(end)
+    return (step == 0) | (outer[step] != outer[jnp.maximum(step - 1, 0)]), outer[step] != outer[step + 1]
 
 
-def _hidden_keys(seen, key_marks, later: Array) -> Array:
-    """float32[queries, keys]: 0 where a query sees a key, else NONE; `later` is by how many blocks the queries lie behind the keys."""
+def _hidden_keys(seen, key_marks, outer, inner) -> Array:
+    """float32[queries, keys]: 0 where a query sees a key, else NONE."""
     size = key_marks.shape[2]
-    queries = (_wide(seen[i], size) for i in range(3))
-    after = _places(size, 1) - _places(size, 0)
-    return _rule(*queries, key_marks[0, SEGMENT][None], key_marks[0, POSITION][None], after <= later * size)
+    queries = (_wide(seen[i], size) for i in range(len(SEEN)))
+    ahead = (outer[pl.program_id(1)] - inner[pl.program_id(1)]) * size
+    after = _places(size, 1) - _places(size, 0) <= ahead
+    return _rule(*queries, key_marks[0, SEGMENT][None], key_marks[0, POSITION][None], after)
 
 
-def _hidden_queries(seen, query_marks, later: Array) -> Array:
+def _hidden_queries(seen, query_marks, outer, inner) -> Array:
     """The same, float32[keys, queries]."""
     size = query_marks.shape[2]
-    queries = (query_marks[0, mark][None] for mark in (SEEN_SEGMENT, SEEN_PREFIX, NEAREST))
-    after = _places(size, 0) - _places(size, 1)
-    return _rule(*queries, _wide(seen[0], size), _wide(seen[1], size), after <= later * size)
+    queries = (query_marks[0, mark][None] for mark in SEEN)
+    ahead = (inner[pl.program_id(1)] - outer[pl.program_id(1)]) * size
+    after = _places(size, 0) - _places(size, 1) <= ahead
+    return _rule(*queries, _wide(seen[0], size), _wide(seen[1], size), after)
 
 
 def _rule(segment, prefix, nearest, key_segment, key_position, not_after):
@@ -262,10 +260,6 @@ def _rule(segment, prefix, nearest, key_segment, key_position, not_after):
 def _scores(left: Array, right: Array, softcap: float) -> Array:
     scores = _product(left, right, 1, 1)
     return softcap * jnp.tanh(scores / softcap) if softcap else scores
-
-
-def _hide(scores: Array, hidden: Array | None) -> Array:
-    return scores if hidden is None else scores + hidden
 
 
 def _uncapped(gradient: Array, scores: Array, softcap: float) -> Array:
@@ -279,14 +273,11 @@ def _product(left: Array, right: Array, left_axis: int, right_axis: int) -> Arra
     return jax.lax.dot_general(left, right, dims, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _column(row: Array) -> Array:
-    """[B] -> [B, LANES], the same in every lane."""
-    return jnp.broadcast_to(row[None], (LANES, len(row))).T
-
-
-def _row(column: Array) -> Array:
-    """[B, LANES] -> [B]."""
-    return column.T[0]
+def _store_columns(columns, rows: Array, chosen: Iterable[int]) -> None:
+    """Writes the chosen rows of [n, B] to [.., B, LANES], each the same in every lane."""
+    cells = rows.T
+    for i, row in enumerate(chosen):
+        columns[i] = jnp.broadcast_to(cells[:, row : row + 1], columns.shape[1:])
 
 
 def _wide(column: Array, width: int) -> Array:
@@ -345,26 +336,25 @@ def _marks(positions: Array, segments: Array, prefixes: Array, window: Array, bl
     prefix = jnp.where(real & (prefixes != 0), prefixes, seen)
     nearest = jnp.where(window == 0, jnp.iinfo(jnp.int32).min, positions - window + 1)
     nothing = jnp.zeros_like(segments)
-    rows = jnp.stack([segments, positions, seen, prefix, nearest, *[nothing] * 3])
+    rows = jnp.stack([segments, positions, seen, prefix, nearest, *[nothing] * (ROWS - 5)])
     fill = jnp.array([0, 0, -1, -1, 0, 0, 0, 0], jnp.int32)[:, None, None]
-    rows = jnp.concatenate([rows, jnp.broadcast_to(fill, (8, len(segments), -segments.shape[1] % block))], 2)
-    return rows.reshape(1, 8, -1)
+    rows = jnp.concatenate([rows, jnp.broadcast_to(fill, (ROWS, len(segments), -segments.shape[1] % block))], 2)
+    return rows.reshape(1, ROWS, -1)
 
 
 def _pairs(positions: Array, segments: Array, prefixes: Array, window: Array, block: int) -> tuple[Pairs, Pairs]:
     """The pairs of blocks that meet, for every block of queries and for every block of keys."""
-    meets, whole = blocks.seen(positions, segments, prefixes, window, block, block)
+    meets, _ = blocks.seen(positions, segments, prefixes, window, block, block)
     meets |= jnp.eye(meets.shape[-1], dtype=bool)  # every block is written, also one that sees nothing
-    return _listed(meets, whole), _listed(meets.swapaxes(1, 2), whole.swapaxes(1, 2))
+    return _listed(meets), _listed(meets.swapaxes(1, 2))
 
 
-def _listed(meets: Array, whole: Array) -> Pairs:
+def _listed(meets: Array) -> Pairs:
     """The pairs of bool[R, n, n] in order."""
     rows, n, _ = meets.shape
     running = jnp.cumsum(meets.ravel(), dtype=jnp.int32)
     number = jnp.arange(1, rows * n * (n + 1) // 2 + 2, dtype=jnp.int32)  # as many pairs as a causal mask leaves, and one more
-    # The cell of every number is found by comparing all: on a TPU a scatter, a sort or a gather of scalars would cost more.
-    cells = 2 * jnp.arange(meets.size, dtype=jnp.int32) + whole.ravel() + 1
-    cell = jnp.where((running == number[:, None]) & meets.ravel(), cells, 0).sum(1) - 1
-    outer, inner = cell // (2 * n), cell // 2 % n
-    return Pairs(outer, jnp.maximum(outer, 0) // n * n + inner, cell % 2, running[-1])
+    # Before the cell of a number stand all whose running count is below it: on a TPU a scatter, a sort or a search would cost more.
+    cell = (running < number[:, None]).sum(1, dtype=jnp.int32)
+    outer = cell // n
+    return Pairs(jnp.where(number <= running[-1], outer, -1), outer // n * n + cell % n, running[-1])
