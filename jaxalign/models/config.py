@@ -11,7 +11,7 @@ NORMS = ("rms", "layer")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 ROPE_SCALINGS = ("none", "linear", "llama3")
 REWARD_HEADS = ("linear", "mlp")  # kinds of `heads.RewardHead`
-ATTENTIONS = ("auto", "xla", "pallas_gpu")  # the choice by device, and the names in `attention.rule.IMPLEMENTATIONS`
+ATTENTIONS = ("auto", "xla", "pallas_gpu", "pallas_tpu")  # the choice by device, and the names in `attention.rule.IMPLEMENTATIONS`
 VOCAB_MULTIPLE = 128  # so that the vocabulary splits over any tensor axis up to 128 and fills whole TPU lanes
 
 

@@ -6,25 +6,25 @@ the kernel, from ids and positions, in blocks that are not seen whole. Soft-max 
 and 2). The heads that share a key head are met together: their keys are fetched, and the rule is compared, once.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 from jaxalign.models.attention import blocks
+from jaxalign.models.attention import tpu_kernels as kernels
+from jaxalign.models.attention.tpu_kernels import LANES, ROWS
 
 Array = jax.Array
 
 BLOCK = 256  # queries, and keys, of a block
-LANES = 128  # of a vector register; a block is a multiple of it
 STACK_BYTES, MOST_STACKED = 2**20, 8  # of the queries of a block that are met together; what belongs to them fits into 16 MiB of VMEM
-NONE = -1e30  # the score of what is not seen
-SEGMENT, POSITION, *SEEN = range(5)  # rows of `_marks`: of keys, and of queries
-ROWS = 8  # of a vector register: numbers per token come as so many rows
+WIDEST = 256  # elements of a head with which the kernels are known to fit
 
 
 class Pairs(NamedTuple):
@@ -45,6 +45,11 @@ def attend_locally(
     return _attention(q, k, v, positions, segments, prefixes, window, softcap, interpret)
 
 
+def refusal(head_dim: int, device_kind: str | None) -> str | None:
+    """Why the kernels cannot attend with heads of head_dim elements on such devices; None: they can."""
+    return f"heads of {head_dim} elements are wider than {WIDEST}" if head_dim > WIDEST else None
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(7, 8))
 def _attention(q, k, v, positions, segments, prefixes, window, softcap, interpret):
     return _forward(q, k, v, positions, segments, prefixes, window, softcap, interpret)[0]
@@ -58,7 +63,7 @@ def _forward(q, k, v, positions, segments, prefixes, window, softcap, interpret)
     heads, tokens, size = queries.shape[1:]
     column = (heads, block, LANES), jnp.float32
     out, normalizer = _call(
-        partial(_forward_kernel, softcap=softcap),
+        partial(kernels.forward_kernel, softcap=softcap),
         pairs,
         [(queries, 2, "outer"), (keys, 1, "inner"), (values, 1, "inner"), (marks, 2, "outer"), (marks, 2, "inner")],
         [(queries.shape, q.dtype, 2), ((stacks, ROWS, tokens), jnp.float32, 2)],
@@ -66,8 +71,8 @@ def _forward(q, k, v, positions, segments, prefixes, window, softcap, interpret)
         block,
         interpret,
     )
-    out = _by_row(out, *q.shape[:2])
-    return out, (q, k, v, *ids, out, normalizer[:, :heads])
+    out = checkpoint_name(_by_row(out, *q.shape[:2]), "attention")
+    return out, (q, k, v, *ids, out, checkpoint_name(normalizer[:, :heads], "attention"))
 
 
 def _backward(softcap, interpret, saved, gradient):
@@ -89,7 +94,7 @@ def _backward(softcap, interpret, saved, gradient):
         return [*by_queries, (keys, 1, of_keys), (values, 1, of_keys), (marks, 2, of_queries), (marks, 2, of_keys)]
 
     (dq,) = _call(
-        partial(_query_kernel, softcap=softcap),
+        partial(kernels.query_kernel, softcap=softcap),
         by_query,
         arguments("outer", "inner"),
         [(queries.shape, q.dtype, 2)],
@@ -100,7 +105,7 @@ def _backward(softcap, interpret, saved, gradient):
     # Stacks that share a key head add up to its gradient, which is rounded once.
     dtype = k.dtype if stacks == k.shape[2] else jnp.float32
     dk, dv = _call(
-        partial(_key_kernel, softcap=softcap),
+        partial(kernels.key_kernel, softcap=softcap),
         by_key,
         arguments("inner", "outer"),
         [((stacks, tokens, size), dtype, 1)] * 2,
@@ -143,155 +148,9 @@ def _call(kernel: Callable, pairs: Pairs, inputs: Sequence, outputs: Sequence, s
         out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype, _ in outputs],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=interpret,
-        name=kernel.func.__name__.strip("_"),
+        name=kernel.func.__name__,
     )
     return call(pairs.outer, pairs.inner, *(array for array, _, _ in inputs))
-
-
-# The kernels know one stack of heads and one pair of blocks: q [1, S, B, E], k and v [1, B, E], numbers of queries [1, 2 S or more, B]
-# (normalizers, then means), marks [1, ROWS, B]. Scores are [B, B]: queries by keys, and in the kernel of keys the other way round, so that
-# no product transposes them.
-
-
-def _forward_kernel(outer, inner, q, k, v, query_marks, key_marks, out, normalizer, seen, largest, total, sums, *, softcap):
-    heads, block, size = sums.shape
-    first, last = _ends(outer)
-
-    @pl.when(first)
-    def _():
-        _store_columns(seen, query_marks[0], SEEN)
-
-    hidden = _hidden_keys(seen, key_marks, outer, inner)
-    for head in range(heads):
-        scores = _scores(q[0, head], k[0], softcap) + hidden
-        old = jnp.where(first, NONE, largest[head])
-        new = jnp.maximum(old, scores.max(1, keepdims=True))
-        powers, kept = jnp.exp(scores - _wide(new, block)), jnp.exp(old - new)
-        # A query that has seen nothing yet adds up ones here, which `kept` = 0 wipes out as soon as it sees something.
-        total[head] = jnp.where(first, 0, total[head] * kept) + _lane_sums(powers)
-        sums[head] = jnp.where(first, 0, sums[head] * _wide(kept, size)) + _product(powers.astype(v.dtype), v[0], 1, 0)
-        largest[head] = new
-
-    @pl.when(last)
-    def _():
-        real, lane = seen[0] >= 0, jax.lax.broadcasted_iota(jnp.int32, (block, LANES), 1)
-        totals, tops = jnp.ones((block, LANES), jnp.float32), jnp.zeros((block, LANES), jnp.float32)  # of a head in each lane
-        for head in range(heads):
-            whole = jnp.broadcast_to(total[head].sum(1, keepdims=True), (block, LANES))
-            out[0, head] = (sums[head] * _wide(jnp.where(real, 1 / whole, 0), size)).astype(out.dtype)
-            totals, tops = jnp.where(lane == head, whole, totals), jnp.where(lane == head, largest[head], tops)
-        normalizer[0] = jnp.where(real, tops + jnp.log(totals), 0).T[:ROWS]
-
-
-def _query_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_marks, dq, seen, columns, sums, *, softcap):
-    heads, block, _ = sums.shape
-    first, last = _ends(outer)
-
-    @pl.when(first)
-    def _():
-        _store_columns(seen, query_marks[0], SEEN)
-        _store_columns(columns, numbers[0], range(2 * heads))
-
-    hidden = _hidden_keys(seen, key_marks, outer, inner)
-    for head in range(heads):
-        scores = _scores(q[0, head], k[0], softcap)
-        weights = jnp.exp(scores + hidden - _wide(columns[head], block))
-        ds = weights * (_product(gradient[0, head], v[0], 1, 1) - _wide(columns[heads + head], block))
-        added = _product(_uncapped(ds, scores, softcap).astype(k.dtype), k[0], 1, 0)
-        sums[head] = jnp.where(first, 0, sums[head]) + added
-
-    @pl.when(last)
-    def _():
-        dq[0] = sums[...].astype(dq.dtype)
-
-
-def _key_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_marks, dk, dv, seen, key_sums, value_sums, *, softcap):
-    first, last = _ends(outer)
-    heads = q.shape[1]
-
-    @pl.when(first)
-    def _():
-        _store_columns(seen, key_marks[0], (SEGMENT, POSITION))
-        key_sums[...] = jnp.zeros(key_sums.shape, jnp.float32)
-        value_sums[...] = jnp.zeros(value_sums.shape, jnp.float32)
-
-    hidden = _hidden_queries(seen, query_marks, outer, inner)
-    for head in range(heads):
-        scores = _scores(k[0], q[0, head], softcap)
-        weights = jnp.exp(scores + hidden - numbers[0, head][None])
-        value_sums[...] += _product(weights.astype(gradient.dtype), gradient[0, head], 1, 0)
-        ds = weights * (_product(v[0], gradient[0, head], 1, 1) - numbers[0, heads + head][None])
-        key_sums[...] += _product(_uncapped(ds, scores, softcap).astype(q.dtype), q[0, head], 1, 0)
-
-    @pl.when(last)
-    def _():
-        dk[0], dv[0] = key_sums[...].astype(dk.dtype), value_sums[...].astype(dv.dtype)
-
-
-def _ends(outer) -> tuple[Array, Array]:
-    """(whether this pair is the first, whether it is the last of its outer block)."""
-    step = pl.program_id(1)
-    return (step == 0) | (outer[step] != outer[jnp.maximum(step - 1, 0)]), outer[step] != outer[step + 1]
-
-
-def _hidden_keys(seen, key_marks, outer, inner) -> Array:
-    """float32[queries, keys]: 0 where a query sees a key, else NONE."""
-    size = key_marks.shape[2]
-    queries = (_wide(seen[i], size) for i in range(len(SEEN)))
-    ahead = (outer[pl.program_id(1)] - inner[pl.program_id(1)]) * size
-    after = _places(size, 1) - _places(size, 0) <= ahead
-    return _rule(*queries, key_marks[0, SEGMENT][None], key_marks[0, POSITION][None], after)
-
-
-def _hidden_queries(seen, query_marks, outer, inner) -> Array:
-    """The same, float32[keys, queries]."""
-    size = query_marks.shape[2]
-    queries = (query_marks[0, mark][None] for mark in SEEN)
-    ahead = (inner[pl.program_id(1)] - outer[pl.program_id(1)]) * size
-    after = _places(size, 0) - _places(size, 1) <= ahead
-    return _rule(*queries, _wide(seen[0], size), _wide(seen[1], size), after)
-
-
-def _rule(segment, prefix, nearest, key_segment, key_position, not_after):
-    visible = ((key_segment == segment) | (key_segment == prefix)) & (key_position >= nearest) & not_after
-    return jnp.where(visible, 0.0, NONE)
-
-
-def _scores(left: Array, right: Array, softcap: float) -> Array:
-    scores = _product(left, right, 1, 1)
-    return softcap * jnp.tanh(scores / softcap) if softcap else scores
-
-
-def _uncapped(gradient: Array, scores: Array, softcap: float) -> Array:
-    return gradient * (1 - (scores / softcap) ** 2) if softcap else gradient
-
-
-def _product(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
-    # bfloat16 has one precision; for float32 it is what jax.default_matmul_precision says, as everywhere.
-    precision = jax.lax.Precision.DEFAULT if left.dtype == jnp.bfloat16 else None
-    dims = ((left_axis,), (right_axis,)), ((), ())
-    return jax.lax.dot_general(left, right, dims, precision=precision, preferred_element_type=jnp.float32)
-
-
-def _store_columns(columns, rows: Array, chosen: Iterable[int]) -> None:
-    """Writes the chosen rows of [n, B] to [.., B, LANES], each the same in every lane."""
-    cells = rows.T
-    for i, row in enumerate(chosen):
-        columns[i] = jnp.broadcast_to(cells[:, row : row + 1], columns.shape[1:])
-
-
-def _wide(column: Array, width: int) -> Array:
-    """[B, LANES], the same in every lane, -> [B, width]."""
-    return jnp.tile(column, (1, -(-width // LANES)))[:, :width]
-
-
-def _lane_sums(x: Array) -> Array:
-    """[B, n LANES] -> [B, LANES]; their sum over lanes is that of x."""
-    return sum(x[:, i : i + LANES] for i in range(0, x.shape[1], LANES))
-
-
-def _places(size: int, axis: int) -> Array:
-    return jax.lax.broadcasted_iota(jnp.int32, (size, size), axis)
 
 
 def _block(q: Array) -> int:

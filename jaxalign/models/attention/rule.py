@@ -93,7 +93,14 @@ def _pallas_gpu():
     return pallas_gpu
 
 
+def _pallas_tpu():
+    from jaxalign.models.attention import pallas_tpu
+
+    return pallas_tpu
+
+
 IMPLEMENTATIONS = {  # where several are made for one platform, "auto" takes the first
     "xla": Implementation(lambda: xla),
     "pallas_gpu": Implementation(_pallas_gpu, "gpu"),
+    "pallas_tpu": Implementation(_pallas_tpu, "tpu"),
 }
