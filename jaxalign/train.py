@@ -14,6 +14,7 @@ import sys
 import time
 
 from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
+from jaxalign.hosts import watch
 
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run (default: runs/NAME); an existing one is continued"}),
@@ -32,11 +33,13 @@ def main(argv: list[str] | None = None) -> int:
 def _train(argv):
     asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="train")
     start_devices(asked)
+    from jaxalign.config import preflight
     from jaxalign.reports import summary
     from jaxalign.training.stop import StopRequest
 
     workdir, typed = workdir_of(asked), sys.argv[1:] if argv is None else argv
-    with StopRequest() as stop:
+    with watch.watching(preflight.watch_of(asked)) as channel, StopRequest() as stop:
+        preflight.check(asked.stages, channel=channel)
         for name, stage in _stages(asked, workdir, shlex.join(["python", "-m", "jaxalign.train", *typed])).items():
             if stop.requested() or not stage.run(workdir / name, stop):
                 return asked.options.stopped_exit_code
@@ -84,7 +87,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
     """
     import jax
 
-    from jaxalign.config import build, describe, evaluations, functions, rollouts
+    from jaxalign.config import build, describe, evaluations, functions, preflight, rollouts
     from jaxalign.config.durations import durations
     from jaxalign.config.resume import open_run
     from jaxalign.config.sets import check_best, class_weights
@@ -100,6 +103,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         saved, start, hashes = open_run(cfg, model, workdir)
         judging = evaluations.check(cfg, model)
         rolling = rollouts.rolling(cfg, model, objective, reward=rollouts.check(cfg, model))
+        watch.at("the rows", limited=False)
         sets = _sets(cfg, objective, model)
         kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=saved.read_run(start) if start else {})
         beside = evaluations.evaluations(cfg, model, sets, judging=judging)
@@ -111,6 +115,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | beside.names())
         prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item in sets.train]
         prepared += [rolling.prepared] if rolling else []
+        preflight.check_rows(cfg, name, sets, prepared)
         state, evaluated = _begin(cfg, model, made, saved, start, lengths, prepared, workdir)
         log = RunLog(
             workdir, start_step=start, total_steps=lengths.total, wandb=cfg.train.wandb, name=name, config=cfg.to_dict(),
@@ -124,6 +129,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, hashes, kept, samples, beside)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
+            watch.at("the last save", limited=False)
             saved.close()
         finally:
             log.close()
@@ -204,22 +210,26 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     pending = []
     in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):
+        watch.at(f"step {step}")
         stopping, held_out_metrics = step < total and stop.requested(step), None
         if (run.held_out or run.beside) and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
             _flush(run, pending, meter)
             beside = {"follow": [functools.partial(samples.record, step) for samples in run.samples], "labels": run.beside.labels}
             estimates = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows, **beside)
+            watch.at(f"the evaluation at step {step}", limited=False)
             estimates |= run.beside.evaluate(state, step, run.log)
             held_out_metrics = {name: estimate.value for name, estimate in estimates.items()}
             run.log.held_out(step, estimates)
             meter.restart()
         if step > start and (stopping or step == total or _is_due(step, every.save_every, total)):
             _flush(run, pending, meter)
+            watch.at(f"the save of step {step}")
             _save(run, state, step, held_out_metrics)
             meter.restart()
         if step == total or stopping:
             _flush(run, pending, meter)
             return state, step == total
+        watch.at(f"the batch of step {step}", limited=run.cfg.data.rollout is None)
         state, arrays, batch = batches.next(state, step)
         window, lines = batches.news()
         for line in lines:
@@ -229,6 +239,7 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
             run.log.metrics("train", step, window)
         limit = {"most": run.cfg.train.max_kl, "saved": run.saved, "learning_rate": run.cfg.optimizer.learning_rate}
         guards.check_kl(window.get("rollout/kl"), step, **limit)
+        watch.at(f"step {step}")
         state, metrics = run.functions.train_step(state, batch)
         if in_turn:
             jax.block_until_ready(metrics)
@@ -245,7 +256,9 @@ def _flush(run: Loop, pending: list, meter) -> None:
 
     if not pending:
         return
+    watch.at(f"step {pending[-1][0]}")
     fetched = jax.device_get([metrics for _, metrics, _, _ in pending])
+    watch.stepped()
     speed = meter.read([arrays for _, _, arrays, _ in pending])
     for (step, _, _, window), metrics in zip(pending, fetched, strict=True):
         values = {name: float(value) for name, value in metrics.items()} | window

@@ -18,6 +18,7 @@ ROOMS = (  # from the ground up: a room imports from rooms that stand before it,
     "paths",
     "hub",  # names on the Hugging Face hub
     "manifest",  # hashes of files and settings
+    "hosts",  # what processes of a run tell each other
     "sharding",  # the table of axes
     "types",  # batch, outputs, terms, state
     "lm_head",

@@ -14,8 +14,10 @@ import os
 from pathlib import Path
 import re
 import sys
+import traceback
 from typing import Any, NamedTuple
 
+from jaxalign.hosts import watch
 from jaxalign.paths import resolve
 
 TRACEBACK = "JAXALIGN_TRACEBACK"  # environment variable: any value shows the traceback of an error
@@ -43,11 +45,13 @@ def run(body: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         return body(argv) or 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+        return watch.fail(INTERRUPTED, "interrupted")
     except Exception as error:
-        if os.environ.get(TRACEBACK):
+        shows = os.environ.get(TRACEBACK)
+        print(f"\n{sentence(error)}\n({TRACEBACK}=1 shows where.)" if not shows else traceback.format_exc(), file=sys.stderr)
+        watch.fail(1, sentence(error))
+        if shows:
             raise
-        print(f"\n{sentence(error)}\n({TRACEBACK}=1 shows where.)", file=sys.stderr)
         return 1
 
 

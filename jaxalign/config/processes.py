@@ -22,6 +22,7 @@ ASKED_BY_JAX = {  # variable -> what the user calls it
     "TPU_PROCESS_ADDRESSES": "the TPU slice",
     "TPU_WORKER_HOSTNAMES": "the TPU slice",
 }
+HEARTBEAT_S = 900
 BY_HAND = "--coordinator HOST:PORT --processes N --process I"
 
 
@@ -53,6 +54,8 @@ def find(coordinator: str | None, count: int | None, number: int | None, environ
 def connect(processes: Processes) -> None:
     """Waits for the other processes; after it jax shows the devices of all.
 
+    jax ends a process HEARTBEAT_S after another one fell silent, without a word of ours; `hosts.watch` is faster.
+
     Raises:
       ConfigError: nothing here says which the others are.
     """
@@ -61,7 +64,7 @@ def connect(processes: Processes) -> None:
     if processes.coordinator is None:
         print(f"asking {processes.source} for the other processes", file=sys.stderr)
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_S)
         except ValueError as error:  # jax's own sentence names an argument of its function
             raise ConfigError(
                 "--coordinator auto finds no other processes: this is no TPU slice, no step of Slurm (srun), no pod of Kubernetes, no "
@@ -71,9 +74,8 @@ def connect(processes: Processes) -> None:
     print(
         f"process {processes.number} of {processes.count} ({processes.source}): waiting for all at {processes.coordinator}", file=sys.stderr
     )
-    jax.distributed.initialize(
-        processes.coordinator, processes.count, processes.number, processes.devices, cluster_detection_method="deactivate"
-    )
+    options = {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": HEARTBEAT_S}
+    jax.distributed.initialize(processes.coordinator, processes.count, processes.number, processes.devices, **options)
 
 
 def _of_environment(environ) -> Processes:

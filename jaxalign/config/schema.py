@@ -286,6 +286,12 @@ SCHEMA: dict[str, Any] = {
             "moves, in nats per sample",
             least=0,
         ),
+        "stall_minutes": Field(
+            (float, NONE), 60.0, "end where no step finishes for so long, compiling left out; None: never", least=0
+        ),
+        "lost_minutes": Field(
+            (float,), 2.0, "end where another process of the run has not answered for so long: it is dead or stopped", least=0.02, most=10
+        ),
         "wandb": Field((bool,), False, "log to Weights & Biases too"),
     },
     "eval": {

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxalign.data.rows import loader
 from jaxalign.data.rows.store import Prepared
+from jaxalign.hosts import watch
 from jaxalign.reports.estimates import Estimate, change, estimate
 
 DIVIDED = ("accuracy", "ranking/length")  # metrics that are shown by label too
@@ -85,7 +86,10 @@ def measure(eval_step, state, prepared: Prepared, *, rows: int) -> ByPrompt:
 
     Prompts stand in the order of the set's rows, whatever the number of hosts and devices.
     """
-    parts = [jax.device_get(eval_step(state, loader.to_device(arrays))) for arrays in _batches(prepared, rows=rows)]
+    parts = []
+    for number, arrays in enumerate(_batches(prepared, rows=rows)):
+        watch.at(f"batch {number} of an evaluation")
+        parts.append(jax.device_get(eval_step(state, loader.to_device(arrays))))
     return {name: tuple(np.concatenate([part[name][i] for part in parts]).astype(np.float64) for i in (0, 1)) for name in parts[0]}
 
 

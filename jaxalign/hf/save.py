@@ -17,6 +17,7 @@ from jaxalign.data.raw.notation import read_file
 from jaxalign.hf import classifiers, config_json, names
 from jaxalign.hf.load import INDEX, SINGLE
 from jaxalign.hf.tensors import NAMES, write
+from jaxalign.hosts import watch
 from jaxalign.models.model import Model
 
 CARRIED = (  # a tokenizer's files, whichever of them exist, and the generation defaults
@@ -87,8 +88,7 @@ def save(
         for shapes in files.values():
             for name in shapes:
                 tensor(name)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("jaxalign.hf.save")
+    watch.barrier("the export", limited=False)
 
 
 def _split(wanted: dict[str, names.Tensor], model: Model, dtype: str, max_shard_bytes: float) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -17,11 +17,11 @@ import shutil
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 import orbax.checkpoint as ocp
 
 from jaxalign import sharding
+from jaxalign.hosts import watch
 from jaxalign.models import model as models
 from jaxalign.training import runs
 from jaxalign.training.runs import CheckpointError
@@ -85,8 +85,7 @@ class Checkpoints:
                 aside.parent.mkdir(exist_ok=True)
                 (self.folder / str(step)).rename(aside)
                 tell(f"the checkpoint of step {step} was moved to {aside}; the run continues from step {start}.")
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("jaxalign.checkpoint.begin")
+        watch.barrier("the checkpoint to begin with", limited=False)
         return start
 
     def save(self, state: TrainState, *, step: int, run: dict[str, Any], metrics: dict[str, float] | None = None) -> None:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
 from jaxalign.hf import save as hf_save
 from jaxalign.hf import trained
+from jaxalign.hosts import watch
 from jaxalign.manifest import Manifest
 from jaxalign.models import merge
 from jaxalign.models import model as models
@@ -46,8 +46,7 @@ def refresh(folder: Path, model: models.Model, params, *, workdir: str | Path, s
         aside = runs.unused(folder)
         folder.rename(aside)
         runs.to_stderr(f"the export {folder} {reason}: it was moved to {aside}, and a new one of step {step} is written.")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("jaxalign.exports.refresh")
+    watch.barrier("an older export", limited=False)
     write(folder, model, params, workdir=workdir, step=step, dtype=dtype)
 
 

@@ -100,7 +100,8 @@ def test_jax_detects_only_what_is_left_to_it(monkeypatch, capsys, found, argumen
     given = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *words, **options: given.append((words, options)))
     processes.connect(found)
-    assert given == [(arguments, {"cluster_detection_method": "deactivate"} if arguments else {})]
+    heartbeat = {"heartbeat_timeout_seconds": processes.HEARTBEAT_S}
+    assert given == [(arguments, {"cluster_detection_method": "deactivate", **heartbeat} if arguments else heartbeat)]
     assert capsys.readouterr().err.strip() == line
 
 
@@ -108,7 +109,7 @@ def test_a_machine_that_is_alone_is_told_what_to_set(monkeypatch):
     for variable in ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST", "JAX_COORDINATOR_ADDRESS", *processes.ASKED_BY_JAX):
         monkeypatch.delenv(variable, raising=False)
 
-    def initialize():  # as jax does where it finds nothing; the real one must come before any use of jax
+    def initialize(**_):  # as jax does where it finds nothing; the real one must come before any use of jax
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr("jax.distributed.initialize", initialize)
