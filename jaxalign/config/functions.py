@@ -8,7 +8,8 @@ import math
 from typing import Any
 
 from jaxalign.config.other_names import called_here
-from jaxalign.config.schema import DURATIONS, LARGEST, ROLLOUT, SCHEMA, units
+from jaxalign.config.schema import DURATIONS, LARGEST, SCHEMA, units
+from jaxalign.config.speech import ROLLOUT
 from jaxalign.hparams import REQUIRED, hparams_of
 from jaxalign.suggest import closest, meant
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, get_args
 
 from jaxalign.config import functions
 from jaxalign.config.lora import LORA
-from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, HELP_OF_DURATIONS, ROLLOUT, SCHEMA, SECTIONS, SOURCE, Field, units
+from jaxalign.config.schema import COLUMN, DURATIONS, HELP_OF_DURATIONS, SCHEMA, SECTIONS, SOURCE, Field, units
+from jaxalign.config.speech import GENERATE, ROLLOUT
 from jaxalign.hparams import REQUIRED, hparams_of, meanings_of
 from jaxalign.suggest import meant
 

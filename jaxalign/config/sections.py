@@ -9,7 +9,8 @@ from typing import Any
 
 from jaxalign.config.lora import LORA
 from jaxalign.config.other_names import called_here
-from jaxalign.config.schema import COLUMN, DURATIONS, GENERATE, LARGEST, ROLLOUT, SCHEMA, SOURCE, Field, named_sets, units
+from jaxalign.config.schema import COLUMN, DURATIONS, LARGEST, SCHEMA, SOURCE, Field, named_sets, units
+from jaxalign.config.speech import GENERATE, ROLLOUT
 from jaxalign.hparams import REQUIRED
 from jaxalign.suggest import closest, meant
 

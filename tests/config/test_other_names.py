@@ -6,7 +6,8 @@ from test_config import good
 
 from jaxalign.config import functions, other_names
 from jaxalign.config.resolve import ConfigError, resolve
-from jaxalign.config.schema import DURATIONS, ROLLOUT, SCHEMA, SOURCE, units
+from jaxalign.config.schema import DURATIONS, SCHEMA, SOURCE, units
+from jaxalign.config.speech import ROLLOUT
 
 RATE = dict(learning_rate=1e-4)
 STEPS = dict(total_steps=9)
