@@ -103,7 +103,6 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         saved, start, hashes = open_run(cfg, model, workdir)
         judging = evaluations.check(cfg, model)
         rolling = rollouts.rolling(cfg, model, objective, reward=rollouts.check(cfg, model))
-        watch.at("the rows", limited=False)
         sets = _sets(cfg, objective, model)
         kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=saved.read_run(start) if start else {})
         beside = evaluations.evaluations(cfg, model, sets, judging=judging)
@@ -129,7 +128,6 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, hashes, kept, samples, beside)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
-            watch.at("the last save", limited=False)
             saved.close()
         finally:
             log.close()
@@ -147,6 +145,7 @@ def _sets(cfg, objective, model):
     from jaxalign.config.prepared import prepared_sets
     from jaxalign.config.sets import check_rewards, check_rows
 
+    watch.at("the rows", limited=False)
     sets = prepared_sets(cfg)
     check_rows(cfg, objective, model, sets.all)
     sets = with_columns(cfg, sets)
@@ -228,6 +227,7 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
             meter.restart()
         if step == total or stopping:
             _flush(run, pending, meter)
+            watch.at("the last save", limited=False)
             return state, step == total
         watch.at(f"the batch of step {step}", limited=run.cfg.data.rollout is None)
         state, arrays, batch = batches.next(state, step)
