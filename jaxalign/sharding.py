@@ -2,6 +2,9 @@
 
 All meshes are Explicit (sharding is part of an array's type). A weight's shape and its logical axes are declared side by side in
 `models`; "embed" lies on fsdp in storage and is gathered at the point of use (ZeRO-3), the other axes stay split (tensor parallelism).
+
+On a TPU the size of fsdp is laid on two mesh axes, of which one is a physical axis of the torus: where a single mesh axis covers the whole
+torus, XLA turns all-gathers and reduce-scatters into all-reduces of zero-filled arrays. Weights are gathered along one after the other.
 """
 
 from collections.abc import Sequence
@@ -10,13 +13,13 @@ import math
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-import numpy as np
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "fsdp_inner", "tensor")
+FSDP = ("fsdp", "fsdp_inner")  # mesh axes that make up the size of fsdp, the outer first
 
 RULES: dict[str | None, tuple[str, ...]] = {
-    "rows": ("data", "fsdp"),  # batch rows, and the groups of those rows
-    "embed": ("fsdp",),  # the width of every weight: sharded in storage, gathered at use
+    "rows": ("data", *FSDP),  # batch rows, and the groups of those rows
+    "embed": FSDP,  # the width of every weight: sharded in storage, gathered at use
     "vocab": ("tensor",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
@@ -27,27 +30,46 @@ RULES: dict[str | None, tuple[str, ...]] = {
 }
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None) -> Mesh:
+def make_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None, *, torus: Sequence[int] | None = None
+) -> Mesh:
     """An Explicit mesh of data x fsdp x tensor devices; one of the three may be -1: all that are left.
+
+    Args:
+      data, fsdp, tensor: sizes.
+      devices: None: all.
+      torus: sizes of the physical axes that connect the devices; None: those of the devices, none where they are no TPUs.
 
     Raises:
       ValueError: a size is 0, or the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [data, fsdp, tensor]
-    for axis, size in zip(MESH_AXES, sizes, strict=True):
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    for axis, size in sizes.items():
         if size < 1 and size != -1:
             raise ValueError(f"mesh {axis}={size} is not a number of devices; use 1 or more, or -1 for all that are left.")
-    if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = len(devices) // -int(np.prod(sizes))
-    if min(sizes) < 1 or np.prod(sizes) != len(devices):
+    left = len(devices) // abs(math.prod(sizes.values()))
+    data, fsdp, tensor = (left if size == -1 else size for size in sizes.values())
+    if list(sizes.values()).count(-1) > 1 or data * fsdp * tensor != len(devices):
         raise ValueError(
-            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} does not cover the {len(devices)} devices here; "
+            f"mesh {' x '.join(f'{axis}={size}' for axis, size in sizes.items())} does not cover the {len(devices)} devices here; "
             "choose sizes whose product is the number of devices, or give one of them as -1."
         )
+    inner = _along_torus(fsdp, _torus(devices) if torus is None else torus)
     # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
-    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * 3)
+    grid = mesh_utils.create_device_mesh((data, fsdp // inner, inner, tensor), devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+
+
+def _along_torus(fsdp: int, torus: Sequence[int]) -> int:
+    """The part of fsdp that lies along one physical axis alone: the size of the largest that leaves a rest to another; 1: there is none."""
+    return max((size for size in torus if size < fsdp and fsdp % size == 0), default=1)
+
+
+def _torus(devices: Sequence) -> tuple[int, ...]:
+    if devices[0].platform != "tpu":
+        return ()
+    return tuple(len(set(places)) for places in zip(*(device.coords for device in devices), strict=True))
 
 
 def check_rows(rows: int, *, parts: int = 1, hosts: int = 1, data: int = 1, fsdp: int = 1) -> None:
@@ -68,7 +90,7 @@ def check_rows(rows: int, *, parts: int = 1, hosts: int = 1, data: int = 1, fsdp
 
 def no_devices():
     """A context to trace functions that need a mesh before there are devices: its axes are Auto, so arrays need no layout."""
-    return jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3))
+    return jax.sharding.use_abstract_mesh(AbstractMesh((1,) * len(MESH_AXES), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)))
 
 
 def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec:
@@ -83,7 +105,7 @@ def spec(*axes: str | None, shape: Sequence[int] | None = None) -> PartitionSpec
     entries = []
     for i, axis in enumerate(axes):
         names = mesh_axes(axis)
-        parts = int(np.prod([mesh_shape()[name] for name in names]))
+        parts = math.prod(_mesh().shape[name] for name in names)
         if shape is not None and shape[i] % parts:
             if axis != "kv_heads":
                 raise ValueError(
@@ -105,12 +127,17 @@ def mesh_axes(axis: str | None) -> tuple[str, ...]:
     """
     if axis not in RULES:
         raise ValueError(f"unknown logical axis {axis!r}; the axes in RULES are {sorted(a for a in RULES if a)}.")
-    return tuple(name for name in RULES[axis] if mesh_shape().get(name, 1) > 1)
+    return tuple(name for name in RULES[axis] if _mesh().shape.get(name, 1) > 1)
 
 
-def mesh_shape() -> dict[str, int]:
-    """Axis name -> size of the mesh in scope (`jax.set_mesh`); empty where there is none."""
-    return dict(jax.sharding.get_abstract_mesh().shape)
+def mesh_shape(mesh: Mesh | AbstractMesh | None = None) -> dict[str, int]:
+    """"data", "fsdp" and "tensor" -> size in a mesh, by default the one in scope (`jax.set_mesh`); empty where there is none."""
+    shape = (mesh or _mesh()).shape
+    return {"data": shape["data"], "fsdp": math.prod(shape[axis] for axis in FSDP), "tensor": shape["tensor"]} if shape else {}
+
+
+def _mesh() -> AbstractMesh:
+    return jax.sharding.get_abstract_mesh()
 
 
 def rows_spec(ndim: int) -> PartitionSpec:
@@ -124,8 +151,63 @@ def shard(x, *axes: str | None):
 
 
 def gather(w: jax.Array, *axes: str | None) -> jax.Array:
-    """The weight w with its "embed" axis made whole on every device: the all-gather of ZeRO-3, at the point of use."""
+    """The weight w with its "embed" axis made whole on every device, outside of `shard_map`.
+
+    The sum of its gradient over devices is left to the compiler; where a weight is large, `gather_locally` splits that sum.
+    """
     return jax.reshard(w, spec(*(None if axis == "embed" else axis for axis in axes), shape=w.shape))
+
+
+def gather_locally(w: jax.Array, partition: PartitionSpec) -> tuple[jax.Array, list[int]]:
+    """Inside `shard_map`: (w with its "embed" axis whole and in front, which dimension of w each of its dimensions is).
+
+    This is the all-gather of ZeRO-3, at the point of use. Its transpose is a reduce-scatter over fsdp, and then a sum over data of the parts.
+
+    Args:
+      w: this device's part of a weight, as it comes into shard_map with this partition.
+    """
+    w, along, order = by_row(w, partition), fsdp_axes(partition), list(range(w.ndim))
+    if along:
+        dim = next(dim for dim, entry in enumerate(partition) if set(along) & set(_names(entry)))
+        order.insert(0, order.pop(dim))
+        w = gather_along(jax.numpy.moveaxis(w, dim, 0), along)
+    return w, order
+
+
+def by_row(w: jax.Array, partition: PartitionSpec) -> jax.Array:
+    """Inside `shard_map`: a weight as it comes in with this partition, with a gradient that is summed over rows last of all.
+
+    The sum over data is that of what the weight is before anything is done to it: of a part, where a part is stored.
+    """
+    return jax.lax.pcast(w, tuple(name for name in mesh_axes("rows") if name not in fsdp_axes(partition)), to="varying")
+
+
+def fsdp_axes(partition: PartitionSpec) -> tuple[str, ...]:
+    """The mesh axes that the "embed" axis of an array with this partition is split over, the outermost first."""
+    return tuple(name for name in FSDP if any(name in _names(entry) for entry in partition))
+
+
+def gather_along(x: jax.Array, names: Sequence[str]) -> jax.Array:
+    """Inside `shard_map`: x with its first dimension whole over the mesh axes, of which the first is the outermost."""
+    for name in reversed(names):
+        x = jax.lax.all_gather(x, name, axis=0, tiled=True)
+    return x
+
+
+def scatter_along(x: jax.Array, names: Sequence[str]) -> jax.Array:
+    """Inside `shard_map`: the sum of x over the mesh axes, of which every device keeps its part of the first dimension."""
+    for name in names:
+        x = jax.lax.psum_scatter(x, name, scatter_dimension=0, tiled=True)
+    return x
+
+
+def without_embed(partition: PartitionSpec) -> tuple:
+    """The entries of the partition after its "embed" axis was gathered."""
+    return tuple(None if set(FSDP) & set(_names(entry)) else entry for entry in partition)
+
+
+def _names(entry) -> tuple[str, ...]:
+    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
 def split_axis(x: jax.Array, parts: int, rows: int) -> jax.Array:

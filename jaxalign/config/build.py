@@ -54,7 +54,7 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
       ValueError: it does not cover the devices, or the batch does not split over it.
     """
     made = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    parts, shape = cfg.batch.gradient_accumulation_steps, made.shape
+    parts, shape = cfg.batch.gradient_accumulation_steps, sharding.mesh_shape(made)
     sharding.check_rows(cfg.batch.rows, parts=parts, data=shape["data"], fsdp=shape["fsdp"])
     return made
 

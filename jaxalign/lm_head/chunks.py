@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxalign import sharding
+
 CHUNK_TOKENS = 1024  # large enough that the matmul is efficient, small enough that [chunk, V] stays a fraction of a GiB
 REST_TOKENS = 128  # of a chunk of what is left: at most 127 tokens go through the head in vain
 
@@ -45,7 +47,7 @@ def over_chunks(scored: jax.Array, options: Options, body: Callable, start):
 
 def gather_head(unembed: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The head in the compute dtype with its width whole: [V, D]."""
-    return jax.lax.all_gather(unembed.astype(dtype), "fsdp", axis=1, tiled=True)
+    return sharding.gather_along(unembed.astype(dtype).T, sharding.mesh_axes("embed")).T
 
 
 def before(hidden: jax.Array, index: jax.Array) -> jax.Array:
@@ -109,5 +111,5 @@ def backward(hidden: jax.Array, unembed: jax.Array, scored: jax.Array, options: 
     start = jnp.zeros(flat, jnp.float32 if split else hidden.dtype), jnp.zeros(head.shape, jnp.float32)
     hidden_gradient, head_gradient = over_chunks(scored, options, body, start)
     hidden_gradient = jax.lax.psum(hidden_gradient, "tensor").astype(hidden.dtype).reshape(hidden.shape)
-    head_gradient = jax.lax.psum_scatter(head_gradient, "fsdp", scatter_dimension=1, tiled=True)
+    head_gradient = sharding.scatter_along(head_gradient.T, sharding.mesh_axes("embed")).T
     return hidden_gradient, jax.lax.psum(head_gradient, "data")

@@ -22,7 +22,7 @@ Attend = Callable[[Array, Array, Array, Array, Any], tuple[Array, Any]]
 
 def _all_but_gathers(primitive, *_, **__) -> bool:
     # A gathered weight that is kept for the backward pass would undo ZeRO-3: the whole model, unsharded, on every device.
-    return primitive.name != "reshard"
+    return primitive.name not in ("reshard", "all_gather")
 
 
 REMAT = {  # what the forward pass keeps for the backward pass

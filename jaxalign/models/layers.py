@@ -27,13 +27,8 @@ def weight(shape: tuple[int, ...], axes: tuple[str | None, ...], *, fill: float 
 
 
 def gathered(parameter: nnx.Param, dtype: jnp.dtype) -> Array:
-    """The weight in `dtype`, its "embed" axis whole."""
-    return _gathered(parameter.get_value(), parameter.get_metadata()["axes"], dtype)
-
-
-def _gathered(value: Array, axes: tuple[str | None, ...], dtype: jnp.dtype) -> Array:
-    # The cast stands before the gather, so that the gather moves the narrow type.
-    return sharding.gather(value.astype(dtype), *axes[-value.ndim :])
+    """A small weight in `dtype`, its "embed" axis whole. The cast stands before the gather, so that the gather moves the narrow type."""
+    return sharding.gather(parameter.get_value().astype(dtype), *parameter.get_metadata()["axes"][-parameter.get_value().ndim :])
 
 
 def merge_rows(x: Array) -> Array:
@@ -65,21 +60,28 @@ def linear(x: Array, kernel: nnx.Param, bias: nnx.Param | None, *, contracted: i
     The result is split over rows and over the output axes that lie on "tensor"; a sum over inputs on "tensor" is reduced here. An adapter,
     where the kernel has one, adds scale (x A) B.
     """
-    value, axes = kernel.get_value(), kernel.get_metadata()["axes"]
+    value = kernel.get_value()
     if isinstance(value, lora.Adapted):
-        y = _product(x, _gathered(value.kernel, axes, x.dtype), contracted)
-        narrow = _product(x, _gathered(value.a, (*axes[:contracted], lora.RANK), x.dtype), contracted)
-        added = _product(narrow, _gathered(value.b, (lora.RANK, *axes[contracted:]), x.dtype), 1)
-        y = y + added * jnp.asarray(value.scale, x.dtype)
+        added = _product(_product(x, value.a, contracted), value.b, 1)
+        y = _product(x, value.kernel, contracted) + added * jnp.asarray(value.scale, x.dtype)
     else:
-        y = _product(x, gathered(kernel, x.dtype), contracted)
+        y = _product(x, value, contracted)
     return y if bias is None else y + gathered(bias, x.dtype)
 
 
-def _product(x: Array, matrix: Array, contracted: int) -> Array:
-    outputs = jax.typeof(matrix).sharding.spec[contracted:]
-    dims = (tuple(range(1, contracted + 1)), tuple(range(contracted)))
-    return jax.lax.dot_general(x, matrix, (dims, ((), ())), out_sharding=sharding.rows_spec(1) + tuple(outputs))
+def _product(x: Array, stored: Array, contracted: int) -> Array:
+    """x [N, *inputs] times a stored weight [*inputs, *outputs]: written for one device, because only there its gradient can be scattered."""
+    partition, rows = jax.typeof(stored).sharding.spec, sharding.rows_spec(1)
+    whole = sharding.without_embed(partition)
+    summed = tuple(name for name in whole[:contracted] if name is not None)
+
+    def local(x: Array, part: Array) -> Array:
+        matrix, order = sharding.gather_locally(part.astype(x.dtype), partition)  # cast first, so that the narrow type is moved
+        dims = tuple(range(1, contracted + 1)), tuple(map(order.index, range(contracted)))
+        return jax.lax.psum(jax.lax.dot_general(x, matrix, (dims, ((), ()))), summed)
+
+    in_specs = rows + whole[:contracted], partition
+    return jax.shard_map(local, in_specs=in_specs, out_specs=rows + whole[contracted:])(x, stored)
 
 
 class Norm(nnx.Module):
@@ -104,38 +106,29 @@ class Norm(nnx.Module):
 def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
     """Rows of table [V, D] picked by ids int32[R, T]: [R, T, D] in `dtype`.
 
-    A table whose rows lie on "tensor" stays split: every device picks the ids that it holds and the results are summed.
+    The table stays where it is. Every device picks its part of the width for all rows that share the table with it, and the parts of a row
+    meet on the row's device: an exchange of activations, not of the table or its gradient. Of a table whose rows lie on "tensor" every
+    device picks the ids that it holds, and the results are summed.
     """
-    matrix = gathered(table, dtype)
-    stored = jax.typeof(matrix).sharding.spec
-    axis = stored[0]
+    stored = jax.typeof(table.get_value()).sharding.spec
+    along, axis = sharding.fsdp_axes(stored), stored[0]
+
+    def pick(block: Array, ids: Array) -> Array:
+        # NaN for an id beyond the table, so that it cannot pass unseen. The sum of the gradients of a token is float32, as the table is:
+        # a frequent token adds up thousands of terms, of which bfloat16 would drop all but the first few hundred.
+        return block.at[ids].get(mode="fill").astype(dtype)
 
     def local(block: Array, ids: Array) -> Array:
+        block, ids = sharding.by_row(block, stored), sharding.gather_along(ids, along)
         if axis is None:
-            return _take(block, ids, len(block), dtype)
-        index = ids - jax.lax.axis_index(axis) * block.shape[0]
-        held = (index >= 0) & (index < block.shape[0])
-        return jax.lax.psum(jnp.where(held[..., None], _take(block, jnp.where(held, index, 0), len(block), dtype), 0), axis)
+            x = pick(block, ids)
+        else:
+            index = ids - jax.lax.axis_index(axis) * block.shape[0]
+            held = (index >= 0) & (index < block.shape[0])
+            x = jax.lax.psum(jnp.where(held[..., None], pick(block, jnp.where(held, index, 0)), 0), axis)
+        return jax.lax.all_to_all(x, along, split_axis=0, concat_axis=2, tiled=True) if along else x
 
-    return jax.shard_map(local, in_specs=(stored, sharding.rows_spec(2)), out_specs=sharding.rows_spec(3))(matrix, ids)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _take(block: Array, ids: Array, rows: int, dtype: jnp.dtype) -> Array:
-    return block.at[ids].get(mode="fill")  # NaN for a position beyond the table, so that it cannot pass unseen
-
-
-def _take_forward(block: Array, ids: Array, rows: int, dtype: jnp.dtype):
-    return _take(block, ids, rows, dtype), ids
-
-
-def _take_backward(rows: int, dtype: jnp.dtype, ids: Array, gradient: Array):
-    # In float32: a frequent token adds up thousands of terms, of which bfloat16 would drop all but the first few hundred.
-    table = jnp.zeros((rows, gradient.shape[-1]), jnp.float32).at[ids].add(gradient.astype(jnp.float32), mode="drop")
-    return jax.lax.psum(table, sharding.mesh_axes("rows")).astype(dtype), None
-
-
-_take.defvjp(_take_forward, _take_backward)
+    return jax.shard_map(local, in_specs=(stored, sharding.rows_spec(2)), out_specs=sharding.rows_spec(3))(table.get_value(), ids)
 
 
 def activate(name: str, x: Array) -> Array:
