@@ -55,15 +55,19 @@ def make_mesh(
             f"mesh {' x '.join(f'{axis}={size}' for axis, size in sizes.items())} does not cover the {len(devices)} devices here; "
             "choose sizes whose product is the number of devices, or give one of them as -1."
         )
-    inner = _along_torus(fsdp, _torus(devices) if torus is None else torus)
+    outer, inner = split_fsdp(fsdp, _torus(devices) if torus is None else torus)
     # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
-    grid = mesh_utils.create_device_mesh((data, fsdp // inner, inner, tensor), devices, allow_split_physical_axes=True)
+    grid = mesh_utils.create_device_mesh((data, outer, inner, tensor), devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
 
 
-def _along_torus(fsdp: int, torus: Sequence[int]) -> int:
-    """The part of fsdp that lies along one physical axis alone: the size of the largest that leaves a rest to another; 1: there is none."""
-    return max((size for size in torus if size < fsdp and fsdp % size == 0), default=1)
+def split_fsdp(fsdp: int, torus: Sequence[int]) -> tuple[int, int]:
+    """Sizes of the mesh axes FSDP: the inner one is a whole physical axis, the largest that leaves a rest to the others; (fsdp, 1): none is.
+
+    torus: sizes of the physical axes.
+    """
+    inner = max((size for size in torus if size < fsdp and fsdp % size == 0), default=1)
+    return fsdp // inner, inner
 
 
 def _torus(devices: Sequence) -> tuple[int, ...]:

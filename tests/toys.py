@@ -92,7 +92,8 @@ def groups(count: int, seed: int, *, vocab_size: int = CONFIG.vocab_size) -> pac
 
 
 def mesh(shape: tuple[int, int, int] = (1, 1, 1)):
-    return sharding.make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
+    """Devices on a torus whose sides are 2: fsdp = 8 is 4 x 2 of its mesh axes."""
+    return sharding.make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))], torus=(2, 2, 2))
 
 
 def place(arrays: dict[str, np.ndarray]) -> Batch:
