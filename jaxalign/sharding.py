@@ -165,7 +165,7 @@ def gather(w: jax.Array, *axes: str | None) -> jax.Array:
 def gather_locally(w: jax.Array, partition: PartitionSpec) -> tuple[jax.Array, list[int]]:
     """Inside `shard_map`: (w with its "embed" axis whole and in front, which dimension of w each of its dimensions is).
 
-    This is the all-gather of ZeRO-3, at the point of use. Its transpose is a reduce-scatter over fsdp, and then a sum over data of the parts.
+    This is the all-gather of ZeRO-3, at the point of use. Its transpose is a reduce-scatter over fsdp, then a sum of parts over data.
 
     Args:
       w: this device's part of a weight, as it comes into shard_map with this partition.
