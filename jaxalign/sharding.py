@@ -62,7 +62,7 @@ def make_mesh(
 
 
 def split_fsdp(fsdp: int, torus: Sequence[int]) -> tuple[int, int]:
-    """Sizes of the mesh axes FSDP: the inner one is a whole physical axis, the largest that leaves a rest to the others; (fsdp, 1): none is.
+    """Sizes of the mesh axes FSDP: the inner one is a physical axis, the largest that leaves a rest to the others, or 1.
 
     torus: sizes of the physical axes.
     """

@@ -70,7 +70,7 @@ def linear(x: Array, kernel: nnx.Param, bias: nnx.Param | None, *, contracted: i
 
 
 def _product(x: Array, stored: Array, contracted: int) -> Array:
-    """x [N, *inputs] times a stored weight [*inputs, *outputs]: written for one device, because only there its gradient can be scattered."""
+    """x [N, *inputs] times a stored weight [*inputs, *outputs], written for one device: so its gradient can be scattered."""
     partition, rows = jax.typeof(stored).sharding.spec, sharding.rows_spec(1)
     whole = sharding.without_embed(partition)
     summed = tuple(name for name in whole[:contracted] if name is not None)
