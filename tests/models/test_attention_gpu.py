@@ -52,7 +52,7 @@ def with_gradients(attention):
         out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, *marks), q, k, v)
         return out, *pull(direction)
 
-    return jax.jit(run)
+    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})  # it compiles in half the time, and runs once
 
 
 @functools.cache
@@ -101,7 +101,9 @@ def test_a_block_that_is_not_listed_is_not_read():
     assert np.isnan(attention[:, 16:]).all()
 
 
-@pytest.mark.parametrize(("dtype", "size", "softcap"), [(jnp.bfloat16, 80, 0.0), (jnp.float32, 256, 30.0)])
+@pytest.mark.parametrize(
+    ("dtype", "size", "softcap"), [(jnp.bfloat16, 80, 0.0), pytest.param(jnp.float32, 256, 30.0, marks=pytest.mark.slow)]
+)
 def test_the_kernels_lower_to_cuda_without_a_gpu(dtype, size, softcap):
     device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
     types = (jax.sharding.AxisType.Auto,) * 3
