@@ -26,7 +26,7 @@ OF_TRAINING = ("keep_best", "best_metric", "wandb")  # keys of train that an eva
 OF_DRAWS = ("data.sampling", "data.sampling_column", "data.rollout")
 OF_STEPS = ("train", "optimizer", "batch.gradient_accumulation_steps", *OF_DRAWS)  # what steps alone read
 # What an evaluation of a run takes from its checkpoint. The first is read where the checkpoint does not hold the start of the run.
-OF_MODEL = ("checkpoint", "preset", "config", "value_head", "reward_head", "critic", "trainable", "lora")
+OF_MODEL = ("checkpoint", "preset", "config", "value_head", "reward_head", "critic", "critic_checkpoint", "trainable", "lora")
 OF_CHECKPOINT = tuple(f"model.{key}" for key in OF_MODEL)
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of a run or of one of its stages"}),

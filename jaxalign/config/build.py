@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxalign import manifest, objectives, sharding
+from jaxalign.config import critic, lora, optimizers, teacher
 from jaxalign.config import functions as functions_of
-from jaxalign.config import lora, optimizers, teacher
 from jaxalign.config.durations import Durations
 from jaxalign.config.functions import options
 from jaxalign.data.rows import store
@@ -145,25 +145,25 @@ def model(cfg: ConfigDict) -> models.Model:
     if _without_logps(cfg):
         config = dataclasses.replace(config, tied=True)
     rule.choose(cfg.model.attention, config.head_dim)
-    return models.build(config, head, reward_head(cfg), critic=cfg.model.critic, **lora.stored(cfg))
+    return models.build(config, head, reward_head(cfg), **critic.described(cfg, config), **lora.stored(cfg))
 
 
 def params(cfg: ConfigDict, built: models.Model):
     """The parameters on the mesh in scope: the checkpoint's, or random ones from the seed, as those of heads and adapters."""
     if cfg.model.checkpoint is not None:
         source, config, new = Source(cfg.model.checkpoint), model_config(cfg), gained(cfg)
-        critic = source.critic if source.critic == cfg.model.critic else None
-        named = models.build(config, reward_head=source.reward_head, critic=critic, base_dtype=built.base_dtype)
+        kept = critic.kept(cfg, source)
+        named = models.build(config, reward_head=source.reward_head, critic=kept, base_dtype=built.base_dtype)
         loaded = {name: tree for name, tree in source.load(named).items() if name in built.shapes}
         loaded = loaded if new is None else vocabulary.grow(loaded, named, built, new)
-        return {**models.init_heads(built, jax.random.key(cfg.seed)), **loaded}
-    return models.init(built, jax.random.key(cfg.seed))
+        return critic.begun(cfg, built, {**models.init_heads(built, jax.random.key(cfg.seed)), **loaded})
+    return critic.begun(cfg, built, models.init(built, jax.random.key(cfg.seed)))
 
 
 def check_weights(cfg: ConfigDict) -> None:
     """Raises ValueError where a named model's weights are not there or do not fit its config; they are not read yet."""
     named = [column[key] for column in cfg.data.computed.values() for key in ("model", "reference")]
-    for origin in (Source(name) for name in (cfg.model.checkpoint, *named) if name is not None):
+    for origin in (Source(name) for name in (cfg.model.checkpoint, cfg.model.critic_checkpoint, *named) if name is not None):
         origin.check(models.build(origin.decoder(), reward_head=origin.reward_head))
 
 

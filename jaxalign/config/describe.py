@@ -17,7 +17,7 @@ from jaxalign.models.model import Model
 from jaxalign.reports import facts as known
 from jaxalign.reports.samples import Samples
 
-OF_THE_MODEL = ("trainable", "dtype", "value_head", "reward_head", "critic")
+OF_THE_MODEL = ("trainable", "dtype", "value_head", "reward_head", "critic", "critic_checkpoint")
 OF_THE_TEXT = (
     "template", "row_tokens", "max_prompt_tokens", "max_response_tokens", "prompt_truncation", "response_truncation", "train_turns", "pack",
 )  # fmt: skip

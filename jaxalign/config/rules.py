@@ -253,6 +253,8 @@ def _objective_rule(resolved):
             yield f"model.trainable={head!r} but the model has none; set model.{head} {how}."
         if model["trainable"] == head and head not in reads:
             yield f"model.trainable={head!r} but objective {name!r} does not read the {head.replace('_', ' ')}; leave the key out."
+    if model["critic_checkpoint"] is not None and model["critic"] is None:
+        yield f"model.critic_checkpoint={model['critic_checkpoint']!r}: the model has no critic; set model.critic='linear'."
     if "no_logps" in reads and rule != "none":
         yield f"reference.rule={rule!r}: objective {name!r} reads no log-probs, which a reference is measured by; leave the key out."
     if "no_logps" in reads and resolved["forward"]["name"] == "two_pass":

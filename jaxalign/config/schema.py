@@ -134,9 +134,8 @@ SCHEMA: dict[str, Any] = {
             "activation=..., members=..., monotone=..., pessimism=...); None: no head",
             (None, *REWARD_HEADS),
         ),
-        "critic": Field(
-            (str, NONE), None, "add a critic that values every token on the hidden state before it; None: no critic", (None, *REWARD_HEADS)
-        ),
+        "critic": Field((str, NONE), None, "values every token on the state before it (PPO); None: no critic", (None, *REWARD_HEADS)),
+        "critic_checkpoint": Field((str, NONE), None, "start of the critic's own decoder: a model, reward model or run; None: it has none"),
         "trainable": Field((str,), "all", "what is trained: all parameters, or a head alone", ("all", "value_head", "reward_head")),
         "lora": Field((dict, NONE), None, "dict(rank=..., alpha=..., ...): train low-rank adapters and heads; all other weights rest"),
     },

@@ -3,16 +3,19 @@
 from jaxalign.config.schema import LARGEST_SEED, LONGEST_ROW, NONE, Field
 from jaxalign.hparams import REQUIRED
 
+LAW = {  # how tokens are drawn, see `sampling.law`
+    "temperature": Field((float,), 1.0, "logits are divided by it; 0: the likeliest token", least=0),
+    "top_k": Field((int, NONE), None, "only the k likeliest tokens; None: all", least=1),
+    "top_p": Field((float,), 1.0, "only the likeliest tokens that together have this probability", least=0, most=1),
+    "min_p": Field((float, NONE), None, "only tokens with this share of the likeliest one's probability; None: all", least=0, most=1),
+}
 # eval.generate: answers to fixed prompts, at every evaluation.
 GENERATE = {
     "prompts": Field((str, dict, NONE), None, "a file of prompts, or a source like data.eval; None: the prompts of the held-out rows"),
     "limit": Field((int, NONE), 64, "the first so many different prompts; None: all", least=1),
     "samples": Field((int,), 1, "answers to every prompt", least=1, most=4096),
     "max_new_tokens": Field((int,), 128, "an answer ends after so many tokens", least=1, most=LONGEST_ROW),
-    "temperature": Field((float,), 1.0, "logits are divided by it; 0: the likeliest token", least=0),
-    "top_k": Field((int, NONE), None, "only the k likeliest tokens; None: all", least=1),
-    "top_p": Field((float,), 1.0, "only the likeliest tokens that together have this probability", least=0, most=1),
-    "min_p": Field((float, NONE), None, "only tokens with this share of the likeliest one's probability; None: all", least=0, most=1),
+    **LAW,
     "stop": Field((tuple,), (), "texts that end an answer beside the stop tokens", items=(str,)),
     "seed": Field((int,), 0, "of the random draws; the same at every step", least=0, most=LARGEST_SEED),
     "places": Field((int,), 64, "prompts that are answered at a time", least=1),
@@ -59,10 +62,7 @@ ROLLOUT = {
     "share": Field((float,), 1.0, "of steps that train on rollouts; others take the rows of data.train for that step", least=0, most=1),
     "share_end": Field((float, NONE), None, "share at the end, to which it goes in a line; None: it stays", least=0, most=1),
     "max_new_tokens": Field((int,), 128, "a sample ends after so many tokens", least=1, most=LONGEST_ROW),
-    "temperature": Field((float,), 1.0, "logits are divided by it", least=0),
-    "top_k": Field((int, NONE), None, "only the k likeliest tokens; None: all", least=1),
-    "top_p": Field((float,), 1.0, "only the likeliest tokens that together have this probability", least=0, most=1),
-    "min_p": Field((float, NONE), None, "only tokens with this share of the likeliest one's probability; None: all", least=0, most=1),
+    **LAW,
     "stop": Field((tuple,), (), "texts that end a sample beside the stop tokens", items=(str,)),
     "seed": Field((int, NONE), None, "of prompts and draws; None: that of the run", least=0, most=LARGEST_SEED),
     "places": Field((int,), 64, "prompts that are answered at a time", least=1),

@@ -25,6 +25,8 @@ def place_stages(cfg: ConfigDict, workdir: Path) -> None:
     """Replaces every "stage:NAME" of a stage's configuration by what that stage leaves in the run's folder: its export, or its folder."""
     if (cfg.model.checkpoint or "").startswith(STAGE):
         cfg.model.checkpoint = str(workdir / cfg.model.checkpoint.removeprefix(STAGE) / "export")
+    if (cfg.model.critic_checkpoint or "").startswith(STAGE):
+        cfg.model.critic_checkpoint = str(workdir / cfg.model.critic_checkpoint.removeprefix(STAGE) / "export")
     if (cfg.reference.get("checkpoint") or "").startswith(STAGE):
         cfg.reference.checkpoint = str(workdir / cfg.reference.checkpoint.removeprefix(STAGE) / "export")
     if cfg.eval.generate and (cfg.eval.generate.against or "").startswith(STAGE):
@@ -83,7 +85,7 @@ def _with_models(spec, place: Callable[[str], str]):
 def exported_stages(stages: dict[str, ConfigDict]) -> set[str]:
     """Names of the stages whose export a later stage reads."""
     training = training_stages(stages).values()
-    sources = [name for cfg in training for name in (cfg.model.checkpoint, cfg.reference.get("checkpoint"))]
+    sources = [name for cfg in training for name in (cfg.model.checkpoint, cfg.model.critic_checkpoint, cfg.reference.get("checkpoint"))]
     columns = [column for cfg in training for column in cfg.data.computed.values() if column.kind != "advantage"]
     sources += [column[key] for column in columns for key in ("model", "reference")]
     return {source.removeprefix(STAGE) for source in sources if (source or "").startswith(STAGE)}
@@ -150,7 +152,8 @@ def _earlier_stages(name, cfg, earlier):
 
 def _named(cfg) -> list[tuple[str, str]]:
     """(key, the model that it names); the reward of several models has as many."""
-    named = {"model.checkpoint": cfg.model.checkpoint, "reference.checkpoint": cfg.reference.get("checkpoint")}
+    named = {"model.checkpoint": cfg.model.checkpoint, "model.critic_checkpoint": cfg.model.critic_checkpoint}
+    named |= {"reference.checkpoint": cfg.reference.get("checkpoint")}
     named |= {"eval.generate.against": cfg.eval.generate.against} if cfg.eval.generate else {}
     named |= {f"data.computed.{column}.{key}": spec[key] for column, spec in cfg.data.computed.items() for key in ("model", "reference")}
     of_rewards = [(where, model) for where, section, key in _rewards(cfg) for model in _models(section[key])]

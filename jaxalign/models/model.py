@@ -25,6 +25,7 @@ Array = jax.Array
 VALUE_HEAD = "value_head"  # the top-level key of the params of a model that has one, beside those of the decoder
 REWARD_HEAD = "reward_head"  # the same
 CRITIC = "critic"  # the same
+DECODER = "decoder"  # the key of the decoder among the params of a critic that has its own
 HEADS = (VALUE_HEAD, REWARD_HEAD, CRITIC)
 LORA = adapters.LORA  # the same, of its adapters
 MATRICES = ("kernel", "tokens", "positions")  # names of the decoder's parameters that are neither norms nor biases
@@ -42,7 +43,8 @@ class Model:
     starts: dict[str, Any]  # (fill, std): random weights start as fill + std * normal
     value_head: nnx.GraphDef | None = None  # of the head that values prompts, see `heads`; its weights are params[VALUE_HEAD]
     reward_head: nnx.GraphDef | None = None  # of the head that scores responses; its weights are params[REWARD_HEAD]
-    critic: nnx.GraphDef | None = None  # of the head that values every token; its weights are params[CRITIC]
+    critic: nnx.GraphDef | None = None  # of the head that values every token; its weights are params[CRITIC], see `critic`
+    critic_decoder: "Model | None" = None  # that the critic has for itself; None: it reads the states of this model's decoder
     features: FeatureHeadConfig | None = None  # where the reward head reads features of the responses, and no hidden states
     lora: adapters.LoraConfig | None = None  # of the adapters, whose weights are params[LORA]
     base_dtype: str = "float32"  # what the decoder's matrices and tables are stored in; norms, biases, heads and adapters are float32
@@ -54,6 +56,7 @@ def build(
     reward_head: str | FeatureHeadConfig | None = None,
     *,
     critic: str | None = None,
+    critic_config: ModelConfig | None = None,
     lora: adapters.LoraConfig | None = None,
     base_dtype: str = "float32",
 ) -> Model:
@@ -62,6 +65,7 @@ def build(
     Nothing is allocated.
 
     Args:
+      critic_config: of a decoder that the critic has for itself; None: it reads the states of the model's own decoder.
       lora: of its adapters; None: it has none.
       base_dtype: one of BASE_DTYPES.
 
@@ -80,7 +84,7 @@ def build(
     described = {
         VALUE_HEAD: (value_head, lambda: ValueHead(config, value_head)),
         REWARD_HEAD: (reward_head, lambda: FeatureHead(features) if features else RewardHead(config, reward_head)),
-        CRITIC: (critic, lambda: RewardHead(config, critic, bias=True)),
+        CRITIC: (critic, lambda: RewardHead(critic_config or config, critic, bias=True)),
     }
     for name, (description, make) in described.items():
         if description is not None:
@@ -104,7 +108,10 @@ def build(
             kernels[path] = shape, logical, declared["inputs"]
     for path, shape, logical, std in adapters.declared(kernels, lora) if lora else ():
         declare(path, shape, logical, (0.0, std))
-    return Model(config, definition, shapes, axes, starts, *heads.values(), features, lora, base_dtype)
+    own = None if critic_config is None else build(dataclasses.replace(critic_config, tied=True))  # it has no output tokens
+    for tree, part in ((shapes, own.shapes), (axes, own.axes), (starts, own.starts)) if own else ():
+        tree[CRITIC][DECODER] = part
+    return Model(config, definition, shapes, axes, starts, *heads.values(), own, features, lora, base_dtype)
 
 
 def decoder(model: Model) -> Model:
@@ -264,16 +271,6 @@ def rewards(model: Model, params: dict[str, Any], hidden: Array, positions: Arra
 def token_rewards(model: Model, params: dict[str, Any], hidden: Array) -> Array:
     """The reward head's score of every hidden state [R, X, D]: float32[R, X]."""
     return nnx.merge(model.reward_head, params[REWARD_HEAD])(hidden)
-
-
-def token_values(model: Model, params: dict[str, Any], hidden: Array, slots: Array) -> Array:
-    """The critic's value before each scored token is drawn: float32[R, T], 0 where slots < 0.
-
-    It is read from hidden[r, t - 1], hidden [R, T, D] as from `hidden`; the gradient goes into the decoder. A value does not depend on how
-    rows are packed or prompts shared.
-    """
-    after = nnx.merge(model.critic, params[CRITIC])(hidden)
-    return jnp.where(slots >= 0, jnp.roll(after, 1, axis=1), 0.0)
 
 
 def feature_rewards(model: Model, params: dict[str, Any], values: Array) -> tuple[Array, Array, Array]:

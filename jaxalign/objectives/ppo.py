@@ -49,7 +49,7 @@ def ppo(
       clip_low, clip_high: the ratio stays in [1 - clip_low, 1 + clip_high]; 0.2, DAPO 0.28 above.
       dual_clip: the largest ratio that counts where A < 0, > 1, often 3; 0: none.
       value_clip: largest change of a value; 0: none.
-      value_coef: weight of the critic's loss. It trains the decoder too.
+      value_coef: weight of the critic's loss. It trains the decoder that the critic reads, its own or the policy's.
       entropy_coef: weight of the entropy of the next-token distributions; above 0 costs one more pass through the head.
       beta: weight of the KL in the loss; one in the reward belongs to data.rollout.
       kl: its estimate: "k3", or "k2", which has the gradient of KL(policy || reference).

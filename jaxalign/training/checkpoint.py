@@ -235,6 +235,7 @@ def run_record(
         "value_head": config["model"]["value_head"],
         "reward_head": config["model"]["reward_head"],
         "critic": config["model"]["critic"],
+        "critic_model": model.critic_decoder and runs.model_record(model.critic_decoder.config),
         "base_dtype": model.base_dtype,
         "weights": weights,
         "teacher": teacher,

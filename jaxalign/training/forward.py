@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign.lm_head import distributions, logps
+from jaxalign.models import critic
 from jaxalign.models import model as models
 from jaxalign.types import Array, Batch, Features, Outputs, column
 
@@ -117,13 +118,13 @@ def _head(model):
 
 
 def _outputs(model, params, batch, step, embedded, *, dtype, remat, attention):
-    inputs = batch.tokens, batch.positions, batch.segments, batch.prefixes
-    hidden = models.hidden(model, params, *inputs, embedded=embedded, dtype=dtype, remat=remat, attention=attention)
+    inputs, options = (batch.tokens, batch.positions, batch.segments, batch.prefixes), dict(dtype=dtype, remat=remat, attention=attention)
+    hidden = models.hidden(model, params, *inputs, embedded=embedded, **options)
     unembed, head = models.unembed(model, params), _head(model)
     values = logps.token_logps(hidden, unembed, batch.tokens, batch.slots >= 0, **head)
     prompt_values = models.prompt_values(model, params, hidden, *inputs[1:], batch.slots, batch.valid) if model.value_head else None
     rewards, features = _rewards(model, params, hidden, batch)
-    of_critic = models.token_values(model, params, hidden, batch.slots) if model.critic else None
+    of_critic = critic.token_values(model, params, hidden, batch, **options) if model.critic else None
     return Outputs(values, hidden, unembed, prompt_values, rewards=rewards, step=step, features=features, values=of_critic, **head)
 
 

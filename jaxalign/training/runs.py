@@ -177,8 +177,10 @@ def model_of(run: dict[str, Any]) -> models.Model:
     """The model of a run's record, with its heads; earlier versions recorded none."""
     largest = run.get("value_head")
     head = None if largest is None else ValueHeadConfig(max_value=largest)
+    own = run.get("critic_model")  # of a critic with a decoder of its own
     stored = {"lora": lora_of(run["config"]["model"].get("lora")), "base_dtype": run.get("base_dtype", "float32")}
-    return models.build(model_config(run["model"]), head, head_of(run.get("reward_head")), critic=run.get("critic"), **stored)
+    critic = {"critic": run.get("critic"), "critic_config": own and model_config(own)}
+    return models.build(model_config(run["model"]), head, head_of(run.get("reward_head")), **critic, **stored)
 
 
 def lora_of(section: dict[str, Any] | None) -> LoraConfig | None:

@@ -77,6 +77,12 @@ class Source:
         """The kind of its critic, which runs alone have; None where it has none."""
         return runs.record(self._workdir, self.step).get("critic") if self.is_run else None
 
+    @functools.cached_property
+    def critic_decoder(self) -> ModelConfig | None:
+        """The config of the decoder that its critic has for itself; None where it has none."""
+        own = runs.record(self._workdir, self.step).get("critic_model") if self.is_run else None
+        return own and runs.model_config(own)
+
     def decoder(self) -> ModelConfig:
         """The config of any model, a reward model too; errors are those of `config`."""
         if self.is_run:
