@@ -179,14 +179,15 @@ def abstract_params(built: models.Model):
     )
 
 
-def work(cfg: ConfigDict, built: models.Model) -> dict[str, int | None]:
+def work(cfg: ConfigDict, built: models.Model) -> dict[str, Any]:
     """What a step makes beside the forward pass of the policy, as `flops.step_flops` takes it.
 
     Passes without a gradient are those of a reference that is no teacher, and the first of IFT.
     """
     rule = reference.RULES[cfg.reference.rule]
     forwards = ((rule.holds == "weights" and not rule.separate) or rule.moves) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
-    return {"forwards": forwards, "adapters": adapters.size(built.shapes)}
+    own = built.critic_decoder and built.critic_decoder.config
+    return {"forwards": forwards, "critic": own, "adapters": adapters.size(built.shapes)}
 
 
 def sampling(cfg: ConfigDict) -> Sampling:

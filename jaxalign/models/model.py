@@ -72,13 +72,10 @@ def build(
     Raises:
       ValueError: reward_head or critic is none of `config.REWARD_HEADS`, base_dtype is none of BASE_DTYPES, or lora targets no linear map.
     """
-    if base_dtype not in BASE_DTYPES:
-        raise ValueError(f"base_dtype {base_dtype!r} is not one of {', '.join(BASE_DTYPES)}.")
     features = reward_head if isinstance(reward_head, FeatureHeadConfig) else None
-    if reward_head is not None and features is None and reward_head not in REWARD_HEADS:
-        raise ValueError(f"reward head {reward_head!r} is not one of {', '.join(REWARD_HEADS)}.")
-    if critic is not None and critic not in REWARD_HEADS:
-        raise ValueError(f"critic {critic!r} is not one of {', '.join(REWARD_HEADS)}.")
+    _check_one_of("base_dtype", base_dtype, BASE_DTYPES)
+    _check_one_of("reward head", None if features else reward_head, (None, *REWARD_HEADS))
+    _check_one_of("critic", critic, (None, *REWARD_HEADS))
     definition, state = nnx.split(nnx.eval_shape(lambda: Decoder(config)))
     declarations, heads = list(nnx.to_flat_state(state)), dict.fromkeys(HEADS)
     described = {
@@ -112,6 +109,11 @@ def build(
     for tree, part in ((shapes, own.shapes), (axes, own.axes), (starts, own.starts)) if own else ():
         tree[CRITIC][DECODER] = part
     return Model(config, definition, shapes, axes, starts, *heads.values(), own, features, lora, base_dtype)
+
+
+def _check_one_of(what: str, value: str | None, known: tuple) -> None:
+    if value not in known:
+        raise ValueError(f"{what} {value!r} is not one of {', '.join(filter(None, known))}.")
 
 
 def decoder(model: Model) -> Model:

@@ -38,6 +38,7 @@ def step_flops(
     seen: float,
     forwards: int,
     teacher: ModelConfig | None = None,
+    critic: ModelConfig | None = None,
     adapters: int | None = None,
 ) -> float:
     """FLOPs of one training step.
@@ -48,11 +49,13 @@ def step_flops(
       seen: sum over tokens of how many tokens each one attends to (position + 1, where no window cuts it).
       forwards: passes of the policy's own model without a gradient: a reference, the first pass of IFT.
       teacher: another model that makes one pass; None: there is none.
+      critic: a decoder that the critic has for itself, which is trained too; None: there is none.
       adapters: parameters of adapters, which alone are trained; None: all weights are.
     """
     sizes = {"tokens": tokens, "scored": scored, "seen": seen}
     passes = forwards + (3 if adapters is None else 2)
     theirs = forward_flops(teacher, **sizes) if teacher else 0.0
+    theirs += 3 * forward_flops(critic, **{**sizes, "scored": 0.0}) if critic else 0.0
     return forward_flops(config, **sizes) * passes + theirs + 6.0 * tokens * (adapters or 0)
 
 
@@ -99,8 +102,9 @@ def peak_memory_bytes() -> int:
 class Meter:
     """Speed between two readings, or between `restart` (after an evaluation or a save) and a reading; the first one holds the compile."""
 
-    def __init__(self, config: ModelConfig, *, forwards: int, teacher: ModelConfig | None = None, adapters: int | None = None):
-        self._config, self._models = config, {"forwards": forwards, "teacher": teacher, "adapters": adapters}
+    def __init__(self, config: ModelConfig, **models):
+        """What `models` are: see `step_flops`."""
+        self._config, self._models = config, models
         self._peak, _ = peak_flops()
         self._since = None
 

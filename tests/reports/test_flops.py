@@ -18,6 +18,11 @@ def test_a_teacher_counts_as_one_forward_pass_of_its_own_size():
     assert step_flops(toys.CONFIG, **SIZES, forwards=0, teacher=deep) - alone == pytest.approx(forward_flops(deep, **SIZES))
 
 
+def test_a_separate_critic_is_trained_and_has_no_output_tokens():
+    alone, both = (step_flops(toys.CONFIG, **SIZES, forwards=0, critic=critic) for critic in (None, toys.CONFIG))
+    assert both - alone == pytest.approx(3 * forward_flops(toys.CONFIG, **{**SIZES, "scored": 0}))
+
+
 def test_adapters_save_the_gradient_of_the_weights_and_cost_their_own():
     forward, tokens = forward_flops(toys.CONFIG, **SIZES), SIZES["tokens"]
     assert step_flops(toys.CONFIG, **SIZES, forwards=1, adapters=100) == pytest.approx(3 * forward + 600 * tokens)
