@@ -1,4 +1,4 @@
-"""`python -m jaxalign.export`: writes the parameters of a training run as a Hugging Face checkpoint folder."""
+"""`python -m jaxalign.export`: writes a training run as a Hugging Face checkpoint folder, or its adapters as one of peft."""
 
 from collections.abc import Sequence
 import sys
@@ -9,6 +9,7 @@ FLAGS = (
     ("--workdir", {"required": True, "type": local, "help": "the training run's --workdir"}),
     ("--out", {"required": True, "type": local, "help": "folder to write; must not exist"}),
     ("--step", {"help": "checkpoint to export: its step, or best (default: the newest good one)"}),
+    ("--adapter", {"action": "store_true", "help": "of a run with adapters: write these alone, as peft does, and not the merged model"}),
     ("--dtype", {"choices": ("float32", "bfloat16"), "default": "float32", "help": "type of the written weights"}),
 )
 
@@ -32,7 +33,8 @@ def _export(arguments):
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
         step = runs.chosen(given.workdir, runs.parse_step(given.step, given.workdir))
         model, params, _ = sources.restore_params(given.workdir, step)
-        exports.write(given.out, model, params, workdir=given.workdir, step=step, dtype=given.dtype)
+        write = exports.write_adapter if given.adapter else exports.write
+        write(given.out, model, params, workdir=given.workdir, step=step, dtype=given.dtype)
     print(f"wrote {given.out} ({model.config.family}, {given.dtype}, step {step})")
 
 

@@ -1,6 +1,7 @@
 """Writes a folder that transformers loads: config.json, weights in safetensors shards, and the tokenizer files carried along."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import functools
 import json
 import os
@@ -73,22 +74,29 @@ def save(
     files = _split(wanted, model, dtype, max_shard_bytes)
     tensor = functools.partial(_tensor, wanted, model, params, dtype)
     if jax.process_index() == 0:
-        partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-        try:
-            partial.mkdir(parents=True)
+        with whole_folder(folder) as partial:
             _write(partial, files, values, dtype, tensor)
             if tokenizer_from is not None:
                 carry(partial, tokenizer_from)
             seal(partial)
-            partial.rename(folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
     else:
         for shapes in files.values():
             for name in shapes:
                 tensor(name)
     watch.barrier("the export", limited=False)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to write in that gets its name at the end, or leaves nothing behind."""
+    partial = Path(folder).parent / f".{Path(folder).name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _split(wanted: dict[str, names.Tensor], model: Model, dtype: str, max_shard_bytes: float) -> dict[str, dict[str, tuple[int, ...]]]:

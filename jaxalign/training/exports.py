@@ -1,11 +1,13 @@
 """Exports of a run: Hugging Face folders with a manifest of their files and of the checkpoint that they were made from."""
 
+import json
 from pathlib import Path
 
 import jax
 
+from jaxalign import paths
+from jaxalign.hf import adapters, tensors, trained
 from jaxalign.hf import save as hf_save
-from jaxalign.hf import trained
 from jaxalign.hosts import watch
 from jaxalign.manifest import Manifest
 from jaxalign.models import merge
@@ -35,6 +37,31 @@ def write(folder: str | Path, model: models.Model, params, *, workdir: str | Pat
         SEAL.write(partial, facts=facts)
 
     hf_save.save(folder, model, params, tokenizer_from=tokenizer, dtype=dtype, seal=seal)
+
+
+def write_adapter(folder: str | Path, model: models.Model, params, *, workdir: str | Path, step: int, dtype: str) -> None:
+    """Writes the adapters of a run's checkpoint, and its tokenizer, as a folder of `peft`, whole or not at all.
+
+    Raises:
+      ValueError: the run has no adapters, they change nothing, or the folder exists.
+      OSError: the disk is full; nothing is left behind.
+    """
+    if model.lora is None:
+        raise ValueError(f"{workdir} is a run without adapters: leave --adapter out to write the whole model.")
+    if Path(folder).exists():
+        raise ValueError(f"{folder} exists; choose another folder or remove it.")
+    origin, arrays = runs.record(workdir, step)["config"]["model"]["checkpoint"], adapters.tensors(model, params)
+    if origin is None:
+        raise ValueError(f"{workdir} has adapters for random weights, which nobody else has: leave --adapter out to write the whole model.")
+    values = adapters.written_config(model, base_name=str(paths.resolve(origin)) if origin.startswith("package:") else origin)
+    if jax.process_index() == 0:
+        with hf_save.whole_folder(folder) as partial:
+            tensors.write(partial / adapters.WEIGHTS, {name: array.shape for name, array in arrays.items()}, dtype, arrays.get)
+            (partial / adapters.CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            hf_save.carry(partial, runs.tokenizer(workdir, step))
+            SEAL.write(partial, facts={"run": str(workdir), **_origin(workdir, step, dtype)})
+    if jax.process_count() > 1:
+        watch.barrier("an adapter", limited=False)
 
 
 def refresh(folder: Path, model: models.Model, params, *, workdir: str | Path, step: int, dtype: str) -> None:

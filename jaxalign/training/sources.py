@@ -1,6 +1,10 @@
-"""Where a model comes from: a Hugging Face folder, a name on the hub, or a run ("runs/NAME", "runs/NAME@STEP", "runs/NAME@best")."""
+"""Where a model comes from: a Hugging Face folder, a name on the hub, or a run ("runs/NAME", "runs/NAME@STEP", "runs/NAME@best").
+
+A folder of `peft` is the model that its adapter makes of the base that it names: the two are merged when they are read.
+"""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from jaxalign import hub, manifest, paths, sharding
 from jaxalign.data.text import render, templates
 from jaxalign.data.text import tokenizer as tokenizers
 from jaxalign.data.text.renderer import Renderer
-from jaxalign.hf import classifiers
+from jaxalign.hf import adapters, classifiers
 from jaxalign.hf import load as hf_load
 from jaxalign.models import merge
 from jaxalign.models import model as models
@@ -54,6 +58,11 @@ class Source:
         """The folder that holds the weights."""
         return runs.checkpoints(self._workdir) / str(self.step) if self.is_run else hub.local(self.name, hub.CHECKPOINT)
 
+    @functools.cached_property
+    def base(self) -> "Source | None":
+        """What the adapter of a folder of `peft` stands on; None where it is no such folder."""
+        return Source(adapters.base(self.folder)) if not self.is_run and adapters.is_folder(self.folder) else None
+
     def config(self) -> ModelConfig:
         """The config of a language model.
 
@@ -70,7 +79,11 @@ class Source:
     @functools.cached_property
     def reward_head(self) -> str | FeatureHeadConfig | None:
         """The kind of its reward head, or what it is on features; None where it has none."""
-        return head_of(runs.record(self._workdir, self.step).get("reward_head")) if self.is_run else hf_load.reward_head(self.folder)
+        if self.is_run:
+            return head_of(runs.record(self._workdir, self.step).get("reward_head"))
+        if self.base is not None:
+            return classifiers.KIND if adapters.has_score(self.folder) else self.base.reward_head
+        return hf_load.reward_head(self.folder)
 
     @functools.cached_property
     def critic(self) -> str | None:
@@ -87,6 +100,9 @@ class Source:
         """The config of any model, a reward model too; errors are those of `config`."""
         if self.is_run:
             return runs.model_config(runs.record(self._workdir, self.step)["model"])
+        if self.base is not None:
+            config = self.base.decoder()
+            return dataclasses.replace(config, tied=True) if self.reward_head else config
         return hf_load.load_config(self.folder)
 
     def reward_model(self) -> models.Model:
@@ -110,6 +126,8 @@ class Source:
 
     def tokenizer(self) -> str:
         """Where its tokenizer is: a folder, or a name."""
+        if self.base is not None and not any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+            return self.base.tokenizer()
         return runs.tokenizer(self._workdir, self.step) if self.is_run else self.name
 
     def renderer(self, template: str | None = None) -> Renderer:
@@ -131,7 +149,10 @@ class Source:
 
     def check(self, model: models.Model) -> None:
         """Raises ValueError where the weights do not fit, as far as that can be seen without reading them."""
-        if not self.is_run:
+        if self.base is not None:
+            adapters.load_config(self.folder, model)
+            self.base.check(models.build(self.base.decoder(), reward_head=self.base.reward_head))
+        elif not self.is_run:
             exports.check(self.folder)
             hf_load.check(self.folder, model)
 
@@ -144,8 +165,22 @@ class Source:
         if self.is_run:
             _, params = merge.merged(*self.restore()[:2])
             return {name: jax.tree.map(_as, params[name], shapes) for name, shapes in model.shapes.items() if name in params}
+        if self.base is not None:
+            return self._load_merged(model)
         exports.check(self.folder)
         return hf_load.load(self.folder, model)
+
+    def _load_merged(self, model: models.Model) -> dict[str, Any]:
+        adapted = models.build(
+            model.config, lora=adapters.load_config(self.folder, model), reward_head=model.reward_head and classifiers.KIND,
+            base_dtype=model.base_dtype,
+        )  # fmt: skip
+        params = {**load_base(self.base.name, adapted, seed=0), models.LORA: adapters.load(self.folder, adapted)}
+        if model.reward_head and adapters.has_score(self.folder):
+            params[models.REWARD_HEAD] = adapters.load_score(self.folder, adapted)
+        elif model.reward_head:
+            params[models.REWARD_HEAD] = self.base.load(self.base.reward_model())[models.REWARD_HEAD]
+        return merge.merged(adapted, params)[1]
 
     def restore(self):
         """(model, params, record) of a run, on the mesh in scope; its heads and adapters are among the params.
@@ -161,6 +196,9 @@ class Source:
         """A hash of what the weights are, wherever they lie; None where their files are not there any more."""
         if self.is_run:
             return runs.from_first(lambda: runs.SEAL.digest(self.folder))
+        if self.base is not None:
+            base, files = self.base.identity(), [self.folder / name for name in (adapters.CONFIG, adapters.WEIGHTS)]
+            return base and runs.from_first(lambda: manifest.content_hash({"base": base, "adapter": manifest.hash_of(files)}))
         return runs.from_first(lambda: manifest.hash_of(files) if (files := sorted(self.folder.glob("*.safetensors"))) else None)
 
 

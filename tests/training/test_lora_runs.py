@@ -82,6 +82,10 @@ def test_an_export_is_merged_and_evaluates_as_the_run_does(run, tmp_path):
         plain, whole = merge.merged(model, params)
         written = load.load(tmp_path / "merged", plain)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), written, whole)
+        assert export.main(["--workdir", str(run), "--out", str(tmp_path / "adapter"), "--adapter"]) == 0
+        of_adapter = sources.Source(str(tmp_path / "adapter"))
+        assert of_adapter.identity() and of_adapter.tokenizer() == of_adapter.name
+        jax.tree.map(np.testing.assert_array_equal, of_adapter.load(plain), whole)
         as_a_source = sources.Source(str(run)).load(plain)
         jax.tree.map(np.testing.assert_array_equal, as_a_source, whole)
     assert evaluate.main(["--workdir", str(run), "--out", str(tmp_path / "numbers.json")]) == 0
