@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.models import layers
+from jaxalign.models.attention.blocks import ATTENDED
 from jaxalign.models.config import ModelConfig, RopeScaling
 
 Array = jax.Array
@@ -25,9 +26,13 @@ def _all_but_gathers(primitive, *_, **__) -> bool:
     return primitive.name not in ("reshard", "all_gather")
 
 
+_attention = jax.checkpoint_policies.save_only_these_names(ATTENDED)  # else attention is computed three times: again for its own gradient
+
 REMAT = {  # what the forward pass keeps for the backward pass
     "none": _all_but_gathers,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # outputs of linear maps, not attention scores
+    # outputs of linear maps and of attention, not attention scores
+    "dots": jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _attention),
+    "attention": _attention,  # the input of each layer, and the output of attention with its log-sum-exp
     "full": jax.checkpoint_policies.nothing_saveable,  # the input of each layer only
 }
 

@@ -165,7 +165,8 @@ def hidden(
     embedded [R, T, D] takes the place of `embed`(tokens), so that a caller may mix embeddings; None: that of the tokens.
 
     tokens, positions, segments, prefixes are int32[R, T] as in `types.Batch`, rows split over ("data", "fsdp"). remat is "none" (keep all
-    but gathered weights), "dots" (keep outputs of linear maps) or "full" (keep layer inputs); attention names an implementation.
+    but gathered weights), "dots" (keep outputs of linear maps and of attention), "attention" (keep layer inputs and outputs of attention)
+    or "full" (keep layer inputs); attention names an implementation.
 
     Raises:
       ValueError: an unknown remat policy or attention implementation.

@@ -19,7 +19,7 @@ def next_token(model: models.Model, params, batch: Batch, step: Array, *, dtype:
       batch: R rows of T tokens.
       step: int32[]; handed on in the outputs.
       dtype: of the matmuls; norms, soft-max and log-probs are float32.
-      remat: "none", "dots" or "full": what the backward pass computes again.
+      remat: "none", "dots", "attention" or "full": what the backward pass computes again, see `models.hidden`.
       attention: name of the attention implementation.
     """
     return _outputs(model, params, batch, step, None, dtype=dtype, remat=remat, attention=attention)

@@ -1,5 +1,7 @@
 """The attention rule: packed, shared and padded rows give what each sequence gives alone."""
 
+import re
+
 import checkpoints
 import jax
 import jax.numpy as jnp
@@ -134,7 +136,7 @@ def test_blocks_of_queries_equal_a_dense_mask_written_out(monkeypatch, window):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", "attention", "full"])
 def test_remat_policies_change_no_gradient(remat):
     model = models.build(ModelConfig(**SMALL, family="llama", init_std=0.2))
     with jax.set_mesh(checkpoints.one_device()):
@@ -146,6 +148,19 @@ def test_remat_policies_change_no_gradient(remat):
         ours, expected = gradient(remat), gradient("none")
     largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * largest), ours, expected)
+
+
+def test_attention_that_is_kept_is_computed_once():
+    model = models.build(ModelConfig(**SMALL, family="llama"))
+    with jax.set_mesh(checkpoints.one_device()):
+        params, inputs = models.init(model, jax.random.key(0)), checkpoints.plain(FIRST[None])
+
+        def exponentials(remat):
+            text = str(jax.make_jaxpr(jax.grad(lambda p: checkpoints.hidden(model, p, inputs, remat=remat).sum()))(params))
+            return len(re.findall(r"= exp\b", text))
+
+        counts = {remat: exponentials(remat) for remat in ("full", "attention", "dots")}
+    assert counts["attention"] == counts["dots"] < counts["full"]
 
 
 def test_bfloat16_computes_near_float32_and_returns_bfloat16():

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+ATTENDED = "attention"  # the name of what an implementation saves for its gradient beside its arguments, for policies of jax.checkpoint
 
 
 class Met(NamedTuple):

@@ -74,7 +74,7 @@ def _forward(q, k, v, positions, segments, prefixes, window, softcap, tiles, int
         [(q, call.of_queries), (k, call.all_keys), (v, call.all_keys)],
         [(jax.ShapeDtypeStruct(q.shape, q.dtype), call.of_queries), (call.numbers, call.numbers_of_queries)],
     )
-    out, normalizer = checkpoint_name(out, "attention"), checkpoint_name(normalizer, "attention")
+    out, normalizer = checkpoint_name(out, blocks.ATTENDED), checkpoint_name(normalizer, blocks.ATTENDED)
     return out, (q, k, v, marks, out, normalizer)
 
 

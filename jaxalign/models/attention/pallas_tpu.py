@@ -71,8 +71,8 @@ def _forward(q, k, v, positions, segments, prefixes, window, softcap, interpret)
         block,
         interpret,
     )
-    out = checkpoint_name(_by_row(out, *q.shape[:2]), "attention")
-    return out, (q, k, v, *ids, out, checkpoint_name(normalizer[:, :heads], "attention"))
+    out = checkpoint_name(_by_row(out, *q.shape[:2]), blocks.ATTENDED)
+    return out, (q, k, v, *ids, out, checkpoint_name(normalizer[:, :heads], blocks.ATTENDED))
 
 
 def _backward(softcap, interpret, saved, gradient):

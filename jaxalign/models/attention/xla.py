@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from jaxalign.models.attention import blocks
@@ -39,6 +40,7 @@ def _attention(q, k, v, positions, segments, prefixes, window, softcap):
 def _forward(q, k, v, positions, segments, prefixes, window, softcap):
     marks = positions, segments, prefixes
     out, normalizer = _over_rows(partial(_row_forward, softcap=softcap), window, q, k, v, *marks)
+    out, normalizer = checkpoint_name(out, blocks.ATTENDED), checkpoint_name(normalizer, blocks.ATTENDED)
     return out, (q, k, v, *marks, window, out, normalizer)
 
 
