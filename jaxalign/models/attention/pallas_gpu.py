@@ -260,7 +260,10 @@ def _next(places, i: Array) -> Array:
 
 
 def _product(a: Array, b: Array, along_a: int, along_b: int) -> Array:
-    return jax.lax.dot_general(a, b, (((along_a,), (along_b,)), ((), ())), preferred_element_type=jnp.float32)
+    # The highest precision is three products of 10-bit factors: those of the plain units take a minute to compile.
+    exact = a.dtype == jnp.float32 and jax.config.jax_default_matmul_precision in ("highest", "float32")
+    precision = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if exact else None
+    return jax.lax.dot_general(a, b, (((along_a,), (along_b,)), ((), ())), precision, jnp.float32)
 
 
 def _scores(a: Array, b: Array, softcap: float) -> tuple[Array, Array | None]:
