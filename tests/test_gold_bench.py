@@ -336,7 +336,7 @@ def test_a_cell_is_measured_and_kept(tmp_path, monkeypatch, answers):
     with many_seeds.one_device():
         params = source.load(model)
     made = world.World(
-        model, source.renderer("plain"), params, answers.prompts[:8], answers, prompts | {"held_out": prompts["train"][:8]}, ""
+        model, source.renderer("plain"), params, answers.prompts[:12], answers, prompts | {"held_out": prompts["train"][:12]}, ""
     )
     monkeypatch.setattr(world, "make", lambda folder: made)
     monkeypatch.setattr(gold, "BEST_OF", (2,))
