@@ -14,9 +14,9 @@ from jaxalign.models.config import ATTENTIONS
 def devices(platform: str):
     """A mesh of one device of a platform that need not be here."""
     device = jax.sharding.AbstractDevice(device_kind="some", num_cores=None, platform=platform)
-    types = (jax.sharding.AxisType.Explicit,) * 3
+    types = (jax.sharding.AxisType.Explicit,) * len(sharding.MESH_AXES)
     return jax.sharding.use_abstract_mesh(
-        jax.sharding.AbstractMesh((1, 1, 1), sharding.MESH_AXES, axis_types=types, abstract_device=device)
+        jax.sharding.AbstractMesh((1,) * len(sharding.MESH_AXES), sharding.MESH_AXES, axis_types=types, abstract_device=device)
     )
 
 

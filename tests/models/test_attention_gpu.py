@@ -106,8 +106,8 @@ def test_a_block_that_is_not_listed_is_not_read():
 )
 def test_the_kernels_lower_to_cuda_without_a_gpu(dtype, size, softcap):
     device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
-    types = (jax.sharding.AxisType.Auto,) * 3
-    mesh = jax.sharding.AbstractMesh((1, 1, 1), sharding.MESH_AXES, axis_types=types, abstract_device=device)
+    types = (jax.sharding.AxisType.Auto,) * len(sharding.MESH_AXES)
+    mesh = jax.sharding.AbstractMesh((1,) * len(sharding.MESH_AXES), sharding.MESH_AXES, axis_types=types, abstract_device=device)
     run = with_gradients(functools.partial(pallas_gpu.attend_locally, softcap=softcap))
     heads = [jax.ShapeDtypeStruct((2, 192, heads, size), dtype) for heads in (8, 2, 2, 8)]
     marks = [jax.ShapeDtypeStruct((2, 192), jnp.int32)] * 3
