@@ -3,8 +3,8 @@
     python -m tests.benchmarks.gpu OUT [--steps NAME ...] [--seconds 430] [--toy]
 
 OUT gets results.json, with what every step said, and log.txt, with what it printed. Steps run in the order of STEPS, as long as there is
-time for them; those of `beside` run beside the first ones, as nothing is timed there. --toy takes models that a CPU runs in seconds, to try
-the script itself. Random weights are written once, to OUT's neighbour in the temporary folder, and read by both sides of a comparison.
+time for them; some that are not timed run side by side. --toy takes models that a CPU runs in seconds, to try the script itself. Random
+weights are written once, into a file system in memory where there is one, and read by both sides of a comparison.
 """
 
 import argparse
@@ -19,12 +19,11 @@ import sys
 import tempfile
 import time
 
-WEIGHTS = (
-    "import dataclasses, pathlib, sys; from tests.benchmarks.compare import cases, torch_models; "
-    "case = dataclasses.replace(cases.CASES[sys.argv[1]], **({'shape': 'toy'} if sys.argv[4] == 'toy' else {})); "
-    "torch_models.make_weights(case, pathlib.Path(sys.argv[2]), device=sys.argv[3])"
-)
+from tests.benchmarks.compare.cases import CASES
+
 KERNELS = ("-m", "tests.benchmarks.attention_kernels", "--tune", "--seconds", "60")
+ROOM = 40 * 2**30  # bytes
+NOT_TIMED = ("greedy-gpu", "checks", "train")  # their programs need not be fast: searching for the best kernels takes minutes
 TRAIN = ("-m", "jaxalign.train", "--config", "tests/tiny.py:dpo")
 SAME_TEXT = (
     "import json, sys; one, other = ([json.loads(line)['text'] for line in open(name)] for name in sys.argv[1:]); "
@@ -49,7 +48,12 @@ class Step:
 def _compared(case: str, *more: str, peer: str = "trl", seconds: int) -> Step:
     folder = f"{{there}}/{case}"
     command = ("-m", "tests.benchmarks.compare", "--case", case, "--peer", peer, "--device", "{device}", "--checkpoint", folder)
-    return Step((*command, "--one-at-a-time", *more), seconds, needs=f"{folder}/config.json", after=(f"weights-{case}",))
+    return Step((*command, "--one-at-a-time", *more), seconds, needs=f"{folder}/config.json")
+
+
+def _weights(case: str) -> Step:
+    shape = json.dumps(dataclasses.asdict(CASES[case]))
+    return Step(("-m", "tests.benchmarks.compare.weights", shape, f"{{there}}/{case}"), 60)
 
 
 def _greedy(where: str) -> Step:
@@ -59,16 +63,16 @@ def _greedy(where: str) -> Step:
 
 
 STEPS = {
-    "weights-dpo-1b": Step(("-c", WEIGHTS, "dpo-1b", "{there}/dpo-1b", "{device}", "{toy}"), 60, beside=True),
-    "weights-lora-8b": Step(("-c", WEIGHTS, "lora-8b", "{there}/lora-8b", "{device}", "{toy}"), 120, beside=True),
+    "checks": Step(("-m", "tests.benchmarks.gpu_checks"), 120),
     "greedy-cpu": _greedy("cpu"),
     "greedy-gpu": _greedy("gpu"),
     "train": Step((*TRAIN, "--workdir", "{there}/run", "--config.data.prepared_dir={there}/prepared"), 120, beside=True),
-    "checks": Step(("-m", "tests.benchmarks.gpu_checks"), 120),
     "same-text": Step(("-c", SAME_TEXT, "{there}/gpu.jsonl", "{there}/cpu.jsonl"), 20, after=("greedy-cpu", "greedy-gpu")),
-    "kernels": Step((*KERNELS, "--json", "{there}/kernels.json"), 80, after=("train",)),
-    "dpo-1b": _compared("dpo-1b", "--rounds", "2", "--block", "4", seconds=180),
+    "weights-1b": _weights("dpo-1b"),
+    "dpo-1b": _compared("dpo-1b", "--rounds", "3", "--block", "4", seconds=170),
+    "weights-8b": _weights("lora-8b"),
     "lora-8b": _compared("lora-8b", "--rounds", "2", "--block", "3", seconds=200),
+    "kernels": Step((*KERNELS, "--json", "{there}/kernels.json"), 80),
     "dpo-1b-none": _compared("dpo-1b", "--rounds", "1", "--block", "4", "--set", "model.remat=none", peer="none", seconds=70),
     "dpo-1b-full": _compared("dpo-1b", "--rounds", "1", "--block", "4", "--set", "model.remat=full", peer="none", seconds=70),
     "dpo-1b-xla": _compared("dpo-1b", "--rounds", "1", "--block", "4", "--set", "model.attention=xla", peer="none", seconds=80),
@@ -81,7 +85,9 @@ class Runner:
     def __init__(self, out: Path, *, device: str, toy: bool, seconds: float):
         self.out, self.device, self.toy = out, device, toy
         self.end = time.monotonic() + seconds
-        self.there = Path(tempfile.mkdtemp())
+        memory = Path("/dev/shm")  # a file system in memory writes and reads 16 GB of weights in seconds
+        roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOM
+        self.there = Path(tempfile.mkdtemp(dir=memory if roomy else None))
         self.results, self.running = {}, {}
         out.mkdir(parents=True, exist_ok=True)
         self.log = open(out / "log.txt", "a", encoding="utf-8", errors="replace")  # noqa: SIM115 (open until the end)
@@ -89,7 +95,7 @@ class Runner:
     def run(self, name: str) -> None:
         """Runs a step, or starts it where it runs beside the others."""
         step = STEPS[name]
-        for other in step.after:
+        for other in step.after or ([] if step.beside else list(self.running)):  # nothing runs beside what is timed
             self.wait(other)
         left = self.end - time.monotonic()
         if step.needs and not Path(self._filled(step.needs)).exists():
@@ -137,13 +143,16 @@ class Runner:
         env = os.environ | {"PYTHONUNBUFFERED": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "HF_HUB_OFFLINE": "1"}
         env |= {"JAX_COMPILATION_CACHE_DIR": str(self.there / "programs"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
         env |= {"JAX_PLATFORMS": "cpu"} if on_cpu else {}
+        env |= {"XLA_FLAGS": f"{env.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"} if name in NOT_TIMED else {}
         env |= {"JAX_DEFAULT_MATMUL_PRECISION": "highest"} if name.startswith("greedy") else {}  # else the card rounds float32
         print(f"===== {name}", flush=True)
         output = open(self.there / f"{name}.txt", "w")  # noqa: SIM115 (the process writes to it)
         return subprocess.Popen([sys.executable, *command], stdout=output, stderr=output, env=env, start_new_session=True)
 
     def _filled(self, part):
-        marks = {"{there}": str(self.there), "{device}": self.device, "{toy}": "toy" if self.toy else ""}
+        if self.toy and part.startswith('{"shape"'):
+            part = json.dumps({**json.loads(part), "shape": "toy"})
+        marks = {"{there}": str(self.there), "{device}": self.device}
         for mark, value in marks.items():
             part = part.replace(mark, value)
         return part

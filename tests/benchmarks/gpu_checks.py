@@ -10,6 +10,7 @@ newer cards rounds the factors of a product to 10 bits: both for the record.
 from functools import partial
 import json
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,10 @@ from jaxalign.training import forward, reference, step
 from tests import toys
 
 CONFIG = ModelConfig(
-    family="llama", vocab_size=509, width=256, layers=2, heads=8, kv_heads=2, head_dim=64, mlp_width=384, max_positions=512
+    family="llama", vocab_size=509, width=128, layers=2, heads=4, kv_heads=2, head_dim=64, mlp_width=256, max_positions=512
 )  # fmt: skip
 ROW_TOKENS = 256
+BEGAN = time.monotonic()
 LARGEST = {"xla": 1e-4}  # difference that passes; a kernel may round its products
 LARGEST_OF_KERNELS = 5e-3
 
@@ -66,18 +68,20 @@ def main(names: list[str]) -> int:
     print(json.dumps({"device": there.device_kind, "jax": jax.__version__}), flush=True)
     with jax.default_matmul_precision("highest"):
         loss, gradients = measured(host, "xla", jnp.float32)
+        print(json.dumps({"on": "cpu", "loss": loss, "seconds": round(time.monotonic() - BEGAN, 1)}), flush=True)
         bad = 0
         names = names or [name for name, one in rule.IMPLEMENTATIONS.items() if one.platform in (None, there.platform)]
         for name in names:
             bad += not _compare(name, there, loss, gradients, jnp.float32, LARGEST.get(name, LARGEST_OF_KERNELS))
-    _compare("xla", there, loss, gradients, jnp.float32, None)
     for name in names:
         _compare(name, there, loss, gradients, jnp.bfloat16, None)
+    _compare("xla", there, loss, gradients, jnp.float32, None)
     return int(bad > 0)
 
 
 def _compare(name, device, loss, gradients, dtype, most):
     line = {"attention": name, "dtype": jnp.dtype(dtype).name}
+    began = time.monotonic()
     try:
         got, its = measured(device, name, dtype)
     except Exception as error:  # noqa: BLE001 (one back end that fails must not hide the others)
@@ -85,7 +89,8 @@ def _compare(name, device, loss, gradients, dtype, most):
         return most is None
     apart = {"loss": abs(got - loss) / abs(loss), "gradients": difference(its, gradients)}
     passed = most is None or max(apart.values()) <= most  # NaN does not pass
-    print(json.dumps(line | apart | {"passed": bool(passed), "largest": most}), flush=True)
+    rest = {"passed": bool(passed), "largest": most, "seconds": round(time.monotonic() - began, 1)}
+    print(json.dumps(line | apart | rest), flush=True)
     return passed
 
 

@@ -20,11 +20,10 @@ import json
 import os
 from pathlib import Path
 import platform
-import subprocess
 import sys
 import tempfile
 
-from tests.benchmarks.compare import report, workload
+from tests.benchmarks.compare import report, weights, workload
 from tests.benchmarks.compare.cases import CASES, Case
 from tests.benchmarks.compare.link import Side
 
@@ -46,7 +45,7 @@ def main() -> int:
 def compare(case: Case, asked, there: Path) -> dict:
     """Everything that was measured, as it goes to the JSON file."""
     names = ["ours", *([] if asked.peer == "none" else [asked.peer])]
-    folder = asked.checkpoint or _weights(case, there, asked.device)
+    folder = asked.checkpoint or _weights(case, there)
     steps = workload.CHECKED + asked.block * asked.rounds
     if asked.pairs:
         pairs = workload.from_file(asked.pairs, case, steps=steps, tokenizer=folder, most=asked.most)
@@ -143,15 +142,10 @@ def _write(asked, result):
         Path(asked.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _weights(case, there, device):
-    """A folder of random weights of the case's shape, made by another process, which leaves no memory taken."""
-    folder = there / "weights"
-    code = (
-        "import json, pathlib, sys; from tests.benchmarks.compare import cases, torch_models; "
-        "torch_models.make_weights(cases.Case(**json.loads(sys.argv[1])), pathlib.Path(sys.argv[2]), device=sys.argv[3])"
-    )
-    subprocess.run([sys.executable, "-c", code, json.dumps(dataclasses.asdict(case)), str(folder), device], check=True)
-    return folder
+def _weights(case, there):
+    """A folder of random weights of the case's shape."""
+    weights.write(case, there / "weights")
+    return there / "weights"
 
 
 def _setting(text):

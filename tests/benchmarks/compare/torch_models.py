@@ -1,7 +1,4 @@
-"""What the two torch sides share: weights of random shapes, models, adapters, padded batches."""
-
-import json
-from pathlib import Path
+"""What the two torch sides share: models, adapters, padded batches."""
 
 import torch
 import transformers
@@ -10,17 +7,6 @@ from tests.benchmarks.compare.cases import PAD, Case
 from tests.benchmarks.compare.workload import Pair
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-def make_weights(case: Case, folder: Path, *, device: str) -> None:
-    """Writes random weights of the case's shape, in float32, or for cases in bfloat16 in that, as transformers does."""
-    torch.manual_seed(0)
-    dtype = torch.bfloat16 if case.dtype == "bfloat16" else torch.float32
-    torch.set_default_dtype(dtype)
-    with torch.device("cuda" if device == "gpu" else "cpu"):
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**case.config)).to(dtype)
-    model.save_pretrained(folder, max_shard_size="5GB")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}))
 
 
 def load(case: Case, folder: str, device: str, *, trained: bool):

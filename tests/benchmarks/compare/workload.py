@@ -91,6 +91,8 @@ def _encoder(folder):
 def _in_steps(pairs, case, steps):
     # the lightest steps come first: those are compared one by one, and must fit the rows into which whole blocks are packed later
     cut = [pairs[i * case.pairs : (i + 1) * case.pairs] for i in range(steps)]
+    if case.peer_parts > 1:  # the other side's parts pad least where they hold sequences of like lengths
+        cut = [sorted(one, key=lambda pair: len(pair.prompt) + max(map(len, pair.answers))) for one in cut]
     light = sorted(range(steps), key=lambda i: sum(pair.useful for pair in cut[i]))[:CHECKED]
     return [cut[i] for i in light] + [one for i, one in enumerate(cut) if i not in light]
 
