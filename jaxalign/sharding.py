@@ -12,7 +12,7 @@ import math
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "fsdp_inner", "tensor")
 FSDP = ("fsdp", "fsdp_inner")  # mesh axes that make up the size of fsdp, the outer first
@@ -44,21 +44,26 @@ def make_mesh(
       ValueError: a size is 0, or the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
+    sizes = mesh_sizes(data, fsdp, tensor, devices=len(devices), torus=_torus(devices) if torus is None else torus)
+    # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+
+
+def mesh_sizes(data: int, fsdp: int, tensor: int, *, devices: int, torus: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of MESH_AXES over so many devices, without these; arguments and errors are those of `make_mesh`."""
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     for axis, size in sizes.items():
         if size < 1 and size != -1:
             raise ValueError(f"mesh {axis}={size} is not a number of devices; use 1 or more, or -1 for all that are left.")
-    left = len(devices) // abs(math.prod(sizes.values()))
+    left = devices // abs(math.prod(sizes.values()))
     data, fsdp, tensor = (left if size == -1 else size for size in sizes.values())
-    if list(sizes.values()).count(-1) > 1 or data * fsdp * tensor != len(devices):
+    if list(sizes.values()).count(-1) > 1 or data * fsdp * tensor != devices:
         raise ValueError(
-            f"mesh {' x '.join(f'{axis}={size}' for axis, size in sizes.items())} does not cover the {len(devices)} devices here; "
+            f"mesh {' x '.join(f'{axis}={size}' for axis, size in sizes.items())} does not cover the {devices} devices here; "
             "choose sizes whose product is the number of devices, or give one of them as -1."
         )
-    outer, inner = split_fsdp(fsdp, _torus(devices) if torus is None else torus)
-    # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
-    grid = mesh_utils.create_device_mesh((data, outer, inner, tensor), devices, allow_split_physical_axes=True)
-    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+    return (data, *split_fsdp(fsdp, torus), tensor)
 
 
 def split_fsdp(fsdp: int, torus: Sequence[int]) -> tuple[int, int]:
@@ -74,6 +79,12 @@ def _torus(devices: Sequence) -> tuple[int, ...]:
     if devices[0].platform != "tpu":
         return ()
     return tuple(len(set(places)) for places in zip(*(device.coords for device in devices), strict=True))
+
+
+def shapes_only(sizes: Sequence[int], platform: str):
+    """A context to trace a step on an Explicit mesh of these sizes of MESH_AXES, without its devices, which are of this platform."""
+    device, types = AbstractDevice(device_kind=platform, num_cores=None, platform=platform), (AxisType.Explicit,) * len(MESH_AXES)
+    return jax.sharding.use_abstract_mesh(AbstractMesh(tuple(sizes), MESH_AXES, axis_types=types, abstract_device=device))
 
 
 def check_rows(rows: int, *, parts: int = 1, hosts: int = 1, data: int = 1, fsdp: int = 1) -> None:
@@ -227,5 +238,6 @@ def split_axis(x: jax.Array, parts: int, rows: int) -> jax.Array:
 
 
 def named(partition: PartitionSpec) -> NamedSharding:
-    """The partition on the concrete mesh in scope, for arrays made on the host."""
-    return NamedSharding(jax.sharding.get_mesh(), partition)
+    """The partition on the mesh in scope, for arrays made on the host; on an abstract mesh (`shapes_only`) for shapes alone."""
+    concrete = jax.sharding.get_mesh()
+    return NamedSharding(jax.sharding.get_abstract_mesh() if concrete.empty else concrete, partition)

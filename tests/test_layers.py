@@ -19,6 +19,7 @@ ROOMS = (  # from the ground up: a room imports from rooms that stand before it,
     "hub",  # names on the Hugging Face hub
     "manifest",  # hashes of files and settings
     "hosts",  # what processes of a run tell each other
+    "chips",  # what accelerators can do
     "sharding",  # the table of axes
     "types",  # batch, outputs, terms, state
     "lm_head",
@@ -27,12 +28,14 @@ ROOMS = (  # from the ground up: a room imports from rooms that stand before it,
     "objectives",
     "hf",
     "reports",
+    "planning",  # what a step will need and take
     "training",
     "scoring",  # a model that gives numbers to rows
     "sampling",  # a model that speaks
     "rollout",  # where batches come from
     "evaluators",
     "experiments",
+    "checking",  # a run's own step, compared with itself
     "config",  # the only reader of configurations beside the commands
 )
 COMMANDS = {  # they import rooms, and no other command
@@ -45,10 +48,13 @@ COMMANDS = {  # they import rooms, and no other command
     "compare",
     "report",
     "evaluate",
+    "plan",
+    "selfcheck",
 }
 JIT = {  # of hf: a tensor; of experiments: many steps of a tiny model in one call, and what draws and judges texts
     "experiments.enumerable",
     "experiments.teacher_hacking",
+    "checking.steps",
     *("training.step", "rollout.source", "scoring.scorer", "scoring.goal", "sampling.sampler", "hf.load", "hf.save"),
     *("models.draw", "models.merge"),
 }

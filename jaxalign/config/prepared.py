@@ -48,7 +48,7 @@ def prepared_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_std
     Raises:
       ValueError: as `data.prepared.prepare`.
     """
-    opened, train = _opener(cfg, tell), _training_sources(cfg)
+    opened, train = _opener(cfg, tell), training_sources(cfg)
     trained = [opened(source, side="train") for source in train] if cfg.data.eval_fraction else [opened(source) for source in train]
     return Sets(trained, held_out_sets(cfg, tell=tell).held_out)
 
@@ -62,26 +62,33 @@ def held_out_sets(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_std
 def held_out_sources(cfg: ConfigDict) -> dict[str, Mapping]:
     """The sources of the held-out sets by name; of a fraction of the training rows the source of all of them."""
     if cfg.data.eval_fraction:
-        return {"": _training_sources(cfg)[0]}
+        return {"": training_sources(cfg)[0]}
     source = cfg.to_dict()["data"]["eval"]
     return {} if source is None else named_sets(source)
 
 
-def _training_sources(cfg):
+def training_sources(cfg: ConfigDict) -> list[Mapping]:
+    """The sources of the training rows."""
     train = cfg.to_dict()["data"]["train"]
     return [] if train is None else train if isinstance(train, tuple | list) else [train]
 
 
-def _opener(cfg, tell):
-    """(source, side=...) -> its prepared set, made if it is not there, with what every set of the configuration is made with."""
+def training_options(cfg: ConfigDict, *, tell: Callable[[list[str]], None] = to_stderr) -> dict:
+    """Keyword arguments of `prepare` that all sets of the configuration share; a data.row_tokens of None becomes a number."""
     data = cfg.to_dict()["data"]
     options = {key: data[key] for key in hparams_of(prepare) if key in data}
     options |= {"pack_rows": data["pack"], "max_groups": data["max_groups_per_row"], "out_root": data["prepared_dir"]}
     options |= {"tokenizer": build.tokenizer_name(cfg), "mismatched": "mismatched" in functions.objective(cfg).reads}
 
-    if data["row_tokens"] is None and _training_sources(cfg):
-        cfg.data.row_tokens = options["row_tokens"] = _fitting_row_tokens(cfg, _training_sources(cfg), options)
+    if data["row_tokens"] is None and training_sources(cfg):
+        cfg.data.row_tokens = options["row_tokens"] = _fitting_row_tokens(cfg, training_sources(cfg), options)
         tell([f"data.row_tokens={cfg.data.row_tokens} is chosen: 99 % of the training rows fit into it whole"])
+    return options
+
+
+def _opener(cfg, tell):
+    """(source, side=...) -> its prepared set, made if it is not there, with what every set of the configuration is made with."""
+    options = training_options(cfg, tell=tell)
 
     def opened(source, **side):
         folder = prepare(source, **options, **side)

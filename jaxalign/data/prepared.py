@@ -47,7 +47,8 @@ def prepare(
     mismatched: bool = False,
     processes: int | None = None,
     quiet: bool = False,
-) -> Path:
+    make: bool = True,
+) -> Path | None:
     """The folder of the prepared rows of one source (see `data.raw.sources`), made if it is not there; open it with `data.rows.store.read`.
 
     Args:
@@ -61,6 +62,7 @@ def prepare(
       side: "train" or "eval": one side of a split that puts `eval_fraction` of the questions on the eval side.
       mismatched: every group also gets a response of another prompt, see `data.rows.mismatch`; rows have room for it.
       processes: that tokenize; None: one a core.
+      make: False: None where the source is not tokenized yet.
 
     Raises:
       FileNotFoundError, ValueError: the source, the tokenizer or the template is wrong, or every row is.
@@ -75,13 +77,12 @@ def prepare(
     recipe, how = _recipe(source, rows, options)
     renderer = recipe.renderer()
     meta = _meta(source, rows, recipe, renderer, how)
-    groups = store.write_once(
-        _root(out_root) / _name(rows, side, meta),
-        lambda final: _write_groups(final, rows, recipe, renderer, meta, processes=processes or os.cpu_count() or 1, quiet=quiet),
-    )
-    return plan(
-        groups, row_tokens=row_tokens, pack_rows=pack_rows, share_prompt=share_prompt, max_groups=max_groups, mismatched=mismatched
-    )
+    folder, how = _root(out_root) / _name(rows, side, meta), {"processes": processes or os.cpu_count() or 1, "quiet": quiet}
+    if not make and not store.is_complete(folder):
+        return None
+    groups = store.write_once(folder, lambda final: _write_groups(final, rows, recipe, renderer, meta, **how))
+    settings = {"pack_rows": pack_rows, "share_prompt": share_prompt, "max_groups": max_groups, "mismatched": mismatched}
+    return plan(groups, row_tokens=row_tokens, **settings)
 
 
 def fitting_row_tokens(several: Sequence[Mapping], options: Mapping, *, context: int | None = None) -> int:

@@ -22,6 +22,17 @@ PRESETS = {
         mlp_width=14336,
         max_positions=8192,
     ),
+    "llama3-70b": ModelConfig(
+        **dict(_LLAMA31, rope_scaling=RopeScaling()),
+        family="llama",
+        width=8192,
+        layers=80,
+        heads=64,
+        kv_heads=8,
+        head_dim=128,
+        mlp_width=28672,
+        max_positions=8192,
+    ),
     "llama3-1b": ModelConfig(
         **dict(_LLAMA31, rope_scaling=RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)),
         family="llama",

@@ -10,24 +10,9 @@ import time
 import jax
 import numpy as np
 
+from jaxalign import chips
 from jaxalign.data.rows import loader
 from jaxalign.models.config import ModelConfig
-
-# Dense bf16 TFLOP/s a chip, from the makers' data sheets; matched by prefix of jax's device_kind, the longest first.
-PEAK_TFLOPS = {
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5e": 197.0,
-    "TPU v5p": 459.0,
-    "TPU v5": 459.0,
-    "TPU v6 lite": 918.0,
-    "TPU v6e": 918.0,
-    "NVIDIA A100": 312.0,
-    "NVIDIA H100": 989.0,
-    "NVIDIA H200": 989.0,
-    "NVIDIA GH200": 989.0,
-    "NVIDIA B200": 2250.0,
-}
 
 
 def step_flops(
@@ -72,9 +57,8 @@ def forward_flops(config: ModelConfig, *, tokens: float, scored: float, seen: fl
 def peak_flops() -> tuple[float, str]:
     """(FLOP/s of one device, where the number is from): the data sheet, or what numpy reaches here where there is none."""
     kind = jax.devices()[0].device_kind
-    for prefix in sorted(PEAK_TFLOPS, key=len, reverse=True):
-        if kind.startswith(prefix):
-            return PEAK_TFLOPS[prefix] * 1e12, f"bf16 peak of {kind}"
+    if chip := chips.of_device(kind):
+        return chip.flops / chip.devices, f"bf16 peak of {kind}"
     # simulated devices share one processor
     return _measured_flops() / jax.local_device_count(), f"numpy's float32 matmul on this {kind}"
 

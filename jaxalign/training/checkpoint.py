@@ -17,7 +17,6 @@ import shutil
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
 import orbax.checkpoint as ocp
 
 from jaxalign import sharding
@@ -247,11 +246,10 @@ def run_record(
 
 
 def abstract_like(shapes):
-    """ShapeDtypeStructs on the concrete mesh in scope from what `jax.eval_shape` returned (whose mesh is abstract)."""
-    mesh = jax.sharding.get_mesh()
+    """ShapeDtypeStructs on the mesh in scope, see `sharding.named`, from what `jax.eval_shape` returned (whose mesh is abstract)."""
 
     def place(x):
         partition = x.sharding.spec if x.sharding is not None else sharding.spec()
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, partition))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.named(partition))
 
     return jax.tree.map(place, shapes)

@@ -1,0 +1,81 @@
+"""Plans of several meshes, microbatches and remat policies, by `planning.quick`: the nearest that fits, and the fastest."""
+
+from collections.abc import Callable, Iterator
+
+from jaxalign.config import planning
+from jaxalign.planning import text
+
+REMATS = ("none", "dots", "full")  # from the fastest to the smallest
+TENSOR = (1, 2, 4, 8)  # beyond 8, most models repeat their key heads
+
+
+def nearest(job: planning.Job, tell: Callable[[str], None] = lambda line: None) -> tuple[str, dict] | None:
+    """(the change in words, its plan) of the nearest job that fits by `quick`; None where none of those tried does.
+
+    More microbatches come first, as they cost least; then remat, then parameters split further.
+    """
+    for changes in _changes(job):
+        words = ", ".join(f"{_key(name)}={value}" for name, value in changes.items())
+        tell(words)
+        try:
+            plan = planning.quick(job.changed(**changes))
+        except ValueError:  # it does not split
+            continue
+        if plan["fits"]:
+            return words, plan
+    return None
+
+
+def candidates(job: planning.Job) -> Iterator[planning.Job]:
+    """Jobs that a search tries: meshes with every power of two on tensor up to 8, and every remat; microbatches are found for each."""
+    devices = job.topology.devices
+    for tensor in TENSOR:
+        for data in (1, 2, 4, 8, 16):
+            if devices % (tensor * data):
+                continue
+            fsdp = devices // (tensor * data)
+            if job.cfg.batch.rows % (data * fsdp) == 0:
+                for remat in REMATS:
+                    yield job.changed(data=data, fsdp=fsdp, tensor=tensor, remat=remat, microbatches=1)
+
+
+def search(job: planning.Job, tell: Callable[[str], None] = lambda line: None) -> list[dict]:
+    """Plans of meshes, remat and the fewest microbatches that fit, the fastest by `quick` first; without those that fit in no way."""
+    plans, slowest = [], {}
+    for one in candidates(job):
+        mesh = one.sizes
+        tell(f"{text.mesh(planning.mesh_of(one))}, remat {one.cfg.model.remat}")
+        if slowest.get(mesh):  # with less computed again it fits in one part already
+            continue
+        while True:
+            try:
+                plan = planning.quick(one)
+            except ValueError:
+                break
+            if plan["fits"]:
+                plans.append(plan)
+                slowest[mesh] = plan["microbatches"] == 1
+                break
+            one = one.changed(microbatches=one.cfg.batch.gradient_accumulation_steps * 2)
+    return sorted(plans, key=lambda plan: plan["step_s"])
+
+
+def _changes(job: planning.Job) -> Iterator[dict]:
+    parts, mesh = job.cfg.batch.gradient_accumulation_steps, planning.mesh_of(job)
+    most = job.cfg.batch.rows // (mesh["data"] * mesh["fsdp"])
+    more = [parts * 2**i for i in range(1, 12) if parts * 2**i <= most]
+    yield from ({"microbatches": count} for count in more)
+    if job.cfg.model.remat != "full":
+        yield from ({"remat": "full", "microbatches": count} for count in (parts, *more))
+    if mesh["data"] > 1:
+        whole = {"data": 1, "fsdp": mesh["data"] * mesh["fsdp"], "remat": "full"}
+        yield from (whole | {"microbatches": count} for count in (parts, *more))
+    for tensor in TENSOR[1:]:
+        if tensor > mesh["tensor"] and mesh["fsdp"] % (tensor // mesh["tensor"]) == 0:
+            split = {"data": 1, "fsdp": mesh["data"] * mesh["fsdp"] * mesh["tensor"] // tensor, "tensor": tensor, "remat": "full"}
+            room = job.cfg.batch.rows // split["fsdp"]
+            yield from (split | {"microbatches": 2**i} for i in range(12) if 2**i <= room)
+
+
+def _key(name):
+    return {"microbatches": "batch.gradient_accumulation_steps", "remat": "model.remat"}.get(name, f"mesh.{name}")

@@ -1,0 +1,69 @@
+"""A compiled program is read from its text: a small one by hand, with a loop, a fusion and collectives of every notation."""
+
+import pytest
+
+from jaxalign.planning.hlo import Program
+
+TEXT = """HloModule step
+
+%fused (p: f32[8,16]) -> f32[8,16] {
+  %p = f32[8,16]{1,0} parameter(0)
+  ROOT %tanh = f32[8,16]{1,0} tanh(%p), backend_config={"estimated_cycles":"999"}
+}
+
+%body (carry: (s32[], f32[8,16], f32[5,8,16])) -> (s32[], f32[8,16], f32[5,8,16]) {
+  %carry = (s32[], f32[8,16]{1,0}, f32[5,8,16]{2,1,0}) parameter(0)
+  %x = f32[8,16]{1,0} get-tuple-element(%carry), index=1
+  %w = f32[16,16]{1,0} all-gather(%x), replica_groups={{0,1},{2,3}}, dimensions={0}, channel_id=1
+  %y = f32[8,16]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}, backend_config={"estimated_cycles":"100"}
+  %f = f32[8,16]{1,0} fusion(%y), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"10"}
+  ROOT %out = (s32[], f32[8,16]{1,0}, f32[5,8,16]{2,1,0}) tuple(%x, %f)
+}
+
+%condition (carry: (s32[], f32[8,16], f32[5,8,16])) -> pred[] {
+  %carry = (s32[], f32[8,16]{1,0}, f32[5,8,16]{2,1,0}) parameter(0)
+  %limit = s32[] constant(5)
+  %i = s32[] get-tuple-element(%carry), index=0
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %add = f32[] add(%a, %b)
+}
+
+ENTRY %main (x: f32[8,16]) -> f32[8,16] {
+  %x = f32[8,16]{1,0} parameter(0)
+  %start = (s32[], f32[8,16]{1,0}, f32[5,8,16]{2,1,0}) tuple(%x)
+  %loop = (s32[], f32[8,16]{1,0}, f32[5,8,16]{2,1,0}) while(%start), condition=%condition, body=%body
+  %y = f32[8,16]{1,0} get-tuple-element(%loop), index=1
+  %conv = f32[8,4]{1,0} convolution(%y, %k), dim_labels=bf_io->bf
+  %k = f32[16,4]{1,0} parameter(1)
+  %all = f32[8,16]{1,0} all-reduce-start(%y), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%sum, channel_id=2
+  ROOT %done = f32[8,16]{1,0} all-reduce-done(%all)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def read():
+    return Program(TEXT, trips=1.0)
+
+
+def test_loops_multiply_what_stands_in_them(read):
+    assert read.times["body"] == 5
+    assert read.flops() == 5 * 2 * 8 * 16 * 16 + 2 * 8 * 4 * 16
+    assert read.cycles() == 5 * (100 + 10)  # of a fusion its own, and not those of its parts
+
+
+def test_collectives(read):
+    gather, reduce = sorted(read.collectives(4), key=lambda one: one.kind)
+    assert (gather.kind, gather.group, gather.times, gather.loop, gather.asynchronous) == ("all-gather", (0, 1), 5, "x5", False)
+    assert gather.sent_bytes == 16 * 16 * 4 / 2
+    assert (reduce.kind, reduce.group, reduce.times, reduce.asynchronous) == ("all-reduce", (0, 2), 1, True)
+    assert reduce.sent_bytes == 8 * 16 * 4
+
+
+def test_what_a_loop_over_the_layers_keeps(read):
+    assert read.stacked_bytes(5, set()) == 5 * 8 * 16 * 4
+    assert read.stacked_bytes(5, {("f32", (5, 8, 16))}) == 0
+    assert read.stacked_bytes(7, set()) == 0

@@ -1,0 +1,132 @@
+"""`python -m jaxalign.plan` on a tiny configuration, and that its bytes are those of arrays."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import jax
+from ml_collections import ConfigDict
+import pytest
+
+from jaxalign import plan, sharding
+from jaxalign.config import build, durations, functions, planned, planning
+from jaxalign.config.resolve import resolve
+from jaxalign.planning import memory, topology
+
+TINY = str(Path(__file__).parents[1] / "tiny.py")
+
+
+def config(**sections):
+    return ConfigDict(
+        dict(
+            model=dict(preset="tiny", tokenizer="none"),
+            data=dict(train=dict(path="none.jsonl"), row_tokens=64),
+            batch=dict(rows=16),
+            objective=dict(name="dpo"),
+            optimizer=dict(learning_rate=1e-3),
+            train=dict(total_steps=20),
+        )
+        | sections
+    )
+
+
+def job(where="v5e:2x4", **sections):
+    return planning.job(resolve(config(**sections)), topology.parse(where), name="test", preset=None, price=None)
+
+
+@pytest.fixture
+def planned_run(monkeypatch, tmp_path, capsys):
+    """(exit code, output, JSON) of the command."""
+
+    def run(*arguments):
+        for name in ("XLA_FLAGS", "JAX_PLATFORMS", *topology.LIBTPU):
+            monkeypatch.setenv(name, "")
+        code = plan.main([*arguments, "--json", str(tmp_path / "plan.json")])
+        return code, capsys.readouterr(), json.loads((tmp_path / "plan.json").read_text())
+
+    return run
+
+
+def test_bytes_of_the_state_are_those_of_live_arrays():
+    one = job(mesh=dict(data=1, fsdp=4, tensor=2))
+    with jax.set_mesh(sharding.make_mesh(**planning.mesh_of(one), torus=(2, 4), devices=jax.devices()[:8])):
+        made = build.functions(one.cfg, functions.objective(one.cfg), one.model, durations.Durations(20, 20, 2, 10, 5, 5))
+        state = made.init_state(build.params(one.cfg, one.model))
+
+    def live(tree):
+        return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+
+    found = planning.trace(one).state
+    assert found == memory.State(live(state.trainable), live(state.trainable), live(state.opt_state), live(state.reference))
+
+
+def test_the_command_compiles_for_simulated_devices(planned_run, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXALIGN_CACHE", str(tmp_path))
+    arguments = ["--config", TINY, "--topology", "local:4", "--price=2", f"--config.data.prepared_dir={tmp_path}"]
+    code, shown, found = planned_run(*arguments)
+    assert code == 0 and found["fits"] and "memory per device" in shown.out
+    assert found["by"].startswith("the compiler's peak")
+    assert set(found["memory_gib"]) == set(memory.CAUSES)
+    assert sum(found["memory_gib"].values()) == pytest.approx(found["total_gib"])
+    assert 1 <= found["flops"]["executed"] / found["flops"]["necessary"] < 4
+    assert {one["axes"][0] for one in found["collectives"]} == {"fsdp"}
+    assert found["chip_hours"] == pytest.approx(4 * found["steps"] * found["step_s"] / 3600) and found["cost"] == 2 * found["chip_hours"]
+    assert planned_run(*arguments)[2] == found  # from what was kept
+
+
+def test_what_does_not_fit_is_answered_with_what_does(planned_run, tmp_path):
+    file = tmp_path / "large.py"
+    file.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({config().to_dict()!r})\n")
+    arguments = ["--config", str(file), "--topology", "v5e:2x2", "--quick", "--config.data.row_tokens=8192", "--config.batch.rows=1024"]
+    code, shown, found = planned_run(*arguments, "--config.mesh.data=4")
+    assert code == 2 and "DOES NOT FIT" in shown.out and "nearest that fits: with " in shown.out
+    assert found["nearest"]["fits"] and found["nearest"]["total_gib"] <= 16 < found["total_gib"]
+
+
+def test_a_search_and_a_comparison(planned_run, tmp_path):
+    file = tmp_path / "small.py"
+    file.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({config().to_dict()!r})\n")
+    code, shown, found = planned_run("--config", str(file), "--topology", "gpu:h100:2", "--search")
+    assert code == 0 and all(one["fits"] for one in found) and len({json.dumps(one["mesh"]) for one in found}) == len(found)
+    assert [one["step_s"] for one in found] == sorted(one["step_s"] for one in found)
+    _, shown, found = planned_run("--config", str(file), "--topology", "gpu:h100:2", "--compare", "fsdp=2", "tensor=2")
+    assert [one["mesh"]["fsdp"] for one in found] == [2, 1] and "tensor 2" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "preset"),
+    [
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "llama3-8b"), ("Qwen/Qwen2.5-7B", "qwen2.5-7b"),
+        ("mistralai/Mistral-7B-v0.1", "mistral-7b"),
+        ("EleutherAI/pythia-2.8b", "pythia-2.8b"), ("meta-llama/Llama-3.3-70B-Instruct", "llama3-70b"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_is_not_here_has_the_shape_of_its_preset(checkpoint, preset):
+    cfg = resolve(config(model=dict(checkpoint=checkpoint)))
+    assert preset in planned.shape_of_model(cfg, preset=None)
+    assert (cfg.model.preset, cfg.model.checkpoint) == (preset, None)
+
+
+def test_a_checkpoint_of_no_known_shape_asks_for_a_preset():
+    with pytest.raises(ValueError, match="--preset with one of .*llama3-8b"):
+        planned.shape_of_model(resolve(config(model=dict(checkpoint="somebody/large-model-13b"))), preset=None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'jaxalign[tpu]'")
+def test_a_step_is_compiled_for_a_tpu_slice(tmp_path):
+    command = [sys.executable, "-m", "jaxalign.plan", "--config", TINY, "--topology", "v5e:2x2", "--json", str(tmp_path / "plan.json")]
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "JAXALIGN_CACHE": str(tmp_path)},
+        text=True,
+        capture_output=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["fits"] and "cycles" in found["step_by"] and found["collectives"]

@@ -1,0 +1,61 @@
+"""Topologies by name, the table of chips, and the rates of collectives and the bounds that follow from it."""
+
+import pytest
+
+from jaxalign import chips
+from jaxalign.planning import roofline, topology
+from jaxalign.planning.program import Collective
+
+
+@pytest.mark.parametrize(
+    ("text", "chips_", "devices", "platform"),
+    [
+        ("v5p:4x4x4", 64, 64, "tpu"), ("2xv5e:4x4", 32, 32, "tpu"), ("tpu7x:4x4x4", 64, 128, "tpu"), ("gpu:h100:8", 8, 8, "gpu"),
+        ("gpu:a100:32", 32, 32, "gpu"), ("local:4", 4, 4, "cpu"), ("local", 8, 8, "cpu"),
+    ],
+)  # fmt: skip
+def test_forms(text, chips_, devices, platform):
+    made = topology.parse(text)
+    assert (made.chips, made.devices, made.platform) == (chips_, devices, platform)
+
+
+@pytest.mark.parametrize("text", ["", "v5p", "v5p:4x4", "v9:4x4", "gpu:h100", "gpu:v5e:8", "gpu:h100:12", "local:0", "v5e:0x4", "h100:8"])
+def test_what_is_no_topology_is_refused(text):
+    with pytest.raises(ValueError, match="v5p|h100|v9"):
+        topology.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("TPU v5 lite", "v5e"), ("TPU v5", "v5p"), ("TPU v6 lite", "v6e"), ("NVIDIA H100 80GB HBM3", "h100")]
+)
+def test_chips_are_known_by_what_jax_calls_them(kind, name):
+    assert chips.of_device(kind) is chips.CHIPS[name]
+
+
+def test_a_device_that_the_table_lacks():
+    assert chips.of_device("cpu") is None
+
+
+def test_a_collective_goes_at_the_rate_of_the_links_along_its_axes():
+    pod, mesh = topology.parse("v5p:4x4x4"), {"data": 1, "fsdp": 16, "tensor": 4}
+    assert roofline.axes_rate(("fsdp", "tensor"), pod, mesh) == pytest.approx(600e9)
+    assert roofline.axes_rate(("fsdp",), pod, mesh) == pytest.approx(400e9)
+    assert roofline.axes_rate(("fsdp",), topology.parse("v5e:4x4"), {"data": 1, "fsdp": 16, "tensor": 1}) == pytest.approx(
+        100e9
+    )  # no rings
+
+
+def test_an_axis_between_slices_goes_over_the_network():
+    two, mesh = topology.parse("2xv5p:4x4x4"), {"data": 2, "fsdp": 64, "tensor": 1}
+    assert roofline.axes_rate(("data",), two, mesh) == two.chip.network_rate
+    assert roofline.axes_rate(("fsdp",), two, mesh) == pytest.approx(600e9)
+
+
+def test_bounds_and_speed():
+    chip = topology.parse("gpu:h100:8")
+    sent = Collective("all-gather", ("fsdp",), 450e9, 2.0, "")
+    bounds = roofline.bounds(989e12, 3350e9 / 2, [sent], chip, {"data": 1, "fsdp": 8, "tensor": 1})
+    assert (bounds.compute, bounds.memory, bounds.links) == (1.0, 0.5, 2.0)
+    assert (bounds.overlapped, bounds.serial, bounds.limit) == (2.0, 3.5, "links")
+    speed = roofline.speed(2.0, flops=8 * 989e12, tokens=4e6, topology=chip, steps=3600, price=2.5)
+    assert (speed.mfu, speed.tokens_per_s, speed.hours, speed.chip_hours, speed.cost) == (0.5, 2e6, 2.0, 16.0, 40.0)
