@@ -73,13 +73,11 @@ def _plan(argv):
 
 def _mesh(text: str) -> dict[str, int]:
     """{axis: size} of "fsdp=16,tensor=4"; axes that are not named have one device."""
-    from jaxalign.sharding import MESH_AXES
-
-    sizes = dict.fromkeys(MESH_AXES, 1)
+    sizes = dict.fromkeys(("data", "fsdp", "tensor"), 1)
     for part in text.split(","):
         name, _, size = part.partition("=")
         if name not in sizes or not size.lstrip("-").isdigit():
-            raise ValueError(f"--compare {text!r} is no mesh; write it like fsdp=16,tensor=4, with axes of {', '.join(MESH_AXES)}.")
+            raise ValueError(f"--compare {text!r} is no mesh; write it like fsdp=16,tensor=4, with axes of {', '.join(sizes)}.")
         sizes[name] = int(size)
     return sizes
 

@@ -44,14 +44,15 @@ def make_mesh(
       ValueError: a size is 0, or the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = mesh_sizes(data, fsdp, tensor, devices=len(devices), torus=_torus(devices) if torus is None else torus)
+    data, fsdp, tensor = mesh_sizes(data, fsdp, tensor, devices=len(devices))
+    outer, inner = split_fsdp(fsdp, _torus(devices) if torus is None else torus)
     # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
-    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    grid = mesh_utils.create_device_mesh((data, outer, inner, tensor), devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
 
 
-def mesh_sizes(data: int, fsdp: int, tensor: int, *, devices: int, torus: Sequence[int]) -> tuple[int, ...]:
-    """Sizes of MESH_AXES over so many devices, without these; arguments and errors are those of `make_mesh`."""
+def mesh_sizes(data: int, fsdp: int, tensor: int, *, devices: int) -> tuple[int, int, int]:
+    """The sizes over so many devices, without -1; errors are those of `make_mesh`."""
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     for axis, size in sizes.items():
         if size < 1 and size != -1:
@@ -63,7 +64,7 @@ def mesh_sizes(data: int, fsdp: int, tensor: int, *, devices: int, torus: Sequen
             f"mesh {' x '.join(f'{axis}={size}' for axis, size in sizes.items())} does not cover the {devices} devices here; "
             "choose sizes whose product is the number of devices, or give one of them as -1."
         )
-    return (data, *split_fsdp(fsdp, torus), tensor)
+    return data, fsdp, tensor
 
 
 def split_fsdp(fsdp: int, torus: Sequence[int]) -> tuple[int, int]:

@@ -47,7 +47,8 @@ class Job:
     def sizes(self) -> tuple[int, ...]:
         """Sizes of sharding.MESH_AXES."""
         mesh, torus = self.cfg.mesh, self.topology.shape if self.topology.is_tpu else ()
-        return sharding.mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, devices=self.topology.devices, torus=torus)
+        data, fsdp, tensor = sharding.mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, devices=self.topology.devices)
+        return data, *sharding.split_fsdp(fsdp, torus), tensor
 
     @property
     def axes(self) -> dict[str, int]:
@@ -225,8 +226,9 @@ def _setting(job) -> program.Setting:
         vocabulary=job.model.config.padded_vocab,
         mesh=job.axes,
         platform=job.topology.platform,
+        tokens=device_tokens,
         scored=device_tokens * rows.scored,
-        blocks=rows.seen / 64 + 1,
+        seen=rows.seen,
     )
 
 

@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from jaxalign.models.attention import pallas_tpu, xla
+
 SENT = {  # share of the whole array that each of n devices sends
     "all-gather": lambda n: (n - 1) / n,
     "reduce-scatter": lambda n: (n - 1) / n,
@@ -56,8 +58,13 @@ class Setting:
     vocabulary: int  # columns of the head
     mesh: dict[str, int]
     platform: str
-    scored: float  # tokens of a device that go through the head in one microbatch
-    blocks: float  # blocks of keys that a block of queries meets on average, where attention leaves some out
+    tokens: float  # of a device in one microbatch, with padding
+    scored: float  # of these, those that go through the head
+    seen: float  # tokens that a token attends to, on average
+
+    def met(self, block: int) -> float:
+        """Blocks of keys that a block of queries meets on average, where attention leaves the others out."""
+        return self.seen / block + 1
 
 
 def work_of(jaxpr, setting: Setting) -> Work:
@@ -129,7 +136,7 @@ class _Walk:
                     inside = f"{loop}/head".strip("/")
                     self.work.head_bytes = max(self.work.head_bytes, chunk * self._columns() * 4)
                 else:
-                    trips, inside = self.setting.blocks, loop
+                    trips, inside = self.setting.met(xla.BLOCK), loop
                 self.visit(eqn.params["body_jaxpr"].jaxpr, times * trips, inside, local=local)
             else:
                 for inner in _inner(eqn):
@@ -139,9 +146,13 @@ class _Walk:
                         self.visit(inner, times, loop, local=local or name == "shard_map")
 
     def _kernel(self, eqn, jaxpr, times):
-        """A Pallas kernel: its matrix products at every point of the grid, though it may skip some; what it reads and writes, once."""
-        inside = _Walk(self.setting)
-        inside.visit(jaxpr, times * math.prod(int(size) for size in eqn.params["grid_mapping"].grid), "", local=True)
+        """A Pallas kernel: its matrix products at every point of the grid, though it may skip some; what it reads and writes, once.
+
+        A grid whose size depends on the rows is that of attention, over the pairs of blocks that meet.
+        """
+        inside, pairs = _Walk(self.setting), self.setting.tokens / pallas_tpu.BLOCK * self.setting.met(pallas_tpu.BLOCK)
+        sizes = [size if isinstance(size, int) else pairs for size in eqn.params["grid_mapping"].grid]  # one is known at run time alone
+        inside.visit(jaxpr, times * math.prod(sizes), "", local=True)
         self.work.flops += inside.work.flops
         self.work.kernel_flops += inside.work.flops
         self.work.moved_bytes += times * sum(local_bytes(var.aval) for var in (*eqn.invars, *eqn.outvars))

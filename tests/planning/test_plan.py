@@ -80,7 +80,16 @@ def test_the_command_compiles_for_simulated_devices(planned_run, monkeypatch, tm
 def test_what_does_not_fit_is_answered_with_what_does(planned_run, tmp_path):
     file = tmp_path / "large.py"
     file.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({config().to_dict()!r})\n")
-    arguments = ["--config", str(file), "--topology", "v5e:2x2", "--quick", "--config.data.row_tokens=8192", "--config.batch.rows=1024"]
+    arguments = [
+        "--config",
+        str(file),
+        "--topology",
+        "v5e:2x2",
+        "--quick",
+        "--config.data.row_tokens=8192",
+        "--config.model.attention=xla",
+        "--config.batch.rows=1024",
+    ]
     code, shown, found = planned_run(*arguments, "--config.mesh.data=4")
     assert code == 2 and "DOES NOT FIT" in shown.out and "nearest that fits: with " in shown.out
     assert found["nearest"]["fits"] and found["nearest"]["total_gib"] <= 16 < found["total_gib"]

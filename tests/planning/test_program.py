@@ -10,7 +10,7 @@ from jaxalign.planning import program
 
 MESH = (2, 4, 1, 2)  # data, fsdp, fsdp_inner, tensor
 SETTING = program.Setting(
-    layers=3, vocabulary=640, mesh=dict(zip(sharding.MESH_AXES, MESH, strict=True)), platform="tpu", scored=40.0, blocks=5.0
+    layers=3, vocabulary=640, mesh=dict(zip(sharding.MESH_AXES, MESH, strict=True)), platform="tpu", tokens=512.0, scored=40.0, seen=300.0
 )
 
 
