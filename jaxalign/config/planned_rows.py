@@ -4,6 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 import tempfile
+import textwrap
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -99,5 +100,5 @@ def _assumed(cfg, why):
     groups = max(1, tokens // GROUP_TOKENS) if cfg.data.pack else 1
     return Rows(
         tokens, FILL, SCORED, FILL * tokens / groups / 2, groups, groups, responses, None,
-        f"assumed ({FILL:.0%} full, {SCORED:.0%} scored, {groups} groups per row), as the data is not here: {why}",
+        f"assumed, as {textwrap.shorten(why, 80, placeholder=' ...')}",
     )  # fmt: skip
