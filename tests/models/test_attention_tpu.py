@@ -98,7 +98,7 @@ def test_bfloat16_rounds_the_inputs_of_products_only(marks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1), (12, 1)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 1)])
 def test_stacks_of_heads_that_share_a_key_head_add_up(heads, kv_heads):
     q, k, *_ = weights(jnp.float32, heads, kv_heads)
     assert pallas_tpu._stacks(q, k) == 2

@@ -60,7 +60,7 @@ def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
     model = models.build(CONFIG)
     schedule = optim.make_schedule("cosine", learning_rate=1e-6, warmup_steps=10, total_steps=100, min_lr_ratio=0.1)
     optimizer = optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.1, axes=model.axes)
-    look = functools.partial(forward.next_token, model, dtype=jnp.bfloat16, remat="full", attention="xla")
+    look = functools.partial(forward.next_token, model, dtype=jnp.bfloat16, remat="full", attention="auto")
     train_step = step.make_train_step(look, objectives.bind("dpo"), reference.frozen, optimizer, schedule)
     with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices)):
         state, batch = abstract_state(model, optimizer), abstract_batch(ROWS_A_DEVICE * data * fsdp)
@@ -80,6 +80,7 @@ def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
         "largest_array": largest,
         "largest_elements": arrays[largest],
         "table_elements": model.config.padded_vocab * CONFIG.width,
+        "kernels": sorted({re.sub(r".*?(\w+)_kernel.*", r"\1", line) for line in text.splitlines() if "tpu_custom_call" in line}),
         "host": sorted(set(HOST.findall(text))),
         "collectives": {kind: text.count(f" {kind}") for kind in ("all-gather", "reduce-scatter", "all-reduce")},
     }

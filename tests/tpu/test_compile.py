@@ -50,6 +50,11 @@ def test_the_step_never_calls_the_host(reports, name):
 
 
 @slices
+def test_attention_is_that_of_the_kernels(reports, name):
+    assert reports[name]["kernels"] == ["forward", "key", "query"]
+
+
+@slices
 def test_the_state_is_split_over_fsdp_and_tensor(reports, name):
     _, data, fsdp, tensor = SLICES[name]
     report = reports[name]
