@@ -1,8 +1,8 @@
 """Seconds and TFLOP/s of the attention kernels for GPUs, beside plain XLA and cuDNN, after their values and gradients were compared.
 
-    python -m tests.benchmarks.attention_kernels [--tune] [--json FILE] [--seconds 85]
+    python -m tests.benchmarks.attention_kernels [--tune KERNEL:SIZE ...] [--json FILE] [--seconds 85]
 
---tune times other tiles beside those of `gpu_tiles`, after the first two shapes.
+--tune first times other tiles beside those of `gpu_tiles`: of the kernels "forward", "dq" and "dkv" for heads of 64 and 128 elements.
 
 Heads 32/8 as in Llama 3 in bfloat16, 16,384 tokens, once as packed pairs that share their prompts and once as plain causal rows.
 TFLOP/s count what the rule needs: 4 E operations per head and visible pair of tokens forward, 3.5 times that with the backward pass. cuDNN
@@ -174,7 +174,7 @@ def placed(arrays, marks, window: int):
     return *by_head, *(sharding.shard(jnp.asarray(x), "rows", None) for x in marks), jnp.int32(window)
 
 
-SIZES = [(4096, 128), (4096, 64), (8192, 128), (2048, 128), (8192, 64), (2048, 64)]  # tokens of a row, elements of a head
+SIZES = [(4096, 64), (4096, 128), (8192, 128), (2048, 128), (8192, 64), (2048, 64)]  # tokens of a row, elements of a head
 
 
 def measure(mesh, sizes, limit: float, say) -> list[dict]:
@@ -224,37 +224,35 @@ CANDIDATES = {  # by what is timed: tiles of its kernel
 }
 
 
-def tune(mesh, limit: float, say) -> list[dict]:
+def tune(mesh, asked: list[str], limit: float, say) -> list[dict]:
     """Milliseconds by kernel and tile; those of a gradient contain the forward pass with the product's tile."""
     results = []
-    for size in [16] if TOY else [128, 64]:
-        shape = Shape(2, 64, 4, 2, 16) if TOY else Shape(4, 4096, 32, 8, size)
-        own = TOY_TILES if TOY else gpu_tiles.tiles_for(2, size, None)
+    for wanted, size in (one.split(":") for one in asked):
+        if time.monotonic() - BEGAN > limit:
+            say(f"no time left for {wanted} of E = {size}")
+            continue
+        shape = Shape(2, 64, 4, 2, 16) if TOY else Shape(4, 4096, 32, 8, int(size))
+        own = TOY_TILES if TOY else gpu_tiles.tiles_for(2, shape.size, None)
         plain, layouts = heads(shape), [packed(np.random.default_rng(0), shape, pairs=pairs)[0] for pairs in (True, False)]
-        for wanted, candidates in CANDIDATES.items():
-            if time.monotonic() - BEGAN > limit:
-                say(f"no time left for {wanted} of E = {size}")
-                continue
-            kernel = {"forward": "attention", "dq": "queries", "dkv": "keys"}[wanted]
-            tiles = dict.fromkeys(
-                [getattr(own, kernel), *(Tile(*map(int, one.split())) for one in candidates.split(","))][: 2 if TOY else None]
-            )
-            with jax.set_mesh(mesh):
-                arguments = [placed(plain, marks, 0) for marks in layouts]
-                jobs = {tile: (program(ours(implementation(own._replace(**{kernel: tile}))), wanted), arguments[0]) for tile in tiles}
-                programs = compiled(jobs, say)
-            timed = {tile: [seconds(run, given, least=0.02) * 1e3 for given in arguments] for tile, run in programs.items()}
-            for tile, times in sorted(timed.items(), key=lambda item: sum(item[1])):
-                mark = "  <- the product's" if tile == getattr(own, kernel) else ""
-                say(f"E {size} {wanted}: {tuple(tile)}  pairs {times[0]:.3f} ms  causal {times[1]:.3f} ms{mark}")
-                results.append({"shape": shape, "kernel": wanted, "tile": tile, "ms": times})
+        kernel = {"forward": "attention", "dq": "queries", "dkv": "keys"}[wanted]
+        others = (Tile(*map(int, one.split())) for one in CANDIDATES[wanted].split(","))
+        tiles = dict.fromkeys([getattr(own, kernel), *others][: 2 if TOY else None])
+        with jax.set_mesh(mesh):
+            arguments = [placed(plain, marks, 0) for marks in layouts]
+            jobs = {tile: (program(ours(implementation(own._replace(**{kernel: tile}))), wanted), arguments[0]) for tile in tiles}
+            programs = compiled(jobs, say)
+        timed = {tile: [seconds(run, given, least=0.02) * 1e3 for given in arguments] for tile, run in programs.items()}
+        for tile, times in sorted(timed.items(), key=lambda item: sum(item[1])):
+            mark = "  <- the product's" if tile == getattr(own, kernel) else ""
+            say(f"E {size} {wanted}: {tuple(tile)}  pairs {times[0]:.3f} ms  causal {times[1]:.3f} ms{mark}")
+            results.append({"shape": shape, "kernel": wanted, "tile": tile, "ms": times})
     return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="write the numbers to this file")
-    parser.add_argument("--tune", action="store_true", help="time other tiles")
+    parser.add_argument("--tune", nargs="+", default=[], metavar="KERNEL:SIZE", help="time other tiles, e.g. of dkv:64")
     parser.add_argument("--seconds", type=float, default=85, help="begin nothing new after so many seconds")
     asked = parser.parse_args()
     say = partial(print, flush=True)
@@ -263,14 +261,11 @@ def main() -> None:
     say(f"{facts['device']}, jax {facts['jax']}" + (": interpreted at toy size, times mean nothing" if TOY else ""))
     mesh = sharding.make_mesh(devices=[device])
     limit = float("inf") if TOY else asked.seconds - 12  # what is begun takes so long at most
+    facts["tiles"] = tune(mesh, asked.tune, limit, say)
     with jax.set_mesh(mesh):
         facts["compared"] = compare(say)
     say(f"compared after {time.monotonic() - BEGAN:.0f} s")
-    first, rest = ([(64, 16)], []) if TOY else (SIZES[:2], SIZES[2:])
-    facts["measured"] = measure(mesh, first, limit, say)
-    if asked.tune:
-        facts["tiles"] = tune(mesh, limit, say)
-    facts["measured"] += measure(mesh, rest, limit, say)
+    facts["measured"] = measure(mesh, [(64, 16)] if TOY else SIZES, limit, say)
     facts["seconds"] = time.monotonic() - BEGAN
     say(f"done in {facts['seconds']:.0f} s")
     if asked.json:

@@ -21,7 +21,7 @@ import time
 
 from tests.benchmarks.compare.cases import CASES
 
-KERNELS = ("-m", "tests.benchmarks.attention_kernels", "--tune", "--seconds", "60")
+KERNELS = ("-m", "tests.benchmarks.attention_kernels", "--tune", "dkv:64", "--seconds", "70")
 ROOM = 40 * 2**30  # bytes
 QUICK = "--xla_gpu_autotune_level=0"  # for programs that need not be fast: searching for the best kernels takes minutes
 FLAGS = {"greedy-gpu": QUICK, "checks": QUICK, "train": QUICK, "dpo-1b-exact": "--xla_allow_excess_precision=false"}
