@@ -4,6 +4,7 @@ Training, the prefill of prompts and decoding differ in what a query sees, so th
 """
 
 from collections.abc import Callable, Sequence
+import math
 from typing import Any
 
 from flax import nnx
@@ -21,9 +22,21 @@ Array = jax.Array
 Attend = Callable[[Array, Array, Array, Array, Any], tuple[Array, Any]]
 
 
+SHORT_SUM = 4  # a product that sums over so many times fewer numbers than each token's result has is computed again
+
+
 def _all_but_gathers(primitive, *_, **__) -> bool:
     # A gathered weight that is kept for the backward pass would undo ZeRO-3: the whole model, unsharded, on every device.
     return primitive.name not in ("reshard", "all_gather")
+
+
+def _products(primitive, *operands, **options) -> bool:
+    # Outputs of linear maps, not scores of attention, and not the (x A) B of adapters: each is as large as the output of its map, and
+    # costs next to nothing to compute again, for it sums over few numbers.
+    if primitive.name != "dot_general" or options["dimension_numbers"][1][0]:
+        return False
+    summed = math.prod(operands[1].shape[axis] for axis in options["dimension_numbers"][0][1])
+    return summed * SHORT_SUM > math.prod(operands[1].shape) // summed
 
 
 _attention = jax.checkpoint_policies.save_only_these_names(ATTENDED)  # else attention is computed three times: again for its own gradient
@@ -31,7 +44,7 @@ _attention = jax.checkpoint_policies.save_only_these_names(ATTENDED)  # else att
 REMAT = {  # what the forward pass keeps for the backward pass
     "none": _all_but_gathers,
     # outputs of linear maps and of attention, not attention scores
-    "dots": jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _attention),
+    "dots": jax.checkpoint_policies.save_from_both_policies(_products, _attention),
     "attention": _attention,  # the input of each layer, and the output of attention with its log-sum-exp
     "full": jax.checkpoint_policies.nothing_saveable,  # the input of each layer only
 }
