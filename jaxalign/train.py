@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 
+from jaxalign import hidden
 from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
 from jaxalign.hosts import watch
 
@@ -40,7 +41,7 @@ def _train(argv):
     workdir, typed = workdir_of(asked), sys.argv[1:] if argv is None else argv
     with watch.watching(preflight.watch_of(asked)) as channel, StopRequest() as stop:
         preflight.check(asked.stages, channel=channel)
-        for name, stage in _stages(asked, workdir, shlex.join(["python", "-m", "jaxalign.train", *typed])).items():
+        for name, stage in _stages(asked, workdir, hidden.without(shlex.join(["python", "-m", "jaxalign.train", *typed]))).items():
             if stop.requested() or not stage.run(workdir / name, stop):
                 return asked.options.stopped_exit_code
     if "" not in asked.stages and not asked.options.process:

@@ -16,6 +16,7 @@ ROOMS = (  # from the ground up: a room imports from rooms that stand before it,
     "hparams",  # options of functions
     "suggest",  # what was meant by a name
     "paths",
+    "hidden",  # tokens and passwords
     "hub",  # names on the Hugging Face hub
     "manifest",  # hashes of files and settings
     "hosts",  # what processes of a run tell each other

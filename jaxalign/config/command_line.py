@@ -17,6 +17,7 @@ import sys
 import traceback
 from typing import Any, NamedTuple
 
+from jaxalign import hidden
 from jaxalign.hosts import watch
 from jaxalign.paths import resolve
 
@@ -48,7 +49,8 @@ def run(body: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         return watch.fail(INTERRUPTED, "interrupted")
     except Exception as error:
         shows = os.environ.get(TRACEBACK)
-        print(f"\n{sentence(error)}\n({TRACEBACK}=1 shows where.)" if not shows else traceback.format_exc(), file=sys.stderr)
+        whole = hidden.without(traceback.format_exc()) if shows else f"\n{sentence(error)}\n({TRACEBACK}=1 shows where.)"
+        print(whole, file=sys.stderr)
         watch.fail(1, sentence(error))
         if shows:
             raise
@@ -63,7 +65,7 @@ def sentence(error: Exception) -> str:
         way_out = ". Free some space and start again with the same command; checkpoints are kept."
     elif isinstance(error, OSError) and error.errno is not None:
         way_out = ". Check the path and its permissions."
-    return f"{kind}: {error}{way_out}"
+    return hidden.without(f"{kind}: {error}{way_out}")
 
 
 def parse(argv: Sequence[str] | None, description: str, flags: Flags, *, command: str) -> argparse.Namespace:
@@ -142,6 +144,10 @@ def _parsed(parser, argv):
 
 def local(text: str) -> str:
     """The path that a flag names, where ~ is the home folder: a shell leaves it as it is in --workdir=~/run."""
+    if "://" in (text or ""):
+        raise argparse.ArgumentTypeError(
+            f"{text} is no folder; mount the bucket (gcsfuse, mount-s3, rclone mount) and give the mount point"
+        )
     return text and str(resolve(text))
 
 

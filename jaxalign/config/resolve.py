@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from jaxalign import hidden
 from jaxalign.config import former, functions, rules, sections
 from jaxalign.suggest import meant
 
@@ -19,6 +20,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
       ConfigError: unknown keys, missing keys, wrong types, impossible combinations; all of them, one a line.
     """
     given = config.to_dict()
+    raise_problems(  # alone: the lines of other problems show the values
+        f"{key} holds a token or a password, which every checkpoint and report of the run would hold too; take it out, and give it in the "
+        "environment, as HF_TOKEN of the hub."
+        for key in dict.fromkeys(hidden.keys_with(given))
+    )
     if "experiment" in given:
         return _experiment(given)
     given = former.translate(given)

@@ -20,6 +20,7 @@ from jaxalign.models.config import ModelConfig
 
 TURNED_ON_DEVICE = 2**20  # elements; below it a transposition costs less than its compile
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+CAN_HOLD_CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # pickles, which run what is in them when they are opened: never read here
 
 
 def load_config(folder: str | Path) -> ModelConfig:
@@ -123,7 +124,7 @@ def _indexed(folder: Path) -> list[str]:
     """The names of the files that the folder's index names, which lie in the folder."""
     index = folder / INDEX
     if not index.is_file():
-        other = sorted(file.name for file in [*folder.glob("*.bin"), *folder.glob("adapter_config.json")])
+        other = sorted(file.name for file in folder.glob("*") if file.suffix in CAN_HOLD_CODE or file.name == "adapter_config.json")
         way_out = f"it has {notes.some(other)}: convert with transformers' save_pretrained" if other else "copy the weights there"
         raise ValueError(f"{folder} has neither {SINGLE} nor {INDEX}; {way_out}.")
     parsed = read_file(index)

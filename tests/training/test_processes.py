@@ -1,59 +1,84 @@
-"""Two processes over loopback train as one does, save together, and their checkpoint is continued by one.
+"""Two processes over loopback train as one does, save together, and their checkpoints are continued by one and by four.
 
-With KTO, whose z0 is a mean over all processes, and first with a column of reference log-probs that both write.
+With KTO, whose z0 is a mean over all processes, and which begins with a column of reference log-probs that all of them write.
 """
 
 import json
 import os
 from pathlib import Path
+import shutil
 import socket
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
+
+from jaxalign import sharding
+from jaxalign.training import runs
 
 pytestmark = pytest.mark.slow
 
-CONFIG = str(Path(__file__).parents[1] / "tiny.py") + ":kto"
+CONFIG = str(Path(__file__).parents[1] / "three_methods.py")
+STAGES = ("sft", "dpo", "kto")
+DEVICES = 8  # of all processes together
 
 
-def launch(workdir, cache, devices, *flags):
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-m", "jaxalign.train", "--config", CONFIG, "--workdir", str(workdir), f"--config.data.prepared_dir={cache}"]
-    overrides = ["--config.train.eval_every_steps=2", "--config.train.save_every_steps=2"]
-    return subprocess.Popen([*command, *overrides, *flags], env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(*processes):
-    """Messages of processes that must all end well; a hang has no time-out of its own."""
+def launch(workdir, cache, count, *flags):
+    """The messages of so many processes that train together, all of which must end well; a hang has no time-out of its own."""
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"}
+    command = [sys.executable, "-m", "jaxalign.train", "--config", CONFIG, "--workdir", str(workdir), *flags]
+    command += [f"--config.{stage}.data.prepared_dir={cache}" for stage in STAGES]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        together = ["--coordinator", f"127.0.0.1:{probe.getsockname()[1]}", "--processes", str(count)]
+    numbers = [[*together, "--process", str(number)] if count > 1 else [] for number in range(count)]
+    processes = [subprocess.Popen([*command, *each], env=environment, stderr=subprocess.PIPE, text=True) for each in numbers]
     try:
-        messages = [process.communicate(timeout=240)[1] for process in processes]
+        messages = [process.communicate(timeout=400)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * len(processes), messages
+    assert [process.returncode for process in processes] == [0] * count, messages
     return messages
 
 
-def metrics(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if not key.startswith("speed/")} for line in lines]
 
 
-def test_two_processes_equal_one_and_hand_over_to_one(tmp_path):
-    cache = [tmp_path / f"prepared{number}" for number in range(2)]
-    steps = ["--config.train.total_steps=4", "--config.reference.rule=precomputed"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    flags = [[*steps, "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(i)] for i in range(2)]
-    finish(*(launch(tmp_path / "two", cache[0], 2, *each) for each in flags))
-    finish(launch(tmp_path / "one", cache[1], 4, *steps))
-    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
-    assert len(one) == len(two) == 4 + 3  # training lines and evaluations at 0, 2, 4
-    for ours, theirs in zip(two, one, strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in ours.keys() - {"split"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
-    (message,) = finish(launch(tmp_path / "two", cache[0], 2, *steps))
-    assert "continues at step 4" in message
+def assert_same(folder, other, tolerance):
+    """Both runs end with these parameters."""
+    with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
+        ours, theirs = (jax.device_get(runs.restore_params(each, 4)[1]) for each in (folder, other))
+    for (path, left), right in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=tolerance, err_msg=f"{folder.name} {jax.tree_util.keystr(path)}")
+
+
+def test_two_processes_equal_one_and_hand_over_to_one_and_to_four(tmp_path):
+    two, one, cache = tmp_path / "two", tmp_path / "one", tmp_path / "prepared"
+    launch(one, cache, 1)
+    launch(two, tmp_path / "other", 2)
+    for stage in STAGES:
+        assert_same(two / stage, one / stage, 1e-6)
+        lines = metrics(one / stage), metrics(two / stage)
+        assert len(lines[0]) == len(lines[1]) == 4 + 3  # training lines and evaluations at 0, 2, 4
+        for ours, theirs in zip(*lines, strict=True):
+            assert ours.keys() == theirs.keys()
+            for name in ours.keys() - {"split"}:
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+    for count in (1, 4):
+        again = tmp_path / f"again by {count}"
+        shutil.copytree(two, again)
+        shutil.rmtree(again / "kto" / "checkpoints" / "4")
+        messages = launch(again, cache, count)
+        assert f"kto continues at step 2 in {again / 'kto'}" in messages[0]
+        assert_same(again / "kto", one / "kto", 1e-6)
+
+
+def test_processes_that_are_started_otherwise_are_named_before_anything_is_compiled(tmp_path):
+    with pytest.raises(AssertionError) as error:
+        launch(tmp_path / "run", tmp_path / "prepared", 2, "--config.sft.optimizer.learning_rate=${RATE}")
+    assert error

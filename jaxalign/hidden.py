@@ -1,0 +1,34 @@
+"""Tokens, keys and passwords: where a value holds one, and texts without them, for messages, logs and records."""
+
+from collections.abc import Iterator, Mapping
+import os
+import re
+from typing import Any
+
+LOOKS = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[opsu]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{30,})"
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # USER:PASSWORD of an address
+)
+NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_?KEY)$")  # of environment variables that hold one
+SHORTEST = 12  # of the value of such a variable: a shorter one may be a word
+INSTEAD = "***"
+
+
+def without(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The text with INSTEAD in the place of all that looks like a token and of what the environment's variables for such things hold."""
+    held = [value for name, value in environ.items() if NAMES.search(name.upper()) and len(value) >= SHORTEST]
+    for value in sorted(held, key=len, reverse=True):
+        text = text.replace(value, INSTEAD)
+    return LOOKS.sub(INSTEAD, text)
+
+
+def keys_with(values: Any, prefix: str = "") -> Iterator[str]:
+    """The keys, like "data.train.path", whose text looks like a token or holds a password."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from keys_with(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from keys_with(value, prefix)
+    elif isinstance(values, str) and LOOKS.search(values):
+        yield prefix
