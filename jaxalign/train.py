@@ -122,8 +122,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
             quiet=jax.process_index() > 0,
         )  # fmt: skip
         log.say(describe.beginning(cfg, model, sets.train, lengths, workdir, step=start))
-        described = f"rollouts: {rolling.described}" if rolling else None
-        for note in (*lengths.notes, *filter(None, [described, class_weights(cfg, objective, sets.train)])):
+        for note in (*lengths.notes, *filter(None, [rolling and rolling.described, class_weights(cfg, objective, sets.train)])):
             log.say(note)
         samples = [Samples(workdir, one, start_step=start) for one in list(sets.held_out.values())[:1] if jax.process_index() == 0]
         loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, hashes, kept, samples, beside)

@@ -103,7 +103,7 @@ def rolling(
     windows = Windows(speech, layout, judge, reward, **missing_eos)
     options = {"every": spec["every_steps"], "epochs": spec["epochs"], "seed": prompts.seed, "speaker": params_of}
     options["share"] = spec["share"], spec["share_end"]
-    described = f"{prompts.batch:,} of {len(ids):,} prompts per step with {spec['samples']} samples each, {spec['feedback']}"
+    described = f"rollouts: {prompts.batch:,} of {len(ids):,} prompts per step with {spec['samples']} samples each, {spec['feedback']}"
     make, carried = partial(Rollouts, windows=windows, finish=finish, **options), partial(Rollouts.carried, layout, distinct)
     prepared = f"prompts-{prompts.identity()}, {prompts.batch} per step in rows of {cfg.data.row_tokens} tokens"
     return Rolling(make, carried, compute, prepared, described)

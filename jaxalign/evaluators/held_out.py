@@ -89,7 +89,8 @@ def measure(eval_step, state, prepared: Prepared, *, rows: int) -> ByPrompt:
     parts = []
     for number, arrays in enumerate(_batches(prepared, rows=rows)):
         watch.at(f"batch {number} of an evaluation")
-        parts.append(jax.device_get(eval_step(state, loader.to_device(arrays))))
+        measured = jax.block_until_ready(eval_step(state, loader.to_device(arrays)))  # on all devices: `device_get` waits for one of them
+        parts.append(jax.device_get(measured))
     return {name: tuple(np.concatenate([part[name][i] for part in parts]).astype(np.float64) for i in (0, 1)) for name in parts[0]}
 
 

@@ -285,3 +285,14 @@ def barrier(name: str, *, limited: bool = True) -> None:
     channel.wait(name, timeout_s=FOR_EVER_S)
     if before is not None:
         at(before.name, limited=before.limited)
+
+
+def any_of(name: str, asked: bool) -> bool:
+    """Whether any process says so; each must call it with the same name, which may be used once."""
+    channel = connected() if _WATCH is None else _WATCH.channel
+    if channel is None:
+        return asked
+    if asked:
+        channel.put(f"{name}/{channel.number}", "yes")
+    barrier(name)
+    return bool(channel.below(name))

@@ -4,10 +4,10 @@ import signal
 import sys
 
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 
-CHECK_EVERY_STEPS = 10  # of several processes, which must agree: a collective each step would keep the hosts from running ahead
+from jaxalign.hosts import watch
+
+CHECK_EVERY_STEPS = 10  # of several processes, which must agree: to wait for each other each step would keep the hosts from running ahead
 
 
 class StopRequest:
@@ -15,6 +15,7 @@ class StopRequest:
 
     def __init__(self):
         self._asked = self._agreed = False
+        self._times = 0  # that the processes asked each other
 
     def __enter__(self):
         self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -37,5 +38,6 @@ class StopRequest:
         if jax.process_count() == 1:
             return self._asked
         if step % CHECK_EVERY_STEPS == 0 and not self._agreed:
-            self._agreed = bool(multihost_utils.process_allgather(np.array(self._asked)).any())
+            self._times += 1
+            self._agreed = watch.any_of(f"question {self._times} whether to stop", self._asked)
         return self._agreed
