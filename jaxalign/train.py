@@ -125,7 +125,8 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         for note in (*lengths.notes, *filter(None, [rolling and rolling.described, class_weights(cfg, objective, sets.train)])):
             log.say(note)
         samples = [Samples(workdir, one, start_step=start) for one in list(sets.held_out.values())[:1] if jax.process_index() == 0]
-        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, hashes, kept, samples, beside)
+        policy = build.policy(cfg)
+        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, hashes, kept, samples, policy, beside)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()
@@ -187,6 +188,7 @@ class Loop:
     hashes: dict  # of the "weights" that the run started from, and of its "teacher"
     tokenizer: dict[str, list]  # what the files of the run's copy of the tokenizer are like
     samples: list  # a reports.samples.Samples of the first held-out set, on the first process
+    policy: object  # training.guards.Policy: what becomes of steps that go wrong
     beside: object  # evaluators.measured.Evaluations beside the objective on held-out rows
 
 
@@ -252,8 +254,6 @@ def _flush(run: Loop, pending: list, meter) -> None:
     """Brings the metrics of the steps since the last flush from the devices to the logs, and checks them."""
     import jax
 
-    from jaxalign.training import guards
-
     if not pending:
         return
     watch.at(f"step {pending[-1][0]}")
@@ -262,10 +262,9 @@ def _flush(run: Loop, pending: list, meter) -> None:
     speed = meter.read([arrays for _, _, arrays, _ in pending])
     for (step, _, _, window), metrics in zip(pending, fetched, strict=True):
         values = {name: float(value) for name, value in metrics.items()} | window
-        last = step == pending[-1][0]
         checked = pending[0][0], pending[-1][0]
-        guards.check_finite(values, step, checked=checked, saved=run.saved, learning_rate=run.cfg.optimizer.learning_rate)
-        run.log.metrics("train", step, values | (speed if last else {}))
+        run.policy.check(values, step, checked=checked, saved=run.saved)
+        run.log.metrics("train", step, values | (speed if step == pending[-1][0] else {}))
     shown = ("loss", "accuracy", "rollout/reward", "rollout/kl", "speed/tokens_per_s")
     run.log.progress(pending[-1][0] + 1, {name: (values | speed)[name] for name in shown if name in values | speed})
     pending.clear()

@@ -32,7 +32,7 @@ from jaxalign.models.config import ModelConfig
 from jaxalign.models.features import FeatureHeadConfig, head_of
 from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.rollout import source
-from jaxalign.training import checkpoint, forward, metrics, reference, runs, step
+from jaxalign.training import checkpoint, forward, guards, metrics, reference, runs, step
 from jaxalign.training.sources import Source
 from jaxalign.types import TrainState
 
@@ -218,13 +218,18 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         source=carried,
     )
     theirs, parts = teacher.look(cfg), cfg.batch.gradient_accumulation_steps
-    moves = rule.bind(every_steps=lengths.every, **options(cfg, "reference"))
+    moves, largest = rule.bind(every_steps=lengths.every, **options(cfg, "reference")), policy(cfg).largest_norm
     return Functions(
         init_state,
-        step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=parts, teacher=theirs),
+        step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=parts, teacher=theirs, largest_norm=largest),
         step.make_eval_step(look, objective, metrics.kl, teacher=theirs),
         make_source,
     )
+
+
+def policy(cfg: ConfigDict) -> guards.Policy:
+    """What becomes of steps that go wrong."""
+    return guards.Policy(cfg.train.on_nan, cfg.train.on_spike, cfg.train.spike_grad_norm, cfg.optimizer.learning_rate)
 
 
 def _measures(cfg) -> bool:

@@ -14,7 +14,7 @@ import toys
 
 from jaxalign import objectives
 from jaxalign.data.rows import pack
-from jaxalign.training import optim, reference, step
+from jaxalign.training import guards, optim, reference, step
 from jaxalign.types import Outputs, Terms
 
 ROW_TOKENS = 64
@@ -67,6 +67,56 @@ def test_the_step_counts_and_the_schedule_reads_the_count(on_one_device):
         rates.append(float(metrics["learning_rate"]))
     assert int(state.step) == 5
     np.testing.assert_allclose(rates, [0.5, 1.0, 1.0, 0.5, 0.0], atol=1e-7)
+
+
+def test_a_step_that_is_to_be_skipped_changes_nothing_but_its_number(on_one_device):
+    def scaled(params, batch, step):  # not finite at step 1; a hundred times as steep at step 2
+        values = params["w"] * jnp.ones(batch.tokens.shape) * jnp.array([1.0, jnp.nan, 100.0])[step]
+        return Outputs(values, values, values)
+
+    schedule, optimizer = optax.constant_schedule(0.1), optax.adam(0.1)
+    made = functools.partial(step.make_train_step, scaled, objectives.bind("sft"), reference.none, optimizer, schedule)
+    batch = toys.place(arrays())
+    for limit, skipped in ((math.inf, [0, 1, 0]), (20.0, [0, 1, 1])):
+        weights = {"w": jnp.float32(0.5)}
+        state, train_step = step.init_state(weights, optimizer, rule=reference.RULES["none"], seed=0), made(largest_norm=limit)
+        for number, expected in enumerate(skipped):
+            before = jax.device_get((state.trainable, state.opt_state))
+            state, metrics = train_step(state, batch)
+            same = jax.tree.map(np.array_equal, before, jax.device_get((state.trainable, state.opt_state)))
+            assert int(state.step) == number + 1 and float(metrics["skipped"]) == expected
+            assert all(jax.tree.leaves(same)) == bool(expected)
+
+
+class NoCheckpoint:
+    latest = None
+
+    def wait(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("policy", "values", "words"),
+    [
+        (("stop", "stop", None), {"loss": math.nan, "grad_norm": 1.0}, "loss is nan at step 7"),
+        (("stop", "skip", 5.0), {"loss": 1.0, "grad_norm": math.inf, "skipped": 1.0}, "grad_norm is inf at step 7"),
+        (("skip", "stop", 5.0), {"loss": 1.0, "grad_norm": 6.0}, r"grad_norm is 6, more than train\.spike_grad_norm=5, at step 7"),
+        (("skip", "stop", None), {"loss": math.nan, "grad_norm": math.nan, "skipped": 1.0}, None),
+        (("stop", "skip", 5.0), {"loss": 1.0, "grad_norm": 6.0, "skipped": 1.0}, None),
+        (("stop", "stop", None), {"loss": 1.0, "grad_norm": 1e9}, None),
+    ],
+)
+def test_a_step_that_goes_wrong_ends_the_run_as_the_policy_has_it(policy, values, words):
+    checked = guards.Policy(*policy, 0.1)
+    for _ in range(guards.MOST_SKIPPED):
+        if words is None:
+            checked.check(values, 7, checked=(5, 7), saved=NoCheckpoint())
+        else:
+            with pytest.raises(FloatingPointError, match=rf"{words} .*there is no checkpoint yet.*train\.on_nan='skip'"):
+                checked.check(values, 7, checked=(5, 7), saved=NoCheckpoint())
+    if values.get("skipped") and words is None:
+        with pytest.raises(FloatingPointError, match="more than 10 steps in a row had to be skipped"):
+            checked.check(values, 8, checked=(5, 8), saved=NoCheckpoint())
 
 
 def test_a_frozen_reference_keeps_every_bit_and_the_policy_moves(on_one_device):
