@@ -221,7 +221,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
     moves, largest = rule.bind(every_steps=lengths.every, **options(cfg, "reference")), policy(cfg).largest_norm
     return Functions(
         init_state,
-        step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=parts, teacher=theirs, largest_norm=largest),
+        step.skipping(step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=parts, teacher=theirs), largest),
         step.make_eval_step(look, objective, metrics.kl, teacher=theirs),
         make_source,
     )

@@ -21,7 +21,7 @@ class Policy:
     def __init__(self, on_nan: str, on_spike: str, spike_grad_norm: float | None, learning_rate: float):
         self._on_nan, self._spike, self._learning_rate = on_nan, spike_grad_norm, learning_rate
         skips_spikes = on_spike == "skip" and spike_grad_norm is not None
-        self.largest_norm = spike_grad_norm if skips_spikes else math.inf if on_nan == "skip" else None  # see `step.make_train_step`
+        self.largest_norm = spike_grad_norm if skips_spikes else math.inf if on_nan == "skip" else None  # see `step.skipping`
         self._stops_at_spikes = on_spike == "stop" and spike_grad_norm is not None
         self._in_a_row = 0
 

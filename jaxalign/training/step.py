@@ -71,7 +71,6 @@ def make_train_step(
     *,
     microbatches: int = 1,
     teacher: Forward | None = None,
-    largest_norm: float | None = None,
 ):
     """(state, batch) -> (state, metrics), jitted, with the state donated.
 
@@ -83,8 +82,6 @@ def make_train_step(
       objective: see `objectives.bind`.
       reference_rule: (reference, trainable, step) -> reference, applied after the update.
       microbatches: parts that the rows are split into; gradients are exact whatever their number.
-      largest_norm: a step whose gradient has a larger norm, or that is not finite, changes nothing but the number of the step, and its
-        metric "skipped" is 1; None: every step counts.
     """
     outputs = partial(outputs_of, forward, teacher=teacher)
 
@@ -122,13 +119,26 @@ def make_train_step(
         metrics |= {"grad_norm": optax.tree.norm(gradient), "learning_rate": jnp.asarray(schedule(state.step), jnp.float32)}
         moved = reference_rule(state.reference, trainable, state.step + 1)
         after = {"trainable": trainable, "reference": moved, "opt_state": opt_state, "statistics": statistics}
-        if largest_norm is not None:
-            counts = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & (metrics["grad_norm"] <= largest_norm)
-            metrics["skipped"] = 1.0 - counts.astype(jnp.float32)
-            after = jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, {name: getattr(state, name) for name in after})
         return state.replace(step=state.step + 1, **after), metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def skipping(train_step: Callable, largest_norm: float | None):
+    """The train step, where one that is not finite, or whose gradient has a larger norm, changes nothing but the number of the step.
+
+    The metric "skipped" is 1 for it and else 0. None: the same train step, in which every step counts.
+    """
+    if largest_norm is None:
+        return train_step
+
+    def careful_step(state: TrainState, batch: Batch):
+        new, metrics = train_step(state, batch)
+        counts = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]) & (metrics["grad_norm"] <= largest_norm)
+        kept = jax.tree.map(lambda after, before: jnp.where(counts, after, before), new, state)
+        return kept.replace(step=new.step), metrics | {"skipped": 1.0 - counts.astype(jnp.float32)}
+
+    return jax.jit(careful_step, donate_argnums=0)
 
 
 def make_eval_step(

@@ -75,11 +75,11 @@ def test_a_step_that_is_to_be_skipped_changes_nothing_but_its_number(on_one_devi
         return Outputs(values, values, values)
 
     schedule, optimizer = optax.constant_schedule(0.1), optax.adam(0.1)
-    made = functools.partial(step.make_train_step, scaled, objectives.bind("sft"), reference.none, optimizer, schedule)
+    made = step.make_train_step(scaled, objectives.bind("sft"), reference.none, optimizer, schedule)
     batch = toys.place(arrays())
     for limit, skipped in ((math.inf, [0, 1, 0]), (20.0, [0, 1, 1])):
         weights = {"w": jnp.float32(0.5)}
-        state, train_step = step.init_state(weights, optimizer, rule=reference.RULES["none"], seed=0), made(largest_norm=limit)
+        state, train_step = step.init_state(weights, optimizer, rule=reference.RULES["none"], seed=0), step.skipping(made, limit)
         for number, expected in enumerate(skipped):
             before = jax.device_get((state.trainable, state.opt_state))
             state, metrics = train_step(state, batch)
