@@ -27,21 +27,28 @@ DEVICES = 8  # of all processes together
 
 def launch(workdir, cache, count, *flags):
     """The messages of so many processes that train together, all of which must end well; a hang has no time-out of its own."""
+    codes, messages = outcome(workdir, cache, [flags] * count)
+    assert codes == [0] * count, messages
+    return messages
+
+
+def outcome(workdir, cache, flags):
+    """(exit codes, messages) of as many processes as there are lists of flags."""
+    count = len(flags)
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"}
-    command = [sys.executable, "-m", "jaxalign.train", "--config", CONFIG, "--workdir", str(workdir), *flags]
+    command = [sys.executable, "-m", "jaxalign.train", "--config", CONFIG, "--workdir", str(workdir)]
     command += [f"--config.{stage}.data.prepared_dir={cache}" for stage in STAGES]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         together = ["--coordinator", f"127.0.0.1:{probe.getsockname()[1]}", "--processes", str(count)]
-    numbers = [[*together, "--process", str(number)] if count > 1 else [] for number in range(count)]
-    processes = [subprocess.Popen([*command, *each], env=environment, stderr=subprocess.PIPE, text=True) for each in numbers]
+    commands = [[*command, *own, *([*together, "--process", str(i)] if count > 1 else [])] for i, own in enumerate(flags)]
+    processes = [subprocess.Popen(each, env=environment, stderr=subprocess.PIPE, text=True) for each in commands]
     try:
         messages = [process.communicate(timeout=400)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * count, messages
-    return messages
+    return [process.returncode for process in processes], messages
 
 
 def metrics(folder):
@@ -79,6 +86,9 @@ def test_two_processes_equal_one_and_hand_over_to_one_and_to_four(tmp_path):
 
 
 def test_processes_that_are_started_otherwise_are_named_before_anything_is_compiled(tmp_path):
-    with pytest.raises(AssertionError) as error:
-        launch(tmp_path / "run", tmp_path / "prepared", 2, "--config.sft.optimizer.learning_rate=${RATE}")
-    assert error
+    other = ["--config.dpo.optimizer.learning_rate=0.5"]
+    codes, messages = outcome(tmp_path / "run", tmp_path / "prepared", [[], other])
+    assert codes == [1, 1], messages
+    for message in messages:
+        assert "process 1 has dpo.optimizer.learning_rate 0.5 (process 0: 0.001). Start all processes with the same" in message, message
+    assert not (tmp_path / "prepared").exists()
