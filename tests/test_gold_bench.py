@@ -145,6 +145,11 @@ def test_seeds_with_the_same_prompts_leave_their_error_in_the_interval():
     assert next(one.half for one in claims.claims(own, bases) if one.claim == "DPO above IPO") < shared
 
 
+@pytest.mark.parametrize(("half", "alone", "appears"), [(0.01, 0.02, True), (0.01, 0.2, False), (0.2, 0.01, False)])
+def test_a_claim_needs_the_pooled_interval_and_that_of_its_own_seeds(half, alone, appears):
+    assert claims.Claim("", "", (2.0,), 0.1, half, alone, 3).verdict == (claims.APPEARS if appears else claims.UNKNOWN)
+
+
 def test_a_claim_without_cells_on_both_sides_cannot_be_told():
     found = [x for seed in range(3) for name, gain in (("dpo", 0.2), ("ipo", 0.1)) for x in cell(name, seed, gain)]
     found = [one for one in found if one["method"] == "dpo" or one["kl"][0] > 4]

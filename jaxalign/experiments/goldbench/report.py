@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from jaxalign.experiments.goldbench import methods
 from jaxalign.experiments.goldbench.claims import FAR, KLS, NORMAL, at_kl, claims, curves, gold_of, pooled, prompt_errors, quantile
 
 
@@ -97,6 +98,7 @@ def _cells(key, own):
 def panels(cells: Sequence[dict], bases: Sequence[dict], best: dict) -> list[tuple[str, str, str, Callable]]:
     """(title, x, y, draw) for `results.plot`: gold against KL for each feedback, the proxy where there is one, and length."""
     drawn = []
+    cells = [cell for cell in cells if not methods.named(cell["method"]).other] or cells  # others are trained for another reward
     for feedback in dict.fromkeys(cell["feedback"] for cell in cells):
         own = [cell for cell in cells if cell["feedback"] == feedback]
         upper = best if gold_of(feedback) in next(iter(best.values()), {}) else {}
