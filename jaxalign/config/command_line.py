@@ -5,7 +5,7 @@ so that `--help` answers at once.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 import difflib
 import errno
 import glob
@@ -16,12 +16,14 @@ import re
 import sys
 import traceback
 from typing import Any, NamedTuple
+import zlib
 
 from jaxalign import hidden
 from jaxalign.hosts import watch
 from jaxalign.paths import resolve
 
 TRACEBACK = "JAXALIGN_TRACEBACK"  # environment variable: any value shows the traceback of an error
+PROGRAMS, JAX_PROGRAMS = "JAXALIGN_PROGRAMS", "JAX_COMPILATION_CACHE_DIR"  # environment variables: where compiled programs are kept
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended, by the convention of shells
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXPECTED = (ValueError, OSError, RuntimeError, FloatingPointError, ImportError, MemoryError)  # what bad input and a bad machine raise
@@ -42,6 +44,7 @@ class Run(NamedTuple):
 def run(body: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """The exit code of a command: what its body returns (None: 0), or 1 after printing the error that it raised, as one sentence."""
     _leave_missing_tpu_alone()
+    keep_programs(os.environ)
     try:
         return body(argv) or 0
     except KeyboardInterrupt:
@@ -55,6 +58,21 @@ def run(body: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         if shows:
             raise
         return 1
+
+
+def keep_programs(environ: MutableMapping[str, str]) -> None:
+    """Has jax keep compiled programs in $JAXALIGN_CACHE or ~/.cache/jaxalign, so that the same step compiles once on this kind of machine.
+
+    $JAXALIGN_PROGRAMS is another folder, or "off". Jax's own variable for it counts before both. Jax must not be imported yet.
+    """
+    asked = environ.get(PROGRAMS, "")
+    if asked == "off" or JAX_PROGRAMS in environ:
+        return
+    file = Path("/proc/cpuinfo")  # a program for a CPU need not run on another one that shares the home folder
+    lines = file.read_text().splitlines() if file.is_file() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    cache = Path(environ.get("JAXALIGN_CACHE") or Path.home() / ".cache" / "jaxalign")
+    environ[JAX_PROGRAMS] = str(resolve(asked) if asked else cache / "programs" / f"{zlib.crc32(features.encode()):08x}")
 
 
 def sentence(error: Exception) -> str:
