@@ -20,6 +20,7 @@ FLAGS = (
     ("--search", {"action": "store_true", "help": "try meshes, microbatches and remat by --quick, and show the best few"}),
     ("--compare", {"nargs": "+", "metavar": "MESH", "help": "a table over meshes, such as fsdp=64 fsdp=16,tensor=4, by --quick"}),
     ("--json", {"metavar": "FILE", "type": local, "help": "write the plan, or with --search and --compare all plans, as JSON"}),
+    ("--layout", {"action": "store_true", "help": "show how every parameter lies on the mesh"}),
     ("--price", {"type": float, "metavar": "AMOUNT", "help": "of one chip-hour, in any currency, for the cost of the run"}),
     ("--preset", {"help": "plan with the shape of this preset instead of the model's"}),
     ("--stage", {"help": "which stage of a configuration of several (the last that trains)"}),
@@ -40,7 +41,7 @@ def _plan(argv):
     topology = topologies.parse(options.topology)
     topologies.set_environment(topology)
     from jaxalign.config import plan_search, planned, planning
-    from jaxalign.planning import text
+    from jaxalign.planning import layout, text
 
     stage, cfg = planned.stage(asked.stages, options.stage)
     name = f"{asked.name}, stage {stage}" if stage else asked.name
@@ -62,6 +63,8 @@ def _plan(argv):
     elif not options.quick:
         plan["notes"].append("the compiler for GPUs needs a GPU; this is what --quick gives")
     print("\n".join(text.lines(plan)))
+    if options.layout:
+        print("\n".join(["", *layout.lines(planning.trace(job).step.state.trainable)]))
     if not plan["fits"]:
         found = plan_search.nearest(job, _progress)
         _progress("")

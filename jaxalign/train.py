@@ -22,6 +22,7 @@ FLAGS = (
     ("--coordinator", {"help": "HOST:PORT of the first process, for several processes; 'auto' on a TPU slice, under Slurm, in Kubernetes"}),
     ("--processes", {"type": int, "help": "number of processes, with --coordinator HOST:PORT"}),
     ("--process", {"type": int, "help": "number of this process, from 0, with --coordinator HOST:PORT"}),
+    ("--selfcheck", {"action": "store_true", "help": "first run the checks of jaxalign.selfcheck that need no gradient"}),
     ("--stopped-exit-code", {"type": int, "default": 0, "help": "exit code after a request to stop, for schedulers that then start again"}),
 )
 
@@ -34,13 +35,14 @@ def main(argv: list[str] | None = None) -> int:
 def _train(argv):
     asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="train")
     start_devices(asked)
-    from jaxalign.config import preflight
+    from jaxalign.config import preflight, selfchecks
     from jaxalign.reports import summary
     from jaxalign.training.stop import StopRequest
 
     workdir, typed = workdir_of(asked), sys.argv[1:] if argv is None else argv
     with watch.watching(preflight.watch_of(asked)) as channel, StopRequest() as stop:
         preflight.check(asked.stages, channel=channel)
+        selfchecks.first(asked.stages, wanted=asked.options.selfcheck)
         for name, stage in _stages(asked, workdir, hidden.without(shlex.join(["python", "-m", "jaxalign.train", *typed]))).items():
             if stop.requested() or not stage.run(workdir / name, stop):
                 return asked.options.stopped_exit_code
@@ -117,10 +119,8 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         prepared += [rolling.prepared] if rolling else []
         preflight.check_rows(cfg, name, sets, prepared)
         state, evaluated = _begin(cfg, model, made, saved, start, lengths, prepared, workdir)
-        log = RunLog(
-            workdir, start_step=start, total_steps=lengths.total, wandb=cfg.train.wandb, name=name, config=cfg.to_dict(),
-            quiet=jax.process_index() > 0,
-        )  # fmt: skip
+        described = {"total_steps": lengths.total, "wandb": cfg.train.wandb, "name": name, "config": cfg.to_dict()}
+        log = RunLog(workdir, start_step=start, quiet=jax.process_index() > 0, **described)
         log.say(describe.beginning(cfg, model, sets.train, lengths, workdir, step=start))
         for note in (*lengths.notes, *filter(None, [rolling and rolling.described, class_weights(cfg, objective, sets.train)])):
             log.say(note)

@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from jaxalign import sharding
-from jaxalign.checking import cheap, costly, steps, texts
+from jaxalign.checking import cheap, costly, steps, texts, verdicts
 from jaxalign.checking.verdicts import Verdict, skipped
 from jaxalign.config import build, computed, functions, planned, teacher
 from jaxalign.config.durations import durations
-from jaxalign.config.prepared import prepared_sets, training_sources
+from jaxalign.config.prepared import prepared_sets, to_stderr, training_sources
 from jaxalign.config.sets import check_rows
+from jaxalign.config.stages import training_stages
 from jaxalign.data.prepared import judgements
 from jaxalign.data.raw import sources
 from jaxalign.data.rows import loader, pack
@@ -125,6 +126,25 @@ def costly_half(one: Case) -> Iterator[Verdict]:
     yield _export(one, mine)
     del mine, baseline
     yield from _whole_steps(one)
+
+
+def first(stages: Mapping[str, ConfigDict], *, wanted: bool) -> None:
+    """Runs the cheap half on the first stage that trains, where it is wanted, and shows it on standard error.
+
+    Raises:
+      ValueError: a check failed.
+    """
+    cfg = next(iter(training_stages(stages).values()), None)
+    if not wanted or cfg is None:
+        return
+    found = []
+    with jax.set_mesh(build.mesh(cfg)):
+        for one in cheap_half(case(cfg)):
+            found.append(one)
+            to_stderr([verdicts.line(one)])
+    if bad := verdicts.failed(found):
+        names = ", ".join(one.name for one in bad)
+        raise ValueError(f"the self-check failed: {names}. See the likely causes above, or leave --selfcheck out.")
 
 
 def _of_texts(one):

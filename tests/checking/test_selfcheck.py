@@ -157,3 +157,13 @@ def test_what_has_no_rows_is_refused(folder):
         cfg = config(folder)
         cfg.data.train = None
         selfchecks.case(cfg)
+
+
+def test_a_run_asked_to_check_itself_first_stops_where_a_check_fails(case, monkeypatch, capsys):
+    bad = verdicts.verdict("forward pass repeats itself", False, "difference 1", "dropout or other noise is left on")
+    monkeypatch.setattr(selfchecks, "case", lambda cfg: case)
+    monkeypatch.setattr(selfchecks, "cheap_half", lambda one: iter([bad]))
+    selfchecks.first({"": case.cfg}, wanted=False)
+    with pytest.raises(ValueError, match="the self-check failed: forward pass repeats itself"):
+        selfchecks.first({"": case.cfg}, wanted=True)
+    assert "likely cause: dropout" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 from jaxalign import plan, sharding
 from jaxalign.config import build, durations, functions, planned, planning
 from jaxalign.config.resolve import resolve
-from jaxalign.planning import memory, topology
+from jaxalign.planning import layout, memory, topology
 
 TINY = str(Path(__file__).parents[1] / "tiny.py")
 
@@ -103,6 +103,14 @@ def test_a_search_and_a_comparison(planned_run, tmp_path):
     assert [one["step_s"] for one in found] == sorted(one["step_s"] for one in found)
     _, shown, found = planned_run("--config", str(file), "--topology", "gpu:h100:2", "--compare", "fsdp=2", "tensor=2")
     assert [one["mesh"]["fsdp"] for one in found] == [2, 1] and "tensor 2" in shown.out
+
+
+def test_the_layout_shows_where_every_parameter_lies():
+    one = job(mesh=dict(data=1, fsdp=4, tensor=2))
+    shown = layout.lines(planning.trace(one).step.state.trainable)
+    assert len(shown) == 1 + len(jax.tree.leaves(one.model.shapes))
+    (line,) = [line for line in shown if line.startswith("layers.mlp.up.kernel")]
+    assert "2x64x128" in line and "2x16x64" in line and "fsdp 2 x fsdp_inner 2 x tensor 2" in line
 
 
 @pytest.mark.parametrize(
