@@ -31,6 +31,7 @@ CONFIG = ModelConfig(  # Llama 3's vocabulary and ratios, an eighth of its depth
 ROWS_A_DEVICE, LENGTH, GROUPS = 2, 512, 2
 HOST = re.compile(r'infeed|outfeed|xla_python|callback|send-to-host|recv-from-host|is_host_transfer=true|custom_call_target="[^"]*[Hh]ost')
 ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]+)\]")
+REDUCED = re.compile(r"= (.+?) all-reduce(?:-start)?\(")
 
 
 def abstract_state(model, optimizer) -> TrainState:
@@ -55,6 +56,17 @@ def abstract_batch(rows: int) -> Batch:
     return Batch(*(token,) * 5, shaped(jnp.float32, groups, 2), shaped(jnp.bool_, groups), shaped(jnp.bool_, groups, 2))
 
 
+def reduced_elements(text: str) -> int:
+    """Elements of the largest array that an all-reduce gives; those of which every device keeps a part are the TPU's reduce-scatters."""
+    largest, scatters = 0, False
+    for line in text.splitlines():
+        if line and not line[0].isspace():
+            scatters = "scatter" in line.split("(")[0]  # the name of the computation whose instructions follow
+        elif not scatters and (found := REDUCED.search(line)):
+            largest = max(largest, *(math.prod(map(int, sizes.split(","))) for _, sizes in ARRAY.findall(found.group(1))), 0)
+    return largest
+
+
 def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     model = models.build(CONFIG)
@@ -70,7 +82,10 @@ def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
     memory, text = compiled.memory_analysis(), compiled.as_text()
     arrays = {match.group(): math.prod(map(int, match.group(2).split(","))) for match in ARRAY.finditer(text)}
     largest = max(arrays, key=arrays.get)
+    gathered = models.without_head(model.shapes)["layers"]
     report = {
+        "reduced_elements": reduced_elements(text),
+        "kernel_elements": min(x.size // CONFIG.layers for x in jax.tree.leaves(gathered) if x.ndim > 2),
         "compile_s": round(seconds, 1),
         "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         "batch_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)),

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-SLICES = {"v5e": ("v5e:4x4", 1, 4, 4), "v5p": ("v5p:4x4x4", 2, 8, 4)}  # topology, data, fsdp, tensor
+SLICES = {"v5e": ("v5e:4x4", 1, 4, 4), "v5p": ("v5p:4x4x4", 1, 64, 1)}  # topology, data, fsdp, tensor
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,5 +75,10 @@ def test_no_array_is_larger_than_the_gathered_slice_of_the_vocabulary(reports, n
 
 
 @slices
-def test_weights_are_gathered_and_gradients_reduced(reports, name):
-    assert min(reports[name]["collectives"][kind] for kind in ("all-gather", "all-reduce")) > 0
+def test_weights_are_gathered_and_gradients_scattered(reports, name):
+    assert min(reports[name]["collectives"][kind] for kind in ("all-gather", "reduce-scatter")) > 0
+
+
+def test_no_gradient_of_a_weight_is_whole_on_a_chip_of_a_torus(reports):
+    report = reports["v5p"]
+    assert report["reduced_elements"] < report["kernel_elements"], report
