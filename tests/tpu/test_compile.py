@@ -75,10 +75,11 @@ def test_no_array_is_larger_than_the_gathered_slice_of_the_vocabulary(reports, n
 
 
 @slices
-def test_weights_are_gathered_and_gradients_scattered(reports, name):
-    assert min(reports[name]["collectives"][kind] for kind in ("all-gather", "reduce-scatter")) > 0
+def test_weights_are_gathered(reports, name):
+    assert reports[name]["collectives"]["all-gather"] > 0
 
 
-def test_no_gradient_of_a_weight_is_whole_on_a_chip_of_a_torus(reports):
+def test_no_gradient_of_a_weight_is_whole_on_a_chip_where_fsdp_covers_the_torus(reports):
     report = reports["v5p"]
+    assert report["collectives"]["reduce-scatter"] > 0
     assert report["reduced_elements"] < report["kernel_elements"], report
