@@ -12,6 +12,7 @@ from jaxalign.config import build
 from jaxalign.config.durations import Durations
 from jaxalign.config.prepared import Sets
 from jaxalign.data.rows.store import Prepared
+from jaxalign.models import quantized
 from jaxalign.models.attention import rule
 from jaxalign.models.model import Model
 from jaxalign.reports import facts as known
@@ -25,7 +26,7 @@ OF_THE_TEXT = (
 
 def beginning(cfg: ConfigDict, model: Model, sets: Sequence[Prepared], lengths: Durations, workdir: Path, *, step: int) -> str:
     """The line with which a run begins at this step, on the mesh in scope."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
+    parameters = quantized.count(model.shapes)
     rows, (attention, why) = sum(len(prepared) for prepared in sets), rule.choose(cfg.model.attention, model.config.head_dim)
     begun = f"continues at step {step}" if step else "starts"
     return (
@@ -38,7 +39,7 @@ def beginning(cfg: ConfigDict, model: Model, sets: Sequence[Prepared], lengths: 
 def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, str]:
     """What -> its value in a resolved configuration, without what is None."""
     values = cfg.to_dict()
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
+    parameters = quantized.count(model.shapes)
     weights = Path(values["model"]["checkpoint"] or "random weights")
     # an export is a folder of the stage that it comes from
     start = f"{weights.parent.name}/export" if weights.name == "export" else str(weights)

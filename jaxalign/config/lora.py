@@ -14,7 +14,10 @@ LORA = {
     "targets": Field((tuple,), ("*",), "patterns of the linear maps that are adapted: q, attention.*, mlp.down; * is all", items=(str,)),
     "rank_stabilised": Field((bool,), False, "scale by alpha / sqrt(rank) instead (rsLoRA)"),
     "base_dtype": Field(
-        (str,), "auto", "what the weights that rest are stored in; auto: bfloat16, float32 on CPU", ("auto", "float32", "bfloat16")
+        (str,),
+        "auto",
+        "what the weights that rest are stored in; auto: bfloat16, float32 on CPU; int8, nf4: the layers' maps in 8 or 4 bits (QLoRA)",
+        ("auto", "float32", "bfloat16", "int8", "nf4"),
     ),
 }
 
@@ -43,4 +46,5 @@ def stored(cfg: ConfigDict) -> dict[str, Any]:
     section = cfg.model.lora
     if section is None:
         return {}
-    return {"lora": runs.lora_of(section.to_dict()), "base_dtype": models.dtype_of(section.base_dtype).name}
+    dtype = models.dtype_of("auto").name if section.base_dtype == "auto" else section.base_dtype
+    return {"lora": runs.lora_of(section.to_dict()), "base_dtype": dtype}

@@ -16,6 +16,7 @@ from jaxalign.hf import classifiers, names, notes
 from jaxalign.hf import config as hf_config
 from jaxalign.hf.tensors import DTYPES, Stored, scan
 from jaxalign.models import model as models
+from jaxalign.models import quantized
 from jaxalign.models.config import ModelConfig
 
 TURNED_ON_DEVICE = 2**20  # elements; below it a transposition costs less than its compile
@@ -83,12 +84,11 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
                 "or their training diverged. Choose another checkpoint."
             )
         for (path, _), piece in zip(tensor.leaves, names.to_leaves(tensor, array, model.config), strict=True):
-            parent, axes, piece = _parent(params, path), _at(model.axes, path), piece.astype(_at(model.shapes, path).dtype, copy=False)
+            parent, shape, axes = _parent(params, path), _at(model.shapes, path), _at(model.axes, path)
             if tensor.layer is None:
-                parent[path[-1]] = put(piece, axes)
+                parent[path[-1]] = put(piece.astype(shape.dtype, copy=False), axes)
             else:
-                part = put(piece, axes[1:])
-                parent[path[-1]] = _place(parent[path[-1]], part, np.int32(tensor.layer))
+                parent[path[-1]] = _place(parent[path[-1]], _of_layer(piece, shape, axes), np.int32(tensor.layer))
     return params
 
 
@@ -218,9 +218,16 @@ def _count_not_finite(array: np.ndarray) -> int:
 _transposed = functools.partial(jax.jit, static_argnums=1)(jnp.transpose)
 
 
+def _of_layer(piece: np.ndarray, shape, axes):
+    """What a stack holds of one layer, on the devices: quantized there."""
+    if quantized.is_quantized(shape):
+        return quantized.quantize(put(piece, axes.scales[1:]), axes.scales[1:], shape.kind)
+    return put(piece.astype(shape.dtype, copy=False), axes[1:])
+
+
 @functools.partial(jax.jit, donate_argnums=0)
-def _place(stack: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0)
+def _place(stack, part, layer: jax.Array):
+    return jax.tree.map(lambda stack, part: jax.lax.dynamic_update_index_in_dim(stack, part, layer, 0), stack, part)
 
 
 def _at(tree: dict, path: names.Path):

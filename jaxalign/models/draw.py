@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import sharding
+from jaxalign.models import quantized
 
 Array = jax.Array
 
@@ -35,20 +36,29 @@ def draw(model, key: Array, parts: tuple[str, ...]) -> dict[str, Any]:
             return jnp.full(shape.shape, fill, shape.dtype, out_sharding=partition)
         name = zlib.crc32(jax.tree_util.keystr(path).encode())
         own = jax.random.fold_in(key, name)
+        if quantized.is_quantized(shape):
+            axes, kind = axes.scales, shape.kind
+            return _by_layer(own, quantized.kernel_shape(shape), axes, start, lambda kernel: quantized.quantize(kernel, axes[1:], kind))
         if axes[0] == "layers" and shape.dtype != jnp.float32:
-            rest = sharding.spec(*axes[1:], shape=shape.shape[1:])
-
-            def layer(number):
-                return (fill + std * _normal(jax.random.fold_in(own, number), shape.shape[1:], axes[1:], rest)).astype(shape.dtype)
-
-            return jax.lax.map(layer, jnp.arange(shape.shape[0]))
+            return _by_layer(own, shape.shape, axes, start, lambda kernel: kernel.astype(shape.dtype))
         values = fill + std * _normal(own, shape.shape, axes, partition)
         if axes[0] == "vocab":
             values = jnp.where(jnp.arange(shape.shape[0])[:, None] < model.config.vocab_size, values, 0)
         return values.astype(shape.dtype)
 
     shapes, axes, starts = ({part: tree[part] for part in parts} for tree in (model.shapes, model.axes, model.starts))
-    return jax.tree_util.tree_map_with_path(leaf, shapes, axes, starts, partitions(shapes, axes))
+    trees = shapes, axes, starts, partitions(shapes, axes)
+    return jax.tree_util.tree_map_with_path(leaf, *trees, is_leaf=quantized.is_quantized)
+
+
+def _by_layer(key: Array, shape: tuple[int, ...], axes: tuple[str | None, ...], start: tuple[float, float], store):
+    fill, std = start
+    place = sharding.spec(*axes[1:], shape=shape[1:])
+
+    def layer(number):
+        return store(fill + std * _normal(jax.random.fold_in(key, number), shape[1:], axes[1:], place))
+
+    return jax.lax.map(layer, jnp.arange(shape[0]))
 
 
 def _normal(key: Array, shape: tuple[int, ...], axes: tuple[str | None, ...], partition) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import sharding
-from jaxalign.models import lora
+from jaxalign.models import lora, quantized
 from jaxalign.models.config import ModelConfig, RopeScaling
 
 Array = jax.Array
@@ -71,6 +71,8 @@ def linear(x: Array, kernel: nnx.Param, bias: nnx.Param | None, *, contracted: i
 
 def _product(x: Array, stored: Array, contracted: int) -> Array:
     """x [N, *inputs] times a stored weight [*inputs, *outputs], written for one device: so its gradient can be scattered."""
+    if quantized.is_quantized(stored):
+        return quantized.product(x, stored, contracted)
     partition, rows = jax.typeof(stored).sharding.spec, sharding.rows_spec(1)
     whole = sharding.without_embed(partition)
     summed = tuple(name for name in whole[:contracted] if name is not None)

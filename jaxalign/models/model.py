@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import sharding
-from jaxalign.models import draw
+from jaxalign.models import draw, quantized
 from jaxalign.models import lora as adapters
 from jaxalign.models.attention import cached, rule
 from jaxalign.models.config import REWARD_HEADS, ModelConfig
@@ -29,7 +29,7 @@ DECODER = "decoder"  # the key of the decoder among the params of a critic that 
 HEADS = (VALUE_HEAD, REWARD_HEAD, CRITIC)
 LORA = adapters.LORA  # the same, of its adapters
 MATRICES = ("kernel", "tokens", "positions")  # names of the decoder's parameters that are neither norms nor biases
-BASE_DTYPES = ("float32", "bfloat16")  # what a decoder's matrices may be stored in
+BASE_DTYPES = ("float32", "bfloat16", *quantized.KINDS)  # what a decoder's matrices may be stored in
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,19 +89,19 @@ def build(
             declarations += [((name, *path), parameter) for path, parameter in nnx.to_flat_state(state)]
     shapes, axes, starts, kernels = {}, {}, {}, {}
 
-    def declare(path, shape, logical, start, dtype=jnp.float32):
-        _put(shapes, path, jax.ShapeDtypeStruct(shape, dtype))
-        _put(axes, path, logical)
-        _put(starts, path, start)
+    def declare(path, shape, logical, start, stored="float32"):
+        for tree, leaf in zip((shapes, axes, starts), (*quantized.described(shape, logical, stored), start), strict=True):
+            _put(tree, path, leaf)
 
     for path, parameter in declarations:
         declared = parameter.get_metadata()
         stack = path[0] == "layers"
         shape = ((config.layers,) if stack else ()) + parameter.get_value().shape
         logical = (("layers",) if stack else ()) + declared["axes"]
-        matrix = path[0] not in HEADS and path[-1] in MATRICES
-        declare(path, shape, logical, (declared["fill"], declared["std"]), jnp.dtype(base_dtype if matrix else jnp.float32))
-        if stack and declared["inputs"]:
+        map_of_layer, matrix = stack and declared["inputs"], path[0] not in HEADS and path[-1] in MATRICES
+        narrow = "bfloat16" if base_dtype in quantized.KINDS and not map_of_layer else base_dtype  # of a table nothing is quantized
+        declare(path, shape, logical, (declared["fill"], declared["std"]), narrow if matrix else "float32")
+        if map_of_layer:
             kernels[path] = shape, logical, declared["inputs"]
     for path, shape, logical, std in adapters.declared(kernels, lora) if lora else ():
         declare(path, shape, logical, (0.0, std))
@@ -226,11 +226,13 @@ def gathered(model: Model, params: dict[str, Any], dtype: jnp.dtype) -> Weights:
     """The parameters for a loop of `decode`: matrices in the compute dtype and whole over fsdp, so that they are gathered once a loop."""
 
     def gather(weight, axes):
+        if quantized.is_quantized(weight):
+            return jax.tree.map(lambda leaf, axes: sharding.gather(leaf, *axes), weight, axes)
         matrix = sum(axis != "layers" for axis in axes) > 1  # norms are computed in float32
         return sharding.gather(weight.astype(dtype) if matrix else weight, *axes)
 
-    whole = {name: jax.tree.map(gather, tree, model.axes[name]) for name, tree in without_head(params).items()}
-    whole = _tree(model, whole)
+    axes, parts = model.axes, without_head(params).items()
+    whole = _tree(model, {name: jax.tree.map(gather, tree, axes[name], is_leaf=quantized.is_quantized) for name, tree in parts})
     stacked = whole.pop("layers")
     return Weights(tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(model.config.layers)), whole)
 

@@ -17,7 +17,7 @@ from jaxalign.data.text import tokenizer as tokenizers
 from jaxalign.data.text.renderer import Renderer
 from jaxalign.hf import adapters, classifiers
 from jaxalign.hf import load as hf_load
-from jaxalign.models import merge
+from jaxalign.models import merge, quantized
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.features import FeatureHeadConfig, head_of
@@ -164,7 +164,8 @@ class Source:
         """
         if self.is_run:
             _, params = merge.merged(*self.restore()[:2])
-            return {name: jax.tree.map(_as, params[name], shapes) for name, shapes in model.shapes.items() if name in params}
+            params = {name: params[name] for name in model.shapes if name in params}
+            return quantized.stored_as(params, model.shapes, model.axes)
         if self.base is not None:
             return self._load_merged(model)
         exports.check(self.folder)
@@ -173,14 +174,14 @@ class Source:
     def _load_merged(self, model: models.Model) -> dict[str, Any]:
         adapted = models.build(
             model.config, lora=adapters.load_config(self.folder, model), reward_head=model.reward_head and classifiers.KIND,
-            base_dtype=model.base_dtype,
+            base_dtype="float32" if model.base_dtype == "float32" else "bfloat16",
         )  # fmt: skip
         params = {**load_base(self.base.name, adapted, seed=0), models.LORA: adapters.load(self.folder, adapted)}
         if model.reward_head and adapters.has_score(self.folder):
             params[models.REWARD_HEAD] = adapters.load_score(self.folder, adapted)
         elif model.reward_head:
             params[models.REWARD_HEAD] = self.base.load(self.base.reward_model())[models.REWARD_HEAD]
-        return merge.merged(adapted, params)[1]
+        return quantized.stored_as(merge.merged(adapted, params)[1], model.shapes, model.axes)
 
     def restore(self):
         """(model, params, record) of a run, on the mesh in scope; its heads and adapters are among the params.
@@ -261,7 +262,3 @@ def check_base(run: dict[str, Any], weights: str | None, workdir) -> None:
             f"{workdir} holds adapters for the weights of {run['config']['model']['checkpoint']!r} with content {run['weights']}, and the "
             f"content there is {weights or 'gone'}: adapters fit the base that they were trained on alone. Bring it back there."
         )
-
-
-def _as(leaf, shape):
-    return leaf if leaf.dtype == shape.dtype else leaf.astype(shape.dtype)
