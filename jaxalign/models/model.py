@@ -1,7 +1,7 @@
 """The facade of `models`: a model is a config, a definition and trees of shapes and axes; everything else takes plain nested dicts.
 
 params is a nested dict of arrays whose decoder layers are stacked on a leading "layers" axis: float32, except where `build` is told to
-store the decoder's matrices otherwise. All functions need a mesh in scope (`jax.set_mesh`), except `build`.
+store the decoder's matrices otherwise. All functions need a mesh in scope (`jax.set_mesh`), except `build`, which allocates nothing.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Model:
 
     config: ModelConfig
     definition: nnx.GraphDef
-    shapes: dict[str, Any]  # jax.ShapeDtypeStruct
+    shapes: dict[str, Any]  # jax.ShapeDtypeStruct, or a quantized.Quantized of them
     axes: dict[str, Any]  # tuple of logical axes
     starts: dict[str, Any]  # (fill, std): random weights start as fill + std * normal
     value_head: nnx.GraphDef | None = None  # of the head that values prompts, see `heads`; its weights are params[VALUE_HEAD]
@@ -61,8 +61,6 @@ def build(
     base_dtype: str = "float32",
 ) -> Model:
     """The model of this config with the heads that are described: a reward head of a kind or on features, a critic of such a kind.
-
-    Nothing is allocated.
 
     Args:
       critic_config: of a decoder that the critic has for itself; None: it reads the states of the model's own decoder.
