@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jaxalign import sharding
-from jaxalign.training import runs
+from jaxalign.training import sources
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def metrics(folder):
 def assert_same(folder, other, tolerance):
     """Both runs end with these parameters."""
     with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
-        ours, theirs = (jax.device_get(runs.restore_params(each, 4)[1]) for each in (folder, other))
+        ours, theirs = (jax.device_get(sources.restore_params(each, 4)[1]) for each in (folder, other))
     for (path, left), right in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=tolerance, err_msg=f"{folder.name} {jax.tree_util.keystr(path)}")
 
