@@ -1,4 +1,4 @@
-"""Two processes over loopback train as one does, save together, and their checkpoints are continued by one and by four.
+"""Two processes over loopback train as one does, save together, and their checkpoints are continued by other numbers of processes.
 
 With KTO, whose z0 is a mean over all processes, and which begins with a column of reference log-probs that all of them write.
 """
@@ -20,8 +20,10 @@ from jaxalign.training import sources
 
 pytestmark = pytest.mark.slow
 
-CONFIG = str(Path(__file__).parents[1] / "three_methods.py")
-STAGES = ("sft", "dpo", "kto")
+METHODS = os.environ.get("METHODS", "kto")  # METHODS=sft,dpo,kto python -m pytest -m slow THIS_FILE: all, continued by four as well
+STAGES = METHODS.split(",")
+COUNTS = (1,) if len(STAGES) == 1 else (1, 4)
+CONFIG = f"{Path(__file__).parents[1] / 'three_methods.py'}:{METHODS}"
 DEVICES = 8  # of all processes together
 
 
@@ -64,7 +66,7 @@ def assert_same(folder, other, tolerance):
         np.testing.assert_allclose(left, right, rtol=0, atol=tolerance, err_msg=f"{folder.name} {jax.tree_util.keystr(path)}")
 
 
-def test_two_processes_equal_one_and_hand_over_to_one_and_to_four(tmp_path):
+def test_two_processes_equal_one_and_hand_over_to_others(tmp_path):
     two, one, cache = tmp_path / "two", tmp_path / "one", tmp_path / "prepared"
     launch(one, cache, 1)
     launch(two, tmp_path / "other", 2)
@@ -76,7 +78,7 @@ def test_two_processes_equal_one_and_hand_over_to_one_and_to_four(tmp_path):
             assert ours.keys() == theirs.keys()
             for name in ours.keys() - {"split"}:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
-    for count in (1, 4):
+    for count in COUNTS:
         again = tmp_path / f"again by {count}"
         shutil.copytree(two, again)
         shutil.rmtree(again / "kto" / "checkpoints" / "4")
@@ -86,9 +88,9 @@ def test_two_processes_equal_one_and_hand_over_to_one_and_to_four(tmp_path):
 
 
 def test_processes_that_are_started_otherwise_are_named_before_anything_is_compiled(tmp_path):
-    other = ["--config.dpo.optimizer.learning_rate=0.5"]
+    other = ["--config.kto.optimizer.learning_rate=0.5"]
     codes, messages = outcome(tmp_path / "run", tmp_path / "prepared", [[], other])
     assert codes == [1, 1], messages
     for message in messages:
-        assert "process 1 has dpo.optimizer.learning_rate 0.5 (process 0: 0.001). Start all processes with the same" in message, message
+        assert "process 1 has kto.optimizer.learning_rate 0.5 (process 0: 0.001). Start all processes with the same" in message, message
     assert not (tmp_path / "prepared").exists()
