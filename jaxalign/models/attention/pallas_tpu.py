@@ -8,7 +8,8 @@ are met together: their keys are fetched, and the rule is compared, once.
 Blocks of 256 were chosen by the compiler's schedule for v5p (bfloat16, four query heads to a key head, heads of 128). In rows of 4,096 and
 8,192 tokens packed with pairs of HH-RLHF, 0.27 and 0.14 of the causal blocks remain (0.42 and 0.23 with 512). Per row of 4,096 and key
 head the three kernels take 264 thousand instruction bundles, 331 thousand with blocks of 512 and 326 thousand with 128; in a row that is
-one segment, 512 would be 1.2 times as fast. Of the blocks that remain one in a hundred is seen whole, so there is no second form of the kernels without the mask.
+one segment, 512 would be 1.2 times as fast. Of the blocks that remain one in a hundred is seen whole, so there is no second form of the
+kernels without the mask.
 """
 
 from collections.abc import Callable, Sequence
