@@ -16,7 +16,8 @@ import tempfile
 import time
 
 ROOT = Path(__file__).parents[1]
-XLA, CHUNKS, KL = "models/attention/xla.py", "lm_head/chunks.py", "lm_head/divergences.py"
+XLA, BLOCKS = "models/attention/xla.py", "models/attention/blocks.py"
+CHUNKS, KL = "lm_head/chunks.py", "lm_head/divergences.py"
 PACK, LOADER, STEP = "data/rows/pack.py", "data/rows/loader.py", "training/step.py"
 REFERENCE, SOURCE, CHECKPOINT = "training/reference.py", "rollout/source.py", "training/checkpoint.py"
 METRICS, ESTIMATES, OPTIM = "training/metrics.py", "reports/estimates.py", "training/optim.py"
@@ -51,7 +52,7 @@ FUNCTIONS = (
             (XLA, "(position - key_position < window)", "(position - key_position <= window)"),
             (XLA, "((prefix != 0) & (key_segment == prefix))", "(key_segment == prefix)"),
             (XLA, "related & near & (segment != 0)", "related & near"),
-            (XLA, "(low[:, None] <= last) & (first <= high[:, None])", "(low[:, None] <= last) & (first < high[:, None])"),
+            (BLOCKS, "(low <= last) & (first <= high)", "(low <= last) & (first < high)"),
         ),
     ),
     Function(
