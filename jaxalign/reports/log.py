@@ -217,11 +217,11 @@ def _short(value: float) -> str:
 def _drop_lines(path: Path, start_step: int) -> None:
     if not path.exists():
         return
-    # an evaluation at the step of a checkpoint came before it was written
+    # an evaluation at the step of a checkpoint came before it was written; that of step 0, which has none, is made again
     kept = [
         line
         for line, record in _records(path)
-        if record["step"] < start_step or (record["split"] == "eval" and record["step"] == start_step)
+        if record["step"] < start_step or (record["split"] == "eval" and record["step"] == start_step > 0)
     ]
     partial = path.with_suffix(".partial")
     partial.write_bytes(b"".join(line + b"\n" for line in kept))

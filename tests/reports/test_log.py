@@ -37,6 +37,19 @@ def test_a_run_that_is_opened_again_adds_one_file_for_what_it_writes(opened, tmp
     assert 1 <= len(list((tmp_path / "tensorboard").iterdir())) <= 2
 
 
+@pytest.mark.parametrize(("start", "kept"), [(0, []), (2, [("eval", 0), ("train", 0), ("train", 1), ("eval", 2)])])
+def test_what_a_start_will_write_again_is_dropped(opened, tmp_path, start, kept):
+    run = opened()
+    for step in range(4):
+        if step % 2 == 0:
+            run.held_out(step, {"loss": Estimate(0.5, 0.1, 20)})
+        run.metrics("train", step, {"loss": 1.0})
+    run.flush()
+    opened(start).flush()
+    lines = map(json.loads, (tmp_path / log.METRICS).read_text().splitlines())
+    assert [(line["split"], line["step"]) for line in lines] == kept
+
+
 def test_a_held_out_line_has_values_and_beside_them_errors_and_counts(opened, tmp_path):
     run = opened()
     run.held_out(5, {"loss": Estimate(0.5, 0.1, 20), "accuracy": Estimate(math.nan, math.nan, 0)})

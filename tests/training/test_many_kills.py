@@ -18,7 +18,7 @@ import pytest
 
 from jaxalign.training import runs
 
-KILLS = int(os.environ.get("KILLS", 2))
+KILLS = int(os.environ.get("KILLS", 1))
 SCRIPT = str(Path(killed.__file__))
 STEPS = 8
 
