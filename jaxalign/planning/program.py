@@ -178,7 +178,7 @@ class _Walk:
         if length != self.setting.layers or local:
             self.visit(inner, times * length, loop, local=local)
             return
-        stacked = eqn.outvars[eqn.params["num_carry"] :]
+        stacked = eqn.outvars[_lengths(eqn)[1] :]
         again = [var for var in stacked if any(_reads_by_layer(user, var) for user in users.get(var, ()))]
         self.work.saved_bytes += sum(local_bytes(var.aval) for var in again)
         self.work.layer_bytes = max(self.work.layer_bytes, _layer_bytes(inner))
@@ -257,7 +257,15 @@ def _reads_by_layer(eqn, var) -> bool:
     """Whether a loop reads the array slice by slice, as the backward pass reads what the forward pass kept."""
     if eqn.primitive.name != "scan":
         return False
-    return var in eqn.invars[eqn.params["num_consts"] + eqn.params["num_carry"] :]
+    return var in eqn.invars[sum(_lengths(eqn)) :]
+
+
+def _lengths(scan) -> tuple[int, int]:
+    """How many inputs of a scan are constants, and how many are carried."""
+    if "num_carry" in scan.params:
+        return scan.params["num_consts"], scan.params["num_carry"]
+    constants, carried, _ = scan.params["ft_in"].update(scan.invars).unpack()  # since jax 0.12
+    return len(list(constants)), len(list(carried))
 
 
 def _split_after(var, users) -> tuple[str, ...]:
