@@ -211,9 +211,13 @@ def gather_along(x: jax.Array, names: Sequence[str]) -> jax.Array:
 
 
 def scatter_along(x: jax.Array, names: Sequence[str]) -> jax.Array:
-    """Inside `shard_map`: the sum of x over the mesh axes, of which every device keeps its part of the first dimension."""
+    """Inside `shard_map`: the sum of x over the mesh axes, of which every device keeps its part of the first dimension.
+
+    The parts get a dimension of their own: a TPU may store the first one of x innermost, and then reduces all of x instead.
+    """
     for name in names:
-        x = jax.lax.psum_scatter(x, name, scatter_dimension=0, tiled=True)
+        parts = x.reshape(jax.lax.axis_size(name), -1, *x.shape[1:])
+        x = jax.lax.psum_scatter(parts, name, scatter_dimension=0, tiled=False)
     return x
 
 

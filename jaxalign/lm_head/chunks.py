@@ -16,7 +16,6 @@ from jaxalign import sharding
 
 CHUNK_TOKENS = 1024  # large enough that the matmul is efficient, small enough that [chunk, V] stays a fraction of a GiB
 REST_TOKENS = 128  # of a chunk of what is left: at most 127 tokens go through the head in vain
-SCATTERED = 1024  # columns of an array that a TPU scatters over a plane of its torus are a multiple of it
 
 
 class Options(NamedTuple):
@@ -104,17 +103,14 @@ def backward(hidden: jax.Array, unembed: jax.Array, scored: jax.Array, options: 
         dx = jnp.einsum("cv,vd->cd", d, head, preferred_element_type=jnp.float32)
         source = jnp.where(index < size, index - 1, size)
         hidden_gradient = hidden_gradient.at[source].add(dx.astype(hidden_gradient.dtype), mode="drop")
-        d = jnp.pad(d, ((0, 0), (0, head_gradient.shape[1] - d.shape[1])))
         return hidden_gradient, head_gradient + jnp.einsum("cd,cv->dv", x, d, preferred_element_type=jnp.float32)
 
     # Each row of hidden is written by one chunk only; slices of the vocabulary are summed in float32.
     split = jax.lax.axis_size("tensor") > 1
     flat = (size, hidden.shape[-1])
-    # The head's is summed with the width in front and the vocabulary filled up: a TPU scatters no other array without an all-reduce.
-    along, (vocabulary, width) = sharding.mesh_axes("embed"), head.shape
-    filled = vocabulary + (-vocabulary % SCATTERED if along else 0)
-    start = jnp.zeros(flat, jnp.float32 if split else hidden.dtype), jnp.zeros((width, filled), jnp.float32)
+    # That of the head has its width in front, along which it is scattered.
+    start = jnp.zeros(flat, jnp.float32 if split else hidden.dtype), jnp.zeros(head.shape[::-1], jnp.float32)
     hidden_gradient, head_gradient = over_chunks(scored, options, body, start)
     hidden_gradient = jax.lax.psum(hidden_gradient, "tensor").astype(hidden.dtype).reshape(hidden.shape)
-    head_gradient = sharding.scatter_along(head_gradient, along)[:, :vocabulary].T
+    head_gradient = sharding.scatter_along(head_gradient, sharding.mesh_axes("embed")).T
     return hidden_gradient, jax.lax.psum(head_gradient, "data")

@@ -68,11 +68,10 @@ def test_the_state_is_donated(reports, name):
     assert reports[name]["aliased_bytes"] >= 0.99 * reports[name]["state_bytes"] / (fsdp * tensor)
 
 
-@pytest.mark.xfail(reason="the gradient of the head, padded, is whole on a chip until it is scattered")
 @slices
 def test_no_array_is_larger_than_the_gathered_slice_of_the_vocabulary(reports, name):
-    tensor = SLICES[name][-1]
-    assert reports[name]["largest_elements"] <= reports[name]["table_elements"] / tensor, reports[name]["largest_array"]
+    slice_of_table = reports[name]["table_elements"] / SLICES[name][-1]
+    assert reports[name]["largest_elements"] <= 1.02 * slice_of_table, reports[name]["largest_array"]  # the compiler fills up tiles
 
 
 @slices
@@ -80,7 +79,6 @@ def test_weights_are_gathered(reports, name):
     assert reports[name]["collectives"]["all-gather"] > 0
 
 
-@pytest.mark.xfail(reason="the gradient of the head, padded, is whole on a chip until it is scattered")
 def test_no_gradient_of_a_weight_is_whole_on_a_chip_where_fsdp_covers_the_torus(reports):
     report = reports["v5p"]
     assert report["collectives"]["reduce-scatter"] > 0
