@@ -148,14 +148,14 @@ def test_what_would_show_or_compute_nothing_is_refused(tmp_path, capsys):
     ("environ", "folder"),
     [
         ({"JAXALIGN_CACHE": "/cache"}, "/cache/programs"),
-        ({"HOME": "/home/me"}, "/home/me/.cache/jaxalign/programs"),
+        ({"HOME": "/mine"}, "/mine/.cache/jaxalign/programs"),
         ({"JAXALIGN_PROGRAMS": "/programs", "JAXALIGN_CACHE": "/cache"}, "/programs"),
         ({"JAXALIGN_PROGRAMS": "off"}, None),
         ({"JAX_COMPILATION_CACHE_DIR": "/jax"}, "/jax"),
     ],
 )
 def test_compiled_programs_are_kept_where_the_environment_asks(environ, folder, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/mine")
     command_line.keep_programs(environ)
     kept = environ.get("JAX_COMPILATION_CACHE_DIR")
     assert kept == folder or kept.startswith(f"{folder}/")

@@ -28,7 +28,7 @@ def logits(model, params):
     return np.asarray(jax.jit(lambda params: checkpoints.logits(model, params, inputs))(params))
 
 
-def close(ours, theirs):
+def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())
 
 
@@ -49,15 +49,15 @@ def test_logits_equal_those_of_peft_in_both_directions(family, tmp_path):
     model = models.build(source.config())
     source.check(model)
     with jax.set_mesh(checkpoints.one_device()):
-        close(logits(model, source.load(model)), wanted)
+        assert_close(logits(model, source.load(model)), wanted)
         config = adapters.load_config(source.folder, model)
         adapted = models.build(source.config(), lora=config)
         params = {**source.base.load(model), models.LORA: adapters.load(source.folder, adapted)}
         ours = logits(adapted, params)
-        close(ours, wanted)
+        assert_close(ours, wanted)
         write(tmp_path / "ours", adapted, params, base=str(tmp_path / "base"))
     again = peft.PeftModel.from_pretrained(checkpoints.torch_model(family), str(tmp_path / "ours")).eval()
-    close(again(torch.tensor(TOKENS)).logits.detach().numpy(), ours)
+    assert_close(again(torch.tensor(TOKENS)).logits.detach().numpy(), ours)
 
 
 def write(folder, model, params, *, base="base", rename=lambda name: name, values=types.MappingProxyType({})):

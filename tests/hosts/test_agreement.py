@@ -18,8 +18,10 @@ def told(facts_of_others):
     return Memory(0, len(facts_of_others) + 1, texts)
 
 
-def test_equal_facts_pass():
-    agreement.check("start", {"jax": "0.10.2"}, channel=told([{"jax": "0.10.2"}] * 3), way_out="")
+def test_equal_facts_pass_and_are_told_to_the_others():
+    facts, channel = {"jax": "0.10.2"}, told([{"jax": "0.10.2"}] * 3)
+    agreement.check("start", facts, channel=channel, way_out="")
+    assert channel.get("hash/start/0") == content_hash(facts)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import functools
 
+from attention_rows import with_gradients
 import checkpoints
 import jax
 import jax.numpy as jnp
@@ -53,16 +54,6 @@ def dense(q, k, v, positions, segments, prefixes, window, softcap):
 def weights():
     random = np.random.default_rng(5)
     return [random.standard_normal((ROWS, LENGTH, heads, SIZE)).astype(np.float32) for heads in (HEADS, KV_HEADS, KV_HEADS, HEADS)]
-
-
-def with_gradients(attention):
-    """(attention, gradients of q, k, v) of a random linear function of the attention."""
-
-    def run(q, k, v, direction, *marks):
-        out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, *marks), q, k, v)
-        return out, *pull(direction)
-
-    return jax.jit(run)
 
 
 @functools.cache

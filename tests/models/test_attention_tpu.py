@@ -2,6 +2,7 @@
 
 import functools
 
+from attention_rows import assert_close, marks_of, weights, with_gradients
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,46 +11,13 @@ import pytest
 from jaxalign.models.attention import pallas_tpu, xla
 
 LENGTH, SIZE, BLOCK = 300, 24, 128  # two blocks and a part of one
-
-
-def rows(lengths):
-    """Positions, segments and prefixes int32[R, LENGTH] of rows of groups (prompt, response, ...), with padding at the end."""
-    marks = np.zeros((3, len(lengths), LENGTH), np.int32)
-    for row, groups in enumerate(lengths):
-        place, segment = 0, 0
-        for pieces in groups:
-            prompt = segment + 1
-            for number, length in enumerate(pieces):
-                segment, start = segment + 1, pieces[0] - 1 if number else 0
-                for mark, values in zip(marks, (start + np.arange(length), segment, prompt * (number > 0)), strict=True):
-                    mark[row, place : place + length] = values
-                place += length
-    return list(marks)
-
-
+rows = functools.partial(marks_of, places=LENGTH)
 SHAPES = {
     "on the borders of blocks": rows([[(128, 64, 64), (44,)], [(300,)]]),
     "beside the borders": rows([[(127, 66, 64)], [(1, 1), (255, 1, 42)]]),
     "one to eight answers": rows([[(40, 30), (20, 30, 25), (30, 9, 1, 60)], [(60, 30, 1, 28, 15, 40, 33, 21, 50)]]),
     "a row of padding and a short one": rows([[], [(20, 30)]]),
 }
-
-
-def weights(dtype, heads, kv_heads):
-    random = np.random.default_rng(5)
-    shapes = [(2, LENGTH, number, SIZE) for number in (heads, kv_heads, kv_heads, heads)]
-    scale = SIZE**-0.5, 1, 1, 1  # the scores are those of scaled queries
-    return [jnp.asarray(factor * random.standard_normal(shape), dtype) for factor, shape in zip(scale, shapes, strict=True)]
-
-
-def with_gradients(attention):
-    """(attention, gradients of q, k, v) of a random linear function of the attention."""
-
-    def run(q, k, v, direction, *marks):
-        out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, *marks), q, k, v)
-        return out, *pull(direction)
-
-    return jax.jit(run)
 
 
 @functools.cache
@@ -63,14 +31,12 @@ def oracle(softcap):
 
 
 def assert_equal(marks, window, softcap, dtype, tolerance, heads=4, kv_heads=2):
-    arguments = *weights(dtype, heads, kv_heads), *marks, np.int32(window)
+    arguments = *weights(dtype, LENGTH, heads, kv_heads, SIZE), *marks, np.int32(window)
     right = oracle(softcap)(*(x.astype(jnp.float32) for x in arguments[:4]), *arguments[4:])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pallas_tpu, "BLOCK", BLOCK)
         found = ours(softcap)(*arguments)
-    for name, array, expected in zip(("attention", "dq", "dk", "dv"), found, right, strict=True):
-        assert array.dtype == dtype
-        np.testing.assert_allclose(array.astype(jnp.float32), expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=name)
+    assert_close(found, right, dtype, tolerance)
 
 
 @pytest.mark.parametrize("window", [0, 1, 100])
@@ -100,14 +66,14 @@ def test_bfloat16_rounds_the_inputs_of_products_only(marks):
 @pytest.mark.slow
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 1)])
 def test_stacks_of_heads_that_share_a_key_head_add_up(heads, kv_heads):
-    q, k, *_ = weights(jnp.float32, heads, kv_heads)
+    q, k, *_ = weights(jnp.float32, LENGTH, heads, kv_heads, SIZE)
     assert pallas_tpu._stacks(q, k) == 2
     assert_equal(SHAPES["beside the borders"], 100, 0.0, jnp.float32, 3e-6, heads, kv_heads)
 
 
 def test_what_no_query_of_a_block_sees_is_not_read():
     # The second group's keys and values are not finite; the first group's blocks do not meet them, in either direction.
-    q, k, v, direction = weights(jnp.float32, 4, 2)
+    q, k, v, direction = weights(jnp.float32, LENGTH, 4, 2, SIZE)
     marks = rows([[(60, 68), (128, 44)], [(128,), (172,)]])
     k, v = (x.at[:, BLOCK:].set(jnp.nan) for x in (k, v))
     with pytest.MonkeyPatch.context() as patch:

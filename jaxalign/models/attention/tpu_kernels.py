@@ -18,6 +18,7 @@ NONE = -1e30  # the score of what is not seen
 
 
 def forward_kernel(outer, inner, q, k, v, query_marks, key_marks, out, normalizer, seen, largest, total, sums, *, softcap):
+    """Writes the attention [1, S, B, E] of a block of queries and the log-sum-exp of its scores, at the last block of keys."""
     heads, block, size = sums.shape
     first, last = _ends(outer)
 
@@ -48,6 +49,7 @@ def forward_kernel(outer, inner, q, k, v, query_marks, key_marks, out, normalize
 
 
 def query_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_marks, dq, seen, columns, sums, *, softcap):
+    """Writes dq [1, S, B, E] of a block of queries. numbers have the log-sum-exp, then out . gradient, of every head."""
     heads, block, _ = sums.shape
     first, last = _ends(outer)
 
@@ -70,6 +72,7 @@ def query_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_mark
 
 
 def key_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_marks, dk, dv, seen, key_sums, value_sums, *, softcap):
+    """Writes dk and dv [1, B, E] of a block of keys, summed over the stack of heads."""
     first, last = _ends(outer)
     heads = q.shape[1]
 
