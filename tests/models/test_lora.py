@@ -131,6 +131,7 @@ def test_the_scale_is_alpha_over_the_rank_or_its_root():
     assert adapted(rank=4, alpha=8.0, rank_stabilised=True).lora.scale == 4.0
 
 
+@pytest.mark.slow
 def test_a_base_in_bfloat16_is_stored_so_and_its_norms_biases_and_adapters_are_not():
     model = models.build(toys.CONFIG, lora=toys.LORA, base_dtype="bfloat16")
     with jax.set_mesh(toys.mesh((1, 4, 2))):
@@ -143,6 +144,7 @@ def test_a_base_in_bfloat16_is_stored_so_and_its_norms_biases_and_adapters_are_n
     assert not np.array_equal(*(np.asarray(drawn["layers"]["mlp"]["up"]["kernel"][i], np.float32) for i in (0, 1)))
 
 
+@pytest.mark.slow
 def test_a_merged_model_gives_the_log_probs_of_the_adapted_one_on_a_mesh():
     model = adapted()
     with jax.set_mesh(toys.mesh((2, 2, 2))):

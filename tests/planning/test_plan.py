@@ -63,6 +63,7 @@ def test_bytes_of_the_state_are_those_of_live_arrays():
     assert found == memory.State(live(state.trainable), live(state.trainable), live(state.opt_state), live(state.reference))
 
 
+@pytest.mark.slow
 def test_the_command_compiles_for_simulated_devices(planned_run, monkeypatch, tmp_path):
     monkeypatch.setenv("JAXALIGN_CACHE", str(tmp_path))
     arguments = ["--config", TINY, "--topology", "local:4", "--price=2", f"--config.data.prepared_dir={tmp_path}"]
@@ -95,6 +96,7 @@ def test_what_does_not_fit_is_answered_with_what_does(planned_run, tmp_path):
     assert found["nearest"]["fits"] and found["nearest"]["total_gib"] <= 16 < found["total_gib"]
 
 
+@pytest.mark.slow
 def test_a_search_and_a_comparison(planned_run, tmp_path):
     file = tmp_path / "small.py"
     file.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({config().to_dict()!r})\n")
