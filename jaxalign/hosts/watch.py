@@ -15,16 +15,15 @@ import os
 import sys
 import threading
 import time
-from types import FrameType
 
 from jaxalign.hosts.channel import Channel, connected
+from jaxalign.hosts.compiler import compiling
 
 LOST_S = 120.0  # also of what holds Python's lock for long; jax's own heartbeat is set to be slower
 STALL_S = 3600.0
 LOST_CODE = 75  # exit code after which launchers start again: "temporary failure" by the convention of sysexits
 FOR_EVER_S = 7 * 24 * 3600.0
 LEFT = "left"  # what a process says last that ends well
-COMPILER = os.path.join("jax", "_src", "compiler.py")  # part of the path of jax's file that calls the compiler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +78,7 @@ class Watch:
         self._ends: dict[int, tuple[End, float]] = {}  # process -> why it ended, and when that was heard
         self._answered = self._looked = now  # when the first process last answered; when `verdict` was last asked
         self._closed, self._main = threading.Event(), threading.get_ident()
+        self._ending, self._left = threading.Lock(), threading.Event()  # the thread that takes the lock ends the process, and keeps it
 
     def begin(self) -> None:
         """Starts the threads; the calling thread is the one that is watched."""
@@ -134,6 +134,9 @@ class Watch:
         if self.channel is None:
             return
         self._closed.set()
+        if not self._ending.acquire(blocking=False):  # this error came of the end that the other thread is telling the others
+            self._left.wait()
+            return
         silent = self._inform(End(code, text))
         if silent:
             print(f"{self._lost(silent[0], self._clock())}", file=sys.stderr)
@@ -194,7 +197,7 @@ class Watch:
     def _judge(self) -> None:
         while not self._closed.wait(self._every_s / 2):
             end = self.verdict()
-            if end is not None and not self._closed.is_set():
+            if end is not None and self._ending.acquire(blocking=False):
                 self._closed.set()
                 print(f"\n{end.text}", file=sys.stderr, flush=True)
                 if end.stacks:
@@ -227,15 +230,7 @@ class Watch:
         sys.stdout.flush()
         sys.stderr.flush()
         self._exit(code)  # an orderly end would wait for the others once more, in jax
-
-
-def compiling(frame: FrameType | None) -> bool:
-    """Whether a thread is in the compiler, by the frame that it is in."""
-    while frame is not None:
-        if frame.f_code.co_filename.endswith(COMPILER):
-            return True
-        frame = frame.f_back
-    return False
+        self._left.set()
 
 
 _WATCH: Watch | None = None  # of this process, while `watching`

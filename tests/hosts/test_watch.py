@@ -8,6 +8,7 @@ import time
 import pytest
 
 from jaxalign.hosts import watch
+from jaxalign.hosts.compiler import compiling
 from jaxalign.hosts.watch import LOST_CODE, Watch
 
 
@@ -143,12 +144,12 @@ def test_a_thread_in_the_compiler_is_seen():
         thread.start()
         seen = False
         while thread.is_alive():
-            seen = seen or watch.compiling(sys._current_frames().get(thread.ident))
+            seen = seen or compiling(sys._current_frames().get(thread.ident))
             time.sleep(0.0005)
         return seen
 
     assert any(seen(size) for size in (37.0, 38.0, 39.0, 41.0))  # looked at from time to time: one compiled program may slip through
-    assert not watch.compiling(sys._current_frames()[threading.get_ident()])
+    assert not compiling(sys._current_frames()[threading.get_ident()])
 
 
 def watched(texts, codes, number, **options):
@@ -185,6 +186,17 @@ def test_an_error_reaches_the_others_before_its_process_leaves(capfd):
     wait_for(lambda: len(codes) == 2)
     assert sorted(codes) == [(0, 1), (1, 1)]
     assert "process 1 ended: ValueError: no such row" in capfd.readouterr().err
+
+
+def test_an_error_that_comes_of_the_end_of_a_process_does_not_change_its_code(capfd):
+    texts, codes = {}, []
+    first, _ = watched(texts, codes, 0, stall_s=0.3), watched(texts, codes, 1)
+    first.stepped()
+    first.at("step 1")
+    wait_for(first._closed.is_set)
+    first.fail(1, "ValueError: connection closed by peer")  # by the other process, which has heard of it
+    wait_for(lambda: len(codes) == 2)
+    assert sorted(codes) == [(0, LOST_CODE), (1, LOST_CODE)] and "nothing has moved" in texts["end/0"]
 
 
 def test_a_process_alone_is_ended_by_its_own_error_in_the_usual_way():
