@@ -16,6 +16,7 @@ import time
 from jaxalign import hidden
 from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
 from jaxalign.hosts import watch
+from jaxalign.reports import start_up
 
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run (default: runs/NAME); an existing one is continued"}),
@@ -40,19 +41,24 @@ def _train(argv):
     from jaxalign.training.stop import StopRequest
 
     workdir, typed = workdir_of(asked), sys.argv[1:] if argv is None else argv
-    with watch.watching(preflight.watch_of(asked)) as channel, StopRequest() as stop:
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs every file
+    began = start_up.process_began() if argv is None else time.monotonic()
+    with watch.watching(preflight.watch_of(asked)) as channel, StopRequest() as stop, start_up.Clock(began) as clock:
+        clock.lap("imports")
         preflight.check(asked.stages, channel=channel)
         selfchecks.first(asked.stages, wanted=asked.options.selfcheck)
-        for name, stage in _stages(asked, workdir, hidden.without(shlex.join(["python", "-m", "jaxalign.train", *typed]))).items():
+        command = hidden.without(shlex.join(["python", "-m", "jaxalign.train", *typed]))
+        for name, stage in _stages(asked, workdir, command, clock).items():
             if stop.requested() or not stage.run(workdir / name, stop):
                 return asked.options.stopped_exit_code
+            clock.lap("earlier stages")
     if "" not in asked.stages and not asked.options.process:
         summary.write_stages(workdir, list(asked.stages), title=asked.name)
         print(f"All stages on one page: {workdir / 'summary.md'}", file=sys.stderr)
     return 0
 
 
-def _stages(asked, workdir: Path, command: str) -> dict:
+def _stages(asked, workdir: Path, command: str, clock: start_up.Clock) -> dict:
     """Stage name -> something with `run(workdir, stop)`, which is False if it was stopped before its end."""
     from jaxalign import experiments
     from jaxalign.config.stages import exported_stages, place_stages, training_stages
@@ -62,7 +68,7 @@ def _stages(asked, workdir: Path, command: str) -> dict:
         place_stages(cfg, workdir)
         cfg.train.export = cfg.train.export or name in exported
     return {
-        name: Training(name or asked.name, cfg, command) if name in training else experiments.Experiment(**cfg.experiment.to_dict())
+        name: Training(name or asked.name, cfg, command, clock) if name in training else experiments.Experiment(**cfg.experiment.to_dict())
         for name, cfg in asked.stages.items()
     }
 
@@ -74,13 +80,15 @@ class Training:
     name: str
     cfg: object  # the resolved configuration
     command: str  # what was typed, for the summary
+    clock: start_up.Clock
 
     def run(self, workdir: Path, stop) -> bool:
         """Trains in `workdir`, or goes on there; False if `stop` (a StopRequest) asked for it before the end."""
-        return train(self.cfg, workdir, name=self.name, stop=stop, command=self.command)
+        self.clock.restart()
+        return train(self.cfg, workdir, name=self.name, stop=stop, command=self.command, clock=self.clock)
 
 
-def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
+def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.Clock) -> bool:
     """Runs one resolved configuration in `workdir`, as `command` asked; False if `stop` (a StopRequest) asked for it before its end.
 
     Raises:
@@ -92,20 +100,20 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
 
     from jaxalign.config import build, describe, evaluations, functions, preflight, rollouts
     from jaxalign.config.durations import durations
-    from jaxalign.config.resume import open_run
+    from jaxalign.config.resume import first_state, open_run
     from jaxalign.config.sets import check_best, class_weights
     from jaxalign.data.rows import loader
     from jaxalign.reports.log import RunLog
     from jaxalign.reports.samples import Samples
     from jaxalign.training import checkpoint, exports, runs
 
-    began = time.monotonic()
-    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs every file
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
+        clock.lap("imports")
         objective, model = functions.objective(cfg), build.model(cfg)
         saved, start, hashes = open_run(cfg, model, workdir)
         judging = evaluations.check(cfg, model)
         rolling = rollouts.rolling(cfg, model, objective, reward=rollouts.check(cfg, model))
+        clock.lap("checks")
         sets = _sets(cfg, objective, model)
         kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=saved.read_run(start) if start else {})
         beside = evaluations.evaluations(cfg, model, sets, judging=judging)
@@ -115,10 +123,10 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
         batches = loader.batches(sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts) if sets.train else None
         made = build.functions(cfg, objective, model, lengths, rolling)
         check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | beside.names())
-        prepared = ["/".join([*item.folder.parts[-2:], *item.meta.get("columns", ())]) for item in sets.train]
-        prepared += [rolling.prepared] if rolling else []
+        prepared = [*sets.names(), *([rolling.prepared] if rolling else [])]
         preflight.check_rows(cfg, name, sets, prepared)
-        state, evaluated = _begin(cfg, model, made, saved, start, lengths, prepared, workdir)
+        clock.lap("data")
+        state, evaluated = first_state(cfg, model, made, saved, start, lengths, prepared, workdir)
         described = {"total_steps": lengths.total, "wandb": cfg.train.wandb, "name": name, "config": cfg.to_dict()}
         log = RunLog(workdir, start_step=start, quiet=jax.process_index() > 0, **described)
         log.say(describe.beginning(cfg, model, sets.train, lengths, workdir, step=start))
@@ -126,7 +134,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
             log.say(note)
         samples = [Samples(workdir, one, start_step=start) for one in list(sets.held_out.values())[:1] if jax.process_index() == 0]
         policy = build.policy(cfg)
-        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, hashes, kept, samples, policy, beside)
+        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, hashes, kept, samples, policy, beside, clock)
         try:
             state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
             saved.close()
@@ -136,7 +144,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str) -> bool:
             params = {**(state.frozen or {}), **state.trainable}
             exports.refresh(build.export_folder(workdir), model, params, workdir=workdir, step=lengths.total, dtype=cfg.train.export_dtype)
         if jax.process_index() == 0:
-            _summarize(loop, sets, workdir, finished, name=name, start_step=start, command=command, seconds=time.monotonic() - began)
+            _summarize(loop, sets, workdir, finished, name=name, start_step=start, command=command, seconds=time.monotonic() - clock.began)
     return finished
 
 
@@ -152,24 +160,6 @@ def _sets(cfg, objective, model):
     sets = with_columns(cfg, sets)
     check_rewards(cfg, objective, sets.all)
     return sets
-
-
-def _begin(cfg, model, made, saved, start: int, lengths, prepared: list[str], workdir: Path):
-    """(state, whether the held-out metrics of this step are known): from the checkpoint of step `start`, or of a run that starts."""
-    from jaxalign.config import apart, build
-    from jaxalign.config.resume import check_same_data
-
-    if not start:
-        return apart.seated(cfg, model, made.init_state(build.params(cfg, model))), False
-    if start > lengths.total:
-        raise ValueError(
-            f"{workdir} holds step {start}, beyond the {lengths.total} steps that are asked for; make train.extend_* longer, or choose "
-            "another --workdir."
-        )
-    before = saved.read_run(start)
-    check_same_data(before["data"]["prepared"], prepared, workdir)
-    state = saved.restore(apart.left_out(cfg, model, build.abstract_state(model, made.init_state)), start)
-    return apart.seated(cfg, model, state), before["metrics"] is not None
 
 
 @dataclasses.dataclass
@@ -190,6 +180,7 @@ class Loop:
     samples: list  # a reports.samples.Samples of the first held-out set, on the first process
     policy: object  # training.guards.Policy: what becomes of steps that go wrong
     beside: object  # evaluators.measured.Evaluations beside the objective on held-out rows
+    clock: start_up.Clock
 
 
 def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
@@ -204,6 +195,7 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     from jaxalign.reports.flops import Meter
     from jaxalign.training import guards
 
+    run.clock.lap("weights")
     every, total = run.lengths, run.lengths.total
     batches = run.functions.source(run.batches, start)
     theirs = teacher.model(run.cfg)
@@ -222,6 +214,7 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
             held_out_metrics = {name: estimate.value for name, estimate in estimates.items()}
             run.log.held_out(step, estimates)
             meter.restart()
+            run.clock.lap("evaluation")
         if step > start and (stopping or step == total or _is_due(step, every.save_every, total)):
             _flush(run, pending, meter)
             watch.at(f"the save of step {step}")
@@ -242,6 +235,7 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
         limit = {"most": run.cfg.train.max_kl, "saved": run.saved, "learning_rate": run.cfg.optimizer.learning_rate}
         guards.check_kl(window.get("rollout/kl"), step, **limit)
         watch.at(f"step {step}")
+        run.clock.lap("data")
         state, metrics = run.functions.train_step(state, batch)
         if in_turn:
             jax.block_until_ready(metrics)
@@ -259,7 +253,8 @@ def _flush(run: Loop, pending: list, meter) -> None:
     watch.at(f"step {pending[-1][0]}")
     fetched = jax.device_get([metrics for _, metrics, _, _ in pending])
     watch.stepped()
-    speed = meter.read([arrays for _, _, arrays, _ in pending])
+    started = run.clock.finish()
+    speed = meter.read([arrays for _, _, arrays, _ in pending]) | started
     for (step, _, _, window), metrics in zip(pending, fetched, strict=True):
         values = {name: float(value) for name, value in metrics.items()} | window
         checked = pending[0][0], pending[-1][0]
@@ -268,6 +263,8 @@ def _flush(run: Loop, pending: list, meter) -> None:
     shown = ("loss", "accuracy", "rollout/reward", "rollout/kl", "speed/tokens_per_s")
     run.log.progress(pending[-1][0] + 1, {name: (values | speed)[name] for name in shown if name in values | speed})
     pending.clear()
+    if started:
+        run.log.say(run.clock.line())
 
 
 def _save(run: Loop, state, step: int, held_out_metrics) -> None:

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from jaxalign import train
-from jaxalign.reports import log
+from jaxalign.reports import log, start_up
 
 OPTIMIZED = True
 CONFIG = str(Path(__file__).parent / "tiny.py")
@@ -47,6 +47,11 @@ def test_a_run_leaves_metrics_summary_plots_tensorboard_and_an_export(finished):
     last = log.read_metrics(finished, "train")[-1]
     assert {"loss", "grad_norm", "learning_rate", "speed/tokens_per_s", "speed/mfu", "speed/peak_memory_gib"} <= last.keys()
     assert 0 < last["speed/mfu"] < 1
+    of_start = {name: value for name, value in log.read_metrics(finished, "train")[0].items() if "start_up" in name}
+    parts = ("imports", "checks", "data", "weights", "evaluation", "compile", "first_step")
+    assert of_start.keys() == {start_up.TOTAL, *map(start_up.PART.format, parts)} and min(of_start.values()) >= 0
+    assert of_start.pop(start_up.TOTAL) == pytest.approx(sum(of_start.values())) and of_start["speed/start_up/compile_s"] > 0.05
+    assert start_up.TOTAL not in last
     page = (finished / "summary.md").read_text()
     assert "| `loss` | " in page and "jaxalign.train --config" in page and "| training | package:sf_dialogue/train.jsonl.gz" in page
     assert "log-prob before, nats" in page  # of the samples

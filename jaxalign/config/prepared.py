@@ -28,6 +28,10 @@ class Sets:
         """Training sets, then held-out ones."""
         return [*self.train, *self.held_out.values()]
 
+    def names(self) -> list[str]:
+        """What a checkpoint records of the training sets: they are named by hashes of their content."""
+        return ["/".join([*one.folder.parts[-2:], *one.meta.get("columns", ())]) for one in self.train]
+
     def map(self, function: Callable[[list[Prepared]], list[Prepared]]) -> "Sets":
         """The sets that a function of all of them gives, in their order."""
         changed = function(self.all)

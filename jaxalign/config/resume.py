@@ -6,11 +6,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxalign.config import build, stored, teacher
+from jaxalign.config import apart, build, stored, teacher
+from jaxalign.config.durations import Durations
 from jaxalign.config.schema import units
 from jaxalign.models import model as models
 from jaxalign.training import runs, sources
 from jaxalign.training.checkpoint import Checkpoints
+from jaxalign.types import TrainState
 
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
 FREE_TO_CHANGE = (
@@ -45,6 +47,31 @@ def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Check
     if start:
         check_same_teacher(before, taught, workdir, way="Choose a new --workdir for this teacher, or go back to that one.")
     return saved, start, {"weights": weights, "teacher": taught}
+
+
+def first_state(
+    cfg: ConfigDict, model: models.Model, made: build.Functions, saved: Checkpoints, start: int, lengths: Durations, prepared: list[str],
+    workdir: Path,
+) -> tuple[TrainState, bool]:  # fmt: skip
+    """(state, whether the held-out metrics of its step are known): from the checkpoint of step `start`, or of a run that starts.
+
+    Args:
+      prepared: what a checkpoint records of the rows.
+
+    Raises:
+      ValueError: the checkpoint lies beyond the end of the run, or was trained on other rows.
+    """
+    if not start:
+        return apart.seated(cfg, model, made.init_state(build.params(cfg, model))), False
+    if start > lengths.total:
+        raise ValueError(
+            f"{workdir} holds step {start}, beyond the {lengths.total} steps that are asked for; make train.extend_* longer, or choose "
+            "another --workdir."
+        )
+    before = saved.read_run(start)
+    check_same_data(before["data"]["prepared"], prepared, workdir)
+    state = saved.restore(apart.left_out(cfg, model, build.abstract_state(model, made.init_state)), start)
+    return apart.seated(cfg, model, state), before["metrics"] is not None
 
 
 def check_same_data(before: list[str], now: list[str], workdir) -> None:

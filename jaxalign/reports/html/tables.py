@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import math
 import statistics
 
-from jaxalign.reports import comparison, log
+from jaxalign.reports import comparison, log, start_up
 from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.curves import rank
 from jaxalign.reports.html.markup import Markup, folded, join, table, tag
@@ -15,6 +15,7 @@ SPEED = (  # (key of a training line, heading, format)
     ("speed/tokens_per_s", "tokens per second", "{:,.0f}"),
     ("speed/step_s", "seconds per step", "{:.3g}"),
     ("speed/mfu", "share of peak", "{:.1%}"),
+    (start_up.TOTAL, "seconds to the first step", "{:.3g}"),
     ("speed/peak_memory_gib", "peak memory, GiB", "{:.2f}"),
 )
 
