@@ -62,7 +62,8 @@ def test_no_gradient_reaches_the_reference_the_rewards_or_the_columns(name):
     def loss(policy, reference, reward, columns):
         return loss_of(name, policy, reference, batch.replace(reward=reward, columns=columns))
 
-    to_policy, *others = jax.grad(loss, argnums=(0, 1, 2, 3), allow_int=True)(policy, reference, batch.reward, batch.columns)
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), allow_int=True))
+    to_policy, *others = gradient(policy, reference, batch.reward, batch.columns)
     heads = to_policy.prompt_values, to_policy.rewards, to_policy.features.members, to_policy.values
     read = to_policy.logps, to_policy.hidden, *heads
     assert any(map(np.any, read))
@@ -165,7 +166,7 @@ def test_statistics_get_the_hyper_parameters_that_they_name_with_the_defaults_of
 @files
 def test_terms_fit_the_batch_and_metrics_their_weights(name):
     policy, reference, batch = seen()
-    terms = terms_of(name, policy, reference, batch)
+    terms = jax.eval_shape(functools.partial(terms_of, name), policy, reference, batch)
     count = batch.valid.shape[0]
     assert terms.loss.shape == terms.weight.shape and terms.loss.shape in [(count,), batch.valid.shape, batch.tokens.shape]
     assert all(value.shape == weight.shape for value, weight in terms.metrics.values())

@@ -63,7 +63,7 @@ def evaluate(name, policy, reference, of, *, previous=None, prompt_values=None, 
         terms = bound.terms(outputs(policy, of, **rest), outputs(reference, of), of, known)
         return jnp.sum(jnp.where(terms.weight > 0, terms.loss, 0.0) * terms.weight) / jnp.sum(terms.weight), terms
 
-    (value, terms), (to_policy, to_reference) = jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(policy, reference)
+    (value, terms), (to_policy, to_reference) = jax.jit(jax.value_and_grad(mean, argnums=(0, 1), has_aux=True))(policy, reference)
     return terms, value, to_policy, to_reference, known
 
 
