@@ -15,12 +15,14 @@ from jaxalign.config.command_line import from_command_line, local, run
 from jaxalign.planning import topology as topologies
 
 FLAGS = (
-    ("--topology", {"default": "local", "help": f"chips: {topologies.FORMS} (local)"}),
+    ("--topology", {"nargs": "+", "default": ["local"], "help": f"chips: {topologies.FORMS} (local); several give a table, by --quick"}),
     ("--quick", {"action": "store_true", "help": "from a trace of the step alone, in seconds; nothing is compiled"}),
     ("--search", {"action": "store_true", "help": "try meshes, microbatches and remat by --quick, and show the best few"}),
     ("--compare", {"nargs": "+", "metavar": "MESH", "help": "a table over meshes, such as fsdp=64 fsdp=16,tensor=4, by --quick"}),
-    ("--json", {"metavar": "FILE", "type": local, "help": "write the plan, or with --search and --compare all plans, as JSON"}),
-    ("--layout", {"action": "store_true", "help": "show how every parameter lies on the mesh"}),
+    ("--rows-per-chip", {"type": int, "metavar": "COUNT", "help": "set batch.rows to so many for each chip"}),
+    ("--plot", {"metavar": "PNG", "type": local, "help": "of several topologies: memory, collectives and bounds over their chips"}),
+    ("--json", {"metavar": "FILE", "type": local, "help": "write the plan, or all plans of several, as JSON"}),
+    ("--layout", {"nargs": "?", "const": "", "metavar": "PNG", "help": "show how every parameter lies on the mesh, also as a picture"}),
     ("--price", {"type": float, "metavar": "AMOUNT", "help": "of one chip-hour, in any currency, for the cost of the run"}),
     ("--preset", {"help": "plan with the shape of this preset instead of the model's"}),
     ("--stage", {"help": "which stage of a configuration of several (the last that trains)"}),
@@ -36,16 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(argv):
     asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="plan")
     options = asked.options
-    if options.price is not None and not options.price >= 0:
-        raise ValueError(f"--price {options.price} is below 0; give the price of one chip-hour.")
-    topology = topologies.parse(options.topology)
-    topologies.set_environment(topology)
-    from jaxalign.config import plan_search, planned, planning
-    from jaxalign.planning import layout, text
+    given = [topologies.parse(one) for one in options.topology]
+    _check(options, several=len(given) > 1)
+    topologies.set_environment(given[0])
+    from jaxalign.config import plan_search, planning
+    from jaxalign.planning import layout, pictures, text
 
-    stage, cfg = planned.stage(asked.stages, options.stage)
-    name = f"{asked.name}, stage {stage}" if stage else asked.name
-    job = planning.job(cfg, topology, name=name, preset=options.preset, price=options.price)
+    if len(given) > 1:
+        plans = [planning.quick(_job(asked, one)) for one in given]
+        print("\n".join([f"{plans[0]['what']}; shape {plans[0]['shape']}", f"rows: {plans[0]['rows']}", "", *text.by_topology(plans)]))
+        if options.plot:
+            pictures.growth(Path(options.plot), plans)
+        _write(options.json, plans)
+        return 0
+    job, (topology,) = _job(asked, given[0]), given
     if options.search or options.compare:
         meshes = [job.changed(**_mesh(one)) for one in options.compare or ()]
         plans = plan_search.search(job, _progress) if options.search else [planning.quick(one) for one in meshes]
@@ -63,8 +69,12 @@ def _plan(argv):
     elif not options.quick:
         plan["notes"].append("the compiler for GPUs needs a GPU; this is what --quick gives")
     print("\n".join(text.lines(plan)))
-    if options.layout:
-        print("\n".join(["", *layout.lines(planning.trace(job).step.state.trainable)]))
+    if options.layout is not None:
+        state = planning.trace(job).step.state
+        held = state.trainable if state.frozen is None else {**state.frozen, **state.trainable}
+        print("\n".join(["", *layout.lines(held)]))
+        if options.layout:
+            print(f"picture: {pictures.layout(Path(options.layout), held)}")
     if not plan["fits"]:
         found = plan_search.nearest(job, _progress)
         _progress("")
@@ -72,6 +82,31 @@ def _plan(argv):
         plan["nearest"] = found and {"change": found[0], **found[1]}
     _write(options.json, plan)
     return 0 if plan["fits"] else 2
+
+
+def _check(options, *, several: bool) -> None:
+    if options.price is not None and not options.price >= 0:
+        raise ValueError(f"--price {options.price} is below 0; give the price of one chip-hour.")
+    if options.rows_per_chip is not None and options.rows_per_chip < 1:
+        raise ValueError(f"--rows-per-chip {options.rows_per_chip} is below 1; give the rows of a step for each chip.")
+    if several and (options.search or options.compare or options.layout is not None):
+        raise ValueError("--search, --compare and --layout are about one topology; name one with --topology.")
+    if options.plot and not several:
+        raise ValueError("--plot draws several topologies; name them with --topology, as in --topology v5p:4x4x4 v5p:4x8x8.")
+    for flag, path in (("--plot", options.plot), ("--layout", options.layout)):
+        if path and not path.endswith(".png"):
+            raise ValueError(f"{flag} {path}: the picture is a PNG; give its file a name that ends in .png.")
+
+
+def _job(asked, topology):
+    """The job of the command on a topology."""
+    from jaxalign.config import planned, planning
+
+    stage, cfg = planned.stage(asked.stages, asked.options.stage)
+    if asked.options.rows_per_chip:
+        cfg.batch.rows = asked.options.rows_per_chip * topology.chips
+    name = f"{asked.name}, stage {stage}" if stage else asked.name
+    return planning.job(cfg, topology, name=name, preset=asked.options.preset, price=asked.options.price)
 
 
 def _mesh(text: str) -> dict[str, int]:

@@ -17,6 +17,7 @@ from jaxalign import hidden
 from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
 from jaxalign.hosts import watch
 from jaxalign.reports import start_up
+from jaxalign.training.parts import Parts
 
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run (default: runs/NAME); an existing one is continued"}),
@@ -98,14 +99,12 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
     """
     import jax
 
-    from jaxalign.config import build, describe, evaluations, functions, preflight, rollouts
+    from jaxalign.config import build, computed, describe, evaluations, functions, preflight, rollouts
     from jaxalign.config.durations import durations
     from jaxalign.config.resume import first_state, open_run
     from jaxalign.config.sets import check_best, class_weights
     from jaxalign.data.rows import loader
-    from jaxalign.reports.log import RunLog
-    from jaxalign.reports.samples import Samples
-    from jaxalign.training import checkpoint, exports, runs
+    from jaxalign.training import checkpoint, exports, roll_back, runs
 
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
         clock.lap("imports")
@@ -114,76 +113,58 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
         judging = evaluations.check(cfg, model)
         rolling = rollouts.rolling(cfg, model, objective, reward=rollouts.check(cfg, model))
         clock.lap("checks")
-        sets = _sets(cfg, objective, model)
-        kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=saved.read_run(start) if start else {})
+        watch.at("the rows", limited=False)
+        sets, before = computed.checked_sets(cfg, objective, model), saved.read_run(start) if start else {}
+        kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=before)
         beside = evaluations.evaluations(cfg, model, sets, judging=judging)
         lengths = durations(cfg, sets.train)
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         steps = {"steps": lengths.total + lengths.every, "sampling": build.sampling(cfg)}  # a source may look so far ahead
-        batches = loader.batches(sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts) if sets.train else None
+        batches = functools.partial(loader.batches, sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts)
         made = build.functions(cfg, objective, model, lengths, rolling)
         check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | beside.names())
         prepared = [*sets.names(), *([rolling.prepared] if rolling else [])]
         preflight.check_rows(cfg, name, sets, prepared)
         clock.lap("data")
-        state, evaluated = first_state(cfg, model, made, saved, start, lengths, prepared, workdir)
-        described = {"total_steps": lengths.total, "wandb": cfg.train.wandb, "name": name, "config": cfg.to_dict()}
-        log = RunLog(workdir, start_step=start, quiet=jax.process_index() > 0, **described)
-        log.say(describe.beginning(cfg, model, sets.train, lengths, workdir, step=start))
+        begin = functools.partial(first_state, cfg, model, made, saved, lengths=lengths, prepared=prepared, workdir=workdir)
+        state, evaluated = begin(start)
+        known, policy = {"prepared": prepared, "tokenizer_files": kept, **hashes}, build.policy(cfg)
+        loop = Parts(cfg, name, workdir, model, made, begin, batches, sets, lengths, saved, known, policy, beside, clock)
+        loop.open(start, roll_back.recorded(before))
+        loop.log.say(describe.beginning(cfg, model, sets.train, lengths, workdir, step=start))
         for note in (*lengths.notes, *filter(None, [rolling and rolling.described, class_weights(cfg, objective, sets.train)])):
-            log.say(note)
-        samples = [Samples(workdir, one, start_step=start) for one in list(sets.held_out.values())[:1] if jax.process_index() == 0]
-        policy = build.policy(cfg)
-        loop = Loop(cfg, model, made, batches, sets.held_out, lengths, saved, log, prepared, hashes, kept, samples, policy, beside, clock)
+            loop.log.say(note)
         try:
-            state, finished = _loop(loop, state, start, stop, evaluated=evaluated)
+            state, finished = _trained(loop, state, start, stop, evaluated=evaluated)
             saved.close()
         finally:
-            log.close()
+            loop.log.close()
         if finished and cfg.train.export:
             params = {**(state.frozen or {}), **state.trainable}
             exports.refresh(build.export_folder(workdir), model, params, workdir=workdir, step=lengths.total, dtype=cfg.train.export_dtype)
         if jax.process_index() == 0:
-            _summarize(loop, sets, workdir, finished, name=name, start_step=start, command=command, seconds=time.monotonic() - clock.began)
+            _summarize(loop, finished, start_step=start, command=command, seconds=time.monotonic() - clock.began)
     return finished
 
 
-def _sets(cfg, objective, model):
-    """The rows of the run with their computed columns, checked."""
-    from jaxalign.config.computed import with_columns
-    from jaxalign.config.prepared import prepared_sets
-    from jaxalign.config.sets import check_rewards, check_rows
+def _trained(run: Parts, state, start: int, stop, *, evaluated: bool):
+    """As `_loop`, which begins again at the last good checkpoint where a step goes wrong and train.on_nan or on_spike is "roll_back"."""
+    from jaxalign.training.roll_back import RollBack
 
-    watch.at("the rows", limited=False)
-    sets = prepared_sets(cfg)
-    check_rows(cfg, objective, model, sets.all)
-    sets = with_columns(cfg, sets)
-    check_rewards(cfg, objective, sets.all)
-    return sets
-
-
-@dataclasses.dataclass
-class Loop:
-    """What the loop works with."""
-
-    cfg: object
-    model: object
-    functions: object
-    batches: object
-    held_out: dict  # name -> Prepared; "" where there is one set
-    lengths: object
-    saved: object
-    log: object
-    prepared: list[str]
-    hashes: dict  # of the "weights" that the run started from, and of its "teacher"
-    tokenizer: dict[str, list]  # what the files of the run's copy of the tokenizer are like
-    samples: list  # a reports.samples.Samples of the first held-out set, on the first process
-    policy: object  # training.guards.Policy: what becomes of steps that go wrong
-    beside: object  # evaluators.measured.Evaluations beside the objective on held-out rows
-    clock: start_up.Clock
+    while True:
+        try:
+            return _loop(run, state, start, stop, evaluated=evaluated)
+        except RollBack as bad:
+            state = None
+            watch.at("the checkpoint to roll back to", limited=False)
+            start, skipped, told = run.policy.back(bad, run.skipped, run.saved)
+        run.log.close()
+        run.open(start, skipped, aside=f"rolled_back_{skipped.times}.jsonl")
+        run.log.say(told)
+        state, evaluated = run.begin(start)
 
 
-def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
+def _loop(run: Parts, state, start: int, stop, *, evaluated: bool):
     """(state, True) after the last step; (state, False) after a request to stop. Evaluates and saves before the step.
 
     `evaluated`: the held-out metrics of step `start` are in the checkpoint that the run continues from.
@@ -196,8 +177,8 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     from jaxalign.training import guards
 
     run.clock.lap("weights")
-    every, total = run.lengths, run.lengths.total
-    batches = run.functions.source(run.batches, start)
+    every, total, sets = run.lengths, run.lengths.total, run.sets.held_out
+    batches = run.functions.source(run.batches(skipped=run.skipped.batches) if run.sets.train else None, start)
     theirs = teacher.model(run.cfg)
     meter = Meter(run.model.config, **build.work(run.cfg, run.model), teacher=theirs and theirs.config)
     pending = []
@@ -205,10 +186,10 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
     for step in range(start, total + 1):
         watch.at(f"step {step}")
         stopping, held_out_metrics = step < total and stop.requested(step), None
-        if (run.held_out or run.beside) and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
+        if (sets or run.beside) and not stopping and _is_due(step, every.eval_every, total) and not (evaluated and step == start):
             _flush(run, pending, meter)
             beside = {"follow": [functools.partial(samples.record, step) for samples in run.samples], "labels": run.beside.labels}
-            estimates = held_out.evaluate(run.functions.eval_step, state, run.held_out, rows=run.cfg.batch.rows, **beside)
+            estimates = held_out.evaluate(run.functions.eval_step, state, sets, rows=run.cfg.batch.rows, **beside)
             watch.at(f"the evaluation at step {step}", limited=False)
             estimates |= run.beside.evaluate(state, step, run.log)
             held_out_metrics = {name: estimate.value for name, estimate in estimates.items()}
@@ -244,7 +225,7 @@ def _loop(run: Loop, state, start: int, stop, *, evaluated: bool):
             _flush(run, pending, meter)
 
 
-def _flush(run: Loop, pending: list, meter) -> None:
+def _flush(run: Parts, pending: list, meter) -> None:
     """Brings the metrics of the steps since the last flush from the devices to the logs, and checks them."""
     import jax
 
@@ -253,13 +234,12 @@ def _flush(run: Loop, pending: list, meter) -> None:
     watch.at(f"step {pending[-1][0]}")
     fetched = jax.device_get([metrics for _, metrics, _, _ in pending])
     watch.stepped()
-    started = run.clock.finish()
+    started, skipped = run.clock.finish(), {"skipped_batches": float(run.skipped.batches)} if run.skipped.times else {}
     speed = meter.read([arrays for _, _, arrays, _ in pending]) | started
     for (step, _, _, window), metrics in zip(pending, fetched, strict=True):
-        values = {name: float(value) for name, value in metrics.items()} | window
-        checked = pending[0][0], pending[-1][0]
-        run.policy.check(values, step, checked=checked, saved=run.saved)
+        values = {name: float(value) for name, value in metrics.items()} | window | skipped
         run.log.metrics("train", step, values | (speed if step == pending[-1][0] else {}))
+        run.policy.check(values, step, checked=(pending[0][0], pending[-1][0]), saved=run.saved)
     shown = ("loss", "accuracy", "rollout/reward", "rollout/kl", "speed/tokens_per_s")
     run.log.progress(pending[-1][0] + 1, {name: (values | speed)[name] for name in shown if name in values | speed})
     pending.clear()
@@ -267,13 +247,12 @@ def _flush(run: Loop, pending: list, meter) -> None:
         run.log.say(run.clock.line())
 
 
-def _save(run: Loop, state, step: int, held_out_metrics) -> None:
+def _save(run: Parts, state, step: int, held_out_metrics) -> None:
     from jaxalign.config import apart, build
     from jaxalign.training import checkpoint
 
     tokenizer = build.tokenizer_folder(run.cfg)
-    contents = {"prepared": run.prepared, "tokenizer_files": run.tokenizer, **run.hashes}
-    record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, **contents)
+    record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, skipped=run.skipped, **run.known)
     run.log.flush()  # the lines of what is saved are on disk before it is
     run.saved.save(apart.left_out(run.cfg, run.model, state), step=step, run=record, metrics=held_out_metrics)
 
@@ -282,14 +261,14 @@ def _is_due(step: int, every: int, total: int) -> bool:
     return bool(every) and (step % every == 0 or step == total)
 
 
-def _summarize(run: Loop, sets, workdir: Path, finished: bool, *, name: str, **how) -> None:
+def _summarize(run: Parts, finished: bool, **how) -> None:
     """Writes and shows the run's summary: what `how` specifies of this start, the settings, the data, and the metrics in the logs."""
     from jaxalign.config import describe
     from jaxalign.reports import summary
 
     settings = describe.settings(run.cfg, run.model, run.lengths)
-    summary.write(workdir, {"name": name, "settings": settings, **describe.facts(run.cfg, sets, run.samples, **how)})
-    summary.show(run.log.console, workdir, finished=finished)
+    summary.write(run.workdir, {"name": run.name, "settings": settings, **describe.facts(run.cfg, run.sets, run.samples, **how)})
+    summary.show(run.log.console, run.workdir, finished=finished)
 
 
 if __name__ == "__main__":

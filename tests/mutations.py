@@ -81,7 +81,7 @@ FUNCTIONS = (
         "loader",
         "tests/data/rows/test_loader.py",
         (
-            (LOADER, "start = step * rows + process_index * here\n        return", "start = step * rows\n        return"),
+            (LOADER, "skipped) * rows + process_index * here\n        return", "skipped) * rows\n        return"),
             (LOADER, "if row < len(prepared) else None", "if row < len(prepared) - 1 else None"),
             (LOADER, "seed(seed).shuffle().repeat()", "seed(seed).repeat()"),
             (LOADER, "math.ceil(len(prepared) / rows)", "(len(prepared) // rows)"),

@@ -229,7 +229,8 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
 
 def policy(cfg: ConfigDict) -> guards.Policy:
     """What becomes of steps that go wrong."""
-    return guards.Policy(cfg.train.on_nan, cfg.train.on_spike, cfg.train.spike_grad_norm, cfg.optimizer.learning_rate)
+    train, rate = cfg.train, cfg.optimizer.learning_rate
+    return guards.Policy(train.on_nan, train.on_spike, train.spike_grad_norm, max_roll_backs=train.max_roll_backs, learning_rate=rate)
 
 
 def _measures(cfg) -> bool:

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from jaxalign.config import build
-from jaxalign.config.prepared import Sets
-from jaxalign.config.sets import check_fits
+from jaxalign.config.prepared import Sets, prepared_sets
+from jaxalign.config.sets import check_fits, check_rewards, check_rows
 from jaxalign.data.rows import store
 from jaxalign.manifest import content_hash
+from jaxalign.models.model import Model
+from jaxalign.objectives import Objective
 from jaxalign.scoring import columns, scorer
 from jaxalign.training import reference
 from jaxalign.training.sources import Source
@@ -17,6 +19,19 @@ from jaxalign.training.sources import Source
 def has_columns(cfg: ConfigDict) -> bool:
     """Whether `with_columns` computes any for a resolved configuration: of the data, or of its reference rule."""
     return bool(cfg.data.computed) or reference.RULES[cfg.reference.rule].holds == "logps"
+
+
+def checked_sets(cfg: ConfigDict, objective: Objective, model: Model) -> Sets:
+    """The sets of a run with their columns, made where they are not there.
+
+    Raises:
+      ValueError: the rows cannot be made, or the objective or the model cannot use them.
+    """
+    sets = prepared_sets(cfg)
+    check_rows(cfg, objective, model, sets.all)
+    sets = with_columns(cfg, sets)
+    check_rewards(cfg, objective, sets.all)
+    return sets
 
 
 def with_columns(cfg: ConfigDict, sets: Sets, *, quiet: bool = False) -> Sets:

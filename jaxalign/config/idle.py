@@ -28,6 +28,8 @@ SECTIONS = {
     ),
     "optimizer": (Idle("min_lr_ratio", lambda own: own["schedule"] == "constant", "on optimizer.schedule='constant'"),),
     "train": (
+        Idle("on_spike", lambda train: train["spike_grad_norm"] is None, "without train.spike_grad_norm"),
+        Idle("max_roll_backs", lambda train: "roll_back" not in (train["on_nan"], train["on_spike"]), "without train.on_*='roll_back'"),
         Idle(
             "extend_learning_rate",
             lambda train: not any(train.get(f"extend_{unit}") for unit in units("extend")),

@@ -22,7 +22,7 @@ FREE_TO_CHANGE = (
     "data.row_tokens",  # None fits it to the rows, which are compared by content
     "data.computed", "data.rollout.places", "data.processes", "data.prepared_dir", "eval",
     *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "export_dtype", "max_kl", "wandb")),
-    *(f"train.{key}" for key in ("on_nan", "on_spike", "spike_grad_norm", "stall_minutes", "lost_minutes")),
+    *(f"train.{key}" for key in ("on_nan", "on_spike", "spike_grad_norm", "max_roll_backs", "stall_minutes", "lost_minutes")),
     *(f"train.{name}_{unit}" for name in ("log_every", "eval_every", "save_every", "extend") for unit in units(name)),
 )  # fmt: skip
 

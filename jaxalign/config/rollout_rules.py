@@ -16,6 +16,7 @@ def check(resolved: dict) -> Iterator[str]:
     """Yields a problem for each thing that does not go with data.rollout; nothing where it is None."""
     spec, data = resolved["data"]["rollout"], resolved["data"]
     yield from _own_samples(resolved)
+    yield from _roll_back(resolved)
     if spec is None:
         if data["train"] is None:
             yield "data.train=None: there is nothing to train on; name a source of rows, or set data.rollout."
@@ -31,6 +32,17 @@ def check(resolved: dict) -> Iterator[str]:
     yield from _objective(resolved)
     yield from _log_probs(resolved)
     yield from _rewards(resolved)
+
+
+def _roll_back(resolved):
+    from jaxalign.training.reference import RULES
+
+    train, rule = resolved["train"], resolved["reference"]["rule"]
+    table = RULES[rule].holds == "logps" and RULES[rule].moves
+    for key in ("on_nan", "on_spike"):
+        if train[key] == "roll_back" and (table or resolved["data"]["rollout"] is not None):
+            what = f"reference.rule={rule!r} keeps log-probs" if table else "data.rollout keeps batches"
+            yield f"train.{key}='roll_back' goes on with later batches, and {what} of a window of steps in the checkpoint; use 'skip'."
 
 
 def _windows(spec, data):

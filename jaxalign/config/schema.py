@@ -10,6 +10,7 @@ from jaxalign.hparams import REQUIRED
 from jaxalign.models.config import ATTENTIONS, REWARD_HEADS
 
 NONE = type(None)
+POLICIES = ("stop", "skip", "roll_back")  # of steps that go wrong
 LONGEST_ROW = 2**20  # tokens; arrays of a row are allocated whole
 LARGEST_SEED = 2**32 - 1  # a key of jax.random takes 32 bits of it
 LARGEST = 2**1000  # whole numbers beyond have no float
@@ -225,8 +226,15 @@ SCHEMA: dict[str, Any] = {
             "moves, in nats per sample",
             least=0,
         ),
-        "on_nan": Field((str,), "stop", "a step whose loss or gradient is not finite: stop, or skip its update", ("stop", "skip")),
-        "on_spike": Field((str,), "stop", "a step whose gradient is above spike_grad_norm: stop, or skip its update", ("stop", "skip")),
+        "on_nan": Field(
+            (str,),
+            "stop",
+            "a step whose loss or gradient is not finite: stop, skip its update, or roll_back to the last good checkpoint and go on with "
+            "the batches after it",
+            POLICIES,
+        ),
+        "on_spike": Field((str,), "stop", "a step whose gradient is above spike_grad_norm: as on_nan", POLICIES),
+        "max_roll_backs": Field((int,), 3, "how often the run may roll back before it stops", least=1),
         "spike_grad_norm": Field((float, NONE), None, "norm of a gradient before clipping from which on it is a spike; None: any", least=0),
         "stall_minutes": Field((float, NONE), 60.0, "end where no step finishes for so long, compiling left out; None: never", least=0),
         "lost_minutes": Field((float,), 2.0, "end where another process of the run is silent for so long", least=0.02, most=10),

@@ -66,13 +66,31 @@ def grouped(collectives: Iterable[Collective], *, asynchronous: Iterable[bool] =
 
 def table(plans: list[Mapping[str, Any]]) -> list[str]:
     """A line for each of several plans."""
-    out = [f"{'mesh':<32} {'parts':>5} {'remat':<6} {'GiB':>8} {'fits':<5} {'step s':>8} {'tokens/s':>12} {'MFU':>6}  limit"]
+    out = [f"{'mesh':<32} {'parts':>5} {'remat':<9} {'GiB':>8} {'fits':<5} {'step s':>8} {'tokens/s':>12} {'MFU':>6}  limit"]
     for plan in plans:
         fits = "yes" if plan["fits"] else "no"
-        shape = f"{mesh(plan['mesh']):<32} {plan['microbatches']:>5} {plan['remat']:<6} {plan['total_gib']:>8.2f} {fits:<5}"
+        shape = f"{mesh(plan['mesh']):<32} {plan['microbatches']:>5} {plan['remat']:<9} {plan['total_gib']:>8.2f} {fits:<5}"
         speed = f"{plan['step_s']:>8.3g} {plan['tokens_per_s']:>12,.0f} {plan['mfu_forecast']:>6.1%}"
         out.append(f"{shape} {speed}  {plan['limit']}")
     return out
+
+
+def by_topology(plans: list[Mapping[str, Any]]) -> list[str]:
+    """A table in Markdown with a line for each of several plans: memory per device by cause, verdict, bound and forecast."""
+    causes = list(plans[0]["memory_gib"])
+    heads = ["topology", "mesh", "rows", "remat", *causes, "GiB", "of", "fits", "sent GiB", *plans[0]["bound_s"]]
+    heads += ["step s", "tokens/s", "MFU"]
+    out = [heads, ["---"] * len(heads)]
+    for plan in plans:
+        numbers = [*plan["memory_gib"].values(), plan["total_gib"], plan["capacity_gib"]]
+        sent = sum(one["gib"] for one in plan["collectives"])
+        seconds = [f"{value:.2g}" for value in plan["bound_s"].values()]
+        rows = f"{plan['batch_rows']:,}" + (f" in {plan['microbatches']} parts" if plan["microbatches"] > 1 else "")
+        speed = [f"{plan['step_s']:.3g}", f"{plan['tokens_per_s']:,.0f}", f"{plan['mfu_forecast']:.0%}"]
+        verdict = ["yes" if plan["fits"] else "no", f"{sent:.1f}"]
+        known = [plan["topology"], mesh(plan["mesh"]), rows, plan["remat"]]
+        out.append([*known, *(f"{value:.1f}" for value in numbers), *verdict, *seconds, *speed])
+    return [f"| {' | '.join(cells)} |" for cells in out]
 
 
 def amount(gib: float) -> str:

@@ -37,15 +37,27 @@ class RunLog:
       name: of the run.
       config: logged to Weights & Biases.
       quiet: write nothing (processes other than the first).
+      aside: name of a file in the folder that gets the lines which are dropped, over what it held; None: they are lost.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int, total_steps: int, wandb: bool, name: str, config: dict, quiet: bool):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start_step: int,
+        total_steps: int,
+        wandb: bool,
+        name: str,
+        config: dict,
+        quiet: bool,
+        aside: str | None = None,
+    ):
         self.console = rich.console.Console(stderr=True, quiet=quiet, soft_wrap=not sys.stderr.isatty())
         self._file = self._board = self._wandb = None
         self._workdir, self._start_step, self._total = workdir, start_step, total_steps
         self._first, self._alarmed = {}, False  # held-out metrics before the first step; whether an alarm was told
         if not quiet:
-            _drop_lines(workdir / METRICS, start_step)
+            _drop_lines(workdir / METRICS, start_step, aside)
             for file in (workdir / ANSWERS).glob("step-*.jsonl"):
                 if (number := file.stem.removeprefix("step-")).isdecimal() and int(number) > start_step:
                     file.unlink()
@@ -214,18 +226,18 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _drop_lines(path: Path, start_step: int) -> None:
+def _drop_lines(path: Path, start_step: int, aside: str | None) -> None:
     if not path.exists():
         return
-    # an evaluation at the step of a checkpoint came before it was written; that of step 0, which has none, is made again
-    kept = [
-        line
-        for line, record in _records(path)
-        if record["step"] < start_step or (record["split"] == "eval" and record["step"] == start_step > 0)
-    ]
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(b"".join(line + b"\n" for line in kept))
-    os.replace(partial, path)
+    kept, dropped = [], []
+    for line, record in _records(path):
+        # an evaluation at the step of a checkpoint came before it was written; that of step 0, which has none, is made again
+        stays = record["step"] < start_step or (record["split"] == "eval" and record["step"] == start_step > 0)
+        (kept if stays else dropped).append(line)
+    for target, lines in ((path, kept), *([(path.with_name(aside), dropped)] if aside else [])):
+        partial = target.with_suffix(".partial")
+        partial.write_bytes(b"".join(line + b"\n" for line in lines))
+        os.replace(partial, target)
 
 
 def _tensorboardx():

@@ -23,11 +23,13 @@ from jaxalign import sharding
 from jaxalign.hosts import watch
 from jaxalign.models import model as models
 from jaxalign.training import runs
+from jaxalign.training.roll_back import Skipped
 from jaxalign.training.runs import CheckpointError
 from jaxalign.types import TrainState
 
 APART = ("trainable", "frozen", "source")  # fields of the state that are items of their own: a reader may do without them
 UNFINISHED = ".orbax-checkpoint-tmp"  # part of the name of a save under way
+NOTHING_SKIPPED = Skipped()
 REMOVED = ".removed-"  # what the name of a checkpoint that is being deleted begins with
 
 
@@ -217,6 +219,7 @@ def run_record(
     weights: str | None = None,
     tokenizer_files: dict[str, list] | None = None,
     teacher: str | None = None,
+    skipped: Skipped = NOTHING_SKIPPED,
 ) -> dict[str, Any]:
     """What a checkpoint records of its run.
 
@@ -225,8 +228,10 @@ def run_record(
       weights: a hash of those that the run started from.
       teacher: a hash of the weights of a reference that is another model, which no checkpoint holds.
       tokenizer_files: what the files of the run's own copy of the tokenizer are like, as `manifest.describe` gives it.
+      skipped: batches that the run went past when it rolled back.
 
-    The data position is (seed, step) in the prepared sets, whose names are hashes of their content: a batch is a pure function of these.
+    The data position is (seed, step + skipped batches) in the prepared sets, whose names are hashes of their content: a batch is a pure
+    function of these.
     """
     record = {
         "config": config,
@@ -240,7 +245,7 @@ def run_record(
         "teacher": teacher,
         "tokenizer": str(Path(tokenizer).absolute()),
         "tokenizer_files": tokenizer_files,
-        "data": {"seed": config["seed"], "step": step, "prepared": prepared},
+        "data": {"seed": config["seed"], "step": step, "prepared": prepared, "skipped": dataclasses.asdict(skipped)},
     }
     return json.loads(json.dumps(record))
 

@@ -14,6 +14,7 @@ from jaxalign.config.resume import check_evaluated, check_same_teacher
 from jaxalign.data.text.tokenizer import load
 from jaxalign.models import model as models
 from jaxalign.training import checkpoint, metrics, runs
+from jaxalign.training.roll_back import Skipped
 from jaxalign.types import Outputs
 
 OPTIMIZED = True
@@ -187,8 +188,7 @@ def test_a_save_records_the_teacher_that_the_run_has_read_and_not_what_lies_at_i
     monkeypatch.setattr(checkpoint, "run_record", lambda *_, **contents: records.append(contents))
     resolved.reference.checkpoint = "/nope"
     nothing = SimpleNamespace(flush=lambda: None, save=lambda *_, **__: None, replace=lambda **_: None)
-    known = {"cfg": resolved, "model": SimpleNamespace(lora=None), "prepared": [], "tokenizer": {}}
-    known["hashes"] = {"weights": None, "teacher": "abc"}
+    known = {"cfg": resolved, "model": SimpleNamespace(lora=None), "known": {"teacher": "abc"}, "skipped": Skipped()}
     train._save(SimpleNamespace(log=nothing, saved=nothing, **known), nothing, 2, None)
     assert records[0]["teacher"] == "abc"
 

@@ -28,6 +28,7 @@ def batches(
     seed: int,
     steps: int,
     sampling: Sampling = SHUFFLE,
+    skipped: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
@@ -35,7 +36,7 @@ def batches(
 
     Rows are drawn from the sets in proportion to their weights. Within a set no row comes twice before every row came once, unless
     `sampling` draws groups. A batch may hold the end of one epoch and the beginning of the next. Host h of H gets rows h * rows / H to
-    (h + 1) * rows / H.
+    (h + 1) * rows / H. The element of a step is the batch of step + `skipped`.
 
     Raises:
       ValueError: the sets do not fit together, are smaller than a batch, the batch does not split over the hosts, or a set lacks
@@ -46,7 +47,7 @@ def batches(
     here = rows // process_count
 
     def batch(step: int) -> dict[str, np.ndarray]:
-        start = step * rows + process_index * here
+        start = (step + skipped) * rows + process_index * here
         return _assemble(sets, [order[start + i] for i in range(here)])
 
     return grain.MapDataset.range(steps).map(batch)
