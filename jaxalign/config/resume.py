@@ -1,6 +1,7 @@
 """What must be the same where a run is continued, and what may change."""
 
 from collections.abc import Collection
+import contextlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jaxalign.config.schema import units
 from jaxalign.models import model as models
 from jaxalign.training import runs, sources
 from jaxalign.training.checkpoint import Checkpoints
+from jaxalign.training.runs import CheckpointError
 from jaxalign.types import TrainState
 
 # Settings that may differ from those of the run that is continued: they change where and how often, not what.
@@ -35,7 +37,7 @@ def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Check
       CheckpointError: all checkpoints are damaged.
     """
     saved = Checkpoints(workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric)
-    start, weights = saved.begin() or 0, build.weights_identity(cfg)
+    start, weights = _start(saved, cfg.to_dict()), build.weights_identity(cfg)
     if start:
         before = saved.read_run(start)
         check_same_run(before["config"], cfg.to_dict(), workdir)
@@ -112,6 +114,34 @@ def check_same_run(before: dict, now: dict, workdir) -> None:
             f"{workdir} holds a run with other settings ({'; '.join(changed)}); choose a new --workdir, or go back to the old "
             f"settings.{way}"
         )
+
+
+def _start(saved: Checkpoints, now: dict) -> int:
+    """The newest good step of this run; newer checkpoints of another one are passed over where the older ones show that they are."""
+    start = saved.begin()
+    while start is not None and (reason := _foreign(saved, start, now)):
+        saved.pass_over(start, reason)
+        start = saved.begin()
+    return start or 0
+
+
+def _foreign(saved, step, now) -> str:
+    """Why a checkpoint is of another run; "" where nothing shows it: the present configuration may be the one that is another."""
+
+    def goes_on(before, after):
+        try:
+            check_same_run(before, after, "")
+        except ValueError:
+            return False
+        return True
+
+    newer = saved.read_run(step)["config"]
+    for other in reversed(saved.steps()[:-1]) if not goes_on(newer, now) else ():
+        with contextlib.suppress(CheckpointError):  # a damaged one shows nothing
+            older = saved.read_run(other)["config"]
+            if goes_on(older, now) and not goes_on(older, newer):
+                return f"is of a run with other settings than the checkpoint of step {other} and this one"
+    return ""
 
 
 def check_same_model(before: dict, model: dict, weights: str | None, workdir) -> None:

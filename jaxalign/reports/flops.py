@@ -5,6 +5,7 @@ rest and only adapters are trained, the reference makes one forward pass, and so
 computes again, count as nothing, so waste lowers the MFU.
 """
 
+import functools
 import time
 
 import jax
@@ -63,6 +64,7 @@ def peak_flops() -> tuple[float, str]:
     return _measured_flops() / jax.local_device_count(), f"numpy's float32 matmul on this {kind}"
 
 
+@functools.cache
 def _measured_flops(size: int = 1024) -> float:
     x = np.ones((size, size), np.float32)
     best = float("inf")

@@ -136,9 +136,14 @@ class RunLog:
         self.console.print(text, highlight=False)
 
     def flush(self) -> None:
-        """Everything written so far is on disk."""
+        """Everything written so far is on disk. A file that somebody has taken away is begun anew, which is told."""
         if self._file is not None:
             self._file.flush()
+            if not (path := self._workdir / METRICS).exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file.close()
+                self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+                self.say(f"{path} was gone; it was begun anew, without the lines until now.")
         if self._board is not None:
             self._board.flush()
 

@@ -82,12 +82,15 @@ class Checkpoints:
         self.good = None if start is None else self.read_run(start).get("good")
         if jax.process_index() == 0 and start is not None:
             for step in (step for step in self.steps() if step > start):
-                aside = runs.unused(self.workdir / "damaged" / str(step))
-                aside.parent.mkdir(exist_ok=True)
-                (self.folder / str(step)).rename(aside)
-                tell(f"the checkpoint of step {step} was moved to {aside}; the run continues from step {start}.")
+                tell(f"the checkpoint of step {step} was moved to {self._set_aside(step)}; the run continues from step {start}.")
         watch.barrier("the checkpoint to begin with", limited=False)
         return start
+
+    def pass_over(self, step: int, reason: str, *, tell: Callable[[str], None] = runs.to_stderr) -> None:
+        """Moves a checkpoint to WORKDIR/damaged for a reason that follows its name. All processes call it."""
+        watch.barrier("the checkpoint to pass over", limited=False)  # all have read it
+        if jax.process_index() == 0:
+            tell(f"the checkpoint of step {step} {reason}; it is passed over and was moved to {self._set_aside(step)}.")
 
     def save(self, state: TrainState, *, step: int, run: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Starts a save and returns; the arrays are copied first, so the state may be donated. A save under way is waited for.
@@ -103,6 +106,7 @@ class Checkpoints:
         parts = {name: ocp.args.StandardSave(part) for name, part in _parts(state).items()}
         items = ocp.args.Composite(**parts, run=ocp.args.JsonSave({**run, "metrics": metrics, "good": self.good}))
         try:
+            self._make_folder()
             self._writer.save(self.folder / str(step), args=items)
         except Exception as error:  # orbax hands on whatever the file system raised
             raise self._failed(error) from error
@@ -143,6 +147,17 @@ class Checkpoints:
         self._thread.shutdown()
         self._writer.close()
 
+    def _set_aside(self, step) -> Path:
+        aside = runs.unused(self.workdir / "damaged" / str(step))
+        aside.parent.mkdir(exist_ok=True)
+        return (self.folder / str(step)).rename(aside)
+
+    def _make_folder(self):
+        """Makes the folder where it is gone: what is in memory is worth more than what somebody has taken away."""
+        if jax.process_index() == 0 and not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            runs.to_stderr(f"{self.folder} was gone, with all checkpoints in it; it was made anew.")
+
     def _finish(self, step):
         """Waits for the files of a save, seals them with their manifest, and then only removes what need not be kept."""
         self._writer.wait_until_finished()
@@ -165,11 +180,11 @@ class Checkpoints:
             return set(there)
 
     def _failed(self, error):
-        kept = self.steps()
+        kept = [step for step in self.steps() if not runs.damage(self.workdir, step, only=lambda name: False)]  # and sealed
         last = f"the last good checkpoint is step {kept[-1]}" if kept else "there is no earlier checkpoint"
         return CheckpointError(
-            f"a checkpoint could not be written to {self.folder}: {error}; {last}. "
-            "Free some space (or choose another --workdir) and start again with the same command: the run continues from there."
+            f"a checkpoint could not be written to {self.folder}: {error}; {last}. See that the folder is there, may be written to and has "
+            "space, and start again with the same command: the run continues from there."
         )
 
 

@@ -23,12 +23,20 @@ SCRIPT = str(Path(killed.__file__))
 STEPS = 8
 
 
-def start(workdir, cache, seed=None):
-    """The finished process of a start; without a seed nobody kills it."""
-    program = ["-m", "jaxalign.train"] if seed is None else [SCRIPT, str(seed), "--"]
-    command = [sys.executable, *program, "--config", SCRIPT, "--workdir", str(workdir), f"--config.data.prepared_dir={cache}"]
+@pytest.fixture
+def start(tmp_path):
+    """(folder, seed) -> (exit code, messages) of a start; without a seed nobody kills it."""
     environment = {**os.environ, "PYTHONPATH": str(Path(SCRIPT).parents[2]), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, SCRIPT], env=environment, text=True, **pipes) as server:
+
+        def start(workdir, seed=None):
+            arguments = ["--config", SCRIPT, "--workdir", str(workdir), f"--config.data.prepared_dir={tmp_path / 'prepared'}"]
+            messages = tmp_path / f"messages of {workdir.name} {seed}"
+            print(json.dumps([seed, arguments, str(messages)]), file=server.stdin, flush=True)
+            return int(server.stdout.readline()), messages.read_text()
+
+        yield start
 
 
 def end_of(workdir):
@@ -50,10 +58,9 @@ def _leaves(tree):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path):
-    cache = tmp_path / "prepared"
-    whole = start(tmp_path / "whole", cache)
-    assert whole.returncode == 0, whole.stderr
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(start, tmp_path):
+    code, messages = start(tmp_path / "whole")
+    assert code == 0, messages
     arrays, lines = end_of(tmp_path / "whole")
 
     def check(workdir):
@@ -62,14 +69,15 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         for name, array in arrays.items():
             np.testing.assert_array_equal(again[name], array, err_msg=name)
 
-    workdir, kills, seed = tmp_path / "killed", 0, 0
-    while kills < KILLS:
-        done = start(workdir, cache, seed)
-        assert done.returncode in (0, -signal.SIGKILL), (seed, killed.moment(seed), done.stderr)
-        kills, seed = kills + (done.returncode != 0), seed + 1
-        if done.returncode == 0:  # it came to its end before the moment
+    workdir, kills, seed = tmp_path / "killed", [], 0
+    while len(kills) < KILLS:
+        code, messages = start(workdir, seed)
+        assert code in (0, -signal.SIGKILL), (seed, killed.moment(seed), messages)
+        kills, seed = kills + [killed.moment(seed)[0]] * (code != 0), seed + 1
+        if code == 0:  # it came to its end before the moment
             check(workdir)
             shutil.rmtree(workdir)
-    done = start(workdir, cache)
-    assert done.returncode == 0, done.stderr
+    code, messages = start(workdir)
+    assert code == 0, messages
     check(workdir)
+    assert KILLS < 4 * len(killed.KINDS) or set(kills) == killed.KINDS.keys(), kills

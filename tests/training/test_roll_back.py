@@ -1,11 +1,11 @@
 """A run that rolls back goes on as if the batches that it skips had never been there, also where it is killed afterwards."""
 
 import json
-from pathlib import Path
 import shutil
 
 import grain
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
@@ -15,10 +15,22 @@ from jaxalign.data.rows import loader
 from jaxalign.training import guards, runs, sources
 from jaxalign.training.roll_back import RollBack, Skipped
 
-OPTIMIZED = True
-TINY = str(Path(__file__).parents[1] / "tiny.py") + ":sft"
-SETTINGS = ("train.total_steps=6", "train.save_every_steps=2", "train.eval_every_steps=2", "train.log_every_steps=2", "train.keep_last=9")
 ROLL_BACK = ("train.on_nan=roll_back",)
+
+
+def get_config() -> ConfigDict:
+    """SFT of a tiny model with random weights: five steps, saves after two and four."""
+    source = dict(path="package:sf_dialogue/train.jsonl.gz", format="paired", limit=40, responses="chosen")
+    return ConfigDict(
+        dict(
+            model=dict(preset="tiny", tokenizer="package:stories260k"),
+            data=dict(train=source, template="plain", row_tokens=64, processes=1),
+            batch=dict(rows=8),
+            objective=dict(name="sft"),
+            optimizer=dict(learning_rate=1e-3),
+            train=dict(total_steps=5, log_every_steps=2, eval_every_steps=0, save_every_steps=2, keep_last=9),
+        )
+    )
 
 
 class Saved:
@@ -111,8 +123,9 @@ def start(once, tmp_path_factory, monkeypatch):
 
         monkeypatch.setattr(build, "functions", functions)
         monkeypatch.setattr(loader, "batches", marked)
-        flags = [f"--config.{setting}" for setting in (*SETTINGS, *settings)]
-        return train.main(["--config", TINY, "--workdir", str(workdir), f"--config.data.prepared_dir={cache}", *flags])
+        monkeypatch.setattr(train, "_summarize", lambda *_, **__: None)  # a page and plots
+        flags = [f"--config.{setting}" for setting in settings]
+        return train.main(["--config", __file__, "--workdir", str(workdir), f"--config.data.prepared_dir={cache}", *flags])
 
     return run
 
@@ -120,11 +133,11 @@ def start(once, tmp_path_factory, monkeypatch):
 @pytest.mark.slow
 def test_a_run_that_rolls_back_is_one_without_the_batches_that_it_skips_also_when_it_is_killed(start, tmp_path, capsys):
     whole, rolled = tmp_path / "whole", tmp_path / "rolled"
-    assert start(whole, order=[0, 1, 4, 5, 6, 7, *range(8, 20)]) == 0
+    assert start(whole, order=[0, 1, *range(4, 20)]) == 0
     assert start(rolled, *ROLL_BACK, bad=[3]) == 0
     assert "loss is nan at step 3: the run goes back to step 2 and skips the 2 batches 2 to 3 (roll back 1" in capsys.readouterr().err
     known = lines(rolled)
-    assert [line.pop("skipped_batches", 0.0) for line in known if line["split"] == "train"] == [0, 0, 2, 2, 2, 2]
+    assert [line.pop("skipped_batches", 0.0) for line in known if line["split"] == "train"] == [0, 0, 2, 2, 2]
     assert known == lines(whole)
     gone = [json.loads(line) for line in (rolled / "rolled_back_1.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"] is None) for line in gone] == [(2, False), (3, True)]
@@ -133,12 +146,12 @@ def test_a_run_that_rolls_back_is_one_without_the_batches_that_it_skips_also_whe
     for last in (2, 4):  # killed before the first save after the roll back, and after it
         again = tmp_path / f"again {last}"
         shutil.copytree(rolled, again)
-        for step in {2, 4, 6} & set(range(last + 1, 7)):
+        for step in {4, 5} & set(range(last + 1, 6)):
             shutil.rmtree(runs.checkpoints(again) / str(step))
         assert start(again, *ROLL_BACK, bad=[3]) == 0
         assert lines(again) == lines(rolled)
         jax.tree.map(np.testing.assert_array_equal, params(again), expected)
-        assert runs.record(again, 6)["data"]["skipped"] == {"ranges": [[2, 4]], "times": 1}
+        assert runs.record(again, 5)["data"]["skipped"] == {"ranges": [[2, 4]], "times": 1}
 
 
 @pytest.mark.slow
