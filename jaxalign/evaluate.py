@@ -149,6 +149,7 @@ def _of_folder(options, overrides) -> Subject:
         what = "is needed" if options.stage is None else "is no stage"
         raise ValueError(f"--stage {options.stage or '...'} {what}: {options.config} has the stages {', '.join(stages)}.")
     cfg = stages[options.stage or ""]
+    cfg.model.lora = None  # a folder holds whole weights, or an adapter that is merged into its base
     check_placed(cfg, options.stage)
     typed, below = keys_of(overrides), f"{options.stage}." if options.stage else ""
     if other := [key for key in typed if not key.startswith(below)]:
@@ -234,7 +235,7 @@ def _states(subject, functions):
 
     from jaxalign.config import apart, build, evaluations
     from jaxalign.training import checkpoint
-    from jaxalign.training.runs import CheckpointError
+    from jaxalign.training.runs import CheckpointError, record
 
     cfg, model = subject.cfg, subject.model
     if isinstance(subject.weights, str):
@@ -246,7 +247,7 @@ def _states(subject, functions):
     workdir, step = subject.weights
     try:
         abstract = apart.left_out(cfg, model, build.abstract_state(model, functions.init_state))
-        state = apart.seated(cfg, model, checkpoint.restore(workdir, abstract, step))
+        state = apart.seated(cfg, model, checkpoint.restore(workdir, abstract, step), run=record(workdir, step))
     except CheckpointError as error:
         if not subject.typed:
             raise
@@ -274,9 +275,8 @@ def _report(subject, numbers, answers, command):
     from jaxalign.reports import alarms, log, page
     from jaxalign.reports.estimates import MISSING
 
-    settings = describe.answers(subject.cfg)
     before, after, change = numbers.start, numbers.checkpoint, numbers.change
-    first = page.headline(after)
+    first, settings = page.headline(after), describe.answers(subject.cfg)
     table = rich.table.Table("held out", "start", "checkpoint (± 1 SE)", "change", "prompts")
     for name in [*first, *sorted(set(after) - set(first))]:
         table.add_row(name, str(before.get(name, MISSING)), str(after[name]), str(change.get(name, MISSING)), f"{after[name].n:,}")

@@ -5,12 +5,17 @@ import json
 import os
 from pathlib import Path
 import re
+import shutil
 import signal
 
+import jax
+import numpy as np
 import pytest
 
-from jaxalign import train
+from jaxalign import sharding, train
+from jaxalign.models import lora
 from jaxalign.reports import log, start_up
+from jaxalign.training import sources
 
 OPTIMIZED = True
 CONFIG = str(Path(__file__).parent / "tiny.py")
@@ -76,8 +81,8 @@ def test_dpo_starts_from_an_export_at_ln_2_and_kl_0(finished, tmp_path, cache):
     assert before["logps/chosen"] < -10 and before["lengths/chosen"] > 1
 
 
-def two_stages(tmp_path, cache):
-    """Path of a config of two short stages, SFT and DPO on its export."""
+def two_stages(tmp_path, cache, *further):
+    """Path of a config of two short stages, SFT and DPO on what it leaves, with further lines."""
     path = tmp_path / "two.py"
     path.write_text(
         "import importlib.util\n"
@@ -88,7 +93,8 @@ def two_stages(tmp_path, cache):
         "    for stage in (sft, dpo):\n"
         f"        stage.train.total_steps = 2; stage.data.prepared_dir = {str(cache)!r}\n"
         "    dpo.model.checkpoint = 'stage:sft'\n"
-        "    return dict(stages=('sft', 'dpo'), sft=sft, dpo=dpo)\n"
+        + "".join(f"    {line}\n" for line in further)
+        + "    return dict(stages=('sft', 'dpo'), sft=sft, dpo=dpo)\n"
     )
     return path
 
@@ -112,13 +118,26 @@ def test_a_stop_between_stages_ends_the_run_and_the_next_start_goes_on(tmp_path,
 
 
 @pytest.mark.slow
-def test_stages_hand_their_model_on(tmp_path, cache):
-    path = two_stages(tmp_path, cache)
+def test_stages_hand_their_adapters_on(tmp_path, cache):
+    section = "model.lora = dict(rank=4, alpha=8.0, targets=('q',), start="
+    path = two_stages(tmp_path, cache, f"sft.{section}'fresh')", f"dpo.{section}'checkpoint')")
     assert train.main(["--config", str(path), "--workdir", str(tmp_path / "run")]) == 0
     after_sft = log.read_metrics(tmp_path / "run" / "sft", "eval")[-1]["logps/responses"]
     before_dpo = log.read_metrics(tmp_path / "run" / "dpo", "eval")[0]
     assert before_dpo["loss"] == pytest.approx(0.693147, abs=1e-6)
+    assert before_dpo["rewards/margins"] == before_dpo["kl"] == 0  # the reference has them too
     assert before_dpo["logps/chosen"] == pytest.approx(after_sft, rel=0.2)  # DPO holds out pairs whose rejected side fits too
+    assert log.read_metrics(tmp_path / "run" / "dpo", "eval")[-1]["kl"] > 0
+    assert not (tmp_path / "run" / "sft" / "export").exists()
+    with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])):
+        _, before, of_sft = sources.restore_params(tmp_path / "run" / "sft")
+        shutil.rmtree(tmp_path / "run" / "sft")  # what reads the second stage needs the base alone
+        model, after, of_dpo = sources.restore_params(tmp_path / "run" / "dpo")
+    assert of_dpo["base"] == of_sft["base"] and of_dpo["base"]["weights"] == of_sft["weights"] != of_dpo["weights"]
+    assert of_dpo["base"]["checkpoint"] == "package:stories260k"
+    jax.tree.map(np.testing.assert_array_equal, lora.off(after), lora.off(before))
+    moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), after[lora.LORA], before[lora.LORA])
+    assert 0 < max(jax.tree.leaves(moved)) < 0.01  # two steps at a rate of 1e-3
 
 
 @pytest.mark.slow

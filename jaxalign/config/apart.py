@@ -1,10 +1,12 @@
 """What a train state holds and no checkpoint of its run does, as it is read from elsewhere: a teacher, and the base under adapters."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
-from jaxalign.config import teacher
+from jaxalign.config import adapters, teacher
 from jaxalign.models import model as models
-from jaxalign.training import sources
+from jaxalign.training import bases, sources
 from jaxalign.types import TrainState
 
 
@@ -14,8 +16,13 @@ def left_out(cfg: ConfigDict, model: models.Model, state: TrainState) -> TrainSt
     return teacher.left_out(cfg, state)
 
 
-def seated(cfg: ConfigDict, model: models.Model, state: TrainState) -> TrainState:
-    """The state with all its weights, read into their shards on the mesh in scope where it lacks them."""
+def seated(cfg: ConfigDict, model: models.Model, state: TrainState, *, run: dict[str, Any] | None = None) -> TrainState:
+    """The state with all its weights, read into their shards on the mesh in scope where it lacks them.
+
+    Args:
+      run: a record of the run, which names what its adapters stand on; None: the configuration does.
+    """
     if model.lora is not None and state.frozen is None:
-        state = state.replace(frozen=sources.load_base(cfg.model.checkpoint, model, seed=cfg.seed))
+        base = adapters.base(cfg) if run is None else bases.of_record(run)
+        state = state.replace(frozen=sources.load_base(base, model))
     return teacher.seated(cfg, state)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxalign import manifest, objectives, sharding
-from jaxalign.config import critic, lora, optimizers, teacher
+from jaxalign.config import adapters, critic, lora, optimizers, teacher
 from jaxalign.config import functions as functions_of
 from jaxalign.config.durations import Durations
 from jaxalign.config.functions import options
@@ -24,7 +24,6 @@ from jaxalign.evaluators import held_out
 from jaxalign.hf import config as hf_config
 from jaxalign.hf import trained, vocabulary
 from jaxalign.hparams import hparams_of
-from jaxalign.models import lora as adapters
 from jaxalign.models import model as models
 from jaxalign.models import presets
 from jaxalign.models.attention import rule
@@ -145,7 +144,7 @@ def model(cfg: ConfigDict) -> models.Model:
     if _without_logps(cfg):
         config = dataclasses.replace(config, tied=True)
     rule.choose(cfg.model.attention, config.head_dim)
-    return models.build(config, head, reward_head(cfg), **critic.described(cfg, config), **lora.stored(cfg))
+    return models.build(config, head, reward_head(cfg), **critic.described(cfg, config), **adapters.stored(cfg))
 
 
 def params(cfg: ConfigDict, built: models.Model):
@@ -153,7 +152,11 @@ def params(cfg: ConfigDict, built: models.Model):
     if cfg.model.checkpoint is not None:
         source, config, new = Source(cfg.model.checkpoint), model_config(cfg), gained(cfg)
         kept = critic.kept(cfg, source)
-        named = models.build(config, reward_head=source.reward_head, critic=kept, base_dtype=built.base_dtype)
+        below = {"base_dtype": built.base_dtype}
+        if lora.goes_on(cfg):
+            adapters.check_start(cfg, built)
+            below["lora"] = built.lora
+        named = models.build(config, reward_head=source.reward_head, critic=kept, **below)
         loaded = {name: tree for name, tree in source.load(named).items() if name in built.shapes}
         loaded = loaded if new is None else vocabulary.grow(loaded, named, built, new)
         return critic.begun(cfg, built, {**models.init_heads(built, jax.random.key(cfg.seed)), **loaded})
@@ -161,7 +164,9 @@ def params(cfg: ConfigDict, built: models.Model):
 
 
 def check_weights(cfg: ConfigDict) -> None:
-    """Raises ValueError where a named model's weights are not there or do not fit its config; they are not read yet."""
+    """Raises ValueError where a named model's weights are not there or do not fit its config, or model.lora; they are not read yet."""
+    if lora.goes_on(cfg):
+        adapters.check_start(cfg, model(cfg))
     named = [column[key] for column in cfg.data.computed.values() for key in ("model", "reference")]
     for origin in (Source(name) for name in (cfg.model.checkpoint, cfg.model.critic_checkpoint, *named) if name is not None):
         origin.check(models.build(origin.decoder(), reward_head=origin.reward_head))
@@ -187,7 +192,7 @@ def work(cfg: ConfigDict, built: models.Model) -> dict[str, Any]:
     rule = reference.RULES[cfg.reference.rule]
     forwards = ((rule.holds == "weights" and not rule.separate) or rule.moves) + (cfg.forward.name == "two_pass" and cfg.forward.mixing > 0)
     own = built.critic_decoder and built.critic_decoder.config
-    return {"forwards": forwards, "critic": own, "adapters": adapters.size(built.shapes)}
+    return {"forwards": forwards, "critic": own, "adapters": models.adapters.size(built.shapes)}
 
 
 def sampling(cfg: ConfigDict) -> Sampling:
@@ -213,7 +218,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         seed=cfg.seed,
         keep_initial=cfg.reference.keep_initial and _measures(cfg),
         trained=trained,
-        silent=(models.LORA,),
+        silent=() if lora.goes_on(cfg) else (models.LORA,),
         statistics=objective.statistics_names,
         source=carried,
     )

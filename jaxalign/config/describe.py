@@ -46,6 +46,7 @@ def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, str
     return {
         "objective": _listed(values["objective"], first="name"),
         "model": f"{start}; {model.config.family}, {parameters:,} parameters, {_listed(values['model'], only=OF_THE_MODEL)}",
+        **({"adapters": _listed(values["model"]["lora"])} if values["model"]["lora"] else {}),
         "reference": _listed(values["reference"], first="rule"),
         "optimizer": _listed(values["optimizer"], first="name"),
         "batch": _listed(values["batch"]),

@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 from jaxalign.config.schema import Field
 from jaxalign.hparams import REQUIRED
 
+FRESH, GOES_ON = "fresh", "checkpoint"
+
 LORA = {
     "rank": Field((int,), REQUIRED, "inner size of every adapter: it changes a map by a matrix of at most this rank", least=1),
     "alpha": Field((float,), REQUIRED, "an adapter is scaled by alpha / rank; twice the rank is usual", least=0),
@@ -18,6 +20,13 @@ LORA = {
         "auto",
         "what the weights that rest are stored in; auto: bfloat16, float32 on CPU; int8, nf4: the layers' maps in 8 or 4 bits (QLoRA)",
         ("auto", "float32", "bfloat16", "int8", "nf4"),
+    ),
+    "start": Field(
+        (str,),
+        FRESH,
+        "fresh: new adapters, on a model.checkpoint into which its own are merged; checkpoint: those of model.checkpoint, a folder of peft "
+        "or a run with adapters, are trained on, and the reference starts with a copy of them",
+        (FRESH, GOES_ON),
     ),
 }
 
@@ -34,17 +43,22 @@ def check(resolved: dict[str, Any]) -> Iterator[str]:
         yield f"data.add_tokens={tokens!r}: model.lora trains no table, so these tokens would never be learned; leave one of the two out."
     if resolved["reference"]["rule"] == "soft":
         yield "reference.rule='soft' mixes weights, and a mixture of adapters is no adapter of their rank; with model.lora use 'hard'."
+    if model["lora"]["start"] == GOES_ON and model["checkpoint"] is None:
+        yield "model.lora.start='checkpoint' trains adapters on that are there already; name them with model.checkpoint."
     if not model["lora"]["alpha"] > 0:
         yield "model.lora.alpha=0.0 turns the adapters off; give a number above 0, twice the rank is usual."
 
 
-def stored(cfg: ConfigDict) -> dict[str, Any]:
-    """What `models.build` takes of the section: the adapters, and what the weights that rest are stored in."""
-    from jaxalign.models import model as models
-    from jaxalign.training import runs
+def goes_on(cfg: ConfigDict) -> bool:
+    """Whether the adapters that model.checkpoint has are trained on."""
+    return cfg.model.lora is not None and cfg.model.lora.start == GOES_ON
 
-    section = cfg.model.lora
-    if section is None:
-        return {}
-    dtype = models.dtype_of("auto").name if section.base_dtype == "auto" else section.base_dtype
-    return {"lora": runs.lora_of(section.to_dict()), "base_dtype": dtype}
+
+def unlike(ours: ConfigDict, earlier: ConfigDict) -> Iterator[str]:
+    """What is wrong with training the adapters of an earlier stage on, as the end of a sentence."""
+    if earlier.model.lora is None:
+        yield "which trains no adapters; give it a section model.lora too, or leave start out for new ones"
+        return
+    for key in ("rank", "alpha", "rank_stabilised", "targets"):
+        if ours.model.lora[key] != earlier.model.lora[key]:
+            yield f"whose {key} is {earlier.model.lora[key]!r} and not {ours.model.lora[key]!r}; set the same in both"

@@ -4,14 +4,15 @@ from collections.abc import Collection
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxalign.config import apart, build, stored, teacher
+from jaxalign.config import adapters, apart, build, stored, teacher
 from jaxalign.config.durations import Durations
 from jaxalign.config.schema import units
 from jaxalign.models import model as models
-from jaxalign.training import runs, sources
+from jaxalign.training import bases, runs, sources
 from jaxalign.training.checkpoint import Checkpoints
 from jaxalign.training.runs import CheckpointError
 from jaxalign.types import TrainState
@@ -29,8 +30,8 @@ FREE_TO_CHANGE = (
 )  # fmt: skip
 
 
-def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Checkpoints, int, dict[str, str | None]]:
-    """(the run's checkpoints, the step to begin with, hashes: of the "weights" that it starts from, and of the "teacher").
+def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Checkpoints, int, dict[str, Any]]:
+    """(the run's checkpoints, the step to begin with, what identifies the "weights" that it starts from, the "base" and the "teacher").
 
     Raises:
       ValueError: settings, model or weights are not those of the run that is there, or the weights do not fit the model.
@@ -42,13 +43,16 @@ def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Check
         before = saved.read_run(start)
         check_same_run(before["config"], cfg.to_dict(), workdir)
         check_same_model(before, runs.model_record(model.config), weights, workdir)
-        check_base(before, model, weights, workdir)
     else:
         build.check_weights(cfg)
+    base = adapters.base(cfg)
+    below = base and {**base._asdict(), "weights": sources.identity(base)}
+    if start:
+        check_base(before, model, below and below["weights"], workdir)
     taught = teacher.settle(cfg, model, build.renderer(cfg).tokenizer)
     if start:
         check_same_teacher(before, taught, workdir, way="Choose a new --workdir for this teacher, or go back to that one.")
-    return saved, start, {"weights": weights, "teacher": taught}
+    return saved, start, {"weights": weights, "teacher": taught, "base": below}
 
 
 def first_state(
@@ -165,10 +169,15 @@ def check_same_model(before: dict, model: dict, weights: str | None, workdir) ->
 
 
 def check_base(before: dict, model: models.Model, weights: str | None, workdir) -> None:
-    """Raises ValueError where a run with adapters is continued on another base, or on one that is stored in another type."""
+    """Raises ValueError where a run with adapters is continued on another base, or on one that is stored in another type.
+
+    Args:
+      before: the record of the run's checkpoint.
+      weights: a hash of the present base; None where it is random, or there are no adapters.
+    """
     if model.lora is None:
         return
-    sources.check_base(before, weights, workdir)
+    bases.check(before, weights, workdir)
     if (was := before["base_dtype"]) != model.base_dtype:
         raise ValueError(
             f"{workdir} holds adapters on weights that were stored as {was}, and here they would be stored as {model.base_dtype}; set "

@@ -6,7 +6,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from jaxalign.config import idle
+from jaxalign.config import idle, lora
 from jaxalign.config.resolve import ConfigError, raise_problems, resolve
 from jaxalign.config.schema import SCHEMA
 from jaxalign.suggest import meant
@@ -24,7 +24,8 @@ def training_stages(stages: Mapping[str, ConfigDict]) -> dict[str, ConfigDict]:
 def place_stages(cfg: ConfigDict, workdir: Path) -> None:
     """Replaces every "stage:NAME" of a stage's configuration by what that stage leaves in the run's folder: its export, or its folder."""
     if (cfg.model.checkpoint or "").startswith(STAGE):
-        cfg.model.checkpoint = str(workdir / cfg.model.checkpoint.removeprefix(STAGE) / "export")
+        left = workdir / cfg.model.checkpoint.removeprefix(STAGE)
+        cfg.model.checkpoint = str(left if lora.goes_on(cfg) else left / "export")
     if (cfg.model.critic_checkpoint or "").startswith(STAGE):
         cfg.model.critic_checkpoint = str(workdir / cfg.model.critic_checkpoint.removeprefix(STAGE) / "export")
     if (cfg.reference.get("checkpoint") or "").startswith(STAGE):
@@ -85,7 +86,8 @@ def _with_models(spec, place: Callable[[str], str]):
 def exported_stages(stages: dict[str, ConfigDict]) -> set[str]:
     """Names of the stages whose export a later stage reads."""
     training = training_stages(stages).values()
-    sources = [name for cfg in training for name in (cfg.model.checkpoint, cfg.model.critic_checkpoint, cfg.reference.get("checkpoint"))]
+    sources = [name for cfg in training for name in (cfg.model.critic_checkpoint, cfg.reference.get("checkpoint"))]
+    sources += [cfg.model.checkpoint for cfg in training if not lora.goes_on(cfg)]
     columns = [column for cfg in training for column in cfg.data.computed.values() if column.kind != "advantage"]
     sources += [column[key] for column in columns for key in ("model", "reference")]
     return {source.removeprefix(STAGE) for source in sources if (source or "").startswith(STAGE)}
@@ -125,6 +127,7 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
     training = training_stages(resolved)
     for i, name in enumerate(training):
         problems += _earlier_stages(name, training[name], list(training)[:i])
+        problems += _adapters(name, training)
     problems += _idle_exports(resolved)
     raise_problems(problems)
     return resolved
@@ -148,6 +151,14 @@ def _earlier_stages(name, cfg, earlier):
             where, there = f"{name}.{key}" if name else key, ", ".join(earlier) or "none"
             close = meant(source.removeprefix(STAGE), earlier)
             yield f"{where}={source!r} does not name an earlier stage{close}; earlier ones: {there}."
+
+
+def _adapters(name, training):
+    """Problems of a stage that trains the adapters of an earlier one on."""
+    cfg, earlier = training[name], training.get((training[name].model.checkpoint or "").removeprefix(STAGE))
+    if lora.goes_on(cfg) and cfg.model.checkpoint.startswith(STAGE) and earlier is not None:
+        for problem in lora.unlike(cfg, earlier):
+            yield f"{name}.model.lora.start='checkpoint' trains the adapters of {cfg.model.checkpoint!r} on, {problem}."
 
 
 def _named(cfg) -> list[tuple[str, str]]:

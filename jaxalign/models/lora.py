@@ -97,6 +97,11 @@ def off(tree: dict[str, Any]) -> dict[str, Any]:
     return {name: below for name, below in tree.items() if name != LORA}
 
 
+def maps(tree: dict[str, Any]) -> list[str]:
+    """The linear maps of a layer that have adapters in params[LORA], as targets name them: "attention.q"."""
+    return sorted({".".join(key.key for key in path[1:-1]) for path, _ in jax.tree.leaves_with_path(tree)})
+
+
 def size(shapes: dict[str, Any]) -> int | None:
     """How many parameters the adapters have; None where there are none."""
     return sum(leaf.size for leaf in jax.tree.leaves(shapes[LORA])) if LORA in shapes else None

@@ -235,12 +235,14 @@ def run_record(
     tokenizer_files: dict[str, list] | None = None,
     teacher: str | None = None,
     skipped: Skipped = NOTHING_SKIPPED,
+    base: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint records of its run.
 
     Args:
       tokenizer: where it came from.
       weights: a hash of those that the run started from.
+      base: what the adapters stand on, with the hash of its weights; None where there are none.
       teacher: a hash of the weights of a reference that is another model, which no checkpoint holds.
       tokenizer_files: what the files of the run's own copy of the tokenizer are like, as `manifest.describe` gives it.
       skipped: batches that the run went past when it rolled back.
@@ -257,6 +259,7 @@ def run_record(
         "critic_model": model.critic_decoder and runs.model_record(model.critic_decoder.config),
         "base_dtype": model.base_dtype,
         "weights": weights,
+        "base": base,
         "teacher": teacher,
         "tokenizer": str(Path(tokenizer).absolute()),
         "tokenizer_files": tokenizer_files,

@@ -12,10 +12,11 @@ from jaxalign.hosts import watch
 from jaxalign.manifest import Manifest
 from jaxalign.models import merge
 from jaxalign.models import model as models
-from jaxalign.training import runs
+from jaxalign.training import bases, runs
 
 SEAL = Manifest("jaxalign.json", closed=False)  # its facts: the run, the step, a hash of the checkpoint that the export was made from
 WEIGHTS = ".safetensors"
+BASE = "base"  # fact of an adapter: a hash of what it stands on
 
 
 def write(folder: str | Path, model: models.Model, params, *, workdir: str | Path, step: int, dtype: str) -> None:
@@ -50,7 +51,8 @@ def write_adapter(folder: str | Path, model: models.Model, params, *, workdir: s
         raise ValueError(f"{workdir} is a run without adapters: leave --adapter out to write the whole model.")
     if Path(folder).exists():
         raise ValueError(f"{folder} exists; choose another folder or remove it.")
-    origin, arrays = runs.record(workdir, step)["config"]["model"]["checkpoint"], adapters.tensors(model, params)
+    record = runs.record(workdir, step)
+    origin, arrays = bases.of_record(record).checkpoint, adapters.tensors(model, params)
     if origin is None:
         raise ValueError(f"{workdir} has adapters for random weights, which nobody else has: leave --adapter out to write the whole model.")
     values = adapters.written_config(model, base_name=str(paths.resolve(origin)) if origin.startswith("package:") else origin)
@@ -59,7 +61,7 @@ def write_adapter(folder: str | Path, model: models.Model, params, *, workdir: s
             tensors.write(partial / adapters.WEIGHTS, {name: array.shape for name, array in arrays.items()}, dtype, arrays.get)
             (partial / adapters.CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             hf_save.carry(partial, runs.tokenizer(workdir, step))
-            SEAL.write(partial, facts={"run": str(workdir), **_origin(workdir, step, dtype)})
+            SEAL.write(partial, facts={"run": str(workdir), BASE: bases.weights_of(record), **_origin(workdir, step, dtype)})
     if jax.process_count() > 1:
         watch.barrier("an adapter", limited=False)
 
@@ -96,6 +98,16 @@ def check(folder: Path) -> None:
         raise ValueError(
             f"the export {folder} is damaged: {damage}; remove it and write it anew with python -m jaxalign.export, or bring an "
             "intact copy there."
+        )
+
+
+def check_base(folder: Path, name: str, weights: str | None) -> None:
+    """Raises ValueError where an adapter that was exported stands on other weights than those of this hash, which are called `name`."""
+    trained_on = SEAL.read(folder).get(BASE) if _has_manifest(folder) else None
+    if trained_on not in (None, weights):
+        raise ValueError(
+            f"the adapter in {folder} was trained on weights with content {trained_on}, and those of {name} have {weights or 'none'}: an "
+            "adapter fits its own base alone. Bring that back there."
         )
 
 

@@ -20,7 +20,7 @@ class Parts:
     sets: object  # config.prepared.Sets
     lengths: object
     saved: object
-    known: dict  # what every checkpoint records: the rows, the files of the tokenizer, hashes of weights
+    known: dict  # what every checkpoint records: the rows, the files of the tokenizer, hashes of weights, the base of adapters
     policy: object  # training.guards.Policy: what becomes of steps that go wrong
     beside: object  # evaluators.measured.Evaluations beside the objective on held-out rows
     clock: start_up.Clock

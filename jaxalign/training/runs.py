@@ -173,12 +173,12 @@ def read(workdir: str | Path, step: int, parts: dict[str, Any]) -> dict[str, Any
             ) from error
 
 
-def model_of(run: dict[str, Any]) -> models.Model:
-    """The model of a run's record, with its heads; earlier versions recorded none."""
+def model_of(run: dict[str, Any], *, base_dtype: str | None = None) -> models.Model:
+    """The model of a run's record, with its heads; earlier versions recorded none. `base_dtype` may be another than the run's own."""
     largest = run.get("value_head")
     head = None if largest is None else ValueHeadConfig(max_value=largest)
     own = run.get("critic_model")  # of a critic with a decoder of its own
-    stored = {"lora": lora_of(run["config"]["model"].get("lora")), "base_dtype": run.get("base_dtype", "float32")}
+    stored = {"lora": lora_of(run["config"]["model"].get("lora")), "base_dtype": base_dtype or run.get("base_dtype", "float32")}
     critic = {"critic": run.get("critic"), "critic_config": own and model_config(own)}
     return models.build(model_config(run["model"]), head, head_of(run.get("reward_head")), **critic, **stored)
 

@@ -1,6 +1,7 @@
 """Where a model comes from: a Hugging Face folder, a name on the hub, or a run ("runs/NAME", "runs/NAME@STEP", "runs/NAME@best").
 
-A folder of `peft` is the model that its adapter makes of the base that it names: the two are merged when they are read.
+A folder of `peft` is the model that its adapter makes of the base that it names. The two are merged when they are read, as are a run's
+adapters and its base, unless they are read as a model with adapters.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,9 @@ from jaxalign.models import merge, quantized
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
 from jaxalign.models.features import FeatureHeadConfig, head_of
-from jaxalign.training import exports, runs
+from jaxalign.models.lora import LoraConfig
+from jaxalign.training import bases, exports, runs
+from jaxalign.training.bases import Base
 
 
 class Source:
@@ -105,6 +108,18 @@ class Source:
             return dataclasses.replace(config, tied=True) if self.reward_head else config
         return hf_load.load_config(self.folder)
 
+    @functools.cached_property
+    def lora(self) -> LoraConfig | None:
+        """Its adapters, which can be trained on; None where it has none."""
+        if self.is_run:
+            return runs.lora_of(runs.record(*self.place)["config"]["model"].get("lora"))
+        plain = self.base and models.build(self.decoder(), reward_head=self.reward_head)
+        return plain and adapters.load_config(self.folder, plain)
+
+    def stands_on(self) -> Base:
+        """The base of its adapters."""
+        return bases.of_record(runs.record(*self.place)) if self.is_run else Base(self.base.name, seed=0)
+
     def reward_model(self) -> models.Model:
         """The model with its reward head.
 
@@ -150,6 +165,8 @@ class Source:
     def check(self, model: models.Model) -> None:
         """Raises ValueError where the weights do not fit, as far as that can be seen without reading them."""
         if self.base is not None:
+            exports.check(self.folder)
+            exports.check_base(self.folder, self.base.name, self.base.identity())
             adapters.load_config(self.folder, model)
             self.base.check(models.build(self.base.decoder(), reward_head=self.base.reward_head))
         elif not self.is_run:
@@ -157,31 +174,35 @@ class Source:
             hf_load.check(self.folder, model)
 
     def load(self, model: models.Model) -> dict[str, Any]:
-        """The parameters of the decoder, and of the heads that the model has, in their shards on the mesh in scope; adapters are merged.
+        """The parameters of the decoder, and of the heads that the model has, in their shards on the mesh in scope.
+
+        Of a model with adapters they are those of the source, as they are, on its base; of one without, they are merged.
 
         Raises:
           ValueError: they are damaged, not finite, or do not fit the model.
         """
         if self.is_run:
-            _, params = merge.merged(*self.restore()[:2])
+            restored = restore_params(*self.place, base_dtype=model.base_dtype if model.lora else None)[:2]
+            params = restored[1] if model.lora else merge.merged(*restored)[1]
             params = {name: params[name] for name in model.shapes if name in params}
             return quantized.stored_as(params, model.shapes, model.axes)
         if self.base is not None:
-            return self._load_merged(model)
+            return self._load_adapted(model)
         exports.check(self.folder)
         return hf_load.load(self.folder, model)
 
-    def _load_merged(self, model: models.Model) -> dict[str, Any]:
-        adapted = models.build(
+    def _load_adapted(self, model: models.Model) -> dict[str, Any]:
+        exports.check_base(self.folder, self.base.name, self.base.identity())
+        adapted = model if model.lora else models.build(
             model.config, lora=adapters.load_config(self.folder, model), reward_head=model.reward_head and classifiers.KIND,
             base_dtype="float32" if model.base_dtype == "float32" else "bfloat16",
         )  # fmt: skip
-        params = {**load_base(self.base.name, adapted, seed=0), models.LORA: adapters.load(self.folder, adapted)}
+        params = {**load_base(self.stands_on(), adapted), models.LORA: adapters.load(self.folder, adapted)}
         if model.reward_head and adapters.has_score(self.folder):
             params[models.REWARD_HEAD] = adapters.load_score(self.folder, adapted)
         elif model.reward_head:
             params[models.REWARD_HEAD] = self.base.load(self.base.reward_model())[models.REWARD_HEAD]
-        return quantized.stored_as(merge.merged(adapted, params)[1], model.shapes, model.axes)
+        return params if model.lora else quantized.stored_as(merge.merged(adapted, params)[1], model.shapes, model.axes)
 
     def restore(self):
         """(model, params, record) of a run, on the mesh in scope; its heads and adapters are among the params.
@@ -213,10 +234,12 @@ def _is_run(folder: Path) -> bool:
     return False
 
 
-def restore_params(workdir: str | Path, step: int | None = None, *, tell: Callable[[str], None] = runs.to_stderr):
+def restore_params(
+    workdir: str | Path, step: int | None = None, *, tell: Callable[[str], None] = runs.to_stderr, base_dtype: str | None = None
+):
     """(model, params, record) of a run on the mesh in scope: of a step, or of the newest good one.
 
-    Of a run with adapters the base is read from where the run had it.
+    Of a run with adapters the base is read from where the run had it, and stored as `base_dtype`; None: as the run stored it.
 
     Raises:
       CheckpointError: the folder has no checkpoint, or not that one, or it is damaged.
@@ -224,7 +247,7 @@ def restore_params(workdir: str | Path, step: int | None = None, *, tell: Callab
     """
     step = runs.chosen(workdir, step, tell=tell)
     run = runs.record(workdir, step)
-    model = runs.model_of(run)
+    model = runs.model_of(run, base_dtype=base_dtype)
     abstract = jax.tree.map(
         lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding.named(p)), model.shapes, models.shardings(model)
     )
@@ -233,32 +256,24 @@ def restore_params(workdir: str | Path, step: int | None = None, *, tell: Callab
     parts = {"trainable": {key: abstract[key] for key in trained} if trained else abstract}
     base = {}
     if model.lora is not None:
-        check_base(run, Source(section["checkpoint"]).identity() if section["checkpoint"] else None, workdir)
-        base = load_base(section["checkpoint"], model, seed=run["config"]["seed"])
+        below = bases.of_record(run)
+        bases.check(run, identity(below), workdir)
+        base = load_base(below, model)
     elif trained:
         parts["frozen"] = {key: tree for key, tree in abstract.items() if key not in trained}
     trees = runs.read(workdir, step, parts)
     return model, {**base, **{key: leaf for name in parts for key, leaf in trees[name].items()}}, run
 
 
-def load_base(checkpoint: str | None, model: models.Model, *, seed: int) -> dict[str, Any]:
-    """What adapters and heads stand on, stored as the model stores it: of a checkpoint, or random from the seed."""
-    if checkpoint is None:
-        return models.init(models.build(model.config, base_dtype=model.base_dtype), jax.random.key(seed))
-    source = Source(checkpoint)
+def identity(base: Base) -> str | None:
+    """A hash of what adapters stand on; None for random weights, and where their files are not there any more."""
+    return None if base.checkpoint is None else Source(base.checkpoint).identity()
+
+
+def load_base(base: Base, model: models.Model) -> dict[str, Any]:
+    """What adapters and heads stand on, stored as the model stores it."""
+    if base.checkpoint is None:
+        return models.init(models.build(model.config, base_dtype=model.base_dtype), jax.random.key(base.seed))
+    source = Source(base.checkpoint)
     named = models.build(source.decoder(), reward_head=source.reward_head, base_dtype=model.base_dtype)
     return {name: tree for name, tree in models.without_head(source.load(named)).items() if name in model.shapes}
-
-
-def check_base(run: dict[str, Any], weights: str | None, workdir) -> None:
-    """Raises ValueError where the base of a run's adapters is not the one that they were trained on.
-
-    Args:
-      run: the record of the run's checkpoint, which holds the adapters alone.
-      weights: a hash of the present weights; None where there are none.
-    """
-    if run["weights"] != weights:
-        raise ValueError(
-            f"{workdir} holds adapters for the weights of {run['config']['model']['checkpoint']!r} with content {run['weights']}, and the "
-            f"content there is {weights or 'gone'}: adapters fit the base that they were trained on alone. Bring it back there."
-        )

@@ -52,9 +52,9 @@ def make_step(model, rule="frozen", every=1):
     return step.make_train_step(look, OBJECTIVE, moves, toys.keep_gradient(), optax.constant_schedule(0.1))
 
 
-def begin(params, rule="frozen", **options):
+def begin(params, rule="frozen", silent=(models.LORA,), **options):
     return step.init_state(
-        params, toys.keep_gradient(), rule=reference.RULES[rule], seed=0, trained=(models.LORA,), silent=(models.LORA,), **options
+        params, toys.keep_gradient(), rule=reference.RULES[rule], seed=0, trained=(models.LORA,), silent=silent, **options
     )
 
 
@@ -86,9 +86,16 @@ def test_a_fresh_adapter_changes_nothing_and_its_first_step_moves_every_map_on_a
     with jax.set_mesh(toys.mesh()):
         state = begin(params(model, fresh=True), "hard", keep_initial=True)
         assert state.initial == {}
-        state, _ = make_step(model, "hard")(state, toys.place(batch_arrays()))
+        train_step = make_step(model, "hard")
+        state, _ = train_step(state, toys.place(batch_arrays()))
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.reference), jax.device_get(state.trainable))
         expected = jax.device_get(state.trainable)
+        begun = begin(params(model), "hard", silent=())  # such as go on: the reference has them too
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(begun.reference), jax.device_get(begun.trainable))
+        state, metrics = train_step(begun.replace(initial={}), toys.place(batch_arrays()))
+        assert abs(metrics["rewards/chosen"]) < 1e-6 > abs(metrics["rewards/rejected"])  # two forward passes in one program
+        np.testing.assert_allclose(metrics["loss"], np.log(2), rtol=1e-6)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.reference), jax.device_get(state.trainable))
     with jax.set_mesh(toys.sharding.make_mesh(2, 2, 2, devices=jax.devices()[::-1])):
         state = begin(params(model, fresh=True))
         assert state.reference == {}  # the base with the adapter off: nothing is held

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from jaxalign import evaluate, export, paths, sharding, train
+from jaxalign.config import build
+from jaxalign.config.command_line import from_command_line
 from jaxalign.hf import load
 from jaxalign.models import lora, merge
 from jaxalign.models import model as models
-from jaxalign.training import sources
+from jaxalign.training import bases, sources
 
 OPTIMIZED = True
 HERE = Path(__file__).parents[1]
@@ -95,10 +97,42 @@ def test_an_export_is_merged_and_evaluates_as_the_run_does(run, tmp_path):
     assert numbers["checkpoint"]["kl"]["value"] == pytest.approx(last["kl"], rel=1e-5) and last["kl"] > 0.01
 
 
+@pytest.mark.slow
+def test_the_adapters_of_a_folder_begin_as_they_are_and_others_than_the_section_describes_are_refused(run, base, tmp_path, capsys):
+    folder = tmp_path / "adapter"
+    assert export.main(["--workdir", str(run), "--out", str(folder), "--adapter"]) == 0
+    asked = from_command_line(arguments(tmp_path / "run", folder, "--config.model.lora.start=checkpoint"), "", train.FLAGS)
+    with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])):
+        started = jax.device_get(build.params(asked.stages[""], build.model(asked.stages[""])))
+    jax.tree.map(np.testing.assert_array_equal, started, restored(run)[1])
+
+    def message(*overrides, checkpoint=folder):
+        capsys.readouterr()
+        assert train.main([*arguments(tmp_path / "refused", checkpoint), "--config.model.lora.start=checkpoint", *overrides]) == 1
+        return capsys.readouterr().err
+
+    assert "model.lora.rank=8, and theirs is 4; model.lora.alpha=16.0, and theirs is 8.0" in message(
+        "--config.model.lora.rank=8", "--config.model.lora.alpha=16.0"
+    )
+    assert "model.lora.targets=('q',) are attention.q, and theirs are attention.k," in message("--config.model.lora.targets=('q',)")
+    assert f"model.checkpoint='{base}' on, and it has none" in message(checkpoint=base)
+    with open(base / "model.safetensors", "r+b") as file:
+        file.seek(-64, 2)
+        kept = file.read()
+        file.seek(-64, 2)
+        file.write(bytes(64))
+    try:
+        assert "was trained on weights with content" in message()
+    finally:
+        with open(base / "model.safetensors", "r+b") as file:
+            file.seek(-64, 2)
+            file.write(kept)
+
+
 def test_a_base_that_is_gone_or_another_is_refused():
-    run = {"weights": "abc", "config": {"model": {"checkpoint": "base"}}}
-    sources.check_base(run, "abc", "runs/x")
+    run = {"weights": "abc", "config": {"model": {"checkpoint": "base"}, "seed": 0}}
+    bases.check(run, "abc", "runs/x")
     with pytest.raises(ValueError, match="with content abc, and the content there is gone: adapters fit the base"):
-        sources.check_base(run, None, "runs/x")
+        bases.check(run, None, "runs/x")
     with pytest.raises(ValueError, match="the content there is xyz"):
-        sources.check_base(run, "xyz", "runs/x")
+        bases.check(run, "xyz", "runs/x")
