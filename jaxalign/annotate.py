@@ -117,7 +117,7 @@ def _rows(options):
     reward = rewards.make(_literal(options.reward)) if options.reward else None
     judges = judge.make(_literal(options.judge)) if options.judge else None
     judged = _read(options)
-    with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
+    with jax.set_mesh(sharding.whole_mesh()):
         rows, lines = _relabel(options, judged, reward, judges) if options.relabel else _score(options, judged, reward)
     if not rows:
         raise ValueError("\n".join([*lines, f"no pair is left, so {options.out} is not written."]))

@@ -30,7 +30,7 @@ def _export(arguments):
     from jaxalign.training import exports, runs, sources
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
-    with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
+    with jax.set_mesh(sharding.whole_mesh()):
         step = runs.chosen(given.workdir, runs.parse_step(given.step, given.workdir))
         model, params, _ = sources.restore_params(given.workdir, step)
         write = exports.write_adapter if given.adapter else exports.write

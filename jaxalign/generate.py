@@ -73,7 +73,7 @@ def _generate(argv):
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
     training = _training(options.filter or options.guide)
-    with jax.set_mesh(sharding.make_mesh(fsdp=-1)):
+    with jax.set_mesh(sharding.whole_mesh()):
         return _draw(options, training) if options.chat is None else _chat(options)
 
 

@@ -5,6 +5,9 @@ All meshes are Explicit (sharding is part of an array's type). A weight's shape 
 
 On a TPU the size of fsdp is laid on two mesh axes, of which one is a physical axis of the torus: where a single mesh axis covers the whole
 torus, XLA turns all-gathers and reduce-scatters into all-reduces of zero-filled arrays. Weights are gathered along one after the other.
+
+Over several TPU slices only data lies across them, outermost, as the network between slices is a hundredth as fast as the links in one.
+Gradients are scattered over fsdp within each slice, and what crosses the network is the sum over data of the parts that devices keep.
 """
 
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ import math
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
 
 MESH_AXES = ("data", "fsdp", "fsdp_inner", "tensor")
 FSDP = ("fsdp", "fsdp_inner")  # mesh axes that make up the size of fsdp, the outer first
@@ -31,7 +35,13 @@ RULES: dict[str | None, tuple[str, ...]] = {
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None, *, torus: Sequence[int] | None = None
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence | None = None,
+    *,
+    torus: Sequence[int] | None = None,
+    slices: int | None = None,
 ) -> Mesh:
     """An Explicit mesh of data x fsdp x tensor devices; one of the three may be -1: all that are left.
 
@@ -39,16 +49,26 @@ def make_mesh(
       data, fsdp, tensor: sizes.
       devices: None: all.
       torus: sizes of the physical axes that connect the devices; None: those of the devices, none where they are no TPUs.
+      slices: how many slices the devices form, one after the other; None: the devices' own, one where they are no TPUs.
 
     Raises:
-      ValueError: a size is 0, or the sizes do not multiply to the number of devices.
+      ValueError: a size is 0, or the sizes do not multiply to the number of devices; errors of `check_slices`; slices differ in size.
     """
     devices = jax.devices() if devices is None else list(devices)
     data, fsdp, tensor = mesh_sizes(data, fsdp, tensor, devices=len(devices))
     outer, inner = split_fsdp(fsdp, _torus(devices) if torus is None else torus)
+    parts = _by_slice(devices, slices)
+    check_slices(data, slices=len(parts), devices=len(devices))
+    shape = data // len(parts), outer, inner, tensor
     # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
-    grid = mesh_utils.create_device_mesh((data, outer, inner, tensor), devices, allow_split_physical_axes=True)
-    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+    grids = [mesh_utils.create_device_mesh(shape, part, allow_split_physical_axes=True) for part in parts]
+    return Mesh(np.concatenate(grids), MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+
+
+def whole_mesh() -> Mesh:
+    """A mesh over all devices that splits parameters as far as the links go: fsdp within each slice, data over slices."""
+    devices = jax.devices()
+    return make_mesh(data=len(_by_slice(devices, None)), fsdp=-1, devices=devices)
 
 
 def mesh_sizes(data: int, fsdp: int, tensor: int, *, devices: int) -> tuple[int, int, int]:
@@ -67,6 +87,15 @@ def mesh_sizes(data: int, fsdp: int, tensor: int, *, devices: int) -> tuple[int,
     return data, fsdp, tensor
 
 
+def check_slices(data: int, *, slices: int, devices: int) -> None:
+    """Raises ValueError where another axis than data would lie across TPU slices; devices: of all slices."""
+    if data % slices:
+        raise ValueError(
+            f"mesh data={data} is no multiple of the {slices} TPU slices, so weights would go over the network between slices; "
+            f"set mesh.data={slices} (or a multiple of it) and mesh.fsdp=-1, which splits them over the {devices // slices} devices of a slice."
+        )
+
+
 def split_fsdp(fsdp: int, torus: Sequence[int]) -> tuple[int, int]:
     """Sizes of the mesh axes FSDP: the inner one is a physical axis, the largest that leaves a rest to the others, or 1.
 
@@ -80,6 +109,19 @@ def _torus(devices: Sequence) -> tuple[int, ...]:
     if devices[0].platform != "tpu":
         return ()
     return tuple(len(set(places)) for places in zip(*(device.coords for device in devices), strict=True))
+
+
+def _by_slice(devices: Sequence, count: int | None) -> list[list]:
+    """The devices of each slice, in the order of the slices."""
+    if count is not None:
+        indices = [number * count // len(devices) for number in range(len(devices))]
+    else:
+        indices = [device.slice_index if device.platform == "tpu" else 0 for device in devices]
+    parts = [[device for device, index in zip(devices, indices, strict=True) if index == one] for one in sorted(set(indices))]
+    if len({len(part) for part in parts}) > 1:
+        sizes = ", ".join(str(len(part)) for part in parts)
+        raise ValueError(f"the TPU slices here have {sizes} devices, and a mesh needs slices of one size; start the run on such slices.")
+    return parts
 
 
 def shapes_only(sizes: Sequence[int], platform: str):
