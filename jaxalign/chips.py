@@ -2,8 +2,9 @@
 
 Sources. TPUs: the "System architecture" pages of Google Cloud's TPU documentation (v4, v5e, v5p, v6e, TPU7x), which give the peak, the
 memory and the interconnect per chip. GPUs: NVIDIA's data sheets of A100 (80 GB SXM), H100 SXM, H200 SXM and B200, dense and without
-sparsity. Clock rates of TPUs follow from the peak and the number of multipliers: peak / (2 * multipliers). Network rates are those of the
-usual network cards of a host, shared by its chips.
+sparsity. Rates of the network between slices (DCN): the same pages, which give 50 Gbit/s per chip of v5p and 6.4 Tbit/s per 256 chips of
+v5e; of the other TPUs, and of GPUs, those of the usual network cards of a host, shared by its chips. Clock rates of TPUs follow from the
+peak and the number of multipliers: peak / (2 * multipliers).
 """
 
 import dataclasses

@@ -91,8 +91,8 @@ def check_slices(data: int, *, slices: int, devices: int) -> None:
     """Raises ValueError where another axis than data would lie across TPU slices; devices: of all slices."""
     if data % slices:
         raise ValueError(
-            f"mesh data={data} is no multiple of the {slices} TPU slices, so weights would go over the network between slices; "
-            f"set mesh.data={slices} (or a multiple of it) and mesh.fsdp=-1, which splits them over the {devices // slices} devices of a slice."
+            f"mesh data={data} is no multiple of the {slices} TPU slices, so weights would go over the network between slices; set "
+            f"mesh.data={slices}, or a multiple of it, and mesh.fsdp=-1, which splits them over the {devices // slices} devices of a slice."
         )
 
 

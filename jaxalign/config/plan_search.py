@@ -28,9 +28,9 @@ def nearest(job: planning.Job, tell: Callable[[str], None] = lambda line: None) 
 
 def candidates(job: planning.Job) -> Iterator[planning.Job]:
     """Jobs that a search tries: meshes with every power of two on tensor up to 8, and every remat; microbatches are found for each."""
-    devices = job.topology.devices
+    devices, least = job.topology.devices, _least_data(job)
     for tensor in TENSOR:
-        for data in (1, 2, 4, 8, 16):
+        for data in (least * copies for copies in (1, 2, 4, 8, 16)):
             if devices % (tensor * data):
                 continue
             fsdp = devices // (tensor * data)
@@ -67,14 +67,21 @@ def _changes(job: planning.Job) -> Iterator[dict]:
     yield from ({"microbatches": count} for count in more)
     if job.cfg.model.remat != "full":
         yield from ({"remat": "full", "microbatches": count} for count in (parts, *more))
-    if mesh["data"] > 1:
-        whole = {"data": 1, "fsdp": mesh["data"] * mesh["fsdp"], "remat": "full"}
+    least = _least_data(job)
+    if mesh["data"] > least:
+        whole = {"data": least, "fsdp": mesh["data"] * mesh["fsdp"] // least, "remat": "full"}
         yield from (whole | {"microbatches": count} for count in (parts, *more))
     for tensor in TENSOR[1:]:
         if tensor > mesh["tensor"] and mesh["fsdp"] % (tensor // mesh["tensor"]) == 0:
-            split = {"data": 1, "fsdp": mesh["data"] * mesh["fsdp"] * mesh["tensor"] // tensor, "tensor": tensor, "remat": "full"}
-            room = job.cfg.batch.rows // split["fsdp"]
+            fsdp = mesh["data"] * mesh["fsdp"] * mesh["tensor"] // tensor // least
+            split = {"data": least, "fsdp": fsdp, "tensor": tensor, "remat": "full"}
+            room = job.cfg.batch.rows // (least * fsdp)
             yield from (split | {"microbatches": 2**i} for i in range(12) if 2**i <= room)
+
+
+def _least_data(job: planning.Job) -> int:
+    """The least size of data: it lies across TPU slices."""
+    return job.topology.slices if job.topology.is_tpu else 1
 
 
 def _key(name):

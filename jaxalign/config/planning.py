@@ -17,6 +17,7 @@ from jaxalign.reports.flops import step_flops
 
 GIB = 2**30
 KERNELS = 0.5  # share of the peak that a kernel is taken to reach
+LIMITS = {"memory": "HBM", "network": "the network between slices or nodes"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Job:
         """Sizes of sharding.MESH_AXES."""
         mesh, torus = self.cfg.mesh, self.topology.shape if self.topology.is_tpu else ()
         data, fsdp, tensor = sharding.mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, devices=self.topology.devices)
+        if self.topology.is_tpu:
+            sharding.check_slices(data, slices=self.topology.slices, devices=self.topology.devices)
         return data, *sharding.split_fsdp(fsdp, torus), tensor
 
     @property
@@ -117,7 +120,9 @@ def exact(job: Job, *, cache: str | None = None) -> dict[str, Any]:
         return plan | {"fits": False, "total_gib": made.total / GIB, "by": "by the compiler", "notes": [*plan["notes"], made.problem]}
     read = hlo.Program(made.text, trips=max(1.0, _setting(job).scored / CHUNK_TOKENS))
     sent = read.collectives(topology.devices)
-    collectives = [program.Collective(one.kind, _group_axes(job, one), one.sent_bytes, one.times, one.loop) for one in sent]
+    collectives = [
+        program.Collective(one.kind, _group_axes(job, one), one.sent_bytes, one.times, one.loop, float(one.between_slices)) for one in sent
+    ]
     flops = read.flops() + traced.work.kernel_flops
     bounds = _bounds(job, traced, flops, collectives)
     waited = [one for one, is_sent in zip(collectives, sent, strict=True) if not is_sent.asynchronous]
@@ -125,7 +130,8 @@ def exact(job: Job, *, cache: str | None = None) -> dict[str, Any]:
     step_s = bounds.serial
     if cycles and clock:
         busy = cycles / clock + traced.work.kernel_flops / topology.rate("flops") / KERNELS
-        step_s = max(busy + _bounds(job, traced, 0.0, waited).links, bounds.links)
+        waiting = _bounds(job, traced, 0.0, waited)
+        step_s = max(busy + waiting.links + waiting.network, bounds.links, bounds.network)
     grouped = text.grouped(collectives, asynchronous=[one.asynchronous for one in sent])
     causes = _compiled_causes(job, traced, made, read)
     by = f"the compiler's peak; compiled in {made.seconds:.0f} s"
@@ -161,6 +167,8 @@ def _bounds(job, traced, flops, collectives) -> roofline.Bounds:
 def _group_axes(job, sent) -> tuple[str, ...]:
     """The mesh axes of a compiled collective: those along which the places of its first group differ, or of which it has the size."""
     mesh = job.axes
+    if sent.between_slices:
+        return ("data",)
     if sent.group and max(sent.group) < np.prod(job.sizes):
         places = np.stack(np.unravel_index(np.array(sent.group), job.sizes))
         return tuple(name for name, row in zip(mesh, places, strict=True) if len(set(row.tolist())) > 1)
@@ -200,8 +208,8 @@ def describe(job: Job, causes, total_bytes, flops, collectives, bounds, step_s, 
         "memory_gib": {name: value / GIB for name, value in causes.items()},
         "flops": {"executed": flops, "necessary": necessary / topology.devices},
         "collectives": collectives,
-        "bound_s": {"compute": bounds.compute, "HBM": bounds.memory, "links": bounds.links},
-        "limit": {"compute": "bound by compute", "memory": "bound by HBM", "links": "bound by links"}[bounds.limit],
+        "bound_s": {"compute": bounds.compute, "HBM": bounds.memory, "links": bounds.links, "network": bounds.network},
+        "limit": f"bound by {LIMITS.get(bounds.limit, bounds.limit)}",
         "step_s": speed.step_s,
         "tokens_per_s": speed.tokens_per_s,
         "mfu_forecast": speed.mfu,
@@ -226,6 +234,7 @@ def _setting(job) -> program.Setting:
         layers=job.model.config.layers,
         vocabulary=job.model.config.padded_vocab,
         mesh=job.axes,
+        slice_devices=job.topology.slice_devices,
         platform=job.topology.platform,
         tokens=device_tokens,
         scored=device_tokens * rows.scored,

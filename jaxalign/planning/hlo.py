@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 
+from jaxalign.planning import network
 from jaxalign.planning.program import SENT
 
 WIDTHS = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, **{f"{sign}{bits}": bits / 8 for sign in "su" for bits in (4, 8, 16, 32, 64)}}
@@ -39,6 +40,7 @@ class Sent:
     times: float
     loop: str
     asynchronous: bool  # other work runs while it is under way
+    between_slices: bool = False  # it is what chips of several TPU slices exchange, over the network
 
 
 class Program:
@@ -125,7 +127,9 @@ class Program:
         """All collectives that run, each once; `devices` is the size of groups that the text leaves out."""
         found: list[tuple[str, Sent, bool]] = []
         for name, one in self.running():
-            kind = one.opcode.removesuffix("-start")
+            kind, loop = one.opcode.removesuffix("-start"), " ".join(f"x{count:g}" for count in self.loops[name])
+            if one.opcode == "send" and (transfer := network.transfer(one.rest)):
+                found.append((f"only {len(found)}", _between_slices(one, *transfer, self.times[name], loop), False))
             if kind not in SENT:
                 continue
             # a fusion that holds an all-reduce and keeps a slice of it is how a reduce-scatter is written for TPUs
@@ -135,7 +139,6 @@ class Program:
                 continue
             whole = _result(one) * (size if one.opcode.startswith("reduce-scatter") else 1)
             channel = re.search(r"channel_id=(\d+)", one.rest)
-            loop = " ".join(f"x{count:g}" for count in self.loops[name])
             started = one.opcode.endswith("-start") or "async" in name
             sent = Sent(kind, size, group, whole * SENT[kind](size), self.times[name], loop, started)
             found.append((channel.group(1) if channel else f"only {len(found)}", sent, "async" in name))
@@ -225,6 +228,12 @@ def _result(one) -> float:
     if not one.opcode.endswith("-start") or not one.shape.startswith("("):
         return sum(sizes)
     return max(sizes) if len(sizes) <= 2 else sum(sizes) / 2
+
+
+def _between_slices(one, kind, slices, times, loop) -> Sent:
+    """A collective between slices, whose send shows what one device gives to it."""
+    whole = array_bytes(one.shape)[0] * (slices if kind == "all-gather" else 1)
+    return Sent(kind, slices, (), whole * SENT[kind](slices), times, loop, True, True)
 
 
 def _group(rest: str, devices: int) -> tuple[int, tuple[int, ...]]:

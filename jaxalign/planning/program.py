@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from jaxalign.models.attention import pallas_tpu, xla
+from jaxalign.planning import network
 
 SENT = {  # share of the whole array that each of n devices sends
     "all-gather": lambda n: (n - 1) / n,
@@ -35,6 +36,7 @@ class Collective:
     sent_bytes: float  # by one device each time
     times: float
     loop: str  # where: "layers", "head", ...; "" outside of loops
+    network: float = 0.0  # share of the bytes that goes over the network between slices or nodes
 
 
 @dataclasses.dataclass
@@ -57,6 +59,7 @@ class Setting:
     layers: int  # length of a loop over the layers
     vocabulary: int  # columns of the head
     mesh: dict[str, int]
+    slice_devices: int  # of a slice or node, which links connect
     platform: str
     tokens: float  # of a device in one microbatch, with padding
     scored: float  # of these, those that go through the head
@@ -218,7 +221,8 @@ class _Walk:
         if "head" in loop.split("/") or not times:
             self.work.head_bytes = max(self.work.head_bytes, whole)
         used = tuple(name for name in axes if self.setting.mesh.get(name, 1) > 1)
-        self.work.collectives.append(Collective(kind, used, whole * SENT[kind](parts), times, loop))
+        outside = network.share(kind, used, self.setting.mesh, self.setting.slice_devices)
+        self.work.collectives.append(Collective(kind, used, whole * SENT[kind](parts), times, loop, outside))
 
 
 def _layer_bytes(jaxpr) -> float:

@@ -10,25 +10,26 @@ from jaxalign.planning.topology import Topology
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Seconds that a step takes at least by each of the three."""
+    """Seconds that a step takes at least by each of these."""
 
     compute: float
     memory: float
-    links: float
+    links: float  # within a slice or node
+    network: float  # between slices or nodes
 
     @property
     def overlapped(self) -> float:
-        """Seconds where the three overlap wholly: no step is faster."""
-        return max(self.compute, self.memory, self.links)
+        """Seconds where they overlap wholly: no step is faster."""
+        return max(vars(self).values())
 
     @property
     def serial(self) -> float:
         """Seconds where nothing overlaps."""
-        return self.compute + self.memory + self.links
+        return sum(vars(self).values())
 
     @property
     def limit(self) -> str:
-        """Which of the three is the largest."""
+        """Which of them is the largest."""
         return max(vars(self), key=lambda name: getattr(self, name))
 
 
@@ -46,8 +47,12 @@ class Speed:
 
 def bounds(flops: float, moved_bytes: float, collectives: Iterable[Collective], topology: Topology, mesh: Mapping[str, int]) -> Bounds:
     """The bounds of one device's work."""
-    links = sum(one.times * one.sent_bytes / axes_rate(one.axes, topology, mesh) for one in collectives)
-    return Bounds(flops / topology.rate("flops"), moved_bytes / topology.rate("memory_rate"), links)
+    links = network = 0.0
+    for one in collectives:
+        sent = one.times * one.sent_bytes
+        links += sent * (1 - one.network) / axes_rate(one.axes, topology, mesh)
+        network += sent * one.network / topology.rate("network_rate")
+    return Bounds(flops / topology.rate("flops"), moved_bytes / topology.rate("memory_rate"), links, network)
 
 
 def moved_bytes(work: Work, *, trained: float, optimizer: float) -> float:
@@ -57,15 +62,11 @@ def moved_bytes(work: Work, *, trained: float, optimizer: float) -> float:
 
 
 def axes_rate(axes: tuple[str, ...], topology: Topology, mesh: Mapping[str, int]) -> float:
-    """Bytes per second that a device sends in a collective over these mesh axes.
+    """Bytes per second that a device sends over links within a slice or node in a collective over these mesh axes.
 
     On a torus it is the share of the links that lie along them, by the logarithm of their sizes, half of it where the rows of chips do not
-    close to rings. An axis that leaves a slice or a node goes at the rate of the network.
+    close to rings.
     """
-    names = list(mesh)
-    inside = math.prod(mesh[name] for name in names[min(map(names.index, axes)) :]) if axes else 1
-    if topology.slices > 1 and inside > topology.devices // topology.slices:
-        return topology.rate("network_rate")
     rate = topology.rate("link_rate")
     if not topology.is_tpu:
         return rate

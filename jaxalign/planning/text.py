@@ -27,7 +27,7 @@ def lines(plan: Mapping[str, Any]) -> list[str]:
         f"{plan['flops']['executed'] / plan['flops']['necessary']:.2f} times",
         *collective_lines(plan["collectives"]),
         "",
-        "a step takes at least " + ", ".join(f"{name} {seconds:.3g} s" for name, seconds in plan["bound_s"].items()) + f": {plan['limit']}",
+        "a step takes at least " + ", ".join(_bounds(plan)) + f": {plan['limit']}",
         f"forecast {plan['step_s']:.3g} s per step ({plan['step_by']}), {plan['tokens_per_s']:,.0f} tokens/s, "
         f"MFU {plan['mfu_forecast']:.1%}",
         _hours(plan),
@@ -37,15 +37,18 @@ def lines(plan: Mapping[str, Any]) -> list[str]:
 
 
 def collective_lines(collectives: list[dict]) -> list[str]:
-    """A line for each kind, axis and loop, most bytes first."""
+    """A line for each kind, axis and loop, most bytes first, and before them those that use the network."""
     if not collectives:
         return ["collectives: none"]
     total = sum(one["gib"] for one in collectives)
-    hidden = sum(one["asynchronous_gib"] for one in collectives)
+    hidden, network = (sum(one[name] for one in collectives) for name in ("asynchronous_gib", "network_gib"))
     out = [f"collectives per device {amount(total).strip()} sent" + (f", {hidden / total:.0%} of it asynchronous" if hidden else "")]
-    shown = [one for one in sorted(collectives, key=lambda one: -one["gib"]) if one["gib"] >= 0.005 * total][:8]
+    out[0] += f", {amount(network).strip()} of it over the network" if network else ""
+    large = [one for one in collectives if one["gib"] >= 0.005 * total or one["network_gib"] >= 0.05 * network > 0]
+    shown = sorted(large, key=lambda one: (one["network_gib"] == 0, -one["gib"]))[:8]  # the network first, as it is the slowest
     for one in shown:
         share = f", {one['asynchronous_gib'] / one['gib']:.0%} asynchronous" if one["asynchronous_gib"] else ""
+        share += f", {one['network_gib'] / one['gib']:.0%} over the network" if one["network_gib"] else ""
         where = f"{one['kind']:<18} {'+'.join(one['axes']):<12} {one['loop'] or '(once)':<14}"
         out.append(f"  {where} {amount(one['gib'])} in {one['times']:,.0f}{share}")
     return out
@@ -55,12 +58,14 @@ def grouped(collectives: Iterable[Collective], *, asynchronous: Iterable[bool] =
     """Collectives summed by kind, axes and loop; asynchronous: of each, whether other work runs meanwhile, where that is known."""
     sums: dict[tuple, dict] = {}
     for one, hidden in itertools.zip_longest(collectives, asynchronous, fillvalue=False):
-        start = {"kind": one.kind, "axes": list(one.axes), "loop": one.loop, "gib": 0.0, "times": 0.0, "asynchronous_gib": 0.0}
+        start = {"kind": one.kind, "axes": list(one.axes), "loop": one.loop, "gib": 0.0, "times": 0.0}
+        start |= {"asynchronous_gib": 0.0, "network_gib": 0.0}
         entry = sums.setdefault((one.kind, one.axes, one.loop), start)
         sent = one.sent_bytes * one.times / GIB
         entry["gib"] += sent
         entry["times"] += one.times
         entry["asynchronous_gib"] += sent * hidden
+        entry["network_gib"] += sent * one.network
     return list(sums.values())
 
 
@@ -101,6 +106,10 @@ def amount(gib: float) -> str:
 def mesh(sizes: Mapping[str, int]) -> str:
     """The axes of a mesh that have more than one device."""
     return " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "of one device"
+
+
+def _bounds(plan):
+    return [f"{name} {seconds:.3g} s" for name, seconds in plan["bound_s"].items() if seconds or name != "network"]
 
 
 def _hours(plan):

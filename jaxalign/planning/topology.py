@@ -40,6 +40,11 @@ class Topology:
         return self.chips * self.chip.devices
 
     @property
+    def slice_devices(self) -> int:
+        """Devices of one slice or node, which links connect."""
+        return self.devices // self.slices
+
+    @property
     def is_tpu(self) -> bool:
         return self.chip.torus > 0
 

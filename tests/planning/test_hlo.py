@@ -38,6 +38,11 @@ ENTRY %main (x: f32[8,16]) -> f32[8,16] {
   %y = f32[8,16]{1,0} get-tuple-element(%loop), index=1
   %conv = f32[8,4]{1,0} convolution(%y, %k), dim_labels=bf_io->bf
   %k = f32[16,4]{1,0} parameter(1)
+  %out = (bf16[9,8,128]{2,1,0}, u32[], token[]) send(%y, %token), channel_id=4, is_host_transfer=true, frontend_attributes={\
+_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %part = (f32[8,16]{1,0}, u32[], token[]) send(%y, %token), channel_id=6, is_host_transfer=true, frontend_attributes={\
+_xla_megascale_target={{100000,200000},{300000,400000}},_xla_megascale_transfer_type="ALL_GATHER"}
+  %host = (f32[8,16]{1,0}, u32[], token[]) send(%y, %token), channel_id=8, is_host_transfer=true
   %all = f32[8,16]{1,0} all-reduce-start(%y), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%sum, channel_id=2
   ROOT %done = f32[8,16]{1,0} all-reduce-done(%all)
 }
@@ -56,11 +61,17 @@ def test_loops_multiply_what_stands_in_them(read):
 
 
 def test_collectives(read):
-    gather, reduce = sorted(read.collectives(4), key=lambda one: one.kind)
+    gather, reduce = sorted((one for one in read.collectives(4) if not one.between_slices), key=lambda one: one.kind)
     assert (gather.kind, gather.group, gather.times, gather.loop, gather.asynchronous) == ("all-gather", (0, 1), 5, "x5", False)
     assert gather.sent_bytes == 16 * 16 * 4 / 2
     assert (reduce.kind, reduce.group, reduce.times, reduce.asynchronous) == ("all-reduce", (0, 2), 1, True)
     assert reduce.sent_bytes == 8 * 16 * 4
+
+
+def test_what_slices_send_to_each_other(read):
+    gather, reduce = sorted((one for one in read.collectives(4) if one.between_slices), key=lambda one: one.kind)
+    assert (gather.kind, gather.devices, gather.sent_bytes) == ("all-gather", 2, 8 * 16 * 4)  # its part, to the other slice
+    assert (reduce.kind, reduce.devices, reduce.sent_bytes) == ("all-reduce", 4, 9 * 8 * 128 * 2 * 2 * 3 / 4)
 
 
 def test_what_a_loop_over_the_layers_keeps(read):

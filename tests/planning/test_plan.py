@@ -107,6 +107,12 @@ def test_a_search_and_a_comparison(planned_run, tmp_path):
     assert [one["mesh"]["fsdp"] for one in found] == [2, 1] and "tensor 2" in shown.out
 
 
+def test_weights_stay_within_a_slice():
+    assert job("2xv5e:2x4", mesh=dict(data=2)).axes == {"data": 2, "fsdp": 2, "fsdp_inner": 4, "tensor": 1}
+    with pytest.raises(ValueError, match="set mesh.data=2, or a multiple of it, and mesh.fsdp=-1"):
+        planning.quick(job("2xv5e:2x4"))
+
+
 def test_the_layout_shows_where_every_parameter_lies():
     one = job(mesh=dict(data=1, fsdp=4, tensor=2))
     shown = layout.lines(planning.trace(one).step.state.trainable)
@@ -136,8 +142,9 @@ def test_a_checkpoint_of_no_known_shape_asks_for_a_preset():
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'jaxalign[tpu]'")
-def test_a_step_is_compiled_for_a_tpu_slice(tmp_path):
-    command = [sys.executable, "-m", "jaxalign.plan", "--config", TINY, "--topology", "v5e:2x2", "--json", str(tmp_path / "plan.json")]
+def test_a_step_is_compiled_for_two_tpu_slices_and_only_parts_of_gradients_cross_them(tmp_path):
+    command = [sys.executable, "-m", "jaxalign.plan", "--config", TINY, "--topology", "2xv5e:2x2", "--json", str(tmp_path / "plan.json")]
+    command += ["--config.mesh.data=2"]
     done = subprocess.run(
         command,
         cwd=Path(__file__).parents[2],
@@ -148,4 +155,9 @@ def test_a_step_is_compiled_for_a_tpu_slice(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["fits"] and "cycles" in found["step_by"] and found["collectives"]
+    assert found["fits"] and "cycles" in found["step_by"]
+    crossing = [one for one in found["collectives"] if one["network_gib"]]
+    assert {(one["kind"], *one["axes"]) for one in crossing} == {("all-reduce", "data")}
+    parts = found["memory_gib"]["parameters"]  # float32, a device's own; the gradients of matrices cross as bfloat16
+    assert 0.5 * parts < sum(one["network_gib"] for one in crossing) < 1.1 * parts
+    assert found["bound_s"]["network"] > 0 and {"fsdp", "fsdp_inner"} <= {axis for one in found["collectives"] for axis in one["axes"]}

@@ -10,7 +10,8 @@ from jaxalign.planning import program
 
 MESH = (2, 4, 1, 2)  # data, fsdp, fsdp_inner, tensor
 SETTING = program.Setting(
-    layers=3, vocabulary=640, mesh=dict(zip(sharding.MESH_AXES, MESH, strict=True)), platform="tpu", tokens=512.0, scored=40.0, seen=300.0
+    layers=3, vocabulary=640, mesh=dict(zip(sharding.MESH_AXES, MESH, strict=True)), slice_devices=8, platform="tpu", tokens=512.0,
+    scored=40.0, seen=300.0,
 )
 
 
@@ -49,6 +50,7 @@ def test_a_sum_over_rows_is_scattered_where_its_result_is_split(split):
         (found,) = work(gradient, x, y).collectives
     assert found.kind == ("reduce-scatter" if split else "all-reduce")
     assert found.axes == ("data", "fsdp")
+    assert found.network == 1 / 7  # of 8 devices in two slices
     assert found.sent_bytes == 32 * 16 * 2 * 7 / 8 * (1 if split else 2)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxalign import chips
-from jaxalign.planning import roofline, topology
+from jaxalign.planning import network, roofline, topology
 from jaxalign.planning.program import Collective
 
 
@@ -45,10 +45,28 @@ def test_a_collective_goes_at_the_rate_of_the_links_along_its_axes():
     )  # no rings
 
 
-def test_an_axis_between_slices_goes_over_the_network():
-    two, mesh = topology.parse("2xv5p:4x4x4"), {"data": 2, "fsdp": 64, "tensor": 1}
-    assert roofline.axes_rate(("data",), two, mesh) == two.chip.network_rate
-    assert roofline.axes_rate(("fsdp",), two, mesh) == pytest.approx(600e9)
+@pytest.mark.parametrize(
+    ("kind", "axes", "share"),
+    [
+        ("all-reduce", ("fsdp", "tensor"), 0.0),
+        ("all-reduce", ("data",), 1 / 3),  # of 4 devices, 2 in each slice: what each keeps after a sum in the slice crosses once
+        ("all-gather", ("data", "fsdp"), 1 / 15),
+        ("all-to-all", ("data",), 2 / 3),
+        ("collective-permute", ("data",), 1.0),
+    ],
+)
+def test_the_share_of_a_collective_that_crosses_slices(kind, axes, share):
+    two, mesh = topology.parse("2xv5e:4x4"), {"data": 4, "fsdp": 4, "tensor": 2}
+    assert network.share(kind, axes, mesh, two.slice_devices) == pytest.approx(share)
+    sent = Collective(kind, axes, 2e9, 3.0, "", network.share(kind, axes, mesh, two.slice_devices))
+    bounds = roofline.bounds(0.0, 0.0, [sent], two, mesh)
+    assert bounds.network == pytest.approx(6e9 * share / two.chip.network_rate)
+    assert bounds.links == pytest.approx(6e9 * (1 - share) / roofline.axes_rate(axes, two, mesh))
+    assert bounds.limit == ("network" if share else "links")
+
+
+def test_nodes_of_gpus_are_crossed_by_the_inner_axis_as_well():
+    assert network.share("all-gather", ("fsdp",), {"data": 1, "fsdp": 32}, topology.parse("gpu:h100:32").slice_devices) == 3 / 31
 
 
 def test_bounds_and_speed():
