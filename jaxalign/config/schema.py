@@ -205,7 +205,7 @@ SCHEMA: dict[str, Any] = {
         "*": True,
     },
     "mesh": {
-        "data": Field((int,), 1, "copies of the parameters, which split the rows", least=-1),
+        "data": Field((int,), 1, "copies of the parameters, which split the rows; a multiple of the TPU slices", least=-1),
         "fsdp": Field((int,), -1, "shards of parameters and rows; -1: what is left", least=-1),
         "tensor": Field((int,), 1, "shards of heads, mlp and vocabulary", least=-1),
         "cpu_devices": Field(
