@@ -100,7 +100,7 @@ def test_a_monotone_reward_follows_every_direction():
     model = models.build(toys.CONFIG, reward_head=FeatureHeadConfig.of(options))
     params = jax.tree.map(lambda x: 3 * x, drawn(model))
     values = jnp.asarray(np.random.default_rng(0).random((50, 1, 3)), jnp.float32)
-    slopes = jax.grad(lambda x: models.feature_rewards(model, params, x)[1].sum())(values)
+    slopes = jax.jit(jax.grad(lambda x: models.feature_rewards(model, params, x)[1].sum()))(values)
     assert (slopes[..., 0] > 0).all()
     assert (slopes[..., 1] < 0).all()
     free = models.feature_rewards(model, params, values.at[..., :2].set(0.0))[1]

@@ -139,7 +139,7 @@ def test_the_whole_of_it_on_an_explicit_model(key, mixing, gamma):
 @pytest.mark.parametrize("train_embeddings", [False, True])
 def test_gradients_on_an_explicit_model(key, mixing, hparams, train_embeddings):
     hparams = {"mixing": mixing, "train_embeddings": train_embeddings, **hparams}
-    gradient, _ = jax.grad(lambda p: toy_loss(p, **hparams), has_aux=True)(toy_parameters())
+    gradient, _ = jax.jit(jax.grad(lambda p: toy_loss(p, **hparams), has_aux=True))(toy_parameters())
     for name in "WbUc":
         np.testing.assert_allclose(gradient[name], GRADIENTS[key][name], rtol=1e-5, atol=1e-6)
     wanted = np.array(GRADIENTS[key]["E_if_embedding_were_trainable"])

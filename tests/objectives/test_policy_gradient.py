@@ -47,7 +47,7 @@ def of(name, policy, data, reference=None, values=None, **hparams):
         terms = bound.terms(outputs(logps), reference, data, known)
         return jnp.sum(jnp.where(terms.weight > 0, terms.loss, 0.0) * terms.weight) / jnp.sum(terms.weight), terms
 
-    (value, terms), gradient = jax.value_and_grad(mean, has_aux=True)(policy)
+    (value, terms), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(policy)
     return terms, value, gradient, known
 
 
@@ -173,7 +173,7 @@ def token_kls(p, q):
 def expected_gradient(loss):
     """Gradient to the policy's table of the mean of loss(log-probs of the policy) [64] or [64, 3] over the policy's own texts."""
     chances = jnp.exp(logps_of(TABLES[0]).sum(1))
-    return jax.grad(lambda table: jnp.sum(chances * loss(logps_of(table)).reshape(64, -1).sum(1)))(TABLES[0])
+    return jax.jit(jax.grad(lambda table: jnp.sum(chances * loss(logps_of(table)).reshape(64, -1).sum(1))))(TABLES[0])
 
 
 @pytest.mark.parametrize("estimate", ["k1", "k2", "k3"])

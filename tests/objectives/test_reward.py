@@ -28,7 +28,7 @@ def evaluate(rewards, feedback, *, valid=None, columns=None, **hparams):
         terms = objectives.bind("reward", **hparams).terms(Outputs(jnp.zeros(of.slots.shape), rewards=rewards), None, of, {})
         return jnp.sum(terms.loss * terms.weight) / jnp.maximum(jnp.sum(terms.weight), 1.0), terms
 
-    (value, terms), gradient = jax.value_and_grad(mean, has_aux=True)(rewards)
+    (value, terms), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(rewards)
     return terms, value, gradient
 
 

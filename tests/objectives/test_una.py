@@ -164,7 +164,7 @@ def test_the_value_head_is_the_score_of_the_prompt_and_learns():
         terms = bound.terms(outputs(POLICY, of, prompt_values=values), outputs(POLICY, of), of, {})
         return jnp.sum(terms.loss * terms.weight)
 
-    gradient = jax.grad(summed)(jnp.asarray(values, jnp.float32))
+    gradient = jax.jit(jax.grad(summed))(jnp.asarray(values, jnp.float32))
     np.testing.assert_allclose(gradient[1], 2 * (values[1] - [0.8, 0.3]), rtol=1e-5)
     np.testing.assert_array_equal(gradient != 0, [[0, 0], [1, 1], [1, 0], [0, 0], [0, 0]])
 

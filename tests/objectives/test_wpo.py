@@ -50,7 +50,7 @@ def test_the_loss_is_dpo_times_both_weights_and_the_weights_have_no_gradient():
             terms = objective(policy.replace(logps=logps), Outputs(reference.logps), batch)
             return jnp.sum(factor * terms.loss * terms.weight), terms
 
-        return jax.grad(run, has_aux=True)(policy.logps)
+        return jax.jit(jax.grad(run, has_aux=True))(policy.logps)
 
     with jax.set_mesh(toys.mesh()):
         gradient, terms = total(wpo, 1.0)
