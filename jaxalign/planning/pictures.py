@@ -11,27 +11,33 @@ from jaxalign.planning.layout import Lying
 from jaxalign.reports import figures
 
 MOST_LINES = 64  # between the parts of an axis; more would be one surface
+LEAST = 0.01  # share of the memory that a cause has somewhere, to be drawn
+ROOM = 1.3  # height of the axes over what they show, for the names of the curves
 
 
 def layout(path: Path, tree) -> Path:
-    """The path of a PNG with a panel per array of a tree of shapes with shardings: the array, its parts, and the part of one device.
+    """The path of a PNG with a panel per array of a tree of shapes with shardings: its parts, and in colour the part of one device.
 
-    The last two dimensions are the sides of the panel, whatever their sizes; the title has the others.
+    Two dimensions are the sides of a panel, those that are split before others, whatever their sizes; the title has the rest.
     """
-    arrays = [Lying.of(at, leaf) for at, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    return figures.write(path, [figures.Panel(_drawing(one), _side(one, -1), _side(one, -2), _title(one)) for one in arrays])
+    panels = []
+    for at, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        one = Lying.of(at, leaf)
+        down, across = _sides(one)
+        panels.append(figures.Panel(_drawing(one, down, across), _side(one, across), _side(one, down), _title(one, {down, across})))
+    return figures.write(path, panels)
 
 
 def growth(path: Path, plans: Sequence[Mapping[str, Any]]) -> Path:
     """The path of a PNG of plans by their number of chips: memory by cause, what a device sends by kind, and the bounds of a step."""
     chips = [plan["chips"] for plan in plans]
-    causes = [name for name in memory.CAUSES if any(plan["memory_gib"][name] for plan in plans)]
+    causes = [name for name in memory.CAUSES if any(plan["memory_gib"][name] >= LEAST * plan["total_gib"] for plan in plans)]
     kinds = sorted({one["kind"] for plan in plans for one in plan["collectives"]})
 
     def over_chips(axes):
         axes.set_xscale("log", base=2)
         axes.set_xticks(chips, [f"{count:,}" for count in chips])
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, axes.get_ylim()[1] * ROOM)
 
     def of_memory(axes):
         axes.stackplot(chips, *([plan["memory_gib"][name] for plan in plans] for name in causes), labels=causes, alpha=0.8)
@@ -54,31 +60,36 @@ def growth(path: Path, plans: Sequence[Mapping[str, Any]]) -> Path:
     return figures.write(path, [figures.Panel(draw, "chips", unit, title) for draw, unit, title in panels])
 
 
-def _drawing(one: Lying):
+def _sides(one: Lying) -> tuple[int | None, int | None]:
+    """The dimensions that a panel shows from top to bottom and from left to right, in their order; None: it has no more of them."""
+    by_interest = sorted(range(len(one.shape)), key=lambda dimension: (not one.axes[dimension], -dimension))
+    shown = sorted(by_interest[:2])
+    return tuple([None] * (2 - len(shown)) + shown)
+
+
+def _drawing(one: Lying, down: int | None, across: int | None):
     def draw(axes):
-        width, height = _of(one.shape, -1), _of(one.shape, -2)
-        own = (0, 0), _of(one.part, -1), _of(one.part, -2)
-        rectangle = type(axes.patch)
-        axes.add_patch(rectangle(*own, color="C0" if one.names else "C3", alpha=0.7, label=f"one device: {one.amount}"))
-        for size, part, line in ((width, own[1], axes.axvline), (height, own[2], axes.axhline)):
+        height, width = (1 if side is None else one.shape[side] for side in (down, across))
+        tall, wide = (1 if side is None else one.part[side] for side in (down, across))
+        axes.add_patch(type(axes.patch)((0, 0), wide, tall, color="C0" if one.names else "C3", alpha=0.7))
+        for size, part, line in ((width, wide, axes.axvline), (height, tall, axes.axhline)):
             if size // part <= MOST_LINES:
                 for at in range(part, size, part):
                     line(at, color="black", linewidth=0.5)
-        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[0, width], yticks=[0, height])
+        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
 
     return draw
 
 
-def _title(one: Lying) -> str:
-    stacked = "x".join(map(str, one.shape[:-2]))
-    return one.name + (f", {stacked} of them" if stacked else "") + ("" if one.names else ": whole on every device")
+def _title(one: Lying, shown: set[int | None]) -> str:
+    others = "x".join(str(size) for dimension, size in enumerate(one.shape) if dimension not in shown)
+    where = "on a device" if one.names else "whole on every device"
+    return f"{one.name}\n{one.amount} {where}" + (f", {others} of these" if others else "")
 
 
-def _side(one: Lying, dimension: int) -> str:
-    """The parts of a dimension, as the label of its axis."""
-    axes = one.axes[dimension] if len(one.axes) >= -dimension else ()
-    return " x ".join(f"{name} {one.sizes[name]}" for name in axes) or "not split"
-
-
-def _of(sizes: Sequence[int], dimension: int) -> int:
-    return sizes[dimension] if len(sizes) >= -dimension else 1
+def _side(one: Lying, dimension: int | None) -> str:
+    """The size of a dimension and its parts, as the label of its axis."""
+    if dimension is None:
+        return ""
+    names = " x ".join(f"{name} {one.sizes[name]}" for name in one.axes[dimension])
+    return f"{one.shape[dimension]:,}" + (f" over {names}" if names else "")

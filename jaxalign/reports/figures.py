@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 PANEL_INCHES = (4.6, 3.7)
 DOTS_PER_INCH = 110
+COLOURS = 255  # of the file; a plot has few beside the shades at the edges of its curves, and the file is a third of the size
 PER_ROW = 3  # panels
 MOST_INSIDE = 6  # curves whose names stand inside the axes; those of more stand beside them, off the curves
 LEGEND_INCHES = 1.4  # of names beside the axes
@@ -24,10 +25,11 @@ def write(path: Path, panels: Sequence[Panel]) -> Path:
     """The path of a PNG of the panels in rows; its folder is made where it is missing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     columns, rows, beside = min(PER_ROW, max(len(panels), 1)), max(1, -(-len(panels) // PER_ROW)), 0.0
-    figure = Figure(layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(layout="constrained", dpi=DOTS_PER_INCH)
+    canvas = FigureCanvasAgg(figure)
     for number, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, number)
         panel.draw(axes)
@@ -40,7 +42,9 @@ def write(path: Path, panels: Sequence[Panel]) -> Path:
     width, height = PANEL_INCHES
     figure.set_size_inches((width + beside) * columns, height * rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    canvas.draw()
+    drawn = Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
+    drawn.quantize(COLOURS, dither=Image.Dither.NONE).save(path, "PNG", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
     return path
 
 

@@ -8,13 +8,15 @@ import subprocess
 import sys
 
 import jax
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 import pytest
 
 from jaxalign import plan, sharding
 from jaxalign.config import build, durations, functions, planned, planning
 from jaxalign.config.resolve import resolve
-from jaxalign.planning import layout, memory, topology
+from jaxalign.planning import layout, memory, pictures, topology
+from jaxalign.reports import figures
 
 TINY = str(Path(__file__).parents[1] / "tiny.py")
 
@@ -105,6 +107,13 @@ def test_a_search_and_a_comparison(planned_run, tmp_path):
     assert [one["step_s"] for one in found] == sorted(one["step_s"] for one in found)
     _, shown, found = planned_run("--config", str(file), "--topology", "gpu:h100:2", "--compare", "fsdp=2", "tensor=2")
     assert [one["mesh"]["fsdp"] for one in found] == [2, 1] and "tensor 2" in shown.out
+    picture = tmp_path / "growth.png"
+    several = ["--topology", "v5e:2x2", "tpu7x:2x2x1", "--rows-per-chip", "2", "--plot", str(picture)]
+    code, shown, found = planned_run("--config", str(file), "--quick", *several)
+    assert code == 0 and [(one["chips"], one["batch_rows"]) for one in found] == [(4, 8), (4, 8)]
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in shown.out.splitlines() if line.startswith("|")]
+    assert heads[4:11] == list(memory.CAUSES) and [row[0] for row in rows] == ["v5e:2x2", "tpu7x:2x2x1"]
+    assert {len(row) for row in rows} == {len(heads)} and picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_weights_stay_within_a_slice():
@@ -113,12 +122,32 @@ def test_weights_stay_within_a_slice():
         planning.quick(job("2xv5e:2x4"))
 
 
-def test_the_layout_shows_where_every_parameter_lies():
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("v5e:2x2", "v5e:4x4", "--search"), "about one topology"),
+    (("v5e:2x2", "--plot=x.png"), "draws several topologies"),
+    (("v5e:2x2", "--layout", "x.svg"), "the picture is a PNG"),
+    (("v5e:2x2", "--rows-per-chip", "0"), "is below 1"),
+])  # fmt: skip
+def test_flags_that_do_not_go_together_are_refused(monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr(topology, "set_environment", pytest.fail)
+    assert plan.main(["--config", TINY, "--topology", *arguments]) == 1 and words in capsys.readouterr().err
+
+
+def test_the_layout_shows_where_every_parameter_lies(tmp_path, monkeypatch):
     one = job(mesh=dict(data=1, fsdp=4, tensor=2))
     shown = layout.lines(planning.trace(one).step.state.trainable)
     assert len(shown) == 1 + len(jax.tree.leaves(one.model.shapes))
     (line,) = [line for line in shown if line.startswith("layers.mlp.up.kernel")]
     assert "2x64x128" in line and "2x16x64" in line and "fsdp 2 x fsdp_inner 2 x tensor 2" in line
+    drawn = []
+    monkeypatch.setattr(figures, "write", lambda path, panels: drawn.extend(panels))
+    pictures.layout(tmp_path / "layout.png", planning.trace(one).step.state.trainable)
+    (panel,) = [panel for panel in drawn if panel.title.startswith("layers.mlp.up.kernel")]
+    assert (panel.y, panel.x) == ("64 over fsdp 2 x fsdp_inner 2", "128 over tensor 2") and panel.title.endswith("on a device, 2 of these")
+    axes = Figure().add_subplot()
+    panel.draw(axes)
+    (own,) = axes.patches
+    assert (own.get_height(), own.get_width(), len(axes.lines)) == (16, 64, 3 + 1)  # its part, and the lines between the parts
 
 
 @pytest.mark.parametrize(
