@@ -111,7 +111,7 @@ def _job(asked, topology):
 
 def _mesh(text: str) -> dict[str, int]:
     """{axis: size} of "fsdp=16,tensor=4"; axes that are not named have one device."""
-    sizes = dict.fromkeys(("data", "fsdp", "tensor"), 1)
+    sizes = dict.fromkeys(("data", "fsdp", "context", "tensor"), 1)
     for part in text.split(","):
         name, _, size = part.partition("=")
         if name not in sizes or not size.lstrip("-").isdigit():

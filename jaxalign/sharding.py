@@ -1,7 +1,12 @@
 """The mesh axes that every logical axis of an array is split over: one table, read by `mesh_axes`.
 
 All meshes are Explicit (sharding is part of an array's type). A weight's shape and its logical axes are declared side by side in
-`models`; "embed" lies on fsdp in storage and is gathered at the point of use (ZeRO-3), the other axes stay split (tensor parallelism).
+`models`; "embed" lies on fsdp and context in storage and is gathered at the point of use (ZeRO-3), the other axes stay split (tensor
+parallelism).
+
+context splits the tokens of a row, so that few long rows use many devices. It splits what is as wide as the model and all that is computed
+per token; numbers per token (ids, log-probs, columns) stay whole by row, so an objective sees whole rows on every mesh. Weights lie on it
+too: it may be the only axis, and a row's devices would otherwise hold and sum what they could share out.
 
 On a TPU the size of fsdp is laid on two mesh axes, of which one is a physical axis of the torus: where a single mesh axis covers the whole
 torus, XLA turns all-gathers and reduce-scatters into all-reduces of zero-filled arrays. Weights are gathered along one after the other.
@@ -18,12 +23,14 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-MESH_AXES = ("data", "fsdp", "fsdp_inner", "tensor")
+MESH_AXES = ("data", "fsdp", "fsdp_inner", "context", "tensor")
 FSDP = ("fsdp", "fsdp_inner")  # mesh axes that make up the size of fsdp, the outer first
 
 RULES: dict[str | None, tuple[str, ...]] = {
     "rows": ("data", *FSDP),  # batch rows, and the groups of those rows
-    "embed": FSDP,  # the width of every weight: sharded in storage, gathered at use
+    "tokens": ("context",),  # of a row, in arrays as wide as the model
+    "all_tokens": ("data", *FSDP, "context"),  # rows and tokens as one dimension
+    "embed": (*FSDP, "context"),  # the width of every weight: sharded in storage, gathered at use
     "vocab": ("tensor",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
@@ -40,13 +47,14 @@ def make_mesh(
     tensor: int = 1,
     devices: Sequence | None = None,
     *,
+    context: int = 1,
     torus: Sequence[int] | None = None,
     slices: int | None = None,
 ) -> Mesh:
-    """An Explicit mesh of data x fsdp x tensor devices; one of the three may be -1: all that are left.
+    """An Explicit mesh of data x fsdp x context x tensor devices; one of the four may be -1: all that are left.
 
     Args:
-      data, fsdp, tensor: sizes.
+      data, fsdp, context, tensor: sizes.
       devices: None: all.
       torus: sizes of the physical axes that connect the devices; None: those of the devices, none where they are no TPUs.
       slices: how many slices the devices form, one after the other; None: the devices' own, one where they are no TPUs.
@@ -55,11 +63,11 @@ def make_mesh(
       ValueError: a size is 0, or the sizes do not multiply to the number of devices; errors of `check_slices`; slices differ in size.
     """
     devices = jax.devices() if devices is None else list(devices)
-    data, fsdp, tensor = mesh_sizes(data, fsdp, tensor, devices=len(devices))
+    data, fsdp, context, tensor = mesh_sizes(data, fsdp, context, tensor, devices=len(devices))
     outer, inner = split_fsdp(fsdp, _torus(devices) if torus is None else torus)
     parts = _by_slice(devices, slices)
     check_slices(data, slices=len(parts), devices=len(devices))
-    shape = data // len(parts), outer, inner, tensor
+    shape = data // len(parts), outer, inner, context, tensor
     # Split: fsdp = 8 on a torus of 4 x 4 x 4 chips takes one physical axis and half of another, which jax.make_mesh refuses.
     grids = [mesh_utils.create_device_mesh(shape, part, allow_split_physical_axes=True) for part in parts]
     return Mesh(np.concatenate(grids), MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
@@ -71,20 +79,20 @@ def whole_mesh() -> Mesh:
     return make_mesh(data=len(_by_slice(devices, None)), fsdp=-1, devices=devices)
 
 
-def mesh_sizes(data: int, fsdp: int, tensor: int, *, devices: int) -> tuple[int, int, int]:
+def mesh_sizes(data: int, fsdp: int, context: int, tensor: int, *, devices: int) -> tuple[int, int, int, int]:
     """The sizes over so many devices, without -1; errors are those of `make_mesh`."""
-    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    sizes = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
     for axis, size in sizes.items():
         if size < 1 and size != -1:
             raise ValueError(f"mesh {axis}={size} is not a number of devices; use 1 or more, or -1 for all that are left.")
     left = devices // abs(math.prod(sizes.values()))
-    data, fsdp, tensor = (left if size == -1 else size for size in sizes.values())
-    if list(sizes.values()).count(-1) > 1 or data * fsdp * tensor != devices:
+    chosen = tuple(left if size == -1 else size for size in sizes.values())
+    if list(sizes.values()).count(-1) > 1 or math.prod(chosen) != devices:
         raise ValueError(
             f"mesh {' x '.join(f'{axis}={size}' for axis, size in sizes.items())} does not cover the {devices} devices here; "
             "choose sizes whose product is the number of devices, or give one of them as -1."
         )
-    return data, fsdp, tensor
+    return chosen
 
 
 def check_slices(data: int, *, slices: int, devices: int) -> None:
@@ -146,6 +154,26 @@ def check_rows(rows: int, *, parts: int = 1, hosts: int = 1, data: int = 1, fsdp
         raise ValueError(f"batch.rows={rows} does not split over {' and '.join(over)}; use a multiple of {unit}.")
 
 
+def check_tokens(row_tokens: int, *, context: int) -> None:
+    """Raises ValueError where rows of so many tokens do not split over the mesh axis context of this size."""
+    if row_tokens % context:
+        raise ValueError(
+            f"data.row_tokens={row_tokens} does not split over mesh.context={context}; use a multiple of {context}, or another size."
+        )
+
+
+def check_hosts(mesh: Mesh) -> None:
+    """Raises ValueError where the devices that share a row lie on several hosts, of which each reads its own rows."""
+    shared = math.prod(mesh.shape[name] for name in ("context", "tensor"))
+    hosts = [{device.process_index for device in devices} for devices in mesh.devices.reshape(-1, shared)]
+    if several := next((sorted(found) for found in hosts if len(found) > 1), None):
+        sizes = " x ".join(f"mesh.{name}={mesh.shape[name]}" for name in ("context", "tensor"))
+        raise ValueError(
+            f"{sizes} = {shared} devices share each row, and some of them lie on hosts {', '.join(map(str, several))}, of which each reads "
+            "its own rows; choose sizes whose product divides the devices of a host, and give the rest to mesh.fsdp."
+        )
+
+
 def no_devices():
     """A context to trace functions that need a mesh before there are devices: its axes are Auto, so arrays need no layout."""
     return jax.sharding.use_abstract_mesh(AbstractMesh((1,) * len(MESH_AXES), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)))
@@ -189,9 +217,10 @@ def mesh_axes(axis: str | None) -> tuple[str, ...]:
 
 
 def mesh_shape(mesh: Mesh | AbstractMesh | None = None) -> dict[str, int]:
-    """"data", "fsdp" and "tensor" -> size in a mesh, by default the one in scope (`jax.set_mesh`); empty where there is none."""
+    """"data", "fsdp", "context" and "tensor" -> size in a mesh, by default the one in scope (`jax.set_mesh`); empty where there is none."""
     shape = (mesh or _mesh()).shape
-    return {"data": shape["data"], "fsdp": math.prod(shape[axis] for axis in FSDP), "tensor": shape["tensor"]} if shape else {}
+    fsdp = math.prod(shape.get(axis, 1) for axis in FSDP)
+    return {"data": shape["data"], "fsdp": fsdp, "context": shape["context"], "tensor": shape["tensor"]} if shape else {}
 
 
 def _mesh() -> AbstractMesh:
@@ -208,64 +237,38 @@ def shard(x, *axes: str | None):
     return jax.reshard(x, spec(*axes, shape=x.shape))
 
 
+def sum_tokens(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """The sums of x over the tokens of each row, wherever they lie: weights [R, S, T], x [R, T, ...] -> [R, S, ...].
+
+    A product with zeros and a one copies a token's numbers, so it does not round them.
+    """
+    weights, partition = weights.astype(x.dtype), None
+    if set(RULES["tokens"]) & set(_names(jax.typeof(x).sharding.spec[1])):
+        weights, partition = shard(weights, "rows", None, "tokens"), rows_spec(x.ndim)
+    return jax.numpy.einsum("rst,rt...->rs...", weights, x, precision=jax.lax.Precision.HIGHEST, out_sharding=partition)
+
+
 def gather(w: jax.Array, *axes: str | None) -> jax.Array:
     """The weight w with its "embed" axis made whole on every device, outside of `shard_map`.
 
-    The sum of its gradient over devices is left to the compiler; where a weight is large, `gather_locally` splits that sum.
+    The sum of its gradient over devices is left to the compiler; where a weight is large, `collectives` split that sum.
     """
     return jax.reshard(w, spec(*(None if axis == "embed" else axis for axis in axes), shape=w.shape))
 
 
-def gather_locally(w: jax.Array, partition: PartitionSpec) -> tuple[jax.Array, list[int]]:
-    """Inside `shard_map`: (w with its "embed" axis whole and in front, which dimension of w each of its dimensions is).
-
-    This is the all-gather of ZeRO-3, at the point of use. Its transpose is a reduce-scatter over fsdp, then a sum of parts over data.
-
-    Args:
-      w: this device's part of a weight, as it comes into shard_map with this partition.
-    """
-    w, along, order = by_row(w, partition), fsdp_axes(partition), list(range(w.ndim))
-    if along:
-        dim = next(dim for dim, entry in enumerate(partition) if set(along) & set(_names(entry)))
-        order.insert(0, order.pop(dim))
-        w = gather_along(jax.numpy.moveaxis(w, dim, 0), along)
-    return w, order
-
-
-def by_row(w: jax.Array, partition: PartitionSpec) -> jax.Array:
-    """Inside `shard_map`: a weight as it comes in with this partition, with a gradient that is summed over rows last of all.
-
-    The sum over data is that of what the weight is before anything is done to it: of a part, where a part is stored.
-    """
-    return jax.lax.pcast(w, tuple(name for name in mesh_axes("rows") if name not in fsdp_axes(partition)), to="varying")
+def gather_whole(w: jax.Array) -> jax.Array:
+    """As `gather`, by the partition that w has."""
+    return jax.reshard(w, PartitionSpec(*without_embed(jax.typeof(w).sharding.spec)))
 
 
 def fsdp_axes(partition: PartitionSpec) -> tuple[str, ...]:
     """The mesh axes that the "embed" axis of an array with this partition is split over, the outermost first."""
-    return tuple(name for name in FSDP if any(name in _names(entry) for entry in partition))
-
-
-def gather_along(x: jax.Array, names: Sequence[str]) -> jax.Array:
-    """Inside `shard_map`: x with its first dimension whole over the mesh axes, of which the first is the outermost."""
-    for name in reversed(names):
-        x = jax.lax.all_gather(x, name, axis=0, tiled=True)
-    return x
-
-
-def scatter_along(x: jax.Array, names: Sequence[str]) -> jax.Array:
-    """Inside `shard_map`: the sum of x over the mesh axes, of which every device keeps its part of the first dimension.
-
-    The parts get a dimension of their own: a TPU may store the first one of x innermost, and then reduces all of x instead.
-    """
-    for name in names:
-        parts = x.reshape(jax.lax.axis_size(name), -1, *x.shape[1:])
-        x = jax.lax.psum_scatter(parts, name, scatter_dimension=0, tiled=False)
-    return x
+    return tuple(name for name in RULES["embed"] if any(name in _names(entry) for entry in partition))
 
 
 def without_embed(partition: PartitionSpec) -> tuple:
     """The entries of the partition after its "embed" axis was gathered."""
-    return tuple(None if set(FSDP) & set(_names(entry)) else entry for entry in partition)
+    return tuple(None if set(RULES["embed"]) & set(_names(entry)) else entry for entry in partition)
 
 
 def _names(entry) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 Letters in shapes: R rows, T tokens per row, G groups (prompts) per row, K responses per group, N = R * G groups per batch,
 D width, V vocabulary. Tokens live in rows, judgements live in responses; `sum_responses` and `at_tokens` are the two maps
-between them. R (and with it N) is sharded over the mesh axes ("data", "fsdp").
+between them. R (and with it N) is sharded over the mesh axes ("data", "fsdp"). Where a mesh splits the tokens of a row, it splits what is
+as wide as the model (`Outputs.hidden`) and nothing else here.
 """
 
 from typing import Any

@@ -88,7 +88,7 @@ def _outputs(params, batch, step, rows):
     after = hidden @ _whole(params["critic"]["score"])
     of_critic = jnp.where(batch.slots >= 0, jnp.roll(after, 1, axis=1), 0.0)
     heads_of = {"rewards": rewards, "features": _features(params, batch), "values": of_critic}
-    return Outputs(logps, hidden, params["head"], worth, **heads_of, step=step, vocab_size=VOCAB)
+    return Outputs(logps, sharding.shard(hidden, "rows", "tokens", None), params["head"], worth, **heads_of, step=step, vocab_size=VOCAB)
 
 
 def _features(params, batch) -> Features | None:

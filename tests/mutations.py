@@ -59,8 +59,8 @@ FUNCTIONS = (
         "log-prob alignment",
         "tests/lm_head/test_logps.py",
         (
-            (CHUNKS, "jnp.clip(index - 1, 0, len(flat) - 1)", "jnp.clip(index, 0, len(flat) - 1)"),
-            (CHUNKS, "jnp.where(index < size, index - 1, size)", "jnp.where(index < size, index, size)"),
+            (CHUNKS, "jnp.pad(x[:, 1:], ((0, 0), (0, 1)))", "x"),
+            (CHUNKS, "[:, :-1], ((0, 0), (1, 0)))", "[:, 1:], ((0, 0), (0, 1)))"),
             (CHUNKS, "jnp.where(columns < options.vocab_size, values, -jnp.inf)", "values"),
             (CHUNKS, "(flat.sum() - done + rest - 1) // rest", "(flat.sum() - done) // rest"),
             (CHUNKS, 'jnp.log(jax.lax.psum(jnp.exp(log_sum_exp - largest), "tensor"))', "jnp.log(jnp.exp(log_sum_exp - largest))"),

@@ -191,7 +191,7 @@ def test_what_padding_and_filler_hold_does_not_change_the_step(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FURTHER, indirect=True, ids=str)
-@pytest.mark.parametrize(("mesh", "microbatches"), [((1, 1, 1), 8), ((1, 8, 1), 1), ((1, 1, 8), 1)], ids=str)
+@pytest.mark.parametrize(("mesh", "microbatches"), [((1, 1, 1), 8), ((1, 8, 1), 1), ((1, 1, 8), 1), ((1, 2, 2, 2), 2)], ids=str)
 def test_further_meshes_and_microbatches_agree(case, mesh, microbatches):
     assert_same(run(case, wide(PLAN), mesh=mesh, microbatches=microbatches), expected(case))
 

@@ -22,6 +22,7 @@ ROOMS = (  # from the ground up: a room imports from rooms that stand before it,
     "hosts",  # what processes of a run tell each other
     "chips",  # what accelerators can do
     "sharding",  # the table of axes
+    "collectives",  # of weights
     "types",  # batch, outputs, terms, state
     "lm_head",
     "models",

@@ -91,9 +91,10 @@ def groups(count: int, seed: int, *, vocab_size: int = CONFIG.vocab_size) -> pac
     )
 
 
-def mesh(shape: tuple[int, int, int] = (1, 1, 1)):
-    """Devices on a torus whose sides are 2: fsdp = 8 is 4 x 2 of its mesh axes."""
-    return sharding.make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))], torus=(2, 2, 2))
+def mesh(shape: tuple[int, ...] = (1, 1, 1)):
+    """Devices on a torus whose sides are 2: fsdp = 8 is 4 x 2 of its mesh axes. The sizes are those of data, fsdp, tensor and context."""
+    context = shape[3] if len(shape) > 3 else 1
+    return sharding.make_mesh(*shape[:3], devices=jax.devices()[: int(np.prod(shape))], context=context, torus=(2, 2, 2))
 
 
 def place(arrays: dict[str, np.ndarray]) -> Batch:

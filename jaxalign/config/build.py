@@ -50,11 +50,14 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
     """The mesh of the configuration, over all devices.
 
     Raises:
-      ValueError: it does not cover the devices, or the batch does not split over it.
+      ValueError: it does not cover the devices, the batch does not split over it, or the devices of a row lie on several hosts.
     """
-    made = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    made = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, context=cfg.mesh.context)
     parts, shape = cfg.batch.gradient_accumulation_steps, sharding.mesh_shape(made)
     sharding.check_rows(cfg.batch.rows, parts=parts, data=shape["data"], fsdp=shape["fsdp"])
+    sharding.check_hosts(made)
+    if cfg.data.row_tokens is not None:
+        sharding.check_tokens(cfg.data.row_tokens, context=shape["context"])
     return made
 
 

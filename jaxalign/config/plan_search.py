@@ -7,6 +7,7 @@ from jaxalign.planning import text
 
 REMATS = ("none", "dots", "attention", "full")  # from the fastest to the smallest
 TENSOR = (1, 2, 4, 8)  # beyond 8, most models repeat their key heads
+CONTEXT = (1, 2, 4, 8, 16)
 
 
 def nearest(job: planning.Job, tell: Callable[[str], None] = lambda line: None) -> tuple[str, dict] | None:
@@ -27,16 +28,24 @@ def nearest(job: planning.Job, tell: Callable[[str], None] = lambda line: None) 
 
 
 def candidates(job: planning.Job) -> Iterator[planning.Job]:
-    """Jobs that a search tries: meshes with every power of two on tensor up to 8, and every remat; microbatches are found for each."""
+    """Jobs that a search tries: meshes with every power of two on tensor up to 8, and every remat; microbatches are found for each.
+
+    Where there are fewer rows than devices, as few devices as will do share the tokens of a row.
+    """
     devices, least = job.topology.devices, _least_data(job)
     for tensor in TENSOR:
         for data in (least * copies for copies in (1, 2, 4, 8, 16)):
             if devices % (tensor * data):
                 continue
-            fsdp = devices // (tensor * data)
-            if job.cfg.batch.rows % (data * fsdp) == 0:
-                for remat in REMATS:
-                    yield job.changed(data=data, fsdp=fsdp, tensor=tensor, remat=remat, microbatches=1)
+            context = next((size for size in CONTEXT if devices % (tensor * data * size) == 0 and _splits(job, tensor, size)), None)
+            for remat in REMATS if context else ():
+                mesh = {"data": data, "fsdp": devices // (tensor * data * context), "context": context, "tensor": tensor}
+                yield job.changed(**mesh, remat=remat, microbatches=1)
+
+
+def _splits(job: planning.Job, tensor: int, context: int) -> bool:
+    """Whether rows and their tokens split over the devices that these sizes leave to them."""
+    return job.cfg.batch.rows % (job.topology.devices // (tensor * context)) == 0 and job.rows.tokens % context == 0
 
 
 def search(job: planning.Job, tell: Callable[[str], None] = lambda line: None) -> list[dict]:

@@ -107,6 +107,7 @@ def step(cfg: ConfigDict, model: models.Model, rows: Rows) -> Step:
     """
     mesh = sharding.mesh_shape()
     sharding.check_rows(cfg.batch.rows, parts=cfg.batch.gradient_accumulation_steps, data=mesh["data"], fsdp=mesh["fsdp"])
+    sharding.check_tokens(rows.tokens, context=mesh["context"])
     objective = functions.objective(cfg)
     made = build.functions(cfg, objective, model, LENGTHS)
     state = build.abstract_state(model, made.init_state)

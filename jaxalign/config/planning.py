@@ -48,10 +48,11 @@ class Job:
     def sizes(self) -> tuple[int, ...]:
         """Sizes of sharding.MESH_AXES."""
         mesh, torus = self.cfg.mesh, self.topology.shape if self.topology.is_tpu else ()
-        data, fsdp, tensor = sharding.mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, devices=self.topology.devices)
+        asked = mesh.data, mesh.fsdp, mesh.context, mesh.tensor
+        data, fsdp, context, tensor = sharding.mesh_sizes(*asked, devices=self.topology.devices)
         if self.topology.is_tpu:
             sharding.check_slices(data, slices=self.topology.slices, devices=self.topology.devices)
-        return data, *sharding.split_fsdp(fsdp, torus), tensor
+        return data, *sharding.split_fsdp(fsdp, torus), context, tensor
 
     @property
     def axes(self) -> dict[str, int]:
@@ -222,14 +223,15 @@ def describe(job: Job, causes, total_bytes, flops, collectives, bounds, step_s, 
 
 
 def mesh_of(job: Job) -> dict[str, int]:
-    """Sizes of data, fsdp and tensor."""
+    """Sizes of data, fsdp, context and tensor."""
     with sharding.shapes_only(job.sizes, job.topology.platform):
         return sharding.mesh_shape()
 
 
 def _setting(job) -> program.Setting:
     mesh, rows, cfg = mesh_of(job), job.rows, job.cfg
-    device_tokens = cfg.batch.rows * rows.tokens / (mesh["data"] * mesh["fsdp"]) / cfg.batch.gradient_accumulation_steps
+    shards = mesh["data"] * mesh["fsdp"] * mesh["context"]
+    device_tokens = cfg.batch.rows * rows.tokens / shards / cfg.batch.gradient_accumulation_steps
     return program.Setting(
         layers=job.model.config.layers,
         vocabulary=job.model.config.padded_vocab,

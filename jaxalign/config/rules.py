@@ -6,7 +6,7 @@ Options of objectives, forwards, optimizers and reference rules are the keyword 
 from collections.abc import Collection
 import importlib.util
 
-from jaxalign.config import columns, functions, idle, lora, rollout_rules, trace
+from jaxalign.config import columns, functions, idle, lora, mesh_rules, rollout_rules, trace
 from jaxalign.config.schema import SCHEMA, SOURCE, named_sets, units
 from jaxalign.hparams import hparams_of
 
@@ -86,14 +86,6 @@ def _optimizer_rule(resolved):
         optim.RULES[section["name"]]({}, **functions.options(resolved, "optimizer"))
     except ValueError as error:
         yield str(error)
-
-
-def _mesh_rule(resolved):
-    sizes = {axis: resolved["mesh"][axis] for axis in ("data", "fsdp", "tensor")}
-    if list(sizes.values()).count(-1) > 1:
-        yield f"mesh={sizes}: only one axis may be -1 (what is left); give the others numbers of devices."
-    if 0 in sizes.values():
-        yield f"mesh={sizes}: an axis has at least 1 device, or -1 for what is left."
 
 
 def _train_rule(resolved):
@@ -282,7 +274,7 @@ RULES = (  # (rule, the sections that it reads)
     (lora.check, ("model", "data", "reference")),
     (_data_rule, ("data",)),
     (_optimizer_rule, ("optimizer",)),
-    (_mesh_rule, ("mesh",)),
+    (mesh_rules.check, ("mesh", "data", "eval")),
     (_train_rule, ("train", "data", "eval")),
     (_generate_rule, ("eval", "data")),
     (_eval_sources_rule, ("eval", "data")),

@@ -2,8 +2,9 @@
 
 Unscored positions (prompts, padding) are compacted away before the head matmul; the head is gathered once, outside the chunk loop. Under
 tensor parallelism every device keeps its own slice of the vocabulary, and the slices meet once, after the loop, so the loop holds no
-collective and each device runs just as many chunks as its own rows need. Everything here runs inside shard_map: R is this device's rows,
-V its slice of the vocabulary.
+collective and each device runs just as many chunks as its own tokens need. The state of place t predicts token t + 1: `by_state` moves
+what is known of a token to that place, `by_token` moves the results back. All else here runs inside shard_map: R and T are this device's
+rows and tokens, V its slice of the vocabulary.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxalign import sharding
+from jaxalign import collectives, sharding
 
 CHUNK_TOKENS = 1024  # large enough that the matmul is efficient, small enough that [chunk, V] stays a fraction of a GiB
 REST_TOKENS = 128  # of a chunk of what is left: at most 127 tokens go through the head in vain
@@ -24,6 +25,16 @@ class Options(NamedTuple):
     vocab_size: int  # real tokens; further rows of the head are padding and get logit -inf
     softcap: float | None  # logits become softcap * tanh(logits / softcap) (Gemma 2)
     chunk: int  # most tokens that go through the head at a time
+
+
+def by_state(x: jax.Array) -> jax.Array:
+    """What is known of tokens [R, T], whole by row, at the places of the states that predict them, split over tokens; 0 at the last."""
+    return sharding.shard(jnp.pad(x[:, 1:], ((0, 0), (0, 1))), "rows", "tokens")
+
+
+def by_token(x: jax.Array) -> jax.Array:
+    """What states [R, T] give, split over tokens, at the places of the tokens that they predict, whole by row; 0 at the first."""
+    return jnp.pad(sharding.shard(x, "rows", None)[:, :-1], ((0, 0), (1, 0)))
 
 
 def over_chunks(scored: jax.Array, options: Options, body: Callable, start):
@@ -47,13 +58,13 @@ def over_chunks(scored: jax.Array, options: Options, body: Callable, start):
 
 def gather_head(unembed: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The head in the compute dtype with its width whole: [V, D]."""
-    return sharding.gather_along(unembed.astype(dtype).T, sharding.mesh_axes("embed")).T
+    return collectives.gather_along(unembed.astype(dtype).T, sharding.mesh_axes("embed")).T
 
 
-def before(hidden: jax.Array, index: jax.Array) -> jax.Array:
-    """The hidden states [chunk, D] that predict the tokens at `index`; hidden is [R, T, D]."""
+def states(hidden: jax.Array, index: jax.Array) -> jax.Array:
+    """The hidden states [chunk, D] at `index`; hidden is [R, T, D]. Beyond the end it repeats the last."""
     flat = hidden.reshape(-1, hidden.shape[-1])
-    return flat[jnp.clip(index - 1, 0, len(flat) - 1)]
+    return flat[jnp.clip(index, 0, len(flat) - 1)]
 
 
 def at(values: jax.Array, index: jax.Array) -> jax.Array:
@@ -93,7 +104,7 @@ def backward(hidden: jax.Array, unembed: jax.Array, scored: jax.Array, options: 
 
     def body(index, carry):
         hidden_gradient, head_gradient = carry
-        x = before(hidden, index)
+        x = states(hidden, index)
         values, columns = logits(x, head, options)
         inside = (index < size) & at(scored, index)  # the last chunk is filled up with tokens that are not scored
         d = jnp.where(inside[:, None], logit_gradient(index, values, columns), 0.0)
@@ -101,8 +112,7 @@ def backward(hidden: jax.Array, unembed: jax.Array, scored: jax.Array, options: 
             d = d * jnp.where(columns < options.vocab_size, 1 - (values / options.softcap) ** 2, 0.0)
         d = d.astype(hidden.dtype)
         dx = jnp.einsum("cv,vd->cd", d, head, preferred_element_type=jnp.float32)
-        source = jnp.where(index < size, index - 1, size)
-        hidden_gradient = hidden_gradient.at[source].add(dx.astype(hidden_gradient.dtype), mode="drop")
+        hidden_gradient = hidden_gradient.at[index].add(dx.astype(hidden_gradient.dtype), mode="drop")
         return hidden_gradient, head_gradient + jnp.einsum("cd,cv->dv", x, d, preferred_element_type=jnp.float32)
 
     # Each row of hidden is written by one chunk only; slices of the vocabulary are summed in float32.
@@ -112,5 +122,5 @@ def backward(hidden: jax.Array, unembed: jax.Array, scored: jax.Array, options: 
     start = jnp.zeros(flat, jnp.float32 if split else hidden.dtype), jnp.zeros(head.shape[::-1], jnp.float32)
     hidden_gradient, head_gradient = over_chunks(scored, options, body, start)
     hidden_gradient = jax.lax.psum(hidden_gradient, "tensor").astype(hidden.dtype).reshape(hidden.shape)
-    head_gradient = sharding.scatter_along(head_gradient, sharding.mesh_axes("embed")).T
+    head_gradient = collectives.scatter_along(head_gradient, sharding.mesh_axes("embed")).T
     return hidden_gradient, jax.lax.psum(head_gradient, "data")

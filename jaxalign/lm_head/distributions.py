@@ -44,15 +44,15 @@ def token_kl(policy, reference, scored, *, vocab_size: int, softcap: float | Non
 
 
 def _specs():
-    return (spec("rows", None, None), spec("vocab", "embed")), spec("rows", None)
+    return (spec("rows", "tokens", None), spec("vocab", "embed")), spec("rows", "tokens")
 
 
 def _forward_only(local, model, scored):
     side, r = _specs()
-    return jax.shard_map(local, in_specs=(side, r), out_specs=r, check_vma=False)(model, scored)
+    return heads.by_token(jax.shard_map(local, in_specs=(side, r), out_specs=r, check_vma=False)(model, heads.by_state(scored)))
 
 
-# What follows runs inside shard_map: R is this device's rows, V its slice of the vocabulary.
+# What follows runs inside shard_map: R and T are this device's rows and tokens, V its slice of the vocabulary.
 
 
 def _argmax_local(model, scored, *, options):
@@ -60,7 +60,7 @@ def _argmax_local(model, scored, *, options):
 
     def body(index, carry):
         largest, token = carry
-        logits, columns = heads.logits(heads.before(hidden, index), head, options)
+        logits, columns = heads.logits(heads.states(hidden, index), head, options)
         return largest.at[index].set(logits.max(1), mode="drop"), token.at[index].set(columns[jnp.argmax(logits, axis=1)], mode="drop")
 
     start = jnp.full(scored.size, -jnp.inf, jnp.float32), jnp.zeros(scored.size, jnp.int32)
@@ -73,7 +73,7 @@ def _collision_local(model, scored, *, options):
     hidden, head = model[0], heads.gather_head(model[1], model[0].dtype)
 
     def body(index, carry):
-        logits, _ = heads.logits(heads.before(hidden, index), head, options)
+        logits, _ = heads.logits(heads.states(hidden, index), head, options)
         sums = jax.nn.logsumexp(logits, axis=1), jax.nn.logsumexp(2 * logits, axis=1)
         return tuple(x.at[index].set(value, mode="drop") for x, value in zip(carry, sums, strict=True))
 

@@ -100,7 +100,8 @@ class _Choice(NamedTuple):
 def _checked(student, teacher, scored, kind, vocab_size, softcaps, chunk_tokens, *, measured):
     kind.check()
     choice = _Choice(kind, *(Options(vocab_size, softcap, chunk_tokens) for softcap in softcaps), measured)
-    return _operator(tuple(student), jax.lax.stop_gradient(tuple(teacher)), scored, choice)
+    values = _operator(tuple(student), jax.lax.stop_gradient(tuple(teacher)), heads.by_state(scored), choice)
+    return [heads.by_token(x) for x in values]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -109,7 +110,7 @@ def _operator(student, teacher, scored, choice):
 
 
 def _specs():
-    return (spec("rows", None, None), spec("vocab", "embed")), spec("rows", None)
+    return (spec("rows", "tokens", None), spec("vocab", "embed")), spec("rows", "tokens")
 
 
 def _forward(student, teacher, scored, choice):
@@ -131,7 +132,7 @@ def _backward(choice, saved, gradients):
 _operator.defvjp(_forward, _backward)
 
 
-# What follows runs inside shard_map: R is this device's rows, V its slice of the vocabulary.
+# What follows runs inside shard_map: R and T are this device's rows and tokens, V its slice of the vocabulary.
 
 
 def _forward_local(student, teacher, scored, *, choice):
@@ -170,7 +171,7 @@ def _pairs(student, teacher, choice):
 
     def pair(index, least):
         (s, columns), (t, _) = (
-            heads.logits(heads.before(hidden, index), head, options)
+            heads.logits(heads.states(hidden, index), head, options)
             for (hidden, head), options in zip(models, (choice.student, choice.teacher), strict=True)
         )
         inside = _inside(t, columns, heads.at(least, index), choice)
@@ -226,7 +227,7 @@ def _backward_local(student, teacher, scored, inner, total_s, total_t, least, gr
     kind = choice.kind
 
     def logit_gradient(index, logits, columns):
-        t, _ = heads.logits(heads.before(hidden_t, index), head_t, choice.teacher)
+        t, _ = heads.logits(heads.states(hidden_t, index), head_t, choice.teacher)
         inside = _inside(t, columns, heads.at(least, index), choice)
         ls, lt = (
             jnp.where(inside, x / kind.temperature - heads.at(total, index)[:, None], -jnp.inf)

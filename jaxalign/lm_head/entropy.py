@@ -19,7 +19,7 @@ def token_entropy(hidden, unembed, scored, *, vocab_size: int, softcap: float | 
     Args:
       hidden, unembed, scored, vocab_size, softcap, chunk_tokens: as in `distributions`. A mesh must be in scope.
     """
-    return _operator(hidden, unembed, scored, Options(vocab_size, softcap, chunk_tokens))
+    return heads.by_token(_operator(hidden, unembed, heads.by_state(scored), Options(vocab_size, softcap, chunk_tokens)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -28,14 +28,14 @@ def _operator(hidden, unembed, scored, options):
 
 
 def _forward(hidden, unembed, scored, options):
-    h, w, r = spec("rows", None, None), spec("vocab", "embed"), spec("rows", None)
+    h, w, r = spec("rows", "tokens", None), spec("vocab", "embed"), spec("rows", "tokens")
     local = jax.shard_map(partial(_forward_local, options=options), in_specs=(h, w, r), out_specs=(r, r), check_vma=False)
     entropy, log_normalizer = local(hidden, unembed, scored)
     return entropy, (hidden, unembed, scored, entropy, log_normalizer)
 
 
 def _backward(options, saved, gradient):
-    h, w, r = spec("rows", None, None), spec("vocab", "embed"), spec("rows", None)
+    h, w, r = spec("rows", "tokens", None), spec("vocab", "embed"), spec("rows", "tokens")
     local = jax.shard_map(partial(_backward_local, options=options), in_specs=(h, w, r, r, r, r), out_specs=(h, w), check_vma=False)
     hidden_gradient, unembed_gradient = local(*saved, gradient)
     return hidden_gradient, unembed_gradient.astype(saved[1].dtype), None
@@ -48,7 +48,7 @@ def _forward_local(hidden, unembed, scored, *, options):
     head = heads.gather_head(unembed, hidden.dtype)
 
     def body(index, carry):
-        logits, columns = heads.logits(heads.before(hidden, index), head, options)
+        logits, columns = heads.logits(heads.states(hidden, index), head, options)
         mean = jnp.sum(jnp.where(columns < options.vocab_size, jax.nn.softmax(logits, axis=1) * logits, 0.0), axis=1)
         values = jax.nn.logsumexp(logits, axis=1), mean
         return tuple(x.at[index].set(value, mode="drop") for x, value in zip(carry, values, strict=True))

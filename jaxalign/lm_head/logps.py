@@ -28,7 +28,8 @@ def token_logps(hidden, unembed, tokens, scored, *, vocab_size: int, softcap: fl
       softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), None for plain logits.
       chunk_tokens: tokens that go through the head at a time.
     """
-    return _operator(hidden, unembed, tokens, scored, Options(vocab_size, softcap, chunk_tokens))
+    options = Options(vocab_size, softcap, chunk_tokens)
+    return heads.by_token(_operator(hidden, unembed, heads.by_state(tokens), heads.by_state(scored), options))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -37,14 +38,14 @@ def _operator(hidden, unembed, tokens, scored, options):
 
 
 def _forward(hidden, unembed, tokens, scored, options):
-    h, w, r = spec("rows", None, None), spec("vocab", "embed"), spec("rows", None)
+    h, w, r = spec("rows", "tokens", None), spec("vocab", "embed"), spec("rows", "tokens")
     local = jax.shard_map(partial(_forward_local, options=options), in_specs=(h, w, r, r), out_specs=(r, r), check_vma=False)
     logps, log_normalizer = local(hidden, unembed, tokens, scored)
     return logps, (hidden, unembed, tokens, scored, log_normalizer)
 
 
 def _backward(options, saved, gradient):
-    h, w, r = spec("rows", None, None), spec("vocab", "embed"), spec("rows", None)
+    h, w, r = spec("rows", "tokens", None), spec("vocab", "embed"), spec("rows", "tokens")
     local = jax.shard_map(partial(_backward_local, options=options), in_specs=(h, w, r, r, r, r), out_specs=(h, w), check_vma=False)
     hidden_gradient, unembed_gradient = local(*saved, gradient)
     return hidden_gradient, unembed_gradient.astype(saved[1].dtype), None, None
@@ -58,7 +59,7 @@ def _forward_local(hidden, unembed, tokens, scored, *, options):
 
     def body(index, carry):
         log_sum_exp, target = carry
-        logits, columns = heads.logits(heads.before(hidden, index), head, options)
+        logits, columns = heads.logits(heads.states(hidden, index), head, options)
         hit = columns == heads.at(tokens, index)[:, None]
         log_sum_exp = log_sum_exp.at[index].set(jax.nn.logsumexp(logits, axis=1), mode="drop")
         return log_sum_exp, target.at[index].set(jnp.sum(jnp.where(hit, logits, 0.0), axis=1), mode="drop")

@@ -9,6 +9,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from jaxalign.lm_head.chunks import by_token
 from jaxalign.models import model as models
 from jaxalign.models.model import CRITIC, DECODER, Model
 from jaxalign.types import Batch
@@ -31,4 +32,4 @@ def token_values(model: Model, params: dict[str, Any], hidden: Array, batch: Bat
         hidden = models.hidden(own, params[CRITIC][DECODER], *inputs, **options)
     head = {name: tree for name, tree in params[CRITIC].items() if name != DECODER}
     after = nnx.merge(model.critic, head)(hidden)
-    return jnp.where(batch.slots >= 0, jnp.roll(after, 1, axis=1), 0.0)
+    return jnp.where(batch.slots >= 0, by_token(after), 0.0)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxalign import sharding
 from jaxalign.models import layers
 from jaxalign.models.attention.blocks import ATTENDED
 from jaxalign.models.config import ModelConfig, RopeScaling
@@ -177,6 +178,7 @@ class Decoder(nnx.Module):
         return layers.split_rows(self.final_norm(x), len(embedded)), kept
 
     def _begin(self, embedded: Array, positions: Array, attend: Attend):
+        positions = sharding.shard(positions, "rows", "tokens")
         wide, local = _rotary_tables(self.config, layers.merge_rows(positions))
         definition, _ = nnx.split(self.layers)
 

@@ -10,6 +10,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from jaxalign import sharding
 from jaxalign.models import layers
 from jaxalign.models.config import ModelConfig
 
@@ -61,7 +62,8 @@ class ValueHead(nnx.Module):
         kernel, bias = (layers.gathered(weight, jnp.float32) for weight in (self.q.kernel, self.q.bias))
         q = jnp.einsum("d,dhe->he", layers.gathered(self.query, jnp.float32), kernel) + bias
         scores = jnp.einsum("rthe,he->rht", k, q) * q.shape[-1] ** -0.5
-        pooled = jnp.einsum("rsht,rthe->rshe", masked_softmax(scores[:, None], prompts[:, :, None]), v)
+        weights, by_row = masked_softmax(scores[:, None], prompts[:, :, None]), sharding.rows_spec(4)
+        pooled = jnp.einsum("rsht,rthe->rshe", weights, v, out_sharding=by_row)
         logit = self.linear(self.output(layers.merge_rows(pooled)))
         values = self.max_value * jax.nn.sigmoid(layers.split_rows(logit, rows)[..., 0])
         return jnp.where(prompts.any(-1), values, 0.0)

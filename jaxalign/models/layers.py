@@ -1,16 +1,18 @@
 """The parts of a decoder layer: declared weights, the one linear map, norms, embedding lookup and rotary positions.
 
-Activations are [N, ...] with N = R * T, split over rows; a weight is cast to the compute dtype, then gathered over fsdp, at its use.
+Activations are [N, ...] with N = R * T, split over rows and tokens; a weight is cast to the compute dtype, then gathered over fsdp and
+context, at its use.
 """
 
 import functools
+import math
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign import sharding
+from jaxalign import collectives, sharding
 from jaxalign.models import lora, quantized
 from jaxalign.models.config import ModelConfig, RopeScaling
 
@@ -32,13 +34,30 @@ def gathered(parameter: nnx.Param, dtype: jnp.dtype) -> Array:
 
 
 def merge_rows(x: Array) -> Array:
-    """[R, T, ...] -> [R * T, ...], the layout of the dense layers: one matrix product over all tokens is the fastest on every backend."""
-    return x.reshape(-1, *x.shape[2:], out_sharding=sharding.rows_spec(1) + tuple(jax.typeof(x).sharding.spec[2:]))
+    """[R, T, ...] -> [R * T, ...], the layout of the dense layers: one matrix product over all tokens is the fastest on every backend.
+
+    Where tokens are split, every device merges its own part; the order of the whole is then that of the devices.
+    """
+    rest = tuple(jax.typeof(x).sharding.spec[2:])
+    if jax.typeof(x).sharding.spec[1] is None:
+        return x.reshape(-1, *x.shape[2:], out_sharding=sharding.rows_spec(1) + rest)
+    in_specs, out_specs = sharding.spec("rows", "tokens") + rest, sharding.spec("all_tokens") + rest
+    return jax.shard_map(lambda x: x.reshape(-1, *x.shape[2:]), in_specs=in_specs, out_specs=out_specs)(x)
 
 
 def split_rows(x: Array, rows: int) -> Array:
-    """[R * T, ...] -> [R, T, ...]. The partition is said: a bare reshape would share the mesh axes out between R and T."""
-    return x.reshape(rows, -1, *x.shape[1:], out_sharding=sharding.rows_spec(2) + tuple(jax.typeof(x).sharding.spec[1:]))
+    """[R * T, ...] -> [R, T, ...], what `merge_rows` undoes. The partition is said: a bare reshape would share axes between R and T."""
+    by_row, rest = sharding.rows_spec(1), tuple(jax.typeof(x).sharding.spec[1:])
+    if not _by_token(x):
+        return x.reshape(rows, -1, *x.shape[1:], out_sharding=by_row + (None,) + rest)
+    here = rows // math.prod(jax.sharding.get_abstract_mesh().shape[name] for name in sharding.mesh_axes("rows"))
+    in_specs, out_specs = sharding.spec("all_tokens") + rest, sharding.spec("rows", "tokens") + rest
+    return jax.shard_map(lambda x: x.reshape(here, -1, *x.shape[1:]), in_specs=in_specs, out_specs=out_specs)(x)
+
+
+def _by_token(x: Array) -> bool:
+    """Whether the tokens of a row lie on several devices in x [N, ...]."""
+    return bool(sharding.mesh_axes("tokens")) and jax.typeof(x).sharding.spec[0] == sharding.spec("all_tokens")[0]
 
 
 class Linear(nnx.Module):
@@ -73,17 +92,20 @@ def _product(x: Array, stored: Array, contracted: int) -> Array:
     """x [N, *inputs] times a stored weight [*inputs, *outputs], written for one device: so its gradient can be scattered."""
     if quantized.is_quantized(stored):
         return quantized.product(x, stored, contracted)
-    partition, rows = jax.typeof(stored).sharding.spec, sharding.rows_spec(1)
+    partition, tokens = jax.typeof(stored).sharding.spec, sharding.spec("all_tokens")
     whole = sharding.without_embed(partition)
+    if sharding.mesh_axes("tokens") and not _by_token(x):  # of a head that reads a few states per row, each on every device of its row
+        dims = tuple(range(1, contracted + 1)), tuple(range(contracted))
+        return jax.lax.dot_general(x, sharding.gather_whole(stored.astype(x.dtype)), (dims, ((), ())))
     summed = tuple(name for name in whole[:contracted] if name is not None)
 
     def local(x: Array, part: Array) -> Array:
-        matrix, order = sharding.gather_locally(part.astype(x.dtype), partition)  # cast first, so that the narrow type is moved
+        matrix, order = collectives.gather_locally(part.astype(x.dtype), partition)  # cast first, so that the narrow type is moved
         dims = tuple(range(1, contracted + 1)), tuple(map(order.index, range(contracted)))
         return jax.lax.psum(jax.lax.dot_general(x, matrix, (dims, ((), ()))), summed)
 
-    in_specs = rows + whole[:contracted], partition
-    return jax.shard_map(local, in_specs=in_specs, out_specs=rows + whole[contracted:])(x, stored)
+    in_specs = tokens + whole[:contracted], partition
+    return jax.shard_map(local, in_specs=in_specs, out_specs=tokens + whole[contracted:])(x, stored)
 
 
 class Norm(nnx.Module):
@@ -106,11 +128,11 @@ class Norm(nnx.Module):
 
 
 def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
-    """Rows of table [V, D] picked by ids int32[R, T]: [R, T, D] in `dtype`.
+    """Rows of table [V, D] picked by ids int32[R, T]: [R, T, D] in `dtype`, split over rows and tokens.
 
-    The table stays where it is. Every device picks its part of the width for all rows that share the table with it, and the parts of a row
-    meet on the row's device: an exchange of activations, not of the table or its gradient. Of a table whose rows lie on "tensor" every
-    device picks the ids that it holds, and the results are summed.
+    The table stays where it is. Every device picks its part of the width for all tokens that share the table with it, and the parts of a
+    token meet on the token's device: an exchange of activations, not of the table or its gradient. Of a table whose rows lie on "tensor"
+    every device picks the ids that it holds, and the results are summed.
     """
     stored = jax.typeof(table.get_value()).sharding.spec
     along, axis = sharding.fsdp_axes(stored), stored[0]
@@ -121,7 +143,7 @@ def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
         return block.at[ids].get(mode="fill").astype(dtype)
 
     def local(block: Array, ids: Array) -> Array:
-        block, ids = sharding.by_row(block, stored), sharding.gather_along(ids, along)
+        block, ids = collectives.by_row(block, stored), collectives.gather_along(ids, along)
         if axis is None:
             x = pick(block, ids)
         else:
@@ -130,7 +152,8 @@ def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
             x = jax.lax.psum(jnp.where(held[..., None], pick(block, jnp.where(held, index, 0)), 0), axis)
         return jax.lax.all_to_all(x, along, split_axis=0, concat_axis=2, tiled=True) if along else x
 
-    return jax.shard_map(local, in_specs=(stored, sharding.rows_spec(2)), out_specs=sharding.rows_spec(3))(table.get_value(), ids)
+    in_specs, out_specs = (stored, sharding.spec("rows", "tokens")), sharding.spec("rows", "tokens", None)
+    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(table.get_value(), sharding.shard(ids, "rows", "tokens"))
 
 
 def activate(name: str, x: Array) -> Array:

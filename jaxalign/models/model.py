@@ -158,11 +158,11 @@ def hidden(
     remat: str,
     attention: str,
 ) -> Array:
-    """Hidden states after the final norm: [R, T, D] in the compute dtype, finite on padding.
+    """Hidden states after the final norm: [R, T, D] in the compute dtype, finite on padding, split over rows and tokens.
 
     embedded [R, T, D] takes the place of `embed`(tokens), so that a caller may mix embeddings; None: that of the tokens.
 
-    tokens, positions, segments, prefixes are int32[R, T] as in `types.Batch`, rows split over ("data", "fsdp"). remat is "none" (keep all
+    tokens, positions, segments, prefixes are int32[R, T] as in `types.Batch`, split over rows. remat is "none" (keep all
     but gathered weights), "dots" (keep outputs of linear maps and of attention), "attention" (keep layer inputs and outputs of attention)
     or "full" (keep layer inputs); attention names an implementation.
 
@@ -265,8 +265,7 @@ def rewards(model: Model, params: dict[str, Any], hidden: Array, positions: Arra
     arrays are those of `types.Batch`. A reward does not depend on how rows are packed or prompts shared.
     """
     last = last_tokens(positions, slots, valid.size // len(slots))
-    # A product with zeros and a one copies the states, so it must not round them.
-    states = jnp.einsum("rst,rtd->rsd", last.astype(hidden.dtype), hidden, precision=jax.lax.Precision.HIGHEST)
+    states = sharding.sum_tokens(last, hidden)
     scores = jnp.where(last.any(-1), token_rewards(model, params, states), 0.0)
     return scores.reshape(valid.shape, out_sharding=jax.typeof(valid).sharding)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign import sharding
+from jaxalign import collectives, sharding
 
 Array = jax.Array
 KINDS = ("int8", "nf4")
@@ -166,9 +166,9 @@ product.defvjp(_forward, _backward)
 
 def _across(local, x: Array, weight: Quantized, places: Quantized, inputs: tuple, outputs: tuple) -> Array:
     """The local products, summed where the inputs of the map are split."""
-    rows, split = sharding.rows_spec(1), tuple(name for name in inputs if name is not None)
-    in_specs = rows + inputs, places
-    return jax.shard_map(lambda *parts: jax.lax.psum(local(*parts), split), in_specs=in_specs, out_specs=rows + outputs)(x, weight)
+    tokens, split = sharding.spec("all_tokens"), tuple(name for name in inputs if name is not None)
+    in_specs = tokens + inputs, places
+    return jax.shard_map(lambda *parts: jax.lax.psum(local(*parts), split), in_specs=in_specs, out_specs=tokens + outputs)(x, weight)
 
 
 def _partition(weight: Quantized):
@@ -183,7 +183,7 @@ def _whole(weight: Quantized, places: Quantized, dtype: jnp.dtype) -> Array:
     """Inside `shard_map`: the kernel, its "embed" axis whole."""
 
     def gathered(leaf, partition):
-        leaf, order = sharding.gather_locally(leaf, partition)
+        leaf, order = collectives.gather_locally(leaf, partition)
         return jnp.moveaxis(leaf, 0, order[0])
 
     return dequantized(Quantized(gathered(weight.codes, places.codes), gathered(weight.scales, places.scales), weight.kind), dtype)

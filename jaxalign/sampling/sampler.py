@@ -79,10 +79,12 @@ class Sampler:
           text_of: gives the text in which stop strings are looked for.
 
         Raises:
-          ValueError: stop strings without text_of, or a size below 1.
+          ValueError: stop strings without text_of, a size below 1, or a mesh that splits the tokens of a row.
         """
         if stopping.strings and text_of is None:
             raise ValueError("stop strings are found in text, so they need text_of; use stop ids, or give the tokenizer's decoding.")
+        if (context := sharding.mesh_shape()["context"]) > 1:
+            raise ValueError(f"answers are drawn token by token, which leaves nothing to split over mesh.context={context}; set it to 1.")
         if min(places, lanes) < 1:
             raise ValueError(f"places={places} and lanes={lanes} must be at least 1.")
         self.model, self.stopping, self.text_of, self.dtype, self.law, self.seed = model, stopping, text_of, dtype, law, seed

@@ -219,8 +219,8 @@ def _ends(model: models.Model, dtype, attention: str) -> Callable:
         last = heads.last_tokens(batch.positions, batch.slots, batch.valid.size // len(batch.slots))
         preferred = jnp.where(batch.paired[:, None], jnp.arange(batch.valid.shape[1]) == 0, batch.reward > 0.5)
         good = types.at_tokens((batch.valid & preferred).astype(jnp.float32), batch) * last.any(1)
-        exact = {"precision": jax.lax.Precision.HIGHEST, "out_sharding": sharding.spec(None)}
-        return jnp.einsum("rt,rtd->d", good, _hidden(model, dtype, attention, params, batch), **exact), good.sum()
+        exact, where = {"precision": jax.lax.Precision.HIGHEST, "out_sharding": sharding.spec(None)}, sharding.shard(good, "rows", "tokens")
+        return jnp.einsum("rt,rtd->d", where, _hidden(model, dtype, attention, params, batch), **exact), good.sum()
 
     return jax.jit(ends)
 
@@ -231,8 +231,7 @@ def _means(model: models.Model, dtype, attention: str) -> Callable:
 
     def look(params, batch: types.Batch, goal):
         hidden, count = _hidden(model, dtype, attention, params, batch), batch.valid.size // len(batch.slots)
-        inside = (batch.slots[:, None] == jnp.arange(count)[:, None]).astype(jnp.float32)
-        summed = jnp.einsum("rst,rtd->rsd", inside, hidden, precision=jax.lax.Precision.HIGHEST)
+        summed = sharding.sum_tokens(batch.slots[:, None] == jnp.arange(count)[:, None], hidden)
         return cosine(summed, goal).reshape(batch.valid.shape, out_sharding=jax.typeof(batch.valid).sharding)
 
     return jax.jit(look)

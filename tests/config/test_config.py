@@ -178,6 +178,8 @@ def test_an_option_that_needs_a_reference_brings_one(beta, rule):
         (dict(model=dict(preset="tiny")), ["model.tokenizer is missing"]),
         (dict(model=dict(checkpoint="a", dtype="float16")), ["model.dtype='float16'", "'bfloat16'"]),
         (dict(mesh=dict(fsdp=-1, data=-1)), ["only one axis may be -1"]),
+        (dict(mesh=dict(context=3), data=dict(train=dict(path="x"), row_tokens=64)), ["row_tokens=64 does not split over mesh.context=3"]),
+        (dict(mesh=dict(context=2), eval=dict(generate=dict(prompts="x.jsonl"))), ["eval.generate: answers are drawn token by token"]),
         (dict(reference=dict(rule="none")), ["reference.rule='none'", "needs a reference"]),
         (dict(reference=dict(rule="frosen")), ["reference.rule='frosen'", "frozen"]),
         (dict(optimizer=dict(learning_rate=1e-4, name="sgd")), ["optimizer.name='sgd'", "adamw"]),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxalign import sharding
-from jaxalign.models.attention import rule, xla
+from jaxalign.models.attention import blocks, rule, xla
 
 ROWS, LENGTH, HEADS, KV_HEADS, SIZE, BLOCK = 8, 61, 4, 2, 8, 8  # 61 tokens: seven blocks and a part of one
 
@@ -120,6 +120,6 @@ def test_a_row_costs_what_its_groups_cost(window, counts):
     prefixes = np.where(segments % 3 == 1, 0, (segments - 1) // 3 * 3 + 1)
     positions = np.concatenate([np.arange(prompt), prompt + np.arange(first), prompt + np.arange(second)] * groups)
     marks = (jnp.pad(jnp.asarray(x), (0, 16)) for x in (positions, segments, prefixes))  # two blocks of padding
-    _, _, (places, count) = xla._marks(*marks, jnp.int32(window), BLOCK, BLOCK)
+    _, _, (places, count) = xla._marks(*marks, jnp.int32(window), blocks.Part(0, len(segments) + 16), BLOCK, BLOCK)
     assert count.tolist() == [1, 2, 2, counts[2]] * groups + [0, 0]
     assert places[6, :2].tolist() == [4, 6]  # the second group's second response meets its prompt, not the first response

@@ -76,6 +76,15 @@ def test_an_implementation_that_cannot_run_is_refused(table, name, head_dim, mes
         rule.choose(name, head_dim)
 
 
+def test_an_implementation_for_whole_rows_is_not_chosen_where_their_tokens_are_split():
+    with sharding.shapes_only((1, 1, 1, 2, 1), "gpu"):
+        assert rule.choose("auto", 64) == ("xla", "not pallas_gpu: mesh.context splits the tokens of a row, and it attends to whole rows")
+        with pytest.raises(ValueError, match="model.attention='pallas_gpu' cannot be used: mesh.context splits.*set it to 'auto'"):
+            rule.choose("pallas_gpu", 64)
+    with sharding.shapes_only((1, 1, 1, 2, 1), "tpu"):
+        assert rule.choose("auto", 64) == ("pallas_tpu", "made for tpu")
+
+
 @pytest.mark.parametrize(
     ("head_dim", "kind", "reason"),
     [

@@ -45,6 +45,21 @@ def test_values_and_gradients_are_those_of_the_oracle(marks, window):
     assert_equal(marks, window, 0.0, jnp.float32, 3e-6)
 
 
+@pytest.mark.parametrize("part", [(200, 100), (0, 150), (150, 150)], ids=str)
+def test_the_queries_of_a_part_of_a_row_have_the_values_and_gradients_of_the_whole(part):
+    first, count = part
+    q, k, v, direction = weights(jnp.float32, LENGTH, 4, 2, SIZE)
+    marks, here = SHAPES["one to eight answers"], slice(first, first + count)
+    arguments = q[:, here], k, v, direction[:, here], *marks, np.int32(100), np.int32(first)
+    whole = oracle(0.0)(q, k, v, jnp.zeros_like(direction).at[:, here].set(direction[:, here]), *marks, np.int32(100))
+    right = [x[:, here] if number < 2 else x for number, x in enumerate(whole)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pallas_tpu, "BLOCK", BLOCK)
+        found = ours(0.0)(*arguments)
+    for implementation in (found, oracle(0.0)(*arguments)):
+        assert_close(implementation, right, jnp.float32, 3e-6)
+
+
 def test_ids_in_any_order_at_any_positions_are_seen_by_the_rule():
     random = np.random.default_rng(7)
     marks = [np.maximum(random.integers(low, 6, (2, LENGTH)), 0).astype(np.int32) for low in (0, -3, -3)]

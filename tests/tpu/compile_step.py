@@ -1,6 +1,6 @@
 """Compiles the DPO train step for a TPU slice, ahead of time, and prints what the compiler says as one line of JSON.
 
-    python compile_step.py v5e:4x4 1 4 4          topology, then data, fsdp and tensor
+    python compile_step.py v5e:4x4 1 4 4 1          topology, then data, fsdp, tensor and context
 
 Needs libtpu and no TPU. Everything is a shape: nothing is allocated. A process of its own, because libtpu reads its environment once.
 """
@@ -67,14 +67,14 @@ def reduced_elements(text: str) -> int:
     return largest
 
 
-def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
+def main(topology: str, data: int, fsdp: int, tensor: int, context: int) -> None:
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     model = models.build(CONFIG)
     schedule = optim.make_schedule("cosine", learning_rate=1e-6, warmup_steps=10, total_steps=100, min_lr_ratio=0.1)
     optimizer = optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.1, axes=model.axes)
     look = functools.partial(forward.next_token, model, dtype=jnp.bfloat16, remat="full", attention="auto")
     train_step = step.make_train_step(look, objectives.bind("dpo"), reference.frozen, optimizer, schedule)
-    with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices)):
+    with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices, context=context)):
         state, batch = abstract_state(model, optimizer), abstract_batch(ROWS_A_DEVICE * data * fsdp)
         start = time.monotonic()
         compiled = train_step.lower(state, batch).compile()
@@ -99,10 +99,10 @@ def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
         "host": sorted(set(HOST.findall(text))),
         "collectives": {kind: text.count(f" {kind}") for kind in ("all-gather", "reduce-scatter", "all-reduce")},
     }
-    if len(sys.argv) > 5:
-        open(sys.argv[5], "w").write(text)
+    if len(sys.argv) > 6:
+        open(sys.argv[6], "w").write(text)
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:5]))
+    main(sys.argv[1], *map(int, sys.argv[2:6]))

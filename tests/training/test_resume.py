@@ -117,9 +117,9 @@ def test_a_full_disk_during_a_save_names_the_last_good_checkpoint_and_loses_noth
 
 @pytest.mark.slow
 def test_resuming_on_another_mesh_and_with_microbatches_gives_the_same_run(uninterrupted, tmp_path, cache):
-    (state, _, _), mesh, microbatches = uninterrupted, (2, 2, 2), 2
+    (state, _, _), mesh, microbatches = uninterrupted, (1, 2, 2, 2), 2
     assert die("step", 7, tmp_path, cache).returncode == -9
-    shape = [f"--config.mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), mesh, strict=True)]
+    shape = [f"--config.mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "context", "tensor"), mesh, strict=True)]
     assert train.main(arguments(tmp_path, cache, *shape, f"--config.batch.gradient_accumulation_steps={microbatches}")) == 0
     again, step = final_state(tmp_path)
     assert step == 10

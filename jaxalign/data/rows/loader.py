@@ -102,9 +102,11 @@ def to_device(arrays: dict[str, np.ndarray]) -> Batch:
     """This host's arrays as one global `Batch`, split by rows over the mesh in scope.
 
     Raises:
-      ValueError: the rows of all hosts together do not split over the data and fsdp axes.
+      ValueError: the rows of all hosts together do not split over the data and fsdp axes, or their tokens over context.
     """
-    sharding.check_rows(arrays["tokens"].shape[0] * jax.process_count(), hosts=jax.process_count(), **_axes())
+    rows, tokens = arrays["tokens"].shape
+    sharding.check_rows(rows * jax.process_count(), hosts=jax.process_count(), **_axes())
+    sharding.check_tokens(tokens, context=sharding.mesh_shape().get("context", 1))
 
     def place(array):
         return jax.make_array_from_process_local_data(sharding.named(sharding.rows_spec(array.ndim)), array)

@@ -21,14 +21,29 @@ class Met(NamedTuple):
     count: Array  # int32[..., blocks]; how many are met; beyond it `places` repeats the last one, or 0 where there is none
 
 
-def seen(positions: Array, segments: Array, prefixes: Array, window: Array, query_block: int, key_block: int) -> tuple[Array, Array]:
+class Part(NamedTuple):
+    """A part of the places of a row."""
+
+    first: Array | int  # int32[]
+    count: int
+
+    def of(self, x: Array) -> Array:
+        """[..., T] -> [..., count]."""
+        return x if self.count == x.shape[-1] else jax.lax.dynamic_slice_in_dim(x, self.first, self.count, -1)
+
+
+def seen(
+    positions: Array, segments: Array, prefixes: Array, window: Array, query_block: int, key_block: int, part: Part | None = None
+) -> tuple[Array, Array]:
     """(where something may be seen, where all is seen): bool[..., blocks of queries, blocks of keys] both.
 
     positions, segments, prefixes are int32[..., T]; window is int32[], 0 = none. T is filled up to whole blocks with padding, which sees
-    nothing and is not seen. A block outside the first array has nothing to see; one inside it may be met in vain where its range of ids
-    overlaps, which is rare, since the ids of a group are consecutive. The second array lies within the first.
+    nothing and is not seen; so are the queries, which are the part of the row that is given, or all of it. A block outside the first array
+    has nothing to see; one inside it may be met in vain where its range of ids overlaps, which is rare, since the ids of a group are
+    consecutive. The second array lies within the first.
     """
-    position, segment, prefix = (split(x, query_block) for x in (positions, segments, prefixes))
+    part = part or Part(0, segments.shape[-1])
+    position, segment, prefix = (split(part.of(x), query_block) for x in (positions, segments, prefixes))
     key_position, key_segment = (split(x, key_block) for x in (positions, segments))
     first, last = (x[..., None, :] for x in _range(key_segment, key_segment))
     one_key_segment = (first == last) & (key_segment.min(-1) != 0)[..., None, :]
@@ -43,7 +58,7 @@ def seen(positions: Array, segments: Array, prefixes: Array, window: Array, quer
     overlaps &= (window == 0) | (nearest[..., None] - key_farthest[..., None, :] < window)
     same &= (window == 0) | (farthest[..., None] - key_nearest[..., None, :] < window)
 
-    start, key_start = jnp.arange(segment.shape[-2])[:, None] * query_block, jnp.arange(key_segment.shape[-2]) * key_block
+    start, key_start = part.first + jnp.arange(segment.shape[-2])[:, None] * query_block, jnp.arange(key_segment.shape[-2]) * key_block
     overlaps &= key_start < start + query_block
     return overlaps, overlaps & same & one_key_segment & all_queries & (key_start + key_block <= start + 1)
 

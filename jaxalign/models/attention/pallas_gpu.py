@@ -34,6 +34,7 @@ def attend_locally(
     segments: Array,
     prefixes: Array,
     window: Array,
+    first: Array | int = 0,
     *,
     softcap: float,
     tiles: Tiles | None = None,
@@ -42,7 +43,7 @@ def attend_locally(
     """Attention of scaled queries, see `rule.attend`. Scores, soft-max and sums are float32.
 
     Products of float32 arrays have jax's default precision, that of the matrix units. tiles: shapes of the programs; None: those of
-    `tiles_for`. interpret runs the kernels as plain operations on any device, for tests.
+    `tiles_for`. The queries are those of whole rows. interpret runs the kernels as plain operations on any device, for tests.
     """
     length, size = q.shape[1], q.shape[3]
     if tiles is None:

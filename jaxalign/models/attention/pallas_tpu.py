@@ -38,17 +38,28 @@ class Pairs(NamedTuple):
 
     outer: Array  # int32[P + 1]; the block that adds up what it meets, in ascending order; -1 beyond the last pair
     inner: Array  # int32[P + 1]; the block that it meets
+    ahead: Array  # int32[P + 1]; tokens of the row from the beginning of the block of keys to that of the block of queries
     count: Array  # int32[]
 
 
 def attend_locally(
-    q: Array, k: Array, v: Array, positions: Array, segments: Array, prefixes: Array, window: Array, *, softcap: float, interpret=False
+    q: Array,
+    k: Array,
+    v: Array,
+    positions: Array,
+    segments: Array,
+    prefixes: Array,
+    window: Array,
+    first: Array | int = 0,
+    *,
+    softcap: float,
+    interpret: bool = False,
 ) -> Array:
-    """Attention of scaled queries, see `rule.attend`. Beside its arguments only the result and a number per query and head are saved.
+    """Attention of scaled queries, see `rule`. Beside its arguments only the result and a number per query and head are saved.
 
     With `interpret` it runs on any device, slowly.
     """
-    return _attention(q, k, v, positions, segments, prefixes, window, softcap, interpret)
+    return _attention(q, k, v, positions, segments, prefixes, window, first, softcap, interpret)
 
 
 def refusal(head_dim: int, device_kind: str | None) -> str | None:
@@ -56,22 +67,22 @@ def refusal(head_dim: int, device_kind: str | None) -> str | None:
     return f"heads of {head_dim} elements are wider than {WIDEST}" if head_dim > WIDEST else None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(7, 8))
-def _attention(q, k, v, positions, segments, prefixes, window, softcap, interpret):
-    return _forward(q, k, v, positions, segments, prefixes, window, softcap, interpret)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(8, 9))
+def _attention(q, k, v, positions, segments, prefixes, window, first, softcap, interpret):
+    return _forward(q, k, v, positions, segments, prefixes, window, first, softcap, interpret)[0]
 
 
-def _forward(q, k, v, positions, segments, prefixes, window, softcap, interpret):
-    ids, block, stacks = (positions, segments, prefixes, window), _block(q), _stacks(q, k)
+def _forward(q, k, v, positions, segments, prefixes, window, first, softcap, interpret):
+    ids, block, stacks = (positions, segments, prefixes, window, blocks.Part(first, q.shape[1])), _block(q), _stacks(q, k)
     pairs, _ = _pairs(*ids, block)
-    marks, queries = _marks(*ids, block), _by_head(q, block, stacks)
+    (query_marks, key_marks), queries = _marks(*ids, block), _by_head(q, block, stacks)
     keys, values = (_by_head(x, block, k.shape[2])[:, 0] for x in (k, v))
     heads, tokens, size = queries.shape[1:]
     column = (heads, block, LANES), jnp.float32
     out, normalizer = _call(
         partial(kernels.forward_kernel, softcap=softcap),
         pairs,
-        [(queries, 2, "outer"), (keys, 1, "inner"), (values, 1, "inner"), (marks, 2, "outer"), (marks, 2, "inner")],
+        [(queries, 2, "outer"), (keys, 1, "inner"), (values, 1, "inner"), (query_marks, 2, "outer"), (key_marks, 2, "inner")],
         [(queries.shape, q.dtype, 2), ((stacks, ROWS, tokens), jnp.float32, 2)],
         [((3, block, LANES), jnp.int32), column, column, ((heads, block, size), jnp.float32)],
         block,
@@ -85,19 +96,19 @@ def _backward(softcap, interpret, saved, gradient):
     q, k, v, *ids, out, normalizer = saved
     block, stacks = _block(q), len(normalizer)
     by_query, by_key = _pairs(*ids, block)
-    marks = _marks(*ids, block)
+    query_marks, key_marks = _marks(*ids, block)
     # d scores = weights (d weights - sum_t weights d weights), and that sum is out . gradient
     mean = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     queries, gradients, mean = (_by_head(x, block, stacks) for x in (q, gradient, mean))
     numbers = jnp.concatenate([normalizer, mean[..., 0]], 1)
     numbers = jnp.pad(numbers, [(0, 0), (0, -numbers.shape[1] % ROWS), (0, 0)])
     keys, values = (_by_head(x, block, k.shape[2])[:, 0] for x in (k, v))
-    _, heads, tokens, size = queries.shape
+    heads, size, tokens = queries.shape[1], queries.shape[3], keys.shape[1]
     cells = (block, size), jnp.float32
 
     def arguments(of_queries, of_keys):
         by_queries = [(x, 2, of_queries) for x in (queries, gradients, numbers)]
-        return [*by_queries, (keys, 1, of_keys), (values, 1, of_keys), (marks, 2, of_queries), (marks, 2, of_keys)]
+        return [*by_queries, (keys, 1, of_keys), (values, 1, of_keys), (query_marks, 2, of_queries), (key_marks, 2, of_keys)]
 
     (dq,) = _call(
         partial(kernels.query_kernel, softcap=softcap),
@@ -120,7 +131,7 @@ def _backward(softcap, interpret, saved, gradient):
         interpret,
     )
     dk, dv = (_by_row(x.reshape(k.shape[2], -1, tokens, size).sum(1, keepdims=True), *k.shape[:2]).astype(k.dtype) for x in (dk, dv))
-    return _by_row(dq, *q.shape[:2]), dk, dv, None, None, None, None
+    return _by_row(dq, *q.shape[:2]), dk, dv, *[None] * 5
 
 
 _attention.defvjp(_forward, _backward)
@@ -135,14 +146,14 @@ def _call(kernel: Callable, pairs: Pairs, inputs: Sequence, outputs: Sequence, s
     heads = outputs[0][0][0]
 
     def blocked(shape, axis, side):
-        def place(head, step, outer, inner):
+        def place(head, step, outer, inner, ahead):
             block_number = (outer if side == "outer" else inner)[step]
             return head * shape[0] // heads, *(block_number if i == axis else 0 for i in range(1, len(shape)))
 
         return pl.BlockSpec((1, *(block if i == axis else shape[i] for i in range(1, len(shape)))), place)
 
     grid = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=2,
+        num_scalar_prefetch=3,
         grid=(heads, pairs.count),
         in_specs=[blocked(array.shape, axis, side) for array, axis, side in inputs],
         out_specs=[blocked(shape, axis, "outer") for shape, _, axis in outputs],
@@ -156,7 +167,7 @@ def _call(kernel: Callable, pairs: Pairs, inputs: Sequence, outputs: Sequence, s
         interpret=interpret,
         name=kernel.func.__name__,
     )
-    return call(pairs.outer, pairs.inner, *(array for array, _, _ in inputs))
+    return call(pairs.outer, pairs.inner, pairs.ahead, *(array for array, _, _ in inputs))
 
 
 def _block(q: Array) -> int:
@@ -190,8 +201,10 @@ def _by_row(x: Array, rows: int, length: int) -> Array:
     return x.reshape(rows, x.shape[1], -1, size)[:, :length]
 
 
-def _marks(positions: Array, segments: Array, prefixes: Array, window: Array, block: int) -> Array:
-    """What decides who sees whom: int32[1, 8, R * T].
+def _marks(
+    positions: Array, segments: Array, prefixes: Array, window: Array, part: blocks.Part, block: int
+) -> tuple[Array, Array]:
+    """What decides who sees whom, of the queries and of the keys: int32[1, 8, R * T], T being the queries' or the keys'.
 
     A key has its segment and position. A query has the segment and the prefix that it sees (the segment again, where it has none; -1, which
     no key has, for padding) and the position of the farthest key in its window.
@@ -203,23 +216,35 @@ def _marks(positions: Array, segments: Array, prefixes: Array, window: Array, bl
     nothing = jnp.zeros_like(segments)
     rows = jnp.stack([segments, positions, seen, prefix, nearest, *[nothing] * (ROWS - 5)])
     fill = jnp.array([0, 0, -1, -1, 0, 0, 0, 0], jnp.int32)[:, None, None]
-    rows = jnp.concatenate([rows, jnp.broadcast_to(fill, (ROWS, len(segments), -segments.shape[1] % block))], 2)
-    return rows.reshape(1, ROWS, -1)
+
+    def filled(rows):
+        return jnp.concatenate([rows, jnp.broadcast_to(fill, (*rows.shape[:2], -rows.shape[2] % block))], 2).reshape(1, ROWS, -1)
+
+    return filled(part.of(rows)), filled(rows)
 
 
-def _pairs(positions: Array, segments: Array, prefixes: Array, window: Array, block: int) -> tuple[Pairs, Pairs]:
+def _pairs(
+    positions: Array, segments: Array, prefixes: Array, window: Array, part: blocks.Part, block: int
+) -> tuple[Pairs, Pairs]:
     """The pairs of blocks that meet, for every block of queries and for every block of keys."""
-    meets, _ = blocks.seen(positions, segments, prefixes, window, block, block)
-    meets |= jnp.eye(meets.shape[-1], dtype=bool)  # every block is written, also one that sees nothing
-    return _listed(meets), _listed(meets.swapaxes(1, 2))
+    meets, _ = blocks.seen(positions, segments, prefixes, window, block, block, part)
+    by_query, by_key = _listed(meets), _listed(meets.swapaxes(1, 2))
+    queries, keys = meets.shape[1:]
+
+    def ahead(query, key):
+        return part.first + (query % queries - key % keys) * block
+
+    return by_query._replace(ahead=ahead(by_query.outer, by_query.inner)), by_key._replace(ahead=ahead(by_key.inner, by_key.outer))
 
 
 def _listed(meets: Array) -> Pairs:
-    """The pairs of bool[R, n, n] in order."""
-    rows, n, _ = meets.shape
+    """The pairs of bool[R, n, m] in order, without `ahead`. Every block is written: one that meets none meets the first."""
+    rows, n, m = meets.shape
+    meets |= ~meets.any(2, keepdims=True) & (jnp.arange(m) == 0)
     running = jnp.cumsum(meets.ravel(), dtype=jnp.int32)
-    number = jnp.arange(1, rows * n * (n + 1) // 2 + 2, dtype=jnp.int32)  # as many pairs as a causal mask leaves, and one more
+    most = n * (n + 1) // 2 if n == m else n * m  # per row, those that a causal mask leaves
+    number = jnp.arange(1, rows * most + 2, dtype=jnp.int32)
     # Before the cell of a number stand all whose running count is below it: on a TPU a scatter, a sort or a search would cost more.
     cell = (running < number[:, None]).sum(1, dtype=jnp.int32)
-    outer = cell // n
-    return Pairs(jnp.where(number <= running[-1], outer, -1), outer // n * n + cell % n, running[-1])
+    outer = cell // m
+    return Pairs(jnp.where(number <= running[-1], outer, -1), outer // n * m + cell % m, running[:0], running[-1])

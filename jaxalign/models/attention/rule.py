@@ -1,11 +1,11 @@
 """Attention under the one rule of `types.Batch`, by an implementation of `IMPLEMENTATIONS`: the one named, or the one for the devices.
 
 Token i sees token j iff j <= i, segments[i] != 0 and segments[j] is segments[i] or prefixes[i]; with a window also
-positions[i] - positions[j] < window. An implementation is plain local code: `attend` runs it on each device's own rows and heads.
+positions[i] - positions[j] < window. An implementation is plain local code: `attend` runs it on each device's own rows and heads. Where
+the tokens of a row are split too, a device has the queries of its own tokens and gathers the keys and values of all of them.
 """
 
 from collections.abc import Callable
-import functools
 from typing import NamedTuple
 
 import jax
@@ -22,10 +22,12 @@ class Implementation(NamedTuple):
     """One way to attend."""
 
     # () -> a module, imported where it is needed (the machinery of kernels takes a quarter of a second), with two functions:
-    #   attend_locally(q, k, v, positions, segments, prefixes, window, *, softcap) -> the attention of one device's rows and heads
+    #   attend_locally(q, k, v, positions, segments, prefixes, window, first, *, softcap) -> the attention of one device's rows and heads,
+    #     of queries that are those of the places `first`, first + 1, ... of each row; all else has its whole rows
     #   refusal(head_dim, device_kind) -> why it cannot attend with heads of this size on such devices; None: it can
     load: Callable
     platform: str | None = None  # of the devices that it is for, as in jax.Device.platform; None: it runs on all
+    takes_parts: bool = True  # of the queries of a row; False: `first` must be 0, and queries are those of the whole row
 
 
 def choose(name: str, head_dim: int) -> tuple[str, str]:
@@ -46,15 +48,21 @@ def choose(name: str, head_dim: int) -> tuple[str, str]:
         chosen = IMPLEMENTATIONS[name]
         if platform and chosen.platform not in (None, platform):
             raise ValueError(f"model.attention={name!r} runs on {chosen.platform}, and the devices are {platform}; set it to 'auto'.")
-        if reason := chosen.load().refusal(head_dim, kind):
+        if reason := _refusal(chosen, head_dim, kind):
             raise ValueError(f"model.attention={name!r} cannot be used: {reason}; set it to 'auto'.")
         return name, "as named"
     made_for = [one for one, chosen in IMPLEMENTATIONS.items() if chosen.platform == platform and platform]
-    refusals = {one: IMPLEMENTATIONS[one].load().refusal(head_dim, kind) for one in made_for}
+    refusals = {one: _refusal(IMPLEMENTATIONS[one], head_dim, kind) for one in made_for}
     able = [one for one in made_for if not refusals[one]]
     if able:
         return able[0], f"made for {platform}"
     return "xla", "; ".join(f"not {one}: {reason}" for one, reason in refusals.items()) or f"the one for {platform or 'any platform'}"
+
+
+def _refusal(chosen: Implementation, head_dim: int, kind: str | None) -> str | None:
+    if not chosen.takes_parts and sharding.mesh_axes("tokens"):
+        return "mesh.context splits the tokens of a row, and it attends to whole rows"
+    return chosen.load().refusal(head_dim, kind)
 
 
 def attend(
@@ -68,12 +76,26 @@ def attend(
     """
     name, _ = choose(implementation, q.shape[-1])
     k, v = split_heads(q, k, v)
-    by_head = sharding.spec("rows", None, "heads", None)
-    by_row = sharding.rows_spec(2)
-    local = functools.partial(IMPLEMENTATIONS[name].load().attend_locally, softcap=softcap)
+    attend_locally, along = IMPLEMENTATIONS[name].load().attend_locally, sharding.mesh_axes("tokens")
+    by_head, by_row = sharding.spec("rows", "tokens", "heads", None), sharding.rows_spec(2)
+
+    def local(q, k, v, *ids):
+        k, v = (_whole_rows(x, along) if along else x for x in (k, v))
+        first = jax.lax.axis_index(along) * q.shape[1] if along else 0
+        return attend_locally(q, k, v, *ids, first, softcap=softcap)
+
     in_specs = (by_head, by_head, by_head, by_row, by_row, by_row, sharding.spec())
     mapped = jax.shard_map(local, in_specs=in_specs, out_specs=by_head, check_vma=False)
     return mapped(q, k, v, positions, segments, prefixes, window)
+
+
+def _whole_rows(x: Array, along: tuple[str, ...]) -> Array:
+    """A device's part [R, T / n, ...] of rows whose tokens lie on n devices -> [R, T, ...]; its gradient is a reduce-scatter.
+
+    The parts get a dimension of their own, in front: of one that is stored innermost a TPU would reduce all.
+    """
+    parts = jax.lax.all_gather(x, along, axis=0, tiled=False)
+    return jnp.moveaxis(parts, 0, 1).reshape(len(x), -1, *x.shape[2:])
 
 
 def split_heads(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
@@ -84,7 +106,7 @@ def split_heads(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
     if jax.typeof(k).sharding.spec[2] is not None or sharding.mesh_shape()["tensor"] == 1:
         return k, v
     k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
-    return sharding.shard(k, "rows", None, "heads", None), sharding.shard(v, "rows", None, "heads", None)
+    return sharding.shard(k, "rows", "tokens", "heads", None), sharding.shard(v, "rows", "tokens", "heads", None)
 
 
 def _pallas_gpu():
@@ -101,6 +123,6 @@ def _pallas_tpu():
 
 IMPLEMENTATIONS = {  # where several are made for one platform, "auto" takes the first
     "xla": Implementation(lambda: xla),
-    "pallas_gpu": Implementation(_pallas_gpu, "gpu"),
+    "pallas_gpu": Implementation(_pallas_gpu, "gpu", takes_parts=False),
     "pallas_tpu": Implementation(_pallas_tpu, "tpu"),
 }

@@ -17,7 +17,7 @@ SEGMENT, POSITION, *SEEN = range(5)  # rows of the marks: a key's own; and the t
 NONE = -1e30  # the score of what is not seen
 
 
-def forward_kernel(outer, inner, q, k, v, query_marks, key_marks, out, normalizer, seen, largest, total, sums, *, softcap):
+def forward_kernel(outer, inner, ahead, q, k, v, query_marks, key_marks, out, normalizer, seen, largest, total, sums, *, softcap):
     """Writes the attention [1, S, B, E] of a block of queries and the log-sum-exp of its scores, at the last block of keys."""
     heads, block, size = sums.shape
     first, last = _ends(outer)
@@ -26,7 +26,7 @@ def forward_kernel(outer, inner, q, k, v, query_marks, key_marks, out, normalize
     def _():
         _store_columns(seen, query_marks[0], SEEN)
 
-    hidden = _hidden_keys(seen, key_marks, outer, inner)
+    hidden = _hidden_keys(seen, key_marks, ahead)
     for head in range(heads):
         scores = _scores(q[0, head], k[0], softcap) + hidden
         old = jnp.where(first, NONE, largest[head])
@@ -48,7 +48,7 @@ def forward_kernel(outer, inner, q, k, v, query_marks, key_marks, out, normalize
         normalizer[0] = jnp.where(real, tops + jnp.log(totals), 0).T[:ROWS]
 
 
-def query_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_marks, dq, seen, columns, sums, *, softcap):
+def query_kernel(outer, inner, ahead, q, gradient, numbers, k, v, query_marks, key_marks, dq, seen, columns, sums, *, softcap):
     """Writes dq [1, S, B, E] of a block of queries. numbers have the log-sum-exp, then out . gradient, of every head."""
     heads, block, _ = sums.shape
     first, last = _ends(outer)
@@ -58,7 +58,7 @@ def query_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_mark
         _store_columns(seen, query_marks[0], SEEN)
         _store_columns(columns, numbers[0], range(2 * heads))
 
-    hidden = _hidden_keys(seen, key_marks, outer, inner)
+    hidden = _hidden_keys(seen, key_marks, ahead)
     for head in range(heads):
         scores = _scores(q[0, head], k[0], softcap)
         weights = jnp.exp(scores + hidden - _wide(columns[head], block))
@@ -71,7 +71,7 @@ def query_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_mark
         dq[0] = sums[...].astype(dq.dtype)
 
 
-def key_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_marks, dk, dv, seen, key_sums, value_sums, *, softcap):
+def key_kernel(outer, inner, ahead, q, gradient, numbers, k, v, query_marks, key_marks, dk, dv, seen, key_sums, value_sums, *, softcap):
     """Writes dk and dv [1, B, E] of a block of keys, summed over the stack of heads."""
     first, last = _ends(outer)
     heads = q.shape[1]
@@ -82,7 +82,7 @@ def key_kernel(outer, inner, q, gradient, numbers, k, v, query_marks, key_marks,
         key_sums[...] = jnp.zeros(key_sums.shape, jnp.float32)
         value_sums[...] = jnp.zeros(value_sums.shape, jnp.float32)
 
-    hidden = _hidden_queries(seen, query_marks, outer, inner)
+    hidden = _hidden_queries(seen, query_marks, ahead)
     for head in range(heads):
         scores = _scores(k[0], q[0, head], softcap)
         weights = jnp.exp(scores + hidden - numbers[0, head][None])
@@ -101,21 +101,19 @@ def _ends(outer) -> tuple[Array, Array]:
     return (step == 0) | (outer[step] != outer[jnp.maximum(step - 1, 0)]), outer[step] != outer[step + 1]
 
 
-def _hidden_keys(seen, key_marks, outer, inner) -> Array:
+def _hidden_keys(seen, key_marks, ahead) -> Array:
     """float32[queries, keys]: 0 where a query sees a key, else NONE."""
     size = key_marks.shape[2]
     queries = (_wide(seen[i], size) for i in range(len(SEEN)))
-    ahead = (outer[pl.program_id(1)] - inner[pl.program_id(1)]) * size
-    after = _places(size, 1) - _places(size, 0) <= ahead
+    after = _places(size, 1) - _places(size, 0) <= ahead[pl.program_id(1)]
     return _rule(*queries, key_marks[0, SEGMENT][None], key_marks[0, POSITION][None], after)
 
 
-def _hidden_queries(seen, query_marks, outer, inner) -> Array:
+def _hidden_queries(seen, query_marks, ahead) -> Array:
     """The same, float32[keys, queries]."""
     size = query_marks.shape[2]
     queries = (query_marks[0, mark][None] for mark in SEEN)
-    ahead = (inner[pl.program_id(1)] - outer[pl.program_id(1)]) * size
-    after = _places(size, 0) - _places(size, 1) <= ahead
+    after = _places(size, 0) - _places(size, 1) <= ahead[pl.program_id(1)]
     return _rule(*queries, _wide(seen[0], size), _wide(seen[1], size), after)
 
 

@@ -26,56 +26,65 @@ def refusal(head_dim: int, device_kind: str | None) -> None:
 
 
 def attend_locally(
-    q: Array, k: Array, v: Array, positions: Array, segments: Array, prefixes: Array, window: Array, *, softcap: float
+    q: Array,
+    k: Array,
+    v: Array,
+    positions: Array,
+    segments: Array,
+    prefixes: Array,
+    window: Array,
+    first: Array | int = 0,
+    *,
+    softcap: float,
 ) -> Array:
-    """Attention of scaled queries, see `rule.attend`. Soft-max and sums are float32; beside its arguments only the result is saved."""
-    return _attention(q, k, v, positions, segments, prefixes, window, softcap)
+    """Attention of scaled queries, see `rule`. Soft-max and sums are float32; beside its arguments only the result is saved."""
+    return _attention(q, k, v, positions, segments, prefixes, window, first, softcap)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(7,))
-def _attention(q, k, v, positions, segments, prefixes, window, softcap):
-    return _forward(q, k, v, positions, segments, prefixes, window, softcap)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(8,))
+def _attention(q, k, v, positions, segments, prefixes, window, first, softcap):
+    return _forward(q, k, v, positions, segments, prefixes, window, first, softcap)[0]
 
 
-def _forward(q, k, v, positions, segments, prefixes, window, softcap):
+def _forward(q, k, v, positions, segments, prefixes, window, first, softcap):
     marks = positions, segments, prefixes
-    out, normalizer = _over_rows(partial(_row_forward, softcap=softcap), window, q, k, v, *marks)
+    out, normalizer = _over_rows(partial(_row_forward, window=window, first=first, softcap=softcap), q, k, v, *marks)
     out, normalizer = checkpoint_name(out, blocks.ATTENDED), checkpoint_name(normalizer, blocks.ATTENDED)
-    return out, (q, k, v, *marks, window, out, normalizer)
+    return out, (q, k, v, *marks, out, normalizer, window, first)
 
 
 def _backward(softcap, saved, gradient):
-    *arrays, window, out, normalizer = saved
-    q, k, v = _over_rows(partial(_row_backward, softcap=softcap), window, *arrays, out, normalizer, gradient)
-    return q, k, v, None, None, None, None
+    *arrays, window, first = saved
+    q, k, v = _over_rows(partial(_row_backward, window=window, first=first, softcap=softcap), *arrays, gradient)
+    return q, k, v, *[None] * 5
 
 
 _attention.defvjp(_forward, _backward)
 
 
-def _over_rows(function: Callable, window: Array, *arrays: Array):
-    """function(*row, window=, key_block=) of every row of the arrays [R, ...]."""
-    length = arrays[0].shape[1]
+def _over_rows(function: Callable, q: Array, k: Array, *arrays: Array):
+    """function(*row, key_block=) of every row of the arrays [R, ...]."""
+    length, arrays = k.shape[1], (q, k, *arrays)
 
     def together(*arrays):
-        return jax.vmap(partial(function, window=window, key_block=length))(*arrays)
+        return jax.vmap(partial(function, key_block=length))(*arrays)
 
     def one_by_one(*arrays):
-        return jax.lax.map(lambda row: function(*row, window=window, key_block=BLOCK), arrays)
+        return jax.lax.map(lambda row: function(*row, key_block=BLOCK), arrays)
 
     if length <= FEW_BLOCKS * BLOCK:
         return together(*arrays)
     return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=together)
 
 
-# What follows knows one row: q [T, H, E], k and v [T, KV, E]. Of a block, queries are [KV, H / KV * block, E] and keys [KV, block, E].
+# What follows knows one row: q [S, H, E], k and v [T, KV, E]. Of a block, queries are [KV, H / KV * block, E] and keys [KV, block, E].
 
 
-def _row_forward(q, k, v, positions, segments, prefixes, *, window, key_block, softcap):
-    """(attention [T, H, E], log-sum-exp of the scores of every query float32[blocks, KV, H / KV * block])."""
+def _row_forward(q, k, v, positions, segments, prefixes, *, window, first, key_block, softcap):
+    """(attention [S, H, E], log-sum-exp of the scores of every query float32[blocks, KV, H / KV * block])."""
     length, heads, _ = q.shape
     block = min(length, BLOCK)
-    query_marks, key_marks, visible = _marks(positions, segments, prefixes, window, block, key_block)
+    query_marks, key_marks, visible = _marks(positions, segments, prefixes, window, blocks.Part(first, length), block, key_block)
     keys, values = _split_keys(k, key_block), _split_keys(v, key_block)
 
     def one_block(_, inputs):
@@ -99,11 +108,11 @@ def _row_forward(q, k, v, positions, segments, prefixes, *, window, key_block, s
     return _merge_queries(out, length, heads), normalizer
 
 
-def _row_backward(q, k, v, positions, segments, prefixes, out, normalizer, gradient, *, window, key_block, softcap):
+def _row_backward(q, k, v, positions, segments, prefixes, out, normalizer, gradient, *, window, first, key_block, softcap):
     """Gradients of q, k and v from that of the attention."""
     length, heads, _ = q.shape
     block = min(length, BLOCK)
-    query_marks, key_marks, visible = _marks(positions, segments, prefixes, window, block, key_block)
+    query_marks, key_marks, visible = _marks(positions, segments, prefixes, window, blocks.Part(first, length), block, key_block)
     keys, values = _split_keys(k, key_block), _split_keys(v, key_block)
     queries, gradient, out = (_split_queries(x, block, k.shape[1]) for x in (q, gradient, out))
     # d scores = weights (d weights - sum_t weights d weights), and that sum is out . gradient
@@ -128,7 +137,7 @@ def _row_backward(q, k, v, positions, segments, prefixes, out, normalizer, gradi
 
     zeros = jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32)
     (dk, dv), dq = jax.lax.scan(one_block, zeros, (queries, gradient, mean, normalizer, query_marks, visible))
-    return _merge_queries(dq, length, heads), _merge_keys(dk, length).astype(k.dtype), _merge_keys(dv, length).astype(v.dtype)
+    return _merge_queries(dq, length, heads), _merge_keys(dk, len(k)).astype(k.dtype), _merge_keys(dv, len(v)).astype(v.dtype)
 
 
 def _over_blocks(meet: Callable, places: Array, count: Array, start):
@@ -147,14 +156,14 @@ def _scores(queries: Array, keys: Array, softcap: float) -> Array:
     return softcap * jnp.tanh(scores / softcap) if softcap else scores
 
 
-def _marks(positions: Array, segments: Array, prefixes: Array, window: Array, block: int, key_block: int):
+def _marks(positions: Array, segments: Array, prefixes: Array, window: Array, part: blocks.Part, block: int, key_block: int):
     """What decides who sees whom, by block: (of queries, of keys, (blocks of keys that each block of queries meets, how many of them))."""
     index = jnp.arange(len(segments))
-    queries = [blocks.split(x, block) for x in (index, positions, segments, prefixes)]
+    queries = [blocks.split(part.of(x), block) for x in (index, positions, segments, prefixes)]
     keys = [blocks.split(x, key_block) for x in (index, positions, segments)]
     if len(keys[0]) == 1:
         return queries, keys, (jnp.zeros((len(queries[0]), 1), jnp.int32), jnp.ones(len(queries[0]), jnp.int32))
-    meets, _ = blocks.seen(positions, segments, prefixes, window, block, key_block)
+    meets, _ = blocks.seen(positions, segments, prefixes, window, block, key_block, part)
     return queries, keys, (jnp.argsort(~meets, axis=1, stable=True), meets.sum(1))
 
 

@@ -10,6 +10,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from jaxalign import sharding
 from jaxalign.types import Array, Batch, Outputs, response_lengths
 
 SMALLEST_NORM = 1e-8
@@ -95,9 +96,8 @@ def states(hidden: Array, batch: Batch, response: Array, offsets: Array) -> Arra
     places = offsets.reshape(rows, groups // rows * drawn, out_sharding=by_row)
     slots = batch.valid.shape[1] * jnp.arange(groups // rows) + response.reshape(rows, groups // rows, out_sharding=by_row)
     picked = (batch.slots[:, None] == slots.repeat(drawn, axis=1)[:, :, None]) & (ranks(batch)[:, None] == places[:, :, None])
-    exact = jax.lax.Precision.HIGHEST  # a product with zeros and a one copies the states, so it must not round them
-    found = jnp.einsum("rst,rtd->rsd", picked.astype(jnp.float32), hidden.astype(jnp.float32), precision=exact)
-    return found.reshape(groups, drawn, hidden.shape[2], out_sharding=jax.typeof(hidden).sharding)
+    found = sharding.sum_tokens(picked, hidden.astype(jnp.float32))
+    return found.reshape(groups, drawn, hidden.shape[2], out_sharding=jax.typeof(found).sharding)
 
 
 def contents(batch: Batch) -> Array:
