@@ -56,12 +56,12 @@ def slices(count, *, rows=4):
     return [Chip(place, index) for index in reversed(range(count)) for place in places]
 
 
-@pytest.mark.parametrize(("data", "fsdp", "shape"), [(2, -1, (2, 4, 4, 1)), (4, 8, (4, 2, 4, 1)), (-1, 16, (2, 4, 4, 1))])
+@pytest.mark.parametrize(("data", "fsdp", "shape"), [(2, -1, (2, 4, 4, 1, 1)), (4, 8, (4, 2, 4, 1, 1)), (-1, 16, (2, 4, 4, 1, 1))])
 def test_only_data_lies_across_slices(data, fsdp, shape):
     mesh = sharding.make_mesh(data, fsdp, devices=slices(2))
     assert mesh.devices.shape == shape
     indices = np.array([chip.slice_index for chip in mesh.devices.flat]).reshape(shape)
-    assert (indices == np.repeat([0, 1], shape[0] // 2).reshape(-1, 1, 1, 1)).all()
+    assert (indices == np.repeat([0, 1], shape[0] // 2).reshape(-1, 1, 1, 1, 1)).all()
 
 
 def test_slices_are_counted_where_devices_do_not_name_them():

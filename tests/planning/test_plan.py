@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from jaxalign import plan, sharding
-from jaxalign.config import build, durations, functions, planned, planning
+from jaxalign.config import build, durations, functions, plan_search, planned, planning
 from jaxalign.config.resolve import resolve
 from jaxalign.planning import layout, memory, pictures, topology
 from jaxalign.reports import figures
@@ -116,8 +116,23 @@ def test_a_search_and_a_comparison(planned_run, tmp_path):
     assert {len(row) for row in rows} == {len(heads)} and picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_context_divides_the_tokens_that_a_device_keeps():
+    rows, split = (planning.quick(job(batch=dict(rows=8), mesh=dict(fsdp=8 // size, context=size))) for size in (1, 4))
+    same = "activations", "parameters", "optimizer", "reference"
+    assert {name: split["memory_gib"][name] for name in same} == pytest.approx({name: rows["memory_gib"][name] for name in same})
+    assert any(one["axes"] == ["context"] and one["kind"] == "reduce-scatter" for one in split["collectives"])
+    with pytest.raises(ValueError, match="data.row_tokens=64 does not split over mesh.context=3"):
+        planning.quick(job("gpu:h100:3", mesh=dict(fsdp=1, context=3)))
+
+
+def test_a_search_splits_the_tokens_of_few_rows():
+    meshes = [planning.mesh_of(one) for one in plan_search.candidates(job(batch=dict(rows=2), mesh=dict(fsdp=2, context=4)))]
+    assert {(one["data"], one["fsdp"], one["context"], one["tensor"]) for one in meshes} >= {(1, 2, 4, 1), (2, 1, 4, 1), (1, 2, 1, 4)}
+    assert all(one["data"] * one["fsdp"] <= 2 for one in meshes)
+
+
 def test_weights_stay_within_a_slice():
-    assert job("2xv5e:2x4", mesh=dict(data=2)).axes == {"data": 2, "fsdp": 2, "fsdp_inner": 4, "tensor": 1}
+    assert job("2xv5e:2x4", mesh=dict(data=2)).axes == {"data": 2, "fsdp": 2, "fsdp_inner": 4, "context": 1, "tensor": 1}
     with pytest.raises(ValueError, match="set mesh.data=2, or a multiple of it, and mesh.fsdp=-1"):
         planning.quick(job("2xv5e:2x4"))
 
