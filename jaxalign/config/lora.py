@@ -42,7 +42,13 @@ def check(resolved: dict[str, Any]) -> Iterator[str]:
         tokens = resolved["data"]["add_tokens"]
         yield f"data.add_tokens={tokens!r}: model.lora trains no table, so these tokens would never be learned; leave one of the two out."
     if resolved["reference"]["rule"] == "soft":
-        yield "reference.rule='soft' mixes weights, and a mixture of adapters is no adapter of their rank; with model.lora use 'hard'."
+        alpha, way = resolved["reference"].get("alpha"), "train all weights, or use 'hard', which is exact"
+        if isinstance(alpha, float) and 0 < alpha <= 1:
+            way += f" and lags behind the policy as much with a reference.every_* {2 / alpha - 1:.3g} times as long"
+        yield (
+            "reference.rule='soft' mixes the weights of policy and reference: a mixture of their A and of their B has another product than "
+            f"the mixture of the products A B, whose rank grows with every move, so it is no adapter; {way}."
+        )
     if model["lora"]["start"] == GOES_ON and model["checkpoint"] is None:
         yield "model.lora.start='checkpoint' trains adapters on that are there already; name them with model.checkpoint."
     if not model["lora"]["alpha"] > 0:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxalign import sharding
+from jaxalign.models.lora import RANK
 
 MOMENTS = ("float32", "bfloat16")
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic of the published Muon: singular values go to about 1 in five steps
@@ -81,6 +82,8 @@ def muon(
     axes, *, beta: float = 0.95, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, mu_dtype: str = "float32"
 ) -> optax.GradientTransformation:
     """Muon (arXiv 2502.16982) on the matrices of the layers, with momentum beta; AdamW with b1, b2, eps on tables, norms and biases.
+
+    The two factors of an adapter are matrices, each for itself.
 
     A matrix moves along its orthogonalized Nesterov momentum, scaled to the root mean square of an AdamW update, so that AdamW's learning
     rate and decay fit. It equals `optax.contrib.muon(consistent_rms=0.2)`, which takes no matrices that are split over devices.
@@ -184,7 +187,7 @@ def _moment(rule: str, dtype: str) -> jnp.dtype:
 
 
 def _orthogonal_momentum(axes, beta: float, dtype: jnp.dtype) -> optax.GradientTransformation:
-    """Orthogonalized Nesterov momentum of stacked matrices [layers, ...], of which "embed" is one side and the other axes are the other."""
+    """Orthogonalized Nesterov momentum of stacked matrices [layers, ...]: one side is "embed", or the rank; the rest is the other."""
     axes_by_path = dict(jax.tree.leaves_with_path(axes, is_leaf=_is_axes))
 
     def init(params):
@@ -207,7 +210,7 @@ def _orthogonal_momentum(axes, beta: float, dtype: jnp.dtype) -> optax.GradientT
 
 def _orthogonal(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """About the nearest semi-orthogonal matrix to one layer's x, times what makes its root mean square RMS; laid out like x."""
-    side = axes.index("embed")
+    side = axes.index(RANK if RANK in axes else "embed")
     whole = jnp.moveaxis(sharding.shard(x, *(None,) * x.ndim), side, 0)
     m = whole.reshape(len(whole), -1)
     m = m.T if m.shape[0] > m.shape[1] else m
