@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+from jax.interpreters.partial_eval import dce_jaxpr
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -95,8 +96,14 @@ def trace(job: Job) -> Traced:
     """The step of a job, traced without devices; errors are those of `quick`."""
     with sharding.shapes_only(job.sizes, job.topology.platform):
         step = planned.step(job.cfg, job.model, job.rows)
-        jaxpr = step.function.trace(step.state, step.batch).jaxpr
+        jaxpr = _used(step.function.trace(step.state, step.batch).jaxpr)
     return Traced(step, program.work_of(jaxpr, _setting(job)), memory.state_bytes(step.state))
+
+
+def _used(jaxpr):
+    """The closed jaxpr without what no output needs, which a compiler drops: the gradient of a table that is not trained."""
+    inner, _ = dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars), instantiate=True)
+    return jaxpr.replace(jaxpr=inner)
 
 
 def exact(job: Job, *, cache: str | None = None) -> dict[str, Any]:
@@ -143,8 +150,9 @@ def exact(job: Job, *, cache: str | None = None) -> dict[str, Any]:
 def _causes(job, traced) -> dict[str, float]:
     batch = sum(program.local_bytes(x) for x in _leaves(traced.step.batch))
     table = job.model.config.padded_vocab * job.model.config.width / mesh_of(job)["tensor"]
-    sizes = {"batch_bytes": batch, "table_bytes": table * np.dtype(build.dtype(job.cfg)).itemsize, "table_gradient_bytes": table * 4}
-    return memory.by_cause(traced.state, traced.work, **sizes, microbatches=job.cfg.batch.gradient_accumulation_steps)
+    learned = ("embed" if job.model.config.tied else "head") in traced.step.state.trainable
+    sizes = {"table_bytes": table * np.dtype(build.dtype(job.cfg)).itemsize, "table_gradient_bytes": table * 4 if learned else 0.0}
+    return memory.by_cause(traced.state, traced.work, batch_bytes=batch, **sizes, microbatches=job.cfg.batch.gradient_accumulation_steps)
 
 
 def _compiled_causes(job, traced, made, read) -> dict[str, float]:

@@ -52,8 +52,9 @@ def planned_run(monkeypatch, tmp_path, capsys):
     return run
 
 
-def test_bytes_of_the_state_are_those_of_live_arrays():
-    one = job(mesh=dict(data=1, fsdp=4, tensor=2))
+@pytest.mark.parametrize("lora", [None, dict(rank=2, alpha=4.0)])
+def test_bytes_of_the_state_are_those_of_live_arrays(lora):
+    one = job(mesh=dict(data=1, fsdp=4, tensor=2), model=dict(preset="tiny", tokenizer="none", lora=lora))
     with jax.set_mesh(sharding.make_mesh(**planning.mesh_of(one), torus=(2, 4), devices=jax.devices()[:8])):
         made = build.functions(one.cfg, functions.objective(one.cfg), one.model, durations.Durations(20, 20, 2, 10, 5, 5))
         state = made.init_state(build.params(one.cfg, one.model))
@@ -61,8 +62,11 @@ def test_bytes_of_the_state_are_those_of_live_arrays():
     def live(tree):
         return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
 
-    found = planning.trace(one).state
-    assert found == memory.State(live(state.trainable), live(state.trainable), live(state.opt_state), live(state.reference))
+    traced, trained = planning.trace(one), live(state.trainable)
+    assert traced.state == memory.State(trained + live(state.frozen), trained, live(state.opt_state), live(state.reference))
+    table = (state.frozen or state.trainable)["embed"]["tokens"]
+    scattered = max(c.sent_bytes for c in traced.work.collectives if c.kind == "reduce-scatter")
+    assert (scattered < table.size) == bool(lora)  # a table that is not trained has no gradient
 
 
 @pytest.mark.slow
