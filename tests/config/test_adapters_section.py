@@ -52,3 +52,10 @@ def test_adapters_to_train_on_must_be_named():
     alone["model"] |= {"checkpoint": None, "preset": "tiny"}
     with pytest.raises(ConfigError, match="model.lora.start='checkpoint' trains adapters on that are there already; name them with"):
         resolve_stages(ConfigDict(alone))
+
+
+def test_a_soft_reference_is_refused_with_the_period_of_hard_that_lags_as_much():
+    alone = two_stages()["dpo"].to_dict()
+    alone["reference"] = dict(rule="soft", alpha=0.5, every_steps=1)
+    with pytest.raises(ConfigError, match=r"rank grows with every move.*'hard', which is exact and lags .* a reference.every_\* 3 times"):
+        resolve_stages(ConfigDict(dict(stages=("sft", "dpo"), sft=two_stages()["sft"].to_dict(), dpo=alone)))
