@@ -1,6 +1,6 @@
 """Compiles the DPO train step for a TPU slice, ahead of time, and prints what the compiler says as one line of JSON.
 
-    python compile_step.py v5e:4x4 1 4 4 1          topology, then data, fsdp, tensor and context
+    python compile_step.py v5e:4x4 1 2 4 2          topology, then data, fsdp, tensor and context
 
 Needs libtpu and no TPU. Everything is a shape: nothing is allocated. A process of its own, because libtpu reads its environment once.
 """
@@ -74,7 +74,7 @@ def main(topology: str, data: int, fsdp: int, tensor: int, context: int) -> None
     optimizer = optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.1, axes=model.axes)
     look = functools.partial(forward.next_token, model, dtype=jnp.bfloat16, remat="full", attention="auto")
     train_step = step.make_train_step(look, objectives.bind("dpo"), reference.frozen, optimizer, schedule)
-    with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices, context=context)):
+    with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices, context=context, slices=1)):
         state, batch = abstract_state(model, optimizer), abstract_batch(ROWS_A_DEVICE * data * fsdp)
         start = time.monotonic()
         compiled = train_step.lower(state, batch).compile()
@@ -82,6 +82,8 @@ def main(topology: str, data: int, fsdp: int, tensor: int, context: int) -> None
     memory, text = compiled.memory_analysis(), compiled.as_text()
     arrays = {match.group(): math.prod(map(int, match.group(2).split(","))) for match in ARRAY.finditer(text)}
     largest = max(arrays, key=arrays.get)
+    whole = f"[{ROWS_A_DEVICE},{LENGTH},{CONFIG.width}]"  # activations of whole rows, which no device has
+    keys = f"[1,{ROWS_A_DEVICE},{LENGTH // context},{CONFIG.kv_heads // tensor},{CONFIG.head_dim}]"
     gathered = models.without_head(model.shapes)["layers"]
     report = {
         "reduced_elements": reduced_elements(text),
@@ -95,6 +97,8 @@ def main(topology: str, data: int, fsdp: int, tensor: int, context: int) -> None
         "largest_array": largest,
         "largest_elements": arrays[largest],
         "table_elements": model.config.padded_vocab * CONFIG.width,
+        "whole_rows": sum(whole in line.split("all-gather(")[0] for line in text.splitlines() if " all-gather(" in line),
+        "scattered_keys": sum(keys in line for line in text.splitlines() if " reduce-scatter(" in line),
         "kernels": sorted({re.sub(r".*?(\w+)_kernel.*", r"\1", line) for line in text.splitlines() if "tpu_custom_call" in line}),
         "host": sorted(set(HOST.findall(text))),
         "collectives": {kind: text.count(f" {kind}") for kind in ("all-gather", "reduce-scatter", "all-reduce")},

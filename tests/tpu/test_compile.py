@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-SLICES = {"v5e": ("v5e:4x4", 1, 4, 4), "v5p": ("v5p:4x4x4", 1, 64, 1)}  # topology, data, fsdp, tensor
+SLICES = {"v5e": ("v5e:4x4", 1, 2, 4, 2), "v5p": ("v5p:4x4x4", 1, 64, 1, 1)}  # topology, data, fsdp, tensor, context
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,28 +55,32 @@ def test_attention_is_that_of_the_kernels(reports, name):
 
 
 @slices
-def test_the_state_is_split_over_fsdp_and_tensor(reports, name):
-    _, data, fsdp, tensor = SLICES[name]
+def test_the_state_is_split_over_fsdp_context_and_tensor(reports, name):
+    _, data, fsdp, tensor, context = SLICES[name]
     report = reports[name]
-    share = report["state_bytes"] / (fsdp * tensor) + report["batch_bytes"] / (data * fsdp)
+    share = report["state_bytes"] / (fsdp * context * tensor) + report["batch_bytes"] / (data * fsdp)
     assert share <= report["argument_bytes"] <= 1.05 * share
 
 
 @slices
 def test_the_state_is_donated(reports, name):
-    _, _, fsdp, tensor = SLICES[name]
-    assert reports[name]["aliased_bytes"] >= 0.99 * reports[name]["state_bytes"] / (fsdp * tensor)
+    _, _, fsdp, tensor, context = SLICES[name]
+    assert reports[name]["aliased_bytes"] >= 0.99 * reports[name]["state_bytes"] / (fsdp * context * tensor)
 
 
 @slices
 def test_no_array_is_larger_than_the_gathered_slice_of_the_vocabulary(reports, name):
-    slice_of_table = reports[name]["table_elements"] / SLICES[name][-1]
+    slice_of_table = reports[name]["table_elements"] / SLICES[name][3]
     assert reports[name]["largest_elements"] <= 1.02 * slice_of_table, reports[name]["largest_array"]  # the compiler fills up tiles
 
 
 @slices
 def test_weights_are_gathered(reports, name):
     assert reports[name]["collectives"]["all-gather"] > 0
+
+
+def test_where_tokens_are_split_gradients_of_keys_are_scattered_and_no_activations_of_whole_rows_gathered(reports):
+    assert reports["v5e"]["scattered_keys"] == 2 and reports["v5e"]["whole_rows"] == 0, reports["v5e"]  # of keys and of values
 
 
 def test_no_gradient_of_a_weight_is_whole_on_a_chip_where_fsdp_covers_the_torus(reports):
