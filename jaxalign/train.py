@@ -144,6 +144,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
             exports.refresh(build.export_folder(workdir), model, params, workdir=workdir, step=lengths.total, dtype=cfg.train.export_dtype)
         if jax.process_index() == 0:
             _summarize(loop, finished, start_step=start, command=command, seconds=time.monotonic() - clock.began)
+        saved.copy()
     return finished
 
 

@@ -164,7 +164,8 @@ def local(text: str) -> str:
     """The path that a flag names, where ~ is the home folder: a shell leaves it as it is in --workdir=~/run."""
     if "://" in (text or ""):
         raise argparse.ArgumentTypeError(
-            f"{text} is no folder; mount the bucket (gcsfuse, mount-s3, rclone mount) and give the mount point"
+            f"{text} is no folder; mount the bucket (gcsfuse, mount-s3, rclone mount) and give the mount point; "
+            "a run keeps a copy in one with train.mirror"
         )
     return text and str(resolve(text))
 

@@ -24,7 +24,7 @@ FREE_TO_CHANGE = (
     "model.checkpoint", "model.tokenizer", "reference.checkpoint",  # paths: what they hold is compared by content
     "data.row_tokens",  # None fits it to the rows, which are compared by content
     "data.computed", "data.rollout.places", "data.processes", "data.prepared_dir", "eval",
-    *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "export_dtype", "max_kl", "wandb")),
+    *(f"train.{key}" for key in ("keep_last", "keep_best", "best_metric", "export", "export_dtype", "max_kl", "mirror", "wandb")),
     *(f"train.{key}" for key in ("on_nan", "on_spike", "spike_grad_norm", "max_roll_backs", "stall_minutes", "lost_minutes")),
     *(f"train.{name}_{unit}" for name in ("log_every", "eval_every", "save_every", "extend") for unit in units(name)),
 )  # fmt: skip
@@ -37,7 +37,8 @@ def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Check
       ValueError: settings, model or weights are not those of the run that is there, or the weights do not fit the model.
       CheckpointError: all checkpoints are damaged.
     """
-    saved = Checkpoints(workdir, keep_last=cfg.train.keep_last, keep_best=cfg.train.keep_best, metric=cfg.train.best_metric)
+    kept = {"keep_last": cfg.train.keep_last, "keep_best": cfg.train.keep_best, "metric": cfg.train.best_metric}
+    saved = Checkpoints(workdir, **kept, mirror=cfg.train.mirror)
     start, weights = _start(saved, cfg.to_dict()), build.weights_identity(cfg)
     if start:
         before = saved.read_run(start)

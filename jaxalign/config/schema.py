@@ -239,6 +239,7 @@ SCHEMA: dict[str, Any] = {
         "spike_grad_norm": Field((float, NONE), None, "norm of a gradient before clipping from which on it is a spike; None: any", least=0),
         "stall_minutes": Field((float, NONE), 60.0, "end where no step finishes for so long, compiling left out; None: never", least=0),
         "lost_minutes": Field((float,), 2.0, "end where another process of the run is silent for so long", least=0.02, most=10),
+        "mirror": Field((str, NONE), None, "s3://BUCKET/RUN, gs://...: gets a copy of the run, which goes on from it on a new disk"),
         "wandb": Field((bool,), False, "log to Weights & Biases too"),
     },
     "eval": {

@@ -23,6 +23,7 @@ from jaxalign import sharding
 from jaxalign.hosts import watch
 from jaxalign.models import model as models
 from jaxalign.training import runs
+from jaxalign.training.mirror import Mirror
 from jaxalign.training.roll_back import Skipped
 from jaxalign.training.runs import CheckpointError
 from jaxalign.types import TrainState
@@ -41,9 +42,13 @@ class Checkpoints:
       keep_last: newest checkpoints to keep.
       keep_best: best ones to keep beside them, by `metric`. A metric that is missing or not finite is never best.
       metric: name of a held-out metric, less is better; "-NAME" if more is better.
+      mirror: address of a folder in an object store that gets a copy of the run, and that the run goes on from where it is further.
+
+    Raises:
+      ValueError, CheckpointError: the mirror cannot be used.
     """
 
-    def __init__(self, workdir: str | Path, *, keep_last: int = 2, keep_best: int = 0, metric: str = "loss"):
+    def __init__(self, workdir: str | Path, *, keep_last: int = 2, keep_best: int = 0, metric: str = "loss", mirror: str | None = None):
         self.workdir = Path(workdir).absolute()
         self.folder = runs.checkpoints(workdir)
         self._keep_last, self._keep_best = keep_last, keep_best
@@ -56,6 +61,9 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in [*self.folder.glob(f"*{UNFINISHED}*"), *self.folder.glob(f"{REMOVED}*")]:
                 shutil.rmtree(path, ignore_errors=True)
+        self._mirror = Mirror(mirror, self.workdir) if mirror and jax.process_index() == 0 else None
+        if self._mirror is not None:
+            self._mirror.fetch(tell=runs.to_stderr)
 
     @property
     def latest(self) -> int | None:
@@ -147,6 +155,15 @@ class Checkpoints:
         self._thread.shutdown()
         self._writer.close()
 
+    def copy(self) -> None:
+        """Brings the copy in the object store up to date, where the run has one.
+
+        Raises:
+          CheckpointError: it could not be written.
+        """
+        if self._mirror is not None:
+            self._mirror.copy()
+
     def _set_aside(self, step) -> Path:
         aside = runs.unused(self.workdir / "damaged" / str(step))
         aside.parent.mkdir(exist_ok=True)
@@ -167,6 +184,10 @@ class Checkpoints:
                 removed = self.folder / f"{REMOVED}{other}"
                 (self.folder / str(other)).rename(removed)  # a folder that is half deleted is no checkpoint
                 shutil.rmtree(removed)
+            try:
+                self.copy()
+            except CheckpointError as error:  # the run itself needs no copy: the next save tries again, and the end of the run insists
+                runs.to_stderr(f"{error}")
 
     def _kept(self) -> set[int]:
         """The steps to keep: the newest, the newest known good, the best; all where a record cannot be read, so that nobody can judge."""
