@@ -19,7 +19,7 @@ def settled(stored: Mapping[str, Any], *, typed: Collection[str] = ()) -> dict[s
     """
     config = former.translate(copy.deepcopy(dict(stored)))
     checked, bad = sections.check(copy.deepcopy(config))
-    if isinstance(config["model"].get("lora"), Mapping):  # its keys are fewer in earlier versions
+    if isinstance(config.get("model", {}).get("lora"), Mapping):  # its keys are fewer in earlier versions
         config["model"]["lora"] = {**checked["model"]["lora"], **config["model"]["lora"]}
     for name in idle.SECTIONS.keys() - bad.keys():
         for place, own in zip(idle.places(checked, name), idle.places(config, name), strict=True):
