@@ -34,7 +34,14 @@ def test_experiments_are_found_by_their_file():
         experiments.named("many_seeds")
 
 
-@pytest.mark.parametrize("name", [name for name in experiments.names() if name not in ("front", "gold", "reward_folds", "teacher_hacking")])
+def marked(values, slow):
+    return [pytest.param(value, marks=pytest.mark.slow) if value in slow else value for value in values]
+
+
+CELLS = [name for name in experiments.names() if name not in ("front", "gold", "reward_folds", "teacher_hacking")]
+
+
+@pytest.mark.parametrize("name", marked(CELLS, ("arithmetic", "tree_mdp")))
 def test_an_experiment_that_is_asked_to_stop_ends_before_its_next_cell(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(arithmetic, "train", lambda model, params, *_, **__: (params, {"loss": 0.0}))
     monkeypatch.setattr(arithmetic, "_spoken", lambda *_, **__: None)
@@ -147,7 +154,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", bandit.METHODS)
+@pytest.mark.parametrize("name", marked(bandit.METHODS, list(bandit.METHODS)[1:-1]))
 def test_una_ends_at_the_fixed_point(name):
     expected = FIXED["results"][METHODS[name]]
     policy, offset = bandit._una(4000, *bandit.METHODS[name])
@@ -166,7 +173,7 @@ def test_the_gradient_of_on_policy_raw_una_is_minus_two_beta_times_that_of_rlhf(
     assert bandit.gradient_deviation(seed) < 1e-5
 
 
-@pytest.mark.parametrize("tau", bandit.IPO_TAU)
+@pytest.mark.parametrize("tau", marked(bandit.IPO_TAU, bandit.IPO_TAU[1:]))
 def test_ipo_ends_at_the_sigmoid_of_one_over_two_tau(tau):
     np.testing.assert_allclose(bandit._ipo(tau, bandit.IPO_STEPS), jax.nn.sigmoid(jnp.asarray(1 / (2 * tau))), rtol=1e-5)
 

@@ -31,10 +31,15 @@ def empty(path):
 
 COLUMNS = ("tokens", "scored", "offsets", "reward", "valid", "prompts")
 FILES = [*(f"../{name}.npy" for name in COLUMNS), "../meta.json", "plan.npy", "meta.json"]
+DAMAGES = (flip, cut, empty, os.remove)
+CASES = [  # one kind of damage to every file is quick, after the other
+    pytest.param(name, damage, marks=() if number % 4 == at % 4 else pytest.mark.slow)
+    for at, name in enumerate(FILES)
+    for number, damage in enumerate(DAMAGES)
+]
 
 
-@pytest.mark.parametrize("damage", [flip, cut, empty, os.remove])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("name", "damage"), CASES)
 def test_a_damaged_file_is_named_and_the_set_is_made_again(made, name, damage, caplog):
     before, path = contents(made), made / name
     damage(path)

@@ -21,7 +21,10 @@ TOKENS = np.random.default_rng(0).integers(3, 101, (2, 20))
 TOLERANCE = 2e-5  # of the largest value of each array
 
 
-@pytest.fixture(scope="module", params=list(checkpoints.CASES))
+QUICK = ("llama", "gemma3", "gpt_neox", "gpt2")  # between them all that distinguishes the others
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in checkpoints.CASES])
 def both(request, tmp_path_factory):
     """One checkpoint: its folder, what torch computes, and what we compute."""
     folder = tmp_path_factory.mktemp(request.param) / "theirs"

@@ -81,6 +81,7 @@ def test_the_gradient_is_that_of_a_merged_model_by_the_chain_rule():
             np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max(), err_msg=f"{name} {key}")
 
 
+@pytest.mark.slow
 def test_a_fresh_adapter_changes_nothing_and_its_first_step_moves_every_map_on_any_order_of_devices():
     model = adapted()
     with jax.set_mesh(toys.mesh()):
