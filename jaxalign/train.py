@@ -121,6 +121,8 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
         hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         steps = {"steps": lengths.total + lengths.every, "sampling": build.sampling(cfg)}  # a source may look so far ahead
         batches = functools.partial(loader.batches, sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts)
+        if sets.train:
+            batches()  # too few rows are refused before anything is compiled
         made = build.functions(cfg, objective, model, lengths, rolling)
         check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | beside.names())
         prepared = [*sets.names(), *([rolling.prepared] if rolling else [])]
