@@ -46,6 +46,7 @@ def found():
     return rows, *jax.device_get((params, given, gradient, states))
 
 
+@pytest.mark.slow
 def test_its_value_is_the_head_on_the_states_of_its_own_decoder(found):
     rows, params, given, _, states = found
     head = params["critic"]["score"]

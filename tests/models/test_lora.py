@@ -58,6 +58,7 @@ def begin(params, rule="frozen", silent=(models.LORA,), **options):
     )
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_a_merged_model_by_the_chain_rule():
     model = adapted()
     with jax.set_mesh(toys.mesh()):

@@ -97,6 +97,7 @@ def test_training_on_codes_is_training_on_the_numbers_that_they_stand_for(kind, 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max()), gradient, wanted)
 
 
+@pytest.mark.slow
 def test_a_random_base_is_quantized_in_its_shards_and_its_tables_are_not():
     model = models.build(toys.CONFIG, lora=lora.LoraConfig(2, 2.0), base_dtype="nf4")
     with jax.set_mesh(toys.mesh((1, 2, 2))):

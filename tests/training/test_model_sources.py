@@ -19,6 +19,7 @@ from jaxalign.training import exports, runs, sources
 from jaxalign.training.sources import Source
 
 OPTIMIZED = True
+pytestmark = pytest.mark.slow  # whole runs
 TINY = str(Path(__file__).parents[1] / "tiny.py")
 STORIES = Path(jaxalign.__file__).parent / "assets" / "stories260k"
 SETTINGS = ("train.total_steps=2", "train.save_every_steps=1", "train.eval_every_steps=1", "optimizer.learning_rate=1e-2")

@@ -187,6 +187,7 @@ def test_a_column_of_log_probs_equals_the_frozen_reference():
     np.testing.assert_allclose(losses, frozen_run()[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)
 def test_a_moved_reference_is_the_same_on_a_mesh(mesh):
     def two_steps():
