@@ -53,7 +53,8 @@ def test_a_checkpoint_holds_what_is_trained_and_the_hash_of_the_base(run):
     model, params, record = restored(run)
     trained = sum(leaf.nbytes for leaf in jax.tree.leaves(params[models.LORA]))
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"trainable", "rest", "run"}
-    assert trained / 2 < held < 3 * trained < sum(leaf.nbytes for leaf in jax.tree.leaves(lora.off(params)))
+    # Parts are compressed, and the store adds some tens of KiB of its own, which differ from run to run.
+    assert trained / 2 < held < trained + 2**18 < sum(leaf.nbytes for leaf in jax.tree.leaves(lora.off(params)))
     assert record["weights"] and record["base_dtype"] == model.base_dtype == "float32"
 
 
