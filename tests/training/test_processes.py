@@ -7,13 +7,12 @@ import json
 import os
 from pathlib import Path
 import shutil
-import socket
-import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+import several_processes
 
 from jaxalign import sharding
 from jaxalign.training import sources
@@ -24,11 +23,10 @@ METHODS = os.environ.get("METHODS", "kto")  # METHODS=sft,dpo,kto python -m pyte
 STAGES = METHODS.split(",")
 COUNTS = (1,) if len(STAGES) == 1 else (1, 4)
 CONFIG = f"{Path(__file__).parents[1] / 'three_methods.py'}:{METHODS}"
-DEVICES = 8  # of all processes together
 
 
 def launch(workdir, cache, count, *flags):
-    """The messages of so many processes that train together, all of which must end well; a hang has no time-out of its own."""
+    """The messages of so many processes that train together, all of which must end well."""
     codes, messages = outcome(workdir, cache, [flags] * count)
     assert codes == [0] * count, messages
     return messages
@@ -36,21 +34,9 @@ def launch(workdir, cache, count, *flags):
 
 def outcome(workdir, cache, flags):
     """(exit codes, messages) of as many processes as there are lists of flags."""
-    count = len(flags)
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"}
     command = [sys.executable, "-m", "jaxalign.train", "--config", CONFIG, "--workdir", str(workdir)]
     command += [f"--config.{stage}.data.prepared_dir={cache}" for stage in STAGES]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        together = ["--coordinator", f"127.0.0.1:{probe.getsockname()[1]}", "--processes", str(count)]
-    commands = [[*command, *own, *([*together, "--process", str(i)] if count > 1 else [])] for i, own in enumerate(flags)]
-    processes = [subprocess.Popen(each, env=environment, stderr=subprocess.PIPE, text=True) for each in commands]
-    try:
-        messages = [process.communicate(timeout=400)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], messages
+    return several_processes.outcome([[*command, *own] for own in flags])
 
 
 def metrics(folder):

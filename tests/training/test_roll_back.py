@@ -1,36 +1,21 @@
 """A run that rolls back goes on as if the batches that it skips had never been there, also where it is killed afterwards."""
 
 import json
+import math
 import shutil
+import sys
 
-import grain
+import bad_batches
 import jax
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
+import several_processes
 
 from jaxalign import sharding, train
-from jaxalign.config import build
-from jaxalign.data.rows import loader
 from jaxalign.training import guards, runs, sources
 from jaxalign.training.roll_back import RollBack, Skipped
 
 ROLL_BACK = ("train.on_nan=roll_back",)
-
-
-def get_config() -> ConfigDict:
-    """SFT of a tiny model with random weights: five steps, saves after two and four."""
-    source = dict(path="package:sf_dialogue/train.jsonl.gz", format="paired", limit=40, responses="chosen")
-    return ConfigDict(
-        dict(
-            model=dict(preset="tiny", tokenizer="package:stories260k"),
-            data=dict(train=source, template="plain", row_tokens=64, processes=1),
-            batch=dict(rows=8),
-            objective=dict(name="sft"),
-            optimizer=dict(learning_rate=1e-3),
-            train=dict(total_steps=5, log_every_steps=2, eval_every_steps=0, save_every_steps=2, keep_last=9),
-        )
-    )
 
 
 class Saved:
@@ -96,38 +81,20 @@ def once():
 def start(once, tmp_path_factory, monkeypatch):
     """(folder, settings, bad=batches that turn all to NaN, order=batches of the steps) -> exit code; all runs share a compiled step."""
     cache = once.setdefault("cache", tmp_path_factory.mktemp("prepared"))
-    make, batches = build.functions, loader.batches
 
-    def functions(*arguments):
-        made = once.setdefault("made", make(*arguments))
-
-        def train_step(state, batch):
-            bad = np.isnan(np.asarray(batch.reward)).any()
-            state, metrics = made.train_step(state, batch)
-            if bad:
-                state = state.replace(trainable=jax.tree.map(lambda x: x * np.nan, state.trainable))
-            return state, metrics | {"loss": metrics["loss"] * np.nan} if bad else metrics
-
-        return build.Functions(made.init_state, train_step, made.eval_step, made.source)
+    def made(*arguments):
+        return once.setdefault("made", bad_batches.FUNCTIONS(*arguments))
 
     def run(workdir, *settings, bad=(), order=None):
-        def marked(*sets, skipped=0, **options):
-            plain = batches(*sets, **options)
-
-            def batch(step):
-                number = (step if order is None else order[step]) + skipped
-                arrays = plain[number]
-                return arrays | {"reward": arrays["reward"] * (np.nan if number in bad else 1.0)}
-
-            return grain.MapDataset.range(100).map(batch)
-
-        monkeypatch.setattr(build, "functions", functions)
-        monkeypatch.setattr(loader, "batches", marked)
-        monkeypatch.setattr(train, "_summarize", lambda *_, **__: None)  # a page and plots
-        flags = [f"--config.{setting}" for setting in settings]
-        return train.main(["--config", __file__, "--workdir", str(workdir), f"--config.data.prepared_dir={cache}", *flags])
+        bad_batches.plant(monkeypatch.setattr, dict.fromkeys(bad, math.nan), order=order, functions=made)
+        return train.main(arguments(workdir, cache, *settings))
 
     return run
+
+
+def arguments(workdir, cache, *settings):
+    flags = [f"--config.{setting}" for setting in settings]
+    return ["--config", bad_batches.__file__, "--workdir", str(workdir), f"--config.data.prepared_dir={cache}", *flags]
 
 
 @pytest.mark.slow
@@ -162,3 +129,21 @@ def test_a_run_rolls_back_to_its_beginning_too_and_stops_at_the_limit_with_its_c
     assert "at step 2: the run goes back to step 2 and skips batch 4 (" in message
     assert "loss is nan at step 3; the run has rolled back 2 times" in message and "the newest good checkpoint is step 2" in message
     assert runs.steps(tmp_path / "run") == [2] and runs.record(tmp_path / "run", 2)["data"]["skipped"]["ranges"] == [[0, 2]]
+
+
+@pytest.mark.slow
+def test_two_processes_roll_back_together_after_a_loss_and_after_a_gradient(start, once, tmp_path):
+    whole, two = tmp_path / "whole", tmp_path / "two"
+    assert start(whole, order=[0, 1, 4, 5, 7]) == 0
+    settings = (*ROLL_BACK, "train.on_spike=roll_back", "train.spike_grad_norm=1e6")
+    command = [sys.executable, bad_batches.__file__, "3:nan,6:inf", "--", *arguments(two, once["cache"], *settings)]
+    codes, messages = several_processes.outcome([command] * 2, devices=2)
+    assert codes == [0, 0], messages
+    assert "loss is nan at step 3: the run goes back to step 2 and skips the 2 batches 2 to 3 (roll back 1" in messages[0]
+    assert "at step 4: the run goes back to step 4 and skips batch 6 (roll back 2" in messages[0] and "roll back" not in messages[1]
+    assert runs.record(two, 5)["data"]["skipped"] == {"ranges": [[2, 4], [6, 7]], "times": 2}
+    known = lines(two)
+    assert [line.pop("skipped_batches", 0.0) for line in known] == [0, 0, 2, 2, 3]
+    for ours, theirs in zip(known, lines(whole), strict=True):
+        assert ours.pop("split") == theirs.pop("split") and ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6), params(two), params(whole))

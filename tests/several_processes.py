@@ -1,0 +1,24 @@
+"""Commands that run as the processes of one run, over loopback. Not a test itself."""
+
+import os
+import socket
+import subprocess
+
+DEVICES = 8
+
+
+def outcome(commands, *, devices=DEVICES):
+    """(exit codes, messages) of commands that train together on so many devices, one process each; a hang has no time-out of its own."""
+    count = len(commands)
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // count}"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        together = ["--coordinator", f"127.0.0.1:{probe.getsockname()[1]}", "--processes", str(count)]
+    commands = [[*each, *([*together, "--process", str(number)] if count > 1 else [])] for number, each in enumerate(commands)]
+    processes = [subprocess.Popen(each, env=environment, stderr=subprocess.PIPE, text=True) for each in commands]
+    try:
+        messages = [process.communicate(timeout=400)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], messages
