@@ -59,4 +59,5 @@ def test_weights_that_can_hold_code_are_named_and_not_opened(tmp_path, name):
 def test_a_bucket_is_no_folder_of_a_run(name, capsys):
     with pytest.raises(SystemExit) as end:
         train.main(["--config", "x.py", "--workdir", name])
-    assert end.value.code == 2 and f"{name} is no folder; mount the bucket" in capsys.readouterr().err
+    message = " ".join(capsys.readouterr().err.split())
+    assert end.value.code == 2 and f"{name} is no folder" in message and f"A run with train.mirror='{name}' keeps a copy there" in message

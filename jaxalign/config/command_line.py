@@ -163,9 +163,10 @@ def _parsed(parser, argv):
 def local(text: str) -> str:
     """The path that a flag names, where ~ is the home folder: a shell leaves it as it is in --workdir=~/run."""
     if "://" in (text or ""):
+        address = hidden.without(text)
         raise argparse.ArgumentTypeError(
-            f"{text} is no folder; mount the bucket (gcsfuse, mount-s3, rclone mount) and give the mount point; "
-            "a run keeps a copy in one with train.mirror"
+            f"{address} is no folder: give one of this machine. A run with train.mirror={address!r} keeps a copy there and goes on from it, "
+            "also on a new disk; to read a copy, bring it here (aws s3 sync, gcloud storage rsync) or mount the bucket (mount-s3, gcsfuse)"
         )
     return text and str(resolve(text))
 
