@@ -14,12 +14,16 @@ quoted() { # WORD...: one line for another shell
 PATIENCE_S=${PATIENCE_S:-15} # between the first failure and the request to the others to end, who mostly notice by themselves
 GRACE_S=${GRACE_S:-60}       # between the request and the kill
 
+marked() { # NUMBER: the lines of standard input, each after this number
+  sed -u "s/^/[$1] /"
+}
+
 begin() { # NUMBER COMMAND...: in the background; the lines of all but the first process are marked with their number
   local number=$1
   shift
   ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || usage "several processes need bash 5.1 or newer; this is $BASH_VERSION"
   declare -gA numbers # process id -> number of the process of the run
-  if ((number)); then "$@" > >(sed -u "s/^/[$number] /") 2> >(sed -u "s/^/[$number] /" >&2) & else "$@" & fi
+  if ((number)); then "$@" > >(marked "$number") 2> >(marked "$number" >&2) & else "$@" & fi
   numbers[$!]=$number
 }
 

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# A TPU slice on Google Cloud: TPU VMs from a queued resource, one process per host.
+# A TPU slice on Google Cloud, or several: TPU VMs from a queued resource, one process per host.
 #   launch/tpu_pod.sh run --name NAME --zone ZONE --type TYPE --version VERSION [OPTIONS] \
 #     --config FILE.py --workdir FOLDER [FLAGS of jaxalign.train]
-#   launch/tpu_pod.sh status|stop|delete --name NAME --zone ZONE [--project PROJECT]
+#   launch/tpu_pod.sh status|stop|delete --name NAME --zone ZONE [--slices N] [--project PROJECT]
 # `run` asks for the slice unless it is there, waits for it, copies this checkout to every host (what git lists, as it is on disk),
 # installs it, starts the same command on all hosts and shows what they print. After a pre-emption (exit code 75, or the slice is gone) and
-# when a host cannot be reached (255) it does so again, and the run continues. Any other exit code ends it. When this shell ends or the connection is lost the run goes on; the same
-# command shows it again.
+# when a host cannot be reached (255) it does so again, and the run continues. Any other exit code ends it. When this shell ends or the
+# connection is lost the run goes on; the same command shows it again.
 # `stop` saves and ends the run (143), `delete` gives the slice back. From --config on, everything is for jaxalign.train.
 #   --type TYPE        accelerator type, such as v5litepod-16, v5p-128, v6e-64
 #   --version VERSION  runtime version, such as v2-alpha-tpuv5-lite, v2-alpha-tpuv5, v2-alpha-tpuv6e
+#   --slices N         so many slices of this type (1), which are called NAME-0, NAME-1, ...; with several also --config.mesh.data=N.
+#                      Their hosts find each other by the metadata that the queued resource gives them; the lines of all but the
+#                      first slice are marked with its number
 #   --workdir FOLDER   all hosts see it
 #   --prepare COMMAND  runs on every host before the training, for example to mount that folder
 #   --create FLAG      a further flag of `gcloud compute tpus queued-resources create`, such as --create=--spot; may be given several times
@@ -25,7 +28,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 action=${1:-}
 [[ $action =~ ^(run|status|stop|delete)$ ]] || usage "the first word is run, status, stop or delete"
 shift
-name='' zone='' project='' type='' version='' prepare=true create=(--quiet) restarts=100
+name='' zone='' project='' type='' version='' slices=1 prepare=true create=(--quiet) restarts=100
 while (($#)) && [[ $1 != --config* ]]; do
   [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
   (($# > 1)) || usage "$1 has no value, or --config is missing"
@@ -35,6 +38,7 @@ while (($#)) && [[ $1 != --config* ]]; do
     --project) project=$2 ;;
     --type) type=$2 ;;
     --version) version=$2 ;;
+    --slices) slices=$2 ;;
     --prepare) prepare=$2 ;;
     --create) create+=("$2") ;;
     --restarts) restarts=$2 ;;
@@ -45,34 +49,87 @@ done
 [[ $name ]] || usage "--name is missing"
 [[ $zone ]] || usage "--zone is missing"
 [[ $restarts =~ ^[0-9]+$ ]] || usage "--restarts $restarts is no whole number"
+[[ $slices =~ ^[1-9][0-9]*$ ]] || usage "--slices $slices is no number from 1"
 where=(--zone "$zone")
 [[ ! $project ]] || where+=(--project "$project")
 folder=.jaxalign/$name # of the run, in the home folder of every host
+temporary='' followers=()
+if ((slices == 1)); then
+  nodes=("$name") as=(--node-id "$name") kind="$type" all="the slice is" one="the slice"
+else # gcloud counts from 2 on, and numbers the nodes from 0
+  nodes=() as=(--node-count "$slices" --node-prefix "$name") kind="$slices x $type" all="all slices are" one="a slice"
+  for ((number = 0; number < slices; number++)); do nodes+=("$name-$number"); done
+fi
 
 say() { echo "$name: $1" >&2; }
-tpus() { gcloud compute tpus "$1" "$2" "$name" "${where[@]}" "${@:3}"; }
-node_state() { tpus tpu-vm describe --format 'value(state)' 2>/dev/null || true; }
-request_state() { tpus queued-resources describe --format 'value(state.state)' 2>/dev/null || true; }
-on_hosts() { tpus tpu-vm ssh --worker all --command "$1"; }
-give_back() { tpus queued-resources delete --force --quiet; }
+request() { gcloud compute tpus queued-resources "$1" "$name" "${where[@]}" "${@:2}"; }
+request_state() { request describe --format 'value(state.state)' 2>/dev/null || true; }
+give_back() { request delete --force --quiet; }
 
-ensure() { # waits until the slice is there
-  local request shown=none
-  until [[ $(node_state) == READY ]]; do
+node_states() { # a word per slice
+  local node states=() state
+  for node in "${nodes[@]}"; do
+    state=$(gcloud compute tpus tpu-vm describe "$node" "${where[@]}" --format 'value(state)' 2>/dev/null || true)
+    states+=("${state:-none}")
+  done
+  echo "${states[*]}"
+}
+
+ready() { [[ $1 =~ ^READY(\ READY)*$ ]]; } # STATES
+copy() { gcloud compute tpus tpu-vm scp "$2" "$1:jaxalign.tar.gz" "${where[@]}" --worker all; }
+execute() { gcloud compute tpus tpu-vm ssh "$1" "${where[@]}" --worker all --command "$2"; }
+
+on_slices() { # copy FILE | execute COMMAND: on all hosts of all slices at once; the exit code of the first that fails, but rather none of ssh
+  local number code=0 status
+  if ((slices == 1)); then
+    "$1" "$name" "$2"
+    return
+  fi
+  set -m # a group of processes per slice, for `leave`
+  for ((number = 0; number < slices; number++)); do
+    if ((number)); then
+      "$1" "${nodes[number]}" "$2" </dev/null > >(marked "$number") 2> >(marked "$number" >&2) &
+    else
+      "$1" "${nodes[number]}" "$2" </dev/null &
+    fi
+    followers+=($!)
+  done
+  set +m
+  for ((number = 0; number < slices; number++)); do
+    status=0
+    wait "${followers[number]}" || status=$?
+    if ((status && (code == 0 || code == UNREACHABLE))); then code=$status; fi
+  done
+  followers=()
+  return "$code"
+}
+
+leave() { # what shows the run ends with this shell
+  local number
+  for ((number = 0; number < ${#followers[@]}; number++)); do kill -- "-${followers[number]}" 2>/dev/null || true; done
+  [[ ! $temporary ]] || rm -rf "$temporary"
+}
+trap leave EXIT
+
+ensure() { # waits until all slices are there
+  local request states line shown=
+  until states=$(node_states) && ready "$states"; do
     request=$(request_state)
-    [[ $request == "$shown" ]] || say "${request:-asks for $type}"
-    shown=$request
+    line=${request:-asks for $kind}
+    ((slices == 1)) || line+=" ($states)"
+    [[ $line == "$shown" ]] || say "$line"
+    shown=$line
     case $request in
       '')
-        [[ $type && $version ]] || usage "there is no slice $name in $zone; --type and --version specify which to ask for"
-        tpus queued-resources create --node-id "$name" --accelerator-type "$type" --runtime-version "$version" "${create[@]}"
+        [[ $type && $version ]] || usage "there is no slice ${nodes[0]} in $zone; --type and --version specify which to ask for"
+        request create "${as[@]}" --accelerator-type "$type" --runtime-version "$version" "${create[@]}"
         ;;
       SUSPENDED) give_back && continue ;;
       FAILED) say "the request failed: gcloud compute tpus queued-resources describe $name ${where[*]}" && return 1 ;;
     esac
     sleep "$POLL_S"
   done
-  say "the slice is ready"
+  say "$all ready"
 }
 
 archive() { # FILE: what git lists, as it is on disk
@@ -83,8 +140,7 @@ archive() { # FILE: what git lists, as it is on disk
 }
 
 install() { # FILE: copies the archive and installs it, except where a run is going on
-  gcloud compute tpus tpu-vm scp "$1" "$name:jaxalign.tar.gz" "${where[@]}" --worker all &&
-    on_hosts "set -e
+  on_slices copy "$1" && on_slices execute "set -e
 if [ -x jaxalign/launch/on_host.sh ] && jaxalign/launch/on_host.sh running $(quoted "$folder"); then exit 0; fi
 rm -rf jaxalign
 mkdir jaxalign
@@ -98,7 +154,7 @@ $prepare"
 
 train() { # ID ARGUMENT of jaxalign.train...
   # shellcheck disable=SC2088
-  on_hosts "cd jaxalign && launch/on_host.sh follow ~/$(quoted "$folder" "$1")~/jaxalign-python/bin/python -m jaxalign.train $(
+  on_slices execute "cd jaxalign && launch/on_host.sh follow ~/$(quoted "$folder" "$1")~/jaxalign-python/bin/python -m jaxalign.train $(
     quoted "${@:2}" --coordinator auto --stopped-exit-code "$STOPPED"
   )"
 }
@@ -106,7 +162,6 @@ train() { # ID ARGUMENT of jaxalign.train...
 run() { # ARGUMENT of jaxalign.train...
   local code restart
   temporary=$(mktemp -d)
-  trap 'rm -rf "$temporary"' EXIT
   archive "$temporary/jaxalign.tar.gz"
   for ((restart = 0; restart <= restarts; restart++)); do
     ensure
@@ -115,8 +170,8 @@ run() { # ARGUMENT of jaxalign.train...
     { install "$temporary/jaxalign.tar.gz" && train "$(date +%s)-$$-$restart" "$@"; } || code=$?
     if ((code == STOPPED)); then
       say "the run saved and ended, as it was pre-empted; it continues"
-    elif ((code)) && [[ $(node_state) != READY ]]; then
-      say "the slice is gone (exit code $code); the run continues on a new one from its newest checkpoint"
+    elif ((code)) && ! ready "$(node_states)"; then
+      say "$one is gone (exit code $code); the run continues on a new one from its newest checkpoint"
     elif ((code == UNREACHABLE)); then
       say "a host cannot be reached; tries again"
     else
@@ -132,9 +187,10 @@ case $action in
   run)
     (($#)) || usage "--config is missing"
     [[ " $*" == *" --workdir"* ]] || usage "--workdir is missing: a folder that all hosts see"
+    [[ ! " $*" =~ " --workdir"[\ =][a-z0-9]+:// ]] || usage "--workdir is a folder that all hosts see; train.mirror keeps a copy in a bucket"
     run "$@"
     ;;
-  status) say "request: $(request_state), slice: $(node_state)" ;;
-  stop) on_hosts "jaxalign/launch/on_host.sh stop $(quoted "$folder")" ;;
+  status) say "request: $(request_state), slice$( ((slices == 1)) || echo s): $(node_states)" ;;
+  stop) on_slices execute "jaxalign/launch/on_host.sh stop $(quoted "$folder")" ;;
   delete) give_back ;;
 esac

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 LAUNCH = Path(__file__).parents[2] / "launch"
-RECORD = 'printf "%s\\0" "${0##*/}" "$@" >>"$RECORD"; printf "\\0" >>"$RECORD"'
+RECORD = 'printf "%s\\0" "${0##*/}" "$@" "" >>"$RECORD"'  # at once: several may run beside each other
 LAST = "${@: -1}"  # the last argument: what ssh runs
 
 
@@ -35,10 +35,10 @@ class Stubs:
         path.chmod(0o755)
 
     def answers(self, name: str, *lines: str) -> str:
-        """A line of bash that prints the next of `lines`, and goes on printing the last."""
+        """A line of bash that prints the next of `lines`, and goes on printing the last; each is printed to one process."""
         path = self.bin.parent / name
         path.write_text("".join(f"{line}\n" for line in lines))
-        return f'head -n 1 "{path}"; if (($(wc -l <"{path}") > 1)); then sed -i 1d "{path}"; fi'
+        return f'(flock 9; head -n 1 "{path}"; if (($(wc -l <"{path}") > 1)); then sed -i 1d "{path}"; fi) 9>"{path}.lock"'
 
     def run(self, *command: str, timeout: float = 60) -> subprocess.CompletedProcess:
         """What a launcher of the checkout does, where the stubs stand before the real commands."""

@@ -47,6 +47,8 @@ def test_shellcheck_finds_nothing(script):
         (["tpu_pod.sh"], "the first word is run, status, stop or delete"),
         (["tpu_pod.sh", "stop", "--name", "a"], "--zone is missing"),
         (["tpu_pod.sh", "run", "--name", "a", "--zone", "z", "--config", "a.py"], "--workdir is missing: a folder that all hosts see"),
+        (["tpu_pod.sh", "run", "--name", "a", "--zone", "z", "--config", "a.py", "--workdir=gs://b/r"], "train.mirror keeps a copy in a bucket"),
+        (["tpu_pod.sh", "status", "--name", "a", "--zone", "z", "--slices", "0"], "--slices 0 is no number from 1"),
         (["slurm.sh", "--config", "a.py"], "sbatch --nodes 4"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
@@ -204,9 +206,9 @@ WHERE = ["--zone", "us-east5-a", "--project", "p"]
 
 
 def cloud(stubs, *, nodes=("READY",), requests=("ACTIVE",), codes=(0,), create="exit 0", scp=""):
-    """A gcloud whose slice has one host, this machine; its states and the exit codes of the runs follow each other."""
+    """A gcloud whose slices have one host each, with a home folder of its own; states and exit codes of the runs follow each other."""
     stubs.command("uv", 'if [[ $1 == venv ]]; then mkdir -p "${@: -1}/bin"; ln -s "$(command -v python)" "${@: -1}/bin/python"; fi')
-    stubs.command("python", f"exit $({stubs.answers('codes', *map(str, codes))})")
+    stubs.command("python", f"echo 'step 1'; exit $({stubs.answers('codes', *map(str, codes))})")
     stubs.command(
         "gcloud",
         f'''case "$3 $4" in
@@ -214,8 +216,9 @@ def cloud(stubs, *, nodes=("READY",), requests=("ACTIVE",), codes=(0,), create="
   "queued-resources describe") {stubs.answers("requests", *requests)} ;;
   "queued-resources create") {create} ;;
   "tpu-vm scp") {scp}
-    cp "$5" "$HOME/jaxalign.tar.gz" ;;
-  "tpu-vm ssh") cd "$HOME" && bash -c "{LAST}" ;;
+    mkdir -p "$HOME/${{6%:*}}"
+    cp "$5" "$HOME/${{6/://}}" ;;
+  "tpu-vm ssh") cd "$HOME/$5" && HOME=$PWD bash -c "{LAST}" ;;
 esac''',
     )
     subprocess.run(["git", "init", "-q", "."], cwd=stubs.checkout, check=True)
@@ -242,7 +245,7 @@ def test_a_slice_is_asked_for_waited_for_set_up_and_run_on(stubs):
     assert create[5:] == ["pod", *WHERE, *named, "--quiet", "--spot", "--network=n"]
     (scp,) = calls(stubs, "gcloud", "compute", "tpus", "tpu-vm", "scp")
     assert scp[6:] == ["pod:jaxalign.tar.gz", *WHERE, "--worker", "all"] and not Path(scp[5]).exists()
-    assert (stubs.home / "jaxalign" / "my config.py").exists() and (stubs.home / "a mount").exists()
+    assert (stubs.home / "pod" / "jaxalign" / "my config.py").exists() and (stubs.home / "pod" / "a mount").exists()
     assert [call[1:3] for call in calls(stubs, "uv")] == [["venv", "-q"], ["pip", "install"]]
     (train,) = calls(stubs, "python")
     assert train == ["python", "-m", "jaxalign.train", *TRAIN, "--coordinator", "auto", "--stopped-exit-code", "75"]
@@ -315,8 +318,63 @@ def test_stop_status_and_delete_of_a_slice(stubs):
     assert stubs.run("tpu_pod.sh", "status", *TPU).stderr == "pod: request: ACTIVE, slice: READY\n"
     assert stubs.run("tpu_pod.sh", "delete", *TPU).returncode == 0
     assert stubs.recorded()[-1] == ["gcloud", "compute", "tpus", "queued-resources", "delete", "pod", *WHERE, "--force", "--quiet"]
-    (stubs.home / "jaxalign").symlink_to(stubs.checkout)
+    (stubs.home / "pod").mkdir()
+    (stubs.home / "pod" / "jaxalign").symlink_to(stubs.checkout)
     assert "nothing runs" in stubs.run("tpu_pod.sh", "stop", *TPU).stderr
+
+
+def test_several_slices_are_one_request_and_all_their_hosts_start(stubs):
+    nodes = ("", "", "READY", "CREATING", "READY")  # of the first and the second slice in turn
+    cloud(stubs, nodes=nodes, requests=("", "ACTIVE"))
+    kind = ["--slices", "2", "--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite"]
+    done = stubs.run("tpu_pod.sh", "run", *TPU, *kind, *TRAIN, "--config.mesh.data=2")
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("pod: ")]
+    assert told[:3] == ["pod: asks for 2 x v5litepod-16 (none none)", "pod: ACTIVE (READY CREATING)", "pod: all slices are ready"]
+    (create,) = calls(stubs, "gcloud", "compute", "tpus", "queued-resources", "create")
+    several = ["--node-count", "2", "--node-prefix", "pod", "--accelerator-type", "v5litepod-16"]
+    assert create[5:] == ["pod", *WHERE, *several, "--runtime-version", "v2-alpha-tpuv5-lite", "--quiet"]
+    copies = calls(stubs, "gcloud", "compute", "tpus", "tpu-vm", "scp")
+    assert sorted(call[6:] for call in copies) == [[f"pod-{number}:jaxalign.tar.gz", *WHERE, "--worker", "all"] for number in range(2)]
+    assert [call for call in stubs.recorded() if call[1:4] == ["-m", "jaxalign.train", TRAIN[0]]] == [
+        ["python", "-m", "jaxalign.train", *TRAIN, "--config.mesh.data=2", "--coordinator", "auto", "--stopped-exit-code", "75"]
+    ] * 2
+    assert sorted(done.stdout.splitlines())[-2:] == ["[1] step 1", "step 1"]
+
+
+@pytest.mark.parametrize(("codes", "code", "runs"), [(("255", "1"), 1, 2), (("75", "0", "0", "0"), 0, 4), (("255", "0", "0", "0"), 0, 4)])
+def test_a_slice_that_fails_decides_how_the_run_of_several_goes_on(stubs, codes, code, runs):
+    cloud(stubs, codes=codes)
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--slices=2", *TRAIN)
+    assert done.returncode == code and len(calls(stubs, "python")) == runs
+
+
+def test_what_shows_a_run_of_several_slices_ends_with_the_launcher_and_the_run_does_not(stubs):
+    cloud(stubs)
+    stubs.command("python", 'trap "exit 75" TERM; echo up; for i in {1..600}; do sleep 0.1; done')
+    command = [str(stubs.checkout / "launch" / "tpu_pod.sh"), "run", *TPU, "--slices", "2", *TRAIN]
+    with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as launcher:
+        shown = iter(launcher.stdout.readline, "")
+        assert {next(line for line in shown if "up" in line) for _ in range(2)} == {"up\n", "[1] up\n"}
+        launcher.terminate()
+        assert launcher.stdout.read() == ""
+    for number in range(2):
+        folder = str(stubs.home / f"pod-{number}" / ".jaxalign" / "pod")
+        assert stubs.run("on_host.sh", "running", folder).returncode == 0
+        assert "asked to save and end" in stubs.run("on_host.sh", "stop", folder).stderr
+
+
+def test_stop_status_and_delete_of_several_slices(stubs):
+    cloud(stubs, nodes=("READY", "PREEMPTED"))
+    several = [*TPU, "--slices", "2"]
+    assert stubs.run("tpu_pod.sh", "status", *several).stderr == "pod: request: ACTIVE, slices: READY PREEMPTED\n"
+    assert stubs.run("tpu_pod.sh", "delete", *several).returncode == 0
+    assert stubs.recorded()[-1] == ["gcloud", "compute", "tpus", "queued-resources", "delete", "pod", *WHERE, "--force", "--quiet"]
+    for number in range(2):
+        (stubs.home / f"pod-{number}").mkdir()
+        (stubs.home / f"pod-{number}" / "jaxalign").symlink_to(stubs.checkout)
+    lines = stubs.run("tpu_pod.sh", "stop", *several).stderr.splitlines()
+    assert len(lines) == 2 and all("nothing runs" in line for line in lines) and sum(line.startswith("[1] ") for line in lines) == 1
 
 
 FIELDS = {  # of a JobSet and of what it contains, as far as gke.yaml uses them: field -> type, or the fields below it
