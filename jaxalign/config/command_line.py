@@ -165,8 +165,8 @@ def local(text: str) -> str:
     if "://" in (text or ""):
         address = hidden.without(text)
         raise argparse.ArgumentTypeError(
-            f"{address} is no folder: give one of this machine. A run with train.mirror={address!r} keeps a copy there and goes on from it, "
-            "also on a new disk; to read a copy, bring it here (aws s3 sync, gcloud storage rsync) or mount the bucket (mount-s3, gcsfuse)"
+            f"{address} is no folder: give one of this machine. A run with train.mirror={address!r} keeps a copy there and goes on from "
+            "it, also on a new disk; to read a copy, bring it here (aws s3 sync, gcloud storage rsync) or mount the bucket"
         )
     return text and str(resolve(text))
 
