@@ -20,12 +20,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def programs_of_a_module(request):
     """Compiled with few optimizations, except where a module says OPTIMIZED = True, and let go at its end.
 
-    A module does so for whole runs, whose many steps pay for it, or to compare the bits of different programs.
+    A module does so for whole runs, whose many steps pay for it, or to compare the bits of different programs. One that says
+    ONE_DEVICE = True has a single device, for which programs compile faster.
 
     A process can hold some thousands of programs at most (the kernel's limit of memory maps), fewer than the tests have.
     """
     import jax
 
     jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        if getattr(request.module, "ONE_DEVICE", False):
+            one = jax.devices()[:1]
+            patch.setattr(jax, "devices", lambda *_: one)
+        yield
     jax.clear_caches()

@@ -15,7 +15,7 @@ from jaxalign.config.prepared import Sets, prepared_sets
 from jaxalign.config.resolve import ConfigError
 from jaxalign.data.rows import columns, loader
 
-OPTIMIZED = True
+OPTIMIZED = ONE_DEVICE = True
 TINY = str(Path(__file__).parent / "tiny.py")
 SETTINGS = ("train.total_steps=4", "train.save_every_steps=4", "train.log_every_steps=1", "data.eval=None")
 FOUR_STEPS = tuple(f"--config.{setting}" for setting in SETTINGS)

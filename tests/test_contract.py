@@ -2,12 +2,13 @@
 
 An objective is picked up by its file. Policy and reference have different random weights; groups are uneven, some are filler, some are
 pairs and some judged one by one, and all have a response of another prompt. Every objective looks at the batch with the model of light.py;
-those of DECODED look at it with the real decoder too. Every objective is tried on a mesh of all axes with microbatches; further meshes
-and microbatches on one device are for an objective of each family, and for those that read statistics of the whole batch. An objective of
-each family is among the quick tests; the rest carries the marker slow.
+those of DECODED look at it with the real decoder too. Every objective is tried on a mesh of all axes with microbatches; split tokens are for
+an objective of each family, and microbatches on one device for those that read statistics of the whole batch. An objective of each family
+is among the quick tests; the rest carries the marker slow. SWEEP=1 tries all of them on all further meshes.
 """
 
 import functools
+import os
 from typing import NamedTuple
 
 import jax
@@ -129,9 +130,11 @@ def is_quick(case: Case) -> bool:
 PARAMS = [pytest.param(case, marks=() if is_quick(case) else pytest.mark.slow) for case in CASES]
 SPLIT_TOKENS = (1, 2, 2, 2)  # data, fsdp, tensor, context; of whole decoders in test_split_tokens
 SHAPES = (((1, 1, 1), 8), ((1, 8, 1), 1), ((1, 1, 8), 1), (SPLIT_TOKENS, 2))
-FURTHER = [case for case in CASES if case.name in QUICK or case.decoder or case.bound.statistics_names]
 PLACED = [  # how a mesh of one axis lays weights out is the decoder's
-    (case, *shape) for case in FURTHER for shape in SHAPES if bool(case.decoder) == (shape[0] in ((1, 8, 1), (1, 1, 8))) or shape[1] == 8
+    (case, *shape)
+    for case in CASES
+    for shape, tried in zip(SHAPES, (case.bound.statistics_names, case.lora, case.decoder and not case.lora, is_quick(case)), strict=True)
+    if tried or os.environ.get("SWEEP")
 ]
 
 
@@ -153,11 +156,6 @@ def test_the_case_is_not_trivial(case):
     )
     assert reached == gradient.keys() - unread
     assert len({int(n) for n in (wide(PLAN)["slots"] >= 0).sum(1)}) > 4  # rows carry unequal numbers of scored tokens
-
-
-@pytest.mark.slow
-def test_padding_rows_and_padding_tokens_do_not_change_the_step(case):
-    assert_same(run(case, pack.assemble(text(), PLAN, row_tokens=ROW_TOKENS, share_prompt=True)), expected(case))
 
 
 def test_the_order_of_rows_does_not_change_the_step(case):
@@ -200,5 +198,6 @@ def test_further_meshes_and_microbatches_agree(case, mesh, microbatches):
     assert_same(run(case, wide(PLAN), mesh=mesh, microbatches=microbatches), expected(case))
 
 
-def test_microbatches_on_a_mesh_equal_one_batch_on_one_device(case):
-    assert_same(run(case, wide(PLAN), mesh=(2, 2, 2), microbatches=2), expected(case))
+def test_microbatches_on_a_mesh_without_rows_and_tokens_of_padding_equal_one_batch_on_one_device(case):
+    arrays = pack.assemble(text(), PLAN, row_tokens=ROW_TOKENS, share_prompt=True)
+    assert_same(run(case, arrays, mesh=(2, 2, 2), microbatches=2), expected(case))

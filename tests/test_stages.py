@@ -11,7 +11,7 @@ from jaxalign import train
 from jaxalign.reports import log
 
 pytestmark = pytest.mark.slow
-OPTIMIZED = True
+OPTIMIZED = ONE_DEVICE = True
 STAGES = """
 import sys
 sys.path.insert(0, {folder!r})

@@ -76,15 +76,6 @@ def assert_same(uninterrupted, workdir):
 
 
 @pytest.mark.slow
-def test_kill_and_resume_equals_an_uninterrupted_run_bit_for_bit(uninterrupted, tmp_path, cache, capsys):
-    assert die("step", 7, tmp_path, cache).returncode == -9
-    assert max(kept(tmp_path)) == 5
-    assert train.main(arguments(tmp_path, cache)) == 0
-    assert "continues at step 5" in capsys.readouterr().err
-    assert_same(uninterrupted, tmp_path)
-
-
-@pytest.mark.slow
 def test_kill_in_the_middle_of_a_save_loses_only_that_save(uninterrupted, tmp_path, cache, capsys):
     # saves at 3, 6, 9: the one of step 6 is cut
     every = "--config.train.save_every_steps=3"

@@ -8,7 +8,7 @@ import pytest
 
 from jaxalign import train
 
-OPTIMIZED = True
+OPTIMIZED = ONE_DEVICE = True
 TINY = str(Path(__file__).parents[1] / "tiny.py")
 SETTINGS = ("train.total_steps=6", "train.save_every_steps=3", "train.eval_every_steps=3", "train.log_every_steps=1")
 CASES = {

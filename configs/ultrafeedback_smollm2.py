@@ -1,0 +1,57 @@
+"""SFT, then DPO and UNA-score, of a real pretrained model on the CPU of a laptop: 300 judged pairs, answers before and after.
+
+Papers:   DPO, arXiv 2305.18290; UNA, arXiv 2408.15339.
+Model:    SmolLM2-135M-Instruct (Apache-2.0), from the hub or from the folder that JAXALIGN_MODEL names.
+Data:     the first 300 rows of a sample of UltraFeedback (MIT) with GPT-4 scores 1 to 10; 60 others are held out. JAXALIGN_DATA names its
+          folder, as in configs/ultrafeedback_stories.py. Prompts are cut to their last 96 tokens and answers to their first 128.
+Command:  python -m jaxalign.train --config configs/ultrafeedback_smollm2.py --workdir runs/smollm2
+          python -m jaxalign.report runs/smollm2 --stages sft dpo una --out runs/smollm2.html
+Hardware: 2 CPU cores.
+"""
+
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+TRAIN, TEST = "ultrafeedback_mini/uf_train.train.jsonl.gz", "ultrafeedback_mini/uf_eval.test.jsonl.gz"
+SCORES = dict(score_range=(1, 10), rename={"score_chosen": "metadata.score_chosen", "score_rejected": "metadata.score_rejected"})
+OBJECTIVES = {"sft": dict(name="sft"), "dpo": dict(name="dpo", beta=0.1), "una": dict(name="una", loss="mse", beta=0.03)}
+SOURCES = {"sft": dict(responses="chosen"), "dpo": {}, "una": dict(feedback="score", **SCORES)}
+
+
+def rows(file: str, limit: int, **options) -> dict:
+    """A source in the folder that JAXALIGN_DATA names."""
+    if "JAXALIGN_DATA" not in os.environ:
+        raise ValueError(f"set JAXALIGN_DATA to the folder that holds {file}; the header of this config describes it.")
+    return dict(path=str(Path(os.environ["JAXALIGN_DATA"]) / file), format="paired", limit=limit, **options)
+
+
+def stage(name: str, *, model: str) -> ConfigDict:
+    """One epoch of an objective; 24 fixed prompts are answered at its start and at its end."""
+    return ConfigDict(
+        dict(
+            model=dict(checkpoint=model),
+            data=dict(
+                train=rows(TRAIN, 300, **SOURCES[name]),
+                eval=rows(TEST, 60, **SOURCES[name]),
+                row_tokens=512,
+                max_prompt_tokens=96,
+                max_response_tokens=128,
+                response_truncation="keep_start",
+            ),
+            batch=dict(rows=4),
+            objective=OBJECTIVES[name],
+            optimizer=dict(learning_rate=1e-5),
+            eval=dict(generate=dict(limit=24, max_new_tokens=64, rewards=dict(length="length"), against="reference")),
+            train=dict(total_epochs=1, eval_every_percent=50, save_every_percent=100),
+            mesh=dict(cpu_devices=1),
+        )
+    )
+
+
+def get_config() -> ConfigDict:
+    """SFT on the chosen answers; then DPO and UNA from there."""
+    models = {"sft": os.environ.get("JAXALIGN_MODEL", "HuggingFaceTB/SmolLM2-135M-Instruct"), "dpo": "stage:sft", "una": "stage:sft"}
+    stages = {name: stage(name, model=model) for name, model in models.items()}
+    return ConfigDict(dict(stages=tuple(stages), **stages))
