@@ -2,9 +2,9 @@
 
 An objective is picked up by its file. Policy and reference have different random weights; groups are uneven, some are filler, some are
 pairs and some judged one by one, and all have a response of another prompt. Every objective looks at the batch with the model of light.py;
-those of DECODED look at it with the real decoder too. Every objective is tried on a mesh of all axes with microbatches; split tokens are for
-an objective of each family, and microbatches on one device for those that read statistics of the whole batch. An objective of each family
-is among the quick tests; the rest carries the marker slow. SWEEP=1 tries all of them on all further meshes.
+those of DECODED look at it with the real decoder too. Every objective is tried on a mesh of all axes with microbatches; split tokens are
+for an objective of each family, and microbatches on one device for those that read statistics of the whole batch. An objective of each
+family is among the quick tests; the rest carries the marker slow. SWEEP=1 tries all of them on all further meshes.
 """
 
 import functools
