@@ -124,7 +124,7 @@ def _by_slice(devices: Sequence, count: int | None) -> list[list]:
     if count is not None:
         indices = [number * count // len(devices) for number in range(len(devices))]
     else:
-        indices = [device.slice_index if device.platform == "tpu" else 0 for device in devices]
+        indices = [getattr(device, "slice_index", 0) for device in devices]  # those of a single slice that is described may have none
     parts = [[device for device, index in zip(devices, indices, strict=True) if index == one] for one in sorted(set(indices))]
     if len({len(part) for part in parts}) > 1:
         sizes = ", ".join(str(len(part)) for part in parts)

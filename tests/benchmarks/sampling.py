@@ -103,16 +103,15 @@ def theirs(path: Path, count: int, samples: int):
 
 def measure(side: str, path: Path, count: int, samples: int, lanes: int, stop_ids: tuple[int, ...], times: int) -> dict:
     draw, sampler = ours(path, count, samples, lanes, stop_ids) if side == "jaxalign" else (theirs(path, count, samples), None)
-    start = time.perf_counter()
-    draw()
-    first, costs = time.perf_counter() - start, []
-    if sampler:
-        sampler.usage.tokens = sampler.usage.lane_steps = 0
-    for _ in range(times):
+    costs = []
+    for _ in range(1 + times):
+        if sampler:
+            sampler.usage.tokens = sampler.usage.lane_steps = 0
         start, start_cpu = time.perf_counter(), time.process_time()
         tokens = draw()
         costs.append((time.perf_counter() - start, time.process_time() - start_cpu))
-    seconds, cpu = (min(numbers) for numbers in zip(*costs, strict=True))
+    first = costs[0][0]
+    seconds, cpu = (min(numbers) for numbers in zip(*costs[1:] or costs, strict=True))
     mib, busy = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, sampler.usage.busy if sampler else None
     return {"rate": tokens / seconds, "cpu": 1000 * cpu / tokens, "first": first, "mib": mib, "busy": busy}
 

@@ -74,7 +74,7 @@ def main(topology: str, data: int, fsdp: int, tensor: int, context: int) -> None
     optimizer = optim.make_optimizer(optim.adamw, schedule, max_grad_norm=1.0, weight_decay=0.1, axes=model.axes)
     look = functools.partial(forward.next_token, model, dtype=jnp.bfloat16, remat="full", attention="auto")
     train_step = step.make_train_step(look, objectives.bind("dpo"), reference.frozen, optimizer, schedule)
-    with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices, context=context, slices=1)):
+    with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices, context=context)):
         state, batch = abstract_state(model, optimizer), abstract_batch(ROWS_A_DEVICE * data * fsdp)
         start = time.monotonic()
         compiled = train_step.lower(state, batch).compile()
