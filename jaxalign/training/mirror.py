@@ -65,7 +65,9 @@ class Mirror:
             raise CheckpointError(f"train.mirror={self.url} cannot be read and written: {_line(error)}.") from error
 
     def copy(self) -> None:
-        """Brings the copy up to date: finished checkpoints first, then other files that changed, then what the run has deleted.
+        """Brings the copy up to date: logs and other files that changed, then finished checkpoints, then what the run has deleted.
+
+        In this order the logs of the copy have the lines of every step before its newest checkpoint. A run that goes on drops later ones.
 
         Raises:
           CheckpointError: the store cannot be read or written.
@@ -81,14 +83,14 @@ class Mirror:
     def _copy(self):
         there, here = self._finished(), [step for step in runs.steps(self.workdir) if SEAL.is_in(self._folder(step))]
         self._known |= set(here)
-        for step in here:
-            if there.get(step) != (self._folder(step) / SEAL.name).read_bytes():
-                self._copy_checkpoint(step)
         for file in self._files():
             state, name = file.stat(), file.relative_to(self.workdir).as_posix()
             if self._copied.get(name) != (state.st_size, state.st_mtime_ns):
                 self._store.put_file(str(file), f"{self._root}/{name}")
                 self._copied[name] = state.st_size, state.st_mtime_ns
+        for step in here:
+            if there.get(step) != (self._folder(step) / SEAL.name).read_bytes():
+                self._copy_checkpoint(step)
         for step in (there.keys() & self._known) - set(here):
             self._delete(step)
 

@@ -7,6 +7,7 @@ import fsspec
 import jax.numpy as jnp
 import pytest
 
+from jaxalign.reports.log import RunLog
 from jaxalign.training import runs
 from jaxalign.training.checkpoint import Checkpoints
 from jaxalign.training.mirror import Mirror
@@ -72,6 +73,25 @@ def test_what_a_run_deletes_or_writes_anew_changes_in_its_copy_and_nothing_else(
     names = {path.removeprefix("/bucket/run/checkpoints/").split("/")[0] for path in store.find("/bucket/run/checkpoints")}
     assert names == {"2", "9"}
     assert store.cat_file("/bucket/run/checkpoints/2/weights") == b"others 2"
+
+
+def test_a_run_that_goes_on_from_its_copy_has_each_step_once_in_its_logs(store, run, tmp_path, monkeypatch):
+    workdir, log = run(2), tmp_path / "run" / "metrics.jsonl"
+    log.write_text("".join(f'{{"step": {step}, "split": "train", "loss": 0.5}}\n' for step in range(5)))  # the steps after it are lost
+    at_seal, put = [], type(store).put_file
+
+    def put_file(self, local, remote, **options):
+        if remote.endswith(SEAL.name):
+            at_seal.append(store.cat_file("/bucket/run/metrics.jsonl"))
+        put(self, local, remote, **options)
+
+    monkeypatch.setattr(type(store), "put_file", put_file)
+    Mirror(URL, workdir).copy()
+    assert at_seal == [log.read_bytes()]  # the checkpoint counts from here on: a copy that is cut before has no step without its line
+    Mirror(URL, tmp_path / "new").fetch(tell=print)
+    options = {"start_step": 2, "total_steps": 5, "wandb": False, "name": "run", "config": {}, "quiet": False}
+    RunLog(tmp_path / "new", **options).close()
+    assert [json.loads(line)["step"] for line in (tmp_path / "new" / "metrics.jsonl").read_text().splitlines()] == [0, 1]
 
 
 @pytest.mark.parametrize("harm", ["cut", "no_manifest"])
