@@ -155,8 +155,8 @@ def test_checkpoints_are_copied_as_they_are_saved_and_a_store_that_fails_stops_n
 
 @pytest.mark.slow
 def test_a_run_is_copied_to_an_s3_server_and_goes_on_from_there(run, tmp_path, monkeypatch):
-    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'jaxalign[s3]'")
-    servers = pytest.importorskip("moto.server", reason="needs a local S3 server: pip install 'moto[server]'")
+    pytest.importorskip("s3fs", reason="needs s3fs: pip install -e '.[store]'")
+    servers = pytest.importorskip("moto.server", reason="needs a local S3 server: pip install -e '.[store]'")
     server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     try:
