@@ -1,6 +1,6 @@
 """One of two processes that meet at a barrier and in collectives, under a watch: `python hosts_worker.py NUMBER PORT`. Not a test itself.
 
-Process 1 stops moving at step 20, but goes on beating, where the variable LATE is set.
+Where the variable LATE is "collective" or "barrier", process 1 stops moving before one, at step 20 or 22, but goes on beating.
 """
 
 import os
@@ -27,7 +27,7 @@ def body(argv):
             watch.stepped()
             if step == 20:
                 print("ready", flush=True)
-            if number and step == 20 and "LATE" in os.environ:
+            if number and (step, os.environ.get("LATE")) in ((20, "collective"), (22, "barrier")):
                 watch.at("a long nap", limited=False)
                 time.sleep(60)
             if step > 20:

@@ -54,10 +54,11 @@ def test_the_other_process_of_one_that_is_killed_or_stopped(who, how):
         assert "Gloo" in log or "barrier" in log  # what the collective said of it
 
 
-def test_the_other_process_of_one_that_is_late():
-    code, log, seconds = end_of(both(LATE="1"), 0)
+@pytest.mark.parametrize(("late", "place"), [("collective", "step 21"), ("barrier", "the barrier 'every step'")])
+def test_the_other_process_of_one_that_is_late(late, place):
+    code, log, seconds = end_of(both(LATE=late), 0)
     assert code == LOST_CODE and seconds < 30, log
-    assert "is at step 21, for 2" in log and "process 1 is at a long nap" in log and "hosts_worker.py" in log
+    assert f"is at {place}, for 2" in log and "process 1 is at a long nap" in log and "hosts_worker.py" in log
 
 
 def test_where_the_first_process_is_killed_jax_ends_the_other_with_a_cause():
