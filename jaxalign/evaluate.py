@@ -246,7 +246,7 @@ def _states(subject, functions):
         return
     workdir, step = subject.weights
     try:
-        abstract = apart.left_out(cfg, model, build.abstract_state(model, functions.init_state))
+        abstract = apart.left_out(cfg, model, build.abstract_state(cfg, model, functions.init_state))
         state = apart.seated(cfg, model, checkpoint.restore(workdir, abstract, step), run=record(workdir, step))
     except CheckpointError as error:
         if not subject.typed:

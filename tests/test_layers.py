@@ -24,6 +24,7 @@ ROOMS = (  # from the ground up: a room imports from rooms that stand before it,
     "sharding",  # the table of axes
     "collectives",  # of weights
     "types",  # batch, outputs, terms, state
+    "offload",  # what rests in the memory of the host
     "lm_head",
     "models",
     "data",

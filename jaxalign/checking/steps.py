@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxalign import offload
 from jaxalign.data.rows import loader
 from jaxalign.objectives import Objective
 from jaxalign.training import reference as references
@@ -98,7 +99,8 @@ def copied(tree):
 @jax.jit
 def checksums(tree) -> list[jax.Array]:
     """A sum of the bits of every array: equal for equal arrays."""
-    return [jnp.sum(jax.lax.bitcast_convert_type(x, jnp.uint32)) for x in jax.tree.leaves(tree) if x.dtype == jnp.float32]
+    arrays = jax.tree.leaves(offload.on_device(tree))
+    return [jnp.sum(jax.lax.bitcast_convert_type(x, jnp.uint32)) for x in arrays if x.dtype == jnp.float32]
 
 
 def difference(first, second) -> float:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxalign import manifest, objectives, sharding
+from jaxalign import manifest, objectives, offload, sharding
 from jaxalign.config import adapters, critic, lora, optimizers, teacher
 from jaxalign.config import functions as functions_of
 from jaxalign.config.durations import Durations
@@ -50,12 +50,14 @@ def mesh(cfg: ConfigDict) -> jax.sharding.Mesh:
     """The mesh of the configuration, over all devices.
 
     Raises:
-      ValueError: it does not cover the devices, the batch does not split over it, or the devices of a row lie on several hosts.
+      ValueError: it does not cover the devices, the batch does not split over it, the devices of a row lie on several hosts, or the devices
+        cannot use the memory of the host that mesh.offload needs.
     """
     made = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, context=cfg.mesh.context)
     parts, shape = cfg.batch.gradient_accumulation_steps, sharding.mesh_shape(made)
     sharding.check_rows(cfg.batch.rows, parts=parts, data=shape["data"], fsdp=shape["fsdp"])
     sharding.check_hosts(made)
+    offload.check(cfg.mesh.offload, jax.local_devices()[0])
     if cfg.data.row_tokens is not None:
         sharding.check_tokens(cfg.data.row_tokens, context=shape["context"])
     return made
@@ -224,6 +226,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
         silent=() if lora.goes_on(cfg) else (models.LORA,),
         statistics=objective.statistics_names,
         source=carried,
+        on_host=cfg.mesh.offload,
     )
     theirs, parts = teacher.look(cfg), cfg.batch.gradient_accumulation_steps
     moves, largest = rule.bind(every_steps=lengths.every, **options(cfg, "reference")), policy(cfg).largest_norm
@@ -260,15 +263,17 @@ def _source(cfg, look, lengths, rolling):
     return source.Rows, lambda: None
 
 
-def abstract_state(built: models.Model, init_state) -> TrainState:
-    """The train state as shapes on the mesh in scope, with the base of adapters and without a teacher."""
-    return checkpoint.abstract_like(jax.eval_shape(init_state, abstract_params(built)))
+def abstract_state(cfg: ConfigDict, built: models.Model, init_state) -> TrainState:
+    """The train state as shapes on the mesh in scope, with the base of adapters and the weights of a teacher."""
+    state = checkpoint.abstract_like(jax.eval_shape(init_state, abstract_params(built)))
+    if teacher.has_one(cfg):
+        state = state.replace(reference=abstract_params(teacher.model(cfg)))
+    return offload.described(state, cfg.mesh.offload)
 
 
 def held_out_metrics(cfg: ConfigDict, built: models.Model, made: Functions, sets: dict[str, store.Prepared]) -> set[str]:
     """Names of the metrics that evaluations of this run will give; nothing is computed."""
-    state = abstract_state(built, made.init_state)
-    state = state.replace(reference=abstract_params(teacher.model(cfg))) if teacher.has_one(cfg) else state
+    state = abstract_state(cfg, built, made.init_state)
     return held_out.names(made.eval_step, state, sets, rows=cfg.batch.rows)
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from ml_collections import ConfigDict
 import numpy as np
 
+from jaxalign import offload
 from jaxalign.config import build, judges
 from jaxalign.config.prepared import Sets, held_out_sources, to_stderr
 from jaxalign.config.rollout_rules import room_of_prompts, source_of_prompts
@@ -188,8 +189,8 @@ def _text(answers):
 
 
 def held_start(cfg: ConfigDict, state):
-    """What is trained, as it was before the first step, where a train state holds it; else None."""
-    return state.initial if state.initial is not None else state.reference if cfg.reference.rule == "frozen" else None
+    """What is trained, as it was before the first step, where a train state holds it, on the devices; else None."""
+    return offload.on_device(state.initial if state.initial is not None else state.reference if cfg.reference.rule == "frozen" else None)
 
 
 def _start(cfg, model, state):

@@ -19,6 +19,7 @@ def optimizer(cfg: ConfigDict, built: models.Model, schedule, trained: tuple[str
         max_grad_norm=cfg.optimizer.max_grad_norm,
         weight_decay=cfg.optimizer.weight_decay,
         axes=axes if trained is None else {key: axes[key] for key in trained},
+        by_layer="optimizer" in cfg.mesh.offload,
         **options(cfg, "optimizer"),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxalign import sharding
-from jaxalign.config import build, columns, functions, stages, teacher
+from jaxalign.config import build, columns, functions, stages
 from jaxalign.config.durations import Durations
 from jaxalign.config.planned_rows import Rows
 from jaxalign.models import model as models
@@ -110,9 +110,7 @@ def step(cfg: ConfigDict, model: models.Model, rows: Rows) -> Step:
     sharding.check_tokens(rows.tokens, context=mesh["context"])
     objective = functions.objective(cfg)
     made = build.functions(cfg, objective, model, LENGTHS)
-    state = build.abstract_state(model, made.init_state)
-    if teacher.has_one(cfg):
-        state = state.replace(reference=build.abstract_params(teacher.model(cfg)))
+    state = build.abstract_state(cfg, model, made.init_state)
     return Step(made.train_step, state, _batch(cfg, objective, rows))
 
 

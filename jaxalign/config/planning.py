@@ -77,10 +77,10 @@ def quick(job: Job) -> dict[str, Any]:
     """
     traced = trace(job)
     causes, bounds = _causes(job, traced), _bounds(job, traced, traced.work.flops, traced.work.collectives)
-    notes = ["from a trace of the step; nothing was compiled, and the compiler may choose other collectives"]
+    notes = ["from a trace of the step; nothing was compiled, and the compiler may choose other collectives", *_of_host(traced.state)]
     collectives = text.grouped(traced.work.collectives)
     plan = describe(job, causes, sum(causes.values()), traced.work.flops, collectives, bounds, bounds.serial, notes=notes)
-    return plan | {"by": "estimated from shapes", "step_by": "nothing overlaps"}
+    return plan | {"by": "estimated from shapes", "step_by": "nothing overlaps", "host_gib": traced.state.host / GIB}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,14 @@ def exact(job: Job, *, cache: str | None = None) -> dict[str, Any]:
     causes = _compiled_causes(job, traced, made, read)
     by = f"the compiler's peak; compiled in {made.seconds:.0f} s"
     how = "the compiler's cycles and the collectives that nothing overlaps" if cycles and clock else "nothing overlaps"
-    return describe(job, causes, made.total, flops, grouped, bounds, step_s, notes=[]) | {"by": by, "step_by": how}
+    plan = describe(job, causes, made.total, flops, grouped, bounds, step_s, notes=_of_host(traced.state))
+    return plan | {"by": by, "step_by": how, "host_gib": traced.state.host / GIB}
+
+
+def _of_host(state) -> list[str]:
+    """A note on what rests in the memory of the host."""
+    moved = "it crosses the link between host and device in every step, whose time is not in the forecast"
+    return [f"{text.amount(state.host / GIB).strip()} of each device rest in the memory of its host; {moved}"] if state.host else []
 
 
 def _causes(job, traced) -> dict[str, float]:

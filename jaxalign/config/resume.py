@@ -77,7 +77,7 @@ def first_state(
         )
     before = saved.read_run(start)
     check_same_data(before["data"]["prepared"], prepared, workdir)
-    state = saved.restore(apart.left_out(cfg, model, build.abstract_state(model, made.init_state)), start)
+    state = saved.restore(apart.left_out(cfg, model, build.abstract_state(cfg, model, made.init_state)), start)
     return apart.seated(cfg, model, state), before["metrics"] is not None
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
-from jaxalign import objectives
+from jaxalign import objectives, offload
 from jaxalign.config import build, teacher
 from jaxalign.config.prepared import to_stderr
 from jaxalign.config.rollout_rules import room_of_prompts, source_of_prompts
@@ -194,4 +194,4 @@ def _policy(state):
 
 def _teacher(state):
     """The parameters of the teacher's decoder."""
-    return models.without_head(state.reference)
+    return offload.on_device(models.without_head(state.reference))

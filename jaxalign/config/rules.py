@@ -274,7 +274,7 @@ RULES = (  # (rule, the sections that it reads)
     (lora.check, ("model", "data", "reference")),
     (_data_rule, ("data",)),
     (_optimizer_rule, ("optimizer",)),
-    (mesh_rules.check, ("mesh", "data", "eval")),
+    (mesh_rules.check, ("mesh", "data", "eval", "model", "reference", "optimizer", "train")),
     (_train_rule, ("train", "data", "eval")),
     (_generate_rule, ("eval", "data")),
     (_eval_sources_rule, ("eval", "data")),

@@ -212,6 +212,13 @@ SCHEMA: dict[str, Any] = {
         "cpu_devices": Field(
             (int, NONE), None, "split the CPU into so many devices, to use its cores; ignored elsewhere", least=1, most=4096
         ),
+        "offload": Field(
+            (tuple,),
+            (),
+            "what rests in the memory of the host: 'reference' (its weights come layer by layer), 'optimizer' (its moments come for the "
+            "update), or both; slower, by what the link between host and device takes",
+            items=(str,),
+        ),
     },
     "train": {
         "keep_last": Field((int,), 2, "newest checkpoints to keep", least=1),

@@ -88,7 +88,7 @@ def subject(one: Case, params) -> steps.Subject:
     look = partial(kind, one.model, remat=cfg.model.remat, attention=cfg.model.attention, **options)
     theirs = teacher.look(cfg)
     made = build.functions(cfg, objective, one.model, planned.LENGTHS)
-    state = made.init_state(params, optimizer=steps.recorder(), keep_initial=False, source=lambda: None)
+    state = made.init_state(params, optimizer=steps.recorder(), keep_initial=False, source=lambda: None, on_host=())
     exact = theirs and partial(theirs, dtype=jnp.dtype("float32"))
     return steps.Subject(
         partial(look, dtype=build.dtype(cfg)), partial(look, dtype=jnp.dtype("float32")), exact, objective, teacher.seated(cfg, state)

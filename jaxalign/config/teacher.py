@@ -4,6 +4,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
+from jaxalign import offload
 from jaxalign.data.text.renderer import Renderer
 from jaxalign.data.text.tokenizer import Tokenizer, load
 from jaxalign.data.text.tokenizer_files import locate
@@ -98,7 +99,10 @@ def look(cfg: ConfigDict):
 
 def seated(cfg: ConfigDict, state: TrainState) -> TrainState:
     """The state with the teacher's weights, read from their own checkpoint into their shards on the mesh in scope."""
-    return state.replace(reference=Source(cfg.reference.checkpoint).load(model(cfg))) if has_one(cfg) else state
+    if not has_one(cfg):
+        return state
+    weights = Source(cfg.reference.checkpoint).load(model(cfg))
+    return state.replace(reference=offload.on_host(weights) if "reference" in cfg.mesh.offload else weights)
 
 
 def left_out(cfg: ConfigDict, state: TrainState) -> TrainState:

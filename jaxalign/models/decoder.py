@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign import sharding
+from jaxalign import offload, sharding
 from jaxalign.models import layers
 from jaxalign.models.attention.blocks import ATTENDED
 from jaxalign.models.config import ModelConfig, RopeScaling
@@ -184,7 +184,7 @@ class Decoder(nnx.Module):
 
         def one_layer(x: Array, weights, window: Array, memory) -> tuple[Array, Any]:
             rotary = wide if local is None else jnp.where(window > 0, local, wide)
-            return nnx.merge(definition, weights)(x, rotary, window, memory, attend, len(embedded))
+            return nnx.merge(definition, offload.on_device(weights))(x, rotary, window, memory, attend, len(embedded))
 
         return layers.merge_rows(self.embed.at_positions(embedded, positions)), one_layer
 

@@ -68,8 +68,9 @@ def _compile(lowered, target):
     memory = compiled.memory_analysis()
     arguments = float(memory.argument_size_in_bytes)
     added = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = float(getattr(memory, "peak_memory_in_bytes", 0) or arguments + added)
-    return Compiled(arguments, peak, compiled.as_text(), time.monotonic() - start)
+    peak = float(getattr(memory, "peak_memory_in_bytes", 0))
+    on_host = memory.host_argument_size_in_bytes  # the compiler's peak counts what rests on the host, its arguments do not
+    return Compiled(arguments, peak - on_host if peak else arguments + added, compiled.as_text(), time.monotonic() - start)
 
 
 def _tell(target, start, done):

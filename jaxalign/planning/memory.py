@@ -1,9 +1,10 @@
-"""Memory of one device by what it is for, from shapes and shardings."""
+"""Memory of one device by what it is for, from shapes and shardings; what rests on the host is counted by itself."""
 
 import dataclasses
 
 import jax
 
+from jaxalign import offload
 from jaxalign.planning.program import Work, local_bytes
 
 CAUSES = ("parameters", "optimizer", "reference", "gradients", "activations", "head", "temporary")
@@ -17,16 +18,18 @@ class State:
     trained: float  # of these, those that have a gradient
     optimizer: float
     reference: float  # and the initial one, where it is kept
+    host: float = 0.0  # of optimizer and reference in the memory of the host, and of neither above
 
 
 def state_bytes(state) -> State:
     """Of a TrainState of shapes with shardings, or of arrays."""
 
-    def total(tree):
-        return float(sum(local_bytes(x) for x in jax.tree.leaves(tree)))
+    def total(tree, *, host=False):
+        return float(sum(local_bytes(x) for x in jax.tree.leaves(tree) if (x.sharding.memory_kind == offload.KIND) == host))
 
-    trained = total(state.trainable)
-    return State(trained + total(state.frozen), trained, total(state.opt_state), total((state.reference, state.initial, state.source)))
+    trained, references = total(state.trainable), (state.reference, state.initial, state.source)
+    on_host = total((state.opt_state, references), host=True)
+    return State(trained + total(state.frozen), trained, total(state.opt_state), total(references), on_host)
 
 
 def by_cause(

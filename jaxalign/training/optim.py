@@ -13,6 +13,7 @@ import optax
 
 from jaxalign import sharding
 from jaxalign.models.lora import RANK
+from jaxalign.training.layerwise import layer_by_layer
 
 MOMENTS = ("float32", "bfloat16")
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic of the published Muon: singular values go to about 1 in five steps
@@ -138,6 +139,7 @@ def make_optimizer(
     max_grad_norm: float,
     weight_decay: float,
     axes,
+    by_layer: bool = False,
     **hparams,
 ) -> optax.GradientTransformation:
     """Clip by global norm -> rule -> weight decay -> learning rate.
@@ -147,11 +149,12 @@ def make_optimizer(
       max_grad_norm: largest global norm of the gradient; 0 turns clipping off.
       weight_decay: times the learning rate, on matrices only: norms and biases do not decay.
       axes: logical axes of every parameter (model.axes); "layers" does not count as a dimension of a matrix.
+      by_layer: moments may rest in the memory of the host, see `layerwise`; the state is the same.
     """
-
+    update = rule(axes, **hparams)
     return optax.chain(
         optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
-        rule(axes, **hparams),
+        layer_by_layer(update) if by_layer else update,
         optax.add_decayed_weights(weight_decay, mask=_matrices(axes)) if weight_decay else optax.identity(),
         optax.scale_by_learning_rate(schedule),
     )

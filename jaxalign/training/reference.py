@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxalign import offload
 from jaxalign.hparams import hparams_of
 
 COLUMN = "reference_logps"  # float32[R, T]; log-probs of the reference where its weights are not in memory
@@ -71,13 +72,13 @@ def soft(reference, trainable, step, *, alpha: float = 0.6, every_steps: int):
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"reference.alpha={alpha} is not in [0, 1]; it is the weight of the policy, 0.6 in the paper.")
-    due = step % every_steps == 0
+    due, reference = step % every_steps == 0, offload.on_device(reference)
     return jax.tree.map(lambda new, old: jnp.where(due, alpha * new + (1 - alpha) * old, old), trainable, reference)
 
 
 def hard(reference, trainable, step, *, every_steps: int):
     """Every so many optimizer steps the reference becomes a copy of the policy (TR-X^tau; tau is 512 in the paper)."""
-    due = step % every_steps == 0
+    due, reference = step % every_steps == 0, offload.on_device(reference)
     return jax.tree.map(lambda new, old: jnp.where(due, new, old), trainable, reference)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxalign import sharding
+from jaxalign import offload, sharding
 from jaxalign.objectives import Objective
 from jaxalign.training import reference as references
 from jaxalign.training.metrics import rankings
@@ -34,6 +34,7 @@ def init_state(
     silent: tuple[str, ...] = (),
     statistics: tuple[str, ...] = (),
     source: Callable[[], Any] = lambda: None,
+    on_host: tuple[str, ...] = (),
 ) -> TrainState:
     """The state before the first step. `params` is consumed; the reference is a copy of it, laid out the same way, or None if separate.
 
@@ -44,6 +45,7 @@ def init_state(
       silent: those of them without which the model is the same before the first step, as fresh adapters: a reference that stays has none.
       statistics: names of what the objective carries from step to step.
       source: makes what the source of the batches carries from step to step, a tree of arrays; by default nothing.
+      on_host: parts that rest in the memory of the host, keys of `offload.FIELDS`.
     """
 
     def init(params):
@@ -57,7 +59,8 @@ def init_state(
         rng = sharding.shard(jax.random.key_data(jax.random.key(seed)), None)
         zeros = {name: jnp.zeros((), jnp.float32) for name in statistics}
         step = jnp.zeros((), jnp.int32)
-        return TrainState(step, trainable, reference, optimizer.init(trainable), rng, rest, initial, zeros, source())
+        state = TrainState(step, trainable, reference, optimizer.init(trainable), rng, rest, initial, zeros, source())
+        return offload.place(state, on_host)
 
     return jax.jit(init, donate_argnums=0)(params)
 
@@ -117,7 +120,7 @@ def make_train_step(
         trainable = optax.apply_updates(state.trainable, updates)
         metrics = {name: value / count for name, (value, count) in sums.items()} | _means({"loss": sums["loss"]})
         metrics |= {"grad_norm": optax.tree.norm(gradient), "learning_rate": jnp.asarray(schedule(state.step), jnp.float32)}
-        moved = reference_rule(state.reference, trainable, state.step + 1)
+        moved = offload.put_back(reference_rule(state.reference, trainable, state.step + 1), state.reference)
         after = {"trainable": trainable, "reference": moved, "opt_state": opt_state, "statistics": statistics}
         return state.replace(step=state.step + 1, **after), metrics
 
@@ -218,7 +221,7 @@ def outputs_of(forward, trainable, frozen, reference, batch, step, *, teacher=No
     """
     policy = forward(_whole(trainable, frozen), batch, step)
     if reference is not None and teacher is not None:
-        constant = teacher(jax.lax.stop_gradient(reference), batch, step)
+        constant = teacher(jax.lax.stop_gradient(_whole(reference, None)), batch, step)
     elif reference is not None:
         constant = forward(jax.lax.stop_gradient(_whole(reference, frozen)), batch, step)
     elif references.COLUMN in batch.columns:
@@ -247,7 +250,8 @@ def _add_up(function, parts):
 
 
 def _whole(trainable, frozen):
-    return trainable if frozen is None else {**frozen, **trainable}
+    """The parameters, on the devices but for layers that rest on the host: the decoder brings these one at a time."""
+    return offload.but_layers_on_device(trainable if frozen is None else {**frozen, **trainable})
 
 
 def _sums_of_statistics(objective, policy, constant, batch):

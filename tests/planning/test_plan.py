@@ -69,6 +69,14 @@ def test_bytes_of_the_state_are_those_of_live_arrays(lora):
     assert (scattered < table.size) == bool(lora)  # a table that is not trained has no gradient
 
 
+def test_what_rests_on_the_host_takes_no_memory_of_a_device():
+    plain, offloaded = (planning.quick(job(mesh=dict(fsdp=8, offload=parts))) for parts in ((), ("reference", "optimizer")))
+    freed = plain["total_gib"] - offloaded["total_gib"]
+    assert offloaded["host_gib"] == pytest.approx(freed) and plain["host_gib"] == 0
+    kept = {name: offloaded["memory_gib"][name] / plain["memory_gib"][name] for name in memory.CAUSES}
+    assert max(kept["reference"], kept["optimizer"]) < 0.05 and kept["parameters"] == kept["gradients"] == 1  # norms and biases stay
+
+
 @pytest.mark.slow
 def test_the_command_compiles_for_simulated_devices(planned_run, monkeypatch, tmp_path):
     monkeypatch.setenv("JAXALIGN_CACHE", str(tmp_path))

@@ -16,6 +16,9 @@ CASES = {
         "dpo", "reference.rule=soft", "reference.alpha=0.6", "reference.every_steps=2",
         "optimizer.name=muon", "optimizer.mu_dtype=bfloat16",
     ),
+    "a reference that moved hard, and moments, in the memory of the host": (
+        "dpo", "reference.rule=hard", "reference.every_steps=2", "mesh.offload=('reference','optimizer')",
+    ),
     "a table of log-probs in the middle of its window, and lion": (
         "ipo", "reference.rule=hard_table", "reference.every_steps=4",
         "optimizer.name=lion", "optimizer.mu_dtype=bfloat16", "optimizer.learning_rate=1e-4",
