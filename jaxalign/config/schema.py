@@ -155,7 +155,11 @@ SCHEMA: dict[str, Any] = {
         "eval": Field((dict, NONE), None, "a source of held-out rows, or name -> source for several"),
         "eval_fraction": Field((float,), 0.0, "share of the training rows to hold out instead, by hash of the first question", least=0),
         "row_tokens": Field(
-            (int, NONE), None, "tokens per row (T); None: a multiple of 64 that holds 99 % of the rows whole", least=2, most=LONGEST_ROW
+            (int, NONE),
+            None,
+            "tokens per row (T); None: a multiple of 64 that holds 99 % of the rows whole and, packed, is 97 % full",
+            least=2,
+            most=LONGEST_ROW,
         ),
         "max_prompt_tokens": Field((int, NONE), None, "longest prompt; None: what the responses leave of the row", least=2),
         "max_response_tokens": Field((int, NONE), None, "longest response; None: an equal share of the row, less 2", least=2),

@@ -86,7 +86,7 @@ def prepare(
 
 
 def fitting_row_tokens(several: Sequence[Mapping], options: Mapping, *, context: int | None = None) -> int:
-    """Tokens per row that keep almost all rows of these sources whole, see `data.rows.lengths`.
+    """Tokens per row that keep almost all rows of these sources whole and fill up, see `data.rows.lengths`.
 
     Args:
       options: keyword arguments of `prepare`; row_tokens is not read.
@@ -95,15 +95,15 @@ def fitting_row_tokens(several: Sequence[Mapping], options: Mapping, *, context:
     Raises:
       ValueError: as `prepare`; also where no row of a sample can be used.
     """
-    needs = []
+    measured = []
     for source in several:
         source = sources.given(source)
         rows = sources.read(source)
         recipe, _ = _recipe(source, rows, {**options, "row_tokens": lengths.NO_LIMIT})
         if recipe.format == "choice":
             recipe = dataclasses.replace(recipe, base=survey.base_of(rows))
-        needs.append(lengths.needed(rows, recipe, context=context))
-    return lengths.fitting(needs) or lengths.MULTIPLE
+        measured.append(lengths.needed(rows, recipe, context=context))
+    return lengths.fitting(measured, packed=options.get("pack_rows", True)) or lengths.MULTIPLE
 
 
 def plan(

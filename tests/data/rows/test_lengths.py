@@ -36,7 +36,8 @@ def fitting(folder, *, context=None, **options):
         ([(50, 20, 30)] * 5, {"share_prompt": False}, 192),  # 51 + 21 + 51 + 31 = 154
         ([(5, 20, 300)] * 5, {}, 640),  # an answer has an equal share of the row: 2 * (301 + 2) = 606
         ([(5, 20, 300)] * 5, {"max_response_tokens": 301}, 384),  # 5 + 2 + 21 + 301 = 329
-        ([(50, 20, 30)] * 200 + [(50, 20, 3000)], {}, 128),  # one row of 201 is no reason
+        ([(50, 20, 30)] * 200 + [(50, 20, 3000)], {}, 320),  # one row of 201 is no reason; 3 groups of 104 fill 97.5 % of a row
+        ([(50, 20, 30)] * 200 + [(50, 20, 3000)], {"pack_rows": False}, 128),
         ([(50, 20, 30)] * 97 + [(50, 20, 3000)] * 3, {}, 6016),  # 2 * 3003
         ([(50, 20, 30)] * 5, {"mismatched": True}, 192),  # and an answer of 26 with its own last prompt token: 131
         ([(50, 20, 3000)] * 5, {"context": 500}, 1024),  # 2 * 500

@@ -110,10 +110,13 @@ def test_the_same_sizes_give_the_same_plan():
     np.testing.assert_array_equal(first, second)
 
 
-def test_many_small_groups_fill_at_least_97_percent():
-    sizes = np.random.default_rng(1).integers(20, 400, 3000)
-    plan = pack.plan_rows(sizes, row_tokens=1024, pack=True)
-    assert pack.fill(sizes, plan, row_tokens=1024) >= 0.97
+@pytest.mark.parametrize("row_tokens", [1024, 2048, 4096])
+def test_groups_of_lengths_as_text_has_them_fill_at_least_97_percent(row_tokens):
+    lengths = np.random.default_rng(1).lognormal(np.log(240), 0.6, 3000).astype(int)  # HH pairs: 240 tokens, half to twice as many
+    sizes = np.clip(lengths, 20, row_tokens)
+    plan = pack.plan_rows(sizes, row_tokens=row_tokens, pack=True)
+    assert pack.fill(sizes, plan, row_tokens=row_tokens) >= 0.97
+    assert len(plan) <= 1.01 * -(-sizes.sum() // row_tokens)  # no plan has fewer than that
 
 
 def test_a_group_larger_than_a_row_is_refused_with_the_way_out():
