@@ -31,7 +31,7 @@ from jaxalign.models.config import ModelConfig
 from jaxalign.models.features import FeatureHeadConfig, head_of
 from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.rollout import source
-from jaxalign.training import checkpoint, forward, guards, metrics, reference, runs, step
+from jaxalign.training import checkpoint, forward, guards, metrics, overlap, reference, runs, step
 from jaxalign.training.sources import Source
 from jaxalign.types import TrainState
 
@@ -230,9 +230,10 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
     )
     theirs, parts = teacher.look(cfg), cfg.batch.gradient_accumulation_steps
     moves, largest = rule.bind(every_steps=lengths.every, **options(cfg, "reference")), policy(cfg).largest_norm
+    train_step = step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=parts, teacher=theirs)
     return Functions(
         init_state,
-        step.skipping(step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=parts, teacher=theirs), largest),
+        overlap.overlapped(step.skipping(train_step, largest)),
         step.make_eval_step(look, objective, metrics.kl, teacher=theirs),
         make_source,
     )

@@ -15,6 +15,7 @@ from jaxalign.models import model as models
 from jaxalign.planning import compiled, hlo, memory, program, roofline, text
 from jaxalign.planning.topology import Topology, devices_of
 from jaxalign.reports.flops import step_flops
+from jaxalign.training import overlap
 
 GIB = 2**30
 KERNELS = 0.5  # share of the peak that a kernel is taken to reach
@@ -121,8 +122,8 @@ def exact(job: Job, *, cache: str | None = None) -> dict[str, Any]:
     topology, traced = job.topology, trace(job)
     with jax.set_mesh(sharding.make_mesh(**mesh_of(job), devices=devices_of(topology))):
         step = planned.step(job.cfg, job.model, job.rows)
-        lowered = step.function.lower(step.state, step.batch)
-    made = compiled.compile_step(lowered, target=topology.name, cache=cache)
+        lowered, options = step.function.lower(step.state, step.batch), overlap.options()
+    made = compiled.compile_step(lowered, target=topology.name, options=options, cache=cache)
     if made.problem:
         plan = quick(job)
         return plan | {"fits": False, "total_gib": made.total / GIB, "by": "by the compiler", "notes": [*plan["notes"], made.problem]}

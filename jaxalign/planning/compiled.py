@@ -1,5 +1,6 @@
 """Compiles a step for devices that need not be there, and keeps what came of it by program: its text and the compiler's memory figures."""
 
+from collections.abc import Mapping
 import dataclasses
 import gzip
 import hashlib
@@ -15,6 +16,7 @@ import time
 from jaxalign.paths import resolve
 
 USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? (?:hbm|vmem)")
+FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")  # by which the user sets options of the compiler
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -29,17 +31,19 @@ class Compiled:
     problem: str = ""  # the compiler's own words where the program does not fit
 
 
-def compile_step(lowered, *, target: str, cache: str | Path | None = None) -> Compiled:
+def compile_step(lowered, *, target: str, options: Mapping[str, bool], cache: str | Path | None = None) -> Compiled:
     """The compiled step, from the folder `cache` where it was compiled before. Shows on standard error how long it takes.
 
     Args:
       lowered: the step, lowered for the devices.
       target: name of the devices.
+      options: of the compiler, which `lowered` carries; its text does not contain them.
       cache: None: $JAXALIGN_CACHE/plans or ~/.cache/jaxalign/plans.
     """
     default = Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")) / "plans"
     folder = resolve(str(cache or default))
-    key = hashlib.sha256("\n".join([target, *_versions(), lowered.as_text()]).encode()).hexdigest()[:24]
+    settings = [*sorted(options), *(os.environ.get(name, "") for name in FLAGS)]
+    key = hashlib.sha256("\n".join([target, *_versions(), *settings, lowered.as_text()]).encode()).hexdigest()[:24]
     facts, program = folder / f"{key}.json", folder / f"{key}.hlo.gz"
     if facts.exists() and program.exists():
         return Compiled(**json.loads(facts.read_text()), text=gzip.decompress(program.read_bytes()).decode())

@@ -16,6 +16,7 @@ WIDTHS = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, **{f"{sign}{bits}"
 ARRAY = re.compile(r"\b(pred|bf16|f16|f32|f64|[su](?:4|8|16|32|64))\[([\d,]*)\]")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 CALLED = re.compile(r"(calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+CHAIN = re.compile(r'chain_id="(\d+)"')  # of a collective that fusions carry while they compute something else
 OPERAND = re.compile(r"%([\w.\-]+)")
 
 
@@ -56,6 +57,7 @@ class Program:
         self.entry = ""
         self._read(text)
         self.times: dict[str, float] = {}
+        self.started: set[str] = set()  # computations that run beside others, on a core of their own
         self.loops: dict[str, tuple[float, ...]] = {}  # computation -> trips of the loops that it runs in, outermost first
         self._visit(self.entry, 1.0, (), trips)
 
@@ -81,7 +83,8 @@ class Program:
                     if kind == "body":
                         count = self._trip_count(instruction) or trips
                         self._visit(called, times * count, (*loops, count), trips)
-                elif kind != "to_apply" or instruction.opcode == "call":
+                elif kind != "to_apply" or instruction.opcode in ("call", "call-start"):
+                    self.started |= {called} if instruction.opcode.endswith("-start") else set()
                     self._visit(called, times, loops, trips)
 
     def _trip_count(self, loop) -> int:
@@ -125,11 +128,11 @@ class Program:
 
     def collectives(self, devices: int) -> list[Sent]:
         """All collectives that run, each once; `devices` is the size of groups that the text leaves out."""
-        found: list[tuple[str, Sent, bool]] = []
+        found: dict[str | int, Sent] = {}
         for name, one in self.running():
             kind, loop = one.opcode.removesuffix("-start"), " ".join(f"x{count:g}" for count in self.loops[name])
             if one.opcode == "send" and (transfer := network.transfer(one.rest)):
-                found.append((f"only {len(found)}", _between_slices(one, *transfer, self.times[name], loop), False))
+                found[len(found)] = _between_slices(one, *transfer, self.times[name], loop)
             if kind not in SENT:
                 continue
             # a fusion that holds an all-reduce and keeps a slice of it is how a reduce-scatter is written for TPUs
@@ -138,18 +141,12 @@ class Program:
             if size == 1:
                 continue
             whole = _result(one) * (size if one.opcode.startswith("reduce-scatter") else 1)
-            channel = re.search(r"channel_id=(\d+)", one.rest)
-            started = one.opcode.endswith("-start") or "async" in name
-            sent = Sent(kind, size, group, whole * SENT[kind](size), self.times[name], loop, started)
-            found.append((channel.group(1) if channel else f"only {len(found)}", sent, "async" in name))
-        # the compiler repeats a collective in every fusion that carries a part of it; it counts once, where it starts
-        carried = {key for key, _, inside in found if inside}
-        once: dict[str, Sent] = {}
-        for number, (channel, sent, _) in enumerate(found):
-            key = channel if channel in carried else f"other {number}"
-            if key not in once or sent.times < once[key].times:
-                once[key] = dataclasses.replace(sent, asynchronous=sent.asynchronous or channel in carried)
-        return list(once.values())
+            chain = CHAIN.search(one.rest)
+            asynchronous = bool(chain) or one.opcode.endswith("-start") or name in self.started
+            sent = Sent(kind, size, group, whole * SENT[kind](size), self.times[name], loop, asynchronous)
+            # the compiler repeats a collective in every fusion that carries a part of it; it counts once
+            found[f"chain {chain.group(1)}" if chain else len(found)] = sent
+        return list(found.values())
 
     def stacked_bytes(self, layers: int, known: set[tuple[str, tuple[int, ...]]]) -> float:
         """Bytes of the arrays with a leading axis of layers that a loop of so many trips carries, beside those of a known type and shape.

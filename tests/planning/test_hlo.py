@@ -49,6 +49,39 @@ _xla_megascale_target={{100000,200000},{300000,400000}},_xla_megascale_transfer_
 """
 
 
+OVERLAPPED = """HloModule step
+
+%start (p: bf16[4,8]) -> (bf16[4,8], bf16[16,8]) {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %begun = bf16[16,8]{1,0} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %both = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) custom-call(%begun), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion (p: bf16[4,8], x: f32[8,8]) -> f32[8,8] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %x = f32[8,8]{1,0} parameter(1)
+  %on = bf16[16,8]{1,0} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %square = f32[8,8]{1,0} multiply(%x, %x)
+}
+
+%beside (p: f32[16,8]) -> f32[4,8] {
+  %p = f32[16,8]{1,0} parameter(0)
+  ROOT %scattered = f32[4,8]{1,0} reduce-scatter(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%sum
+}, execution_thread="sparsecore"
+
+ENTRY %main (p: bf16[4,8], x: f32[8,8], y: f32[16,8]) -> f32[8,8] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %x = f32[8,8]{1,0} parameter(1)
+  %y = f32[16,8]{1,0} parameter(2)
+  %waited = bf16[16,8]{1,0} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}
+  %begin = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) fusion(%p), kind=kCustom, calls=%start
+  %part = ((f32[16,8]{1,0}), f32[4,8]{1,0}) call-start(%y), async_execution_thread="sparsecore", to_apply=%beside
+  %end = f32[4,8]{1,0} call-done(%part)
+  ROOT %go_on = f32[8,8]{1,0} fusion(%p, %x), kind=kCustom, calls=%async_collective_fusion
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def read():
     return Program(TEXT, trips=1.0)
@@ -66,6 +99,15 @@ def test_collectives(read):
     assert gather.sent_bytes == 16 * 16 * 4 / 2
     assert (reduce.kind, reduce.group, reduce.times, reduce.asynchronous) == ("all-reduce", (0, 2), 1, True)
     assert reduce.sent_bytes == 8 * 16 * 4
+
+
+def test_a_collective_that_fusions_carry_or_another_core_runs_is_asynchronous_and_counts_once():
+    found = Program(OVERLAPPED, trips=1.0).collectives(4)
+    assert sorted((one.kind, one.sent_bytes, one.asynchronous) for one in found) == [
+        ("all-gather", 16 * 8 * 2 * 3 / 4, False),  # of the same channel as the other
+        ("all-gather", 16 * 8 * 2 * 3 / 4, True),
+        ("reduce-scatter", 16 * 8 * 4 * 3 / 4, True),
+    ]
 
 
 def test_what_slices_send_to_each_other(read):

@@ -22,7 +22,8 @@ import jax.numpy as jnp  # noqa: E402
 from jaxalign import objectives, sharding  # noqa: E402
 from jaxalign.models import model as models  # noqa: E402
 from jaxalign.models.config import ModelConfig  # noqa: E402
-from jaxalign.training import forward, optim, reference, step  # noqa: E402
+from jaxalign.planning import hlo  # noqa: E402
+from jaxalign.training import forward, optim, overlap, reference, step  # noqa: E402
 from jaxalign.types import Batch, TrainState  # noqa: E402
 
 CONFIG = ModelConfig(  # Llama 3's vocabulary and ratios, an eighth of its depth
@@ -77,7 +78,7 @@ def main(topology: str, data: int, fsdp: int, tensor: int, context: int) -> None
     with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices, context=context)):
         state, batch = abstract_state(model, optimizer), abstract_batch(ROWS_A_DEVICE * data * fsdp)
         start = time.monotonic()
-        compiled = train_step.lower(state, batch).compile()
+        compiled = overlap.overlapped(train_step).lower(state, batch).compile()
         seconds = time.monotonic() - start
     memory, text = compiled.memory_analysis(), compiled.as_text()
     arrays = {match.group(): math.prod(map(int, match.group(2).split(","))) for match in ARRAY.finditer(text)}
@@ -85,7 +86,10 @@ def main(topology: str, data: int, fsdp: int, tensor: int, context: int) -> None
     whole = f"[{ROWS_A_DEVICE},{LENGTH},{CONFIG.width}]"  # activations of whole rows, which no device has
     keys = f"[1,{ROWS_A_DEVICE},{LENGTH // context},{CONFIG.kv_heads // tensor},{CONFIG.head_dim}]"
     gathered = models.without_head(model.shapes)["layers"]
+    gathers = [one for one in hlo.Program(text, trips=1.0).collectives(len(devices)) if one.kind == "all-gather" and one.loop]
+    sent = [sum(one.sent_bytes * one.times for one in gathers if one.asynchronous or waited) for waited in (False, True)]
     report = {
+        "overlapped": sent[0] / sent[1],
         "reduced_elements": reduced_elements(text),
         "kernel_elements": min(x.size // CONFIG.layers for x in jax.tree.leaves(gathered) if x.ndim > 2),
         "compile_s": round(seconds, 1),

@@ -79,6 +79,11 @@ def test_weights_are_gathered(reports, name):
     assert reports[name]["collectives"]["all-gather"] > 0
 
 
+@slices
+def test_layers_are_gathered_beside_arithmetic(reports, name):
+    assert reports[name]["overlapped"] > 0.5, reports[name]  # of the bytes
+
+
 def test_where_tokens_are_split_gradients_of_keys_are_scattered_and_no_activations_of_whole_rows_gathered(reports):
     assert reports["v5e"]["scattered_keys"] == 2 and reports["v5e"]["whole_rows"] == 0, reports["v5e"]  # of keys and of values
 
