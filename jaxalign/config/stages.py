@@ -128,7 +128,7 @@ def resolve_stages(config: ConfigDict) -> dict[str, ConfigDict]:
     for i, name in enumerate(training):
         problems += _earlier_stages(name, training[name], list(training)[:i])
         problems += _adapters(name, training)
-    problems += _idle_exports(resolved)
+    problems += [*_mirrors(training), *_idle_exports(resolved)]
     raise_problems(problems)
     return resolved
 
@@ -159,6 +159,15 @@ def _adapters(name, training):
     if lora.goes_on(cfg) and cfg.model.checkpoint.startswith(STAGE) and earlier is not None:
         for problem in lora.unlike(cfg, earlier):
             yield f"{name}.model.lora.start='checkpoint' trains the adapters of {cfg.model.checkpoint!r} on, {problem}."
+
+
+def _mirrors(training):
+    """Problems of stages whose copies would lie in one place, where each would go on from the other's checkpoints."""
+    stage_of = {}
+    for name, mirror in ((name, cfg.train.mirror.rstrip("/")) for name, cfg in training.items() if cfg.train.mirror):
+        other = stage_of.setdefault(mirror, name)
+        if other != name:
+            yield f"{name}.train.mirror={mirror!r} is that of {other} too; give each stage one of its own, like {mirror}/{name}."
 
 
 def _named(cfg) -> list[tuple[str, str]]:

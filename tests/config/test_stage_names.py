@@ -21,6 +21,13 @@ def staged(**beside):
     return ConfigDict(dict(stages=("sft", "dpo"), sft=plain(), dpo=plain(checkpoint="stage:sft"), **beside))
 
 
+def with_mirrors(*urls):
+    cfg = staged()
+    for stage, url in zip(("sft", "dpo"), urls, strict=True):
+        cfg[stage].train.mirror = url
+    return cfg
+
+
 def with_column():
     cfg = plain()
     cfg.objective.name = "alol"
@@ -55,9 +62,14 @@ def test_a_reward_model_may_be_an_earlier_stage(reward):
         (ConfigDict(dict(stages=("a", "b"), a=plain(), b=plain(checkpoint="stage:c"))), "b.model.checkpoint='stage:c' .* earlier ones: a"),
         (staged(objective=dict(beta=0.3)), r"objective: unknown key beside stages=.*did you mean sft.objective, dpo.objective\?"),
         (with_reward("model:stage:rm"), r"dpo.data.rollout.reward='stage:rm' does not name an earlier stage; earlier ones: sft"),
+        (with_mirrors("s3://b/r", "s3://b/r/"), "dpo.train.mirror='s3://b/r' is that of sft too; .* like s3://b/r/dpo"),
         (staged(kto=plain()), r"kto: unknown key beside stages=\('sft', 'dpo'\).*it is no stage of these"),
     ],
 )
-def test_a_name_that_is_no_stage_is_refused_with_those_there_are(cfg, words):
+def test_what_stages_cannot_have_of_each_other_is_refused_with_the_way_out(cfg, words):
     with pytest.raises(ConfigError, match=words):
         resolve_stages(cfg)
+
+
+def test_stages_may_have_copies_in_places_of_their_own():
+    assert len(resolve_stages(with_mirrors("s3://b/r/sft", "s3://b/r/dpo"))) == 2
