@@ -20,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxalign import sharding
-from jaxalign.hosts import watch
+from jaxalign.hosts import folder, watch
 from jaxalign.models import model as models
 from jaxalign.training import runs
 from jaxalign.training.mirror import Mirror
@@ -233,7 +233,7 @@ def only_run(workdir: str | Path) -> Iterator[None]:
     """Makes the folder of a run and keeps every other run out of it meanwhile; among several processes the first one holds the lock.
 
     Raises:
-      ValueError: another process trains there.
+      ValueError: another process trains there, or not all processes of this run see it.
     """
     Path(workdir).mkdir(parents=True, exist_ok=True)
     with open(Path(workdir) / ".lock", "a") as lock:
@@ -242,6 +242,7 @@ def only_run(workdir: str | Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(f"another process is training in {workdir}; wait for it, or choose another --workdir.") from None
+        folder.check_seen_by_all(workdir)
         yield
 
 
