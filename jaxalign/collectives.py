@@ -5,19 +5,20 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxalign.sharding import fsdp_axes, mesh_axes, without_embed
+from jaxalign.sharding import axis_names, fsdp_axes, mesh_axes, without_embed
 
 
-def gather_locally(w: jax.Array, partition: tuple) -> tuple[jax.Array, list[int]]:
+def gather_locally(w: jax.Array, partition: tuple, tokens: str = "all_tokens") -> tuple[jax.Array, list[int]]:
     """(w with its "embed" axis whole and in front, which dimension of w each of its dimensions is).
 
     This is the all-gather of ZeRO-3, at the point of use. Its transpose is a reduce-scatter over fsdp and context, then a sum of parts
-    over data.
+    over data, and over tensor where tokens are spread over it and w is not.
 
     Args:
       w: this device's part of a weight, as it comes into shard_map with this partition.
+      tokens: the logical axis of the tokens that meet it.
     """
-    w, along, order = by_row(w, partition), fsdp_axes(partition), list(range(w.ndim))
+    w, along, order = by_row(w, partition, tokens), fsdp_axes(partition), list(range(w.ndim))
     if along:
         dim = next(dim for dim, entry in enumerate(without_embed(partition)) if entry != partition[dim])
         order.insert(0, order.pop(dim))
@@ -25,12 +26,13 @@ def gather_locally(w: jax.Array, partition: tuple) -> tuple[jax.Array, list[int]
     return w, order
 
 
-def by_row(w: jax.Array, partition: tuple) -> jax.Array:
-    """A weight as it comes in with this partition, with a gradient that is summed over all tokens last of all.
+def by_row(w: jax.Array, partition: tuple, tokens: str = "all_tokens") -> jax.Array:
+    """A weight as it comes in with this partition, with a gradient that is summed over the axis `tokens` last of all.
 
     The sum over data is that of what the weight is before anything is done to it: of a part, where a part is stored.
     """
-    return jax.lax.pcast(w, tuple(name for name in mesh_axes("all_tokens") if name not in fsdp_axes(partition)), to="varying")
+    held = {name for entry in partition for name in axis_names(entry)}
+    return jax.lax.pcast(w, tuple(name for name in mesh_axes(tokens) if name not in held), to="varying")
 
 
 def gather_along(x: jax.Array, names: Sequence[str]) -> jax.Array:

@@ -8,6 +8,10 @@ context splits the tokens of a row, so that few long rows use many devices. It s
 per token; numbers per token (ids, log-probs, columns) stay whole by row, so an objective sees whole rows on every mesh. Weights lie on it
 too: it may be the only axis, and a row's devices would otherwise hold and sum what they could share out.
 
+tensor splits heads, MLP and vocabulary, and between linear maps, where all is computed per token, the tokens instead (sequence parallelism,
+arXiv 2205.05198): norms, residuals and what is kept of them are as much smaller. A map onto tensor gathers tokens, a map from it scatters
+their sums; together they send what a sum sends. Tokens whose number tensor does not divide stay whole, and so do those of decoding.
+
 On a TPU the size of fsdp is laid on two mesh axes, of which one is a physical axis of the torus: where a single mesh axis covers the whole
 torus, XLA turns all-gathers and reduce-scatters into all-reduces of zero-filled arrays. Weights are gathered along one after the other.
 
@@ -30,6 +34,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
     "rows": ("data", *FSDP),  # batch rows, and the groups of those rows
     "tokens": ("context",),  # of a row, in arrays as wide as the model
     "all_tokens": ("data", *FSDP, "context"),  # rows and tokens as one dimension
+    "spread_tokens": ("data", *FSDP, "context", "tensor"),  # the same between linear maps, where they divide
     "embed": (*FSDP, "context"),  # the width of every weight: sharded in storage, gathered at use
     "vocab": ("tensor",),
     "heads": ("tensor",),
@@ -243,7 +248,7 @@ def sum_tokens(weights: jax.Array, x: jax.Array) -> jax.Array:
     A product with zeros and a one copies a token's numbers, so it does not round them.
     """
     weights, partition = weights.astype(x.dtype), None
-    if set(RULES["tokens"]) & set(_names(jax.typeof(x).sharding.spec[1])):
+    if set(RULES["tokens"]) & set(axis_names(jax.typeof(x).sharding.spec[1])):
         weights, partition = shard(weights, "rows", None, "tokens"), rows_spec(x.ndim)
     return jax.numpy.einsum("rst,rt...->rs...", weights, x, precision=jax.lax.Precision.HIGHEST, out_sharding=partition)
 
@@ -263,15 +268,16 @@ def gather_whole(w: jax.Array) -> jax.Array:
 
 def fsdp_axes(partition: PartitionSpec) -> tuple[str, ...]:
     """The mesh axes that the "embed" axis of an array with this partition is split over, the outermost first."""
-    return tuple(name for name in RULES["embed"] if any(name in _names(entry) for entry in partition))
+    return tuple(name for name in RULES["embed"] if any(name in axis_names(entry) for entry in partition))
 
 
 def without_embed(partition: PartitionSpec) -> tuple:
     """The entries of the partition after its "embed" axis was gathered."""
-    return tuple(None if set(RULES["embed"]) & set(_names(entry)) else entry for entry in partition)
+    return tuple(None if set(RULES["embed"]) & set(axis_names(entry)) else entry for entry in partition)
 
 
-def _names(entry) -> tuple[str, ...]:
+def axis_names(entry) -> tuple[str, ...]:
+    """The mesh axes of one entry of a partition."""
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 

@@ -212,7 +212,7 @@ SCHEMA: dict[str, Any] = {
         "data": Field((int,), 1, "copies of the parameters, which split the rows; a multiple of the TPU slices", least=-1),
         "fsdp": Field((int,), -1, "shards of parameters and rows; -1: what is left", least=-1),
         "context": Field((int,), 1, "shards of the tokens of each row, and of parameters: for few long rows on many devices", least=-1),
-        "tensor": Field((int,), 1, "shards of heads, mlp and vocabulary", least=-1),
+        "tensor": Field((int,), 1, "shards of heads, mlp and vocabulary, and between linear maps of tokens", least=-1),
         "cpu_devices": Field(
             (int, NONE), None, "split the CPU into so many devices, to use its cores; ignored elsewhere", least=1, most=4096
         ),

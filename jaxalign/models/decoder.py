@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import offload, sharding
-from jaxalign.models import layers
+from jaxalign.models import layers, layout
 from jaxalign.models.attention.blocks import ATTENDED
 from jaxalign.models.config import ModelConfig, RopeScaling
 
@@ -34,6 +34,8 @@ def _all_but_gathers(primitive, *_, **__) -> bool:
 def _products(primitive, *operands, **options) -> bool:
     # Outputs of linear maps, not scores of attention, and not the (x A) B of adapters: each is as large as the output of its map, and
     # costs next to nothing to compute again, for it sums over few numbers.
+    if primitive.name in ("reduce_scatter", "psum", "psum_invariant"):  # an output that is summed over tensor is kept as the sum only
+        return True
     if primitive.name != "dot_general" or options["dimension_numbers"][1][0]:
         return False
     summed = math.prod(operands[1].shape[axis] for axis in options["dimension_numbers"][0][1])
@@ -66,14 +68,14 @@ class Attention(nnx.Module):
         self.scale = config.attention_scale
 
     def __call__(self, x: Array, rotary: Array | None, window: Array, memory: Any, attend: Attend, rows: int) -> tuple[Array, Any]:
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        q, k, v = layers.linears(x, self.q, self.k, self.v)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             q, k = layers.rotate(q, rotary), layers.rotate(k, rotary)
-        q, k, v = (layers.split_rows(y, rows) for y in (q * jnp.asarray(self.scale, q.dtype), k, v))
+        q, k, v = (layout.split_rows(y, rows) for y in (q * jnp.asarray(self.scale, q.dtype), k, v))
         y, kept = attend(q, k, v, window, memory)
-        return self.output(layers.merge_rows(y)), kept
+        return self.output(layout.merge_rows(y), like=x), kept
 
 
 class Mlp(nnx.Module):
@@ -88,12 +90,13 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         if self.gate is None:
-            return self.down(layers.activate(self.activation, self.up(x)))
-        return self.down(layers.activate(self.activation, self.gate(x)) * self.up(x))
+            return self.down(layers.activate(self.activation, self.up(x)), like=x)
+        gate, up = layers.linears(x, self.gate, self.up)
+        return self.down(layers.activate(self.activation, gate) * up, like=x)
 
 
 class Layer(nnx.Module):
-    """One residual layer on flattened tokens [N, D]."""
+    """One residual layer on flattened tokens [N, D], wherever they lie."""
 
     def __init__(self, config: ModelConfig):
         def norm():
@@ -122,11 +125,11 @@ class Embedding(nnx.Module):
         positions = config.max_positions, config.width
         self.positions = layers.weight(positions, (None, "embed"), std=config.init_std) if config.learned_positions else None
 
-    def __call__(self, tokens: Array, scale: float, dtype: jnp.dtype) -> Array:
-        return layers.embed(self.tokens, tokens, dtype) * jnp.asarray(scale, dtype)
+    def __call__(self, tokens: Array, scale: float, dtype: jnp.dtype, axis: str) -> Array:
+        return layers.embed(self.tokens, tokens, dtype, axis) * jnp.asarray(scale, dtype)
 
     def at_positions(self, x: Array, positions: Array) -> Array:
-        return x if self.positions is None else x + layers.embed(self.positions, positions, x.dtype)
+        return x if self.positions is None else x + layers.embed(self.positions, positions, x.dtype, layout.axis_of(x))
 
 
 class Head(nnx.Module):
@@ -150,7 +153,7 @@ class Decoder(nnx.Module):
         self.config = config
 
     def __call__(self, embedded: Array, positions: Array, attend: Attend, *, remat: str) -> tuple[Array, Any]:
-        """(hidden states [R, T, D], what `attend` kept of every layer, with a leading axis of layers)."""
+        """(hidden states [R, T, D] of embedded tokens [N, D], what `attend` kept of every layer, with a leading axis of layers)."""
         if remat not in REMAT:
             raise ValueError(f"unknown remat policy {remat!r}; choose one of {sorted(REMAT)}.")
         x, one_layer = self._begin(embedded, positions, attend)
@@ -161,12 +164,12 @@ class Decoder(nnx.Module):
         windows = jnp.asarray(np.array(self.config.windows, np.int32))
         scanned = jax.checkpoint(scanned, policy=REMAT[remat], prevent_cse=False)
         x, kept = jax.lax.scan(scanned, x, (nnx.to_pure_dict(nnx.state(self.layers)), windows))
-        return layers.split_rows(self.final_norm(x), len(embedded)), kept
+        return self._end(x, positions), kept
 
     def layer_by_layer(
         self, embedded: Array, positions: Array, attend: Attend, weights: Sequence, memories: Sequence
     ) -> tuple[Array, list]:
-        """(hidden states [R, T, D], what `attend` kept of every layer), of weights and memories that are given layer by layer.
+        """As a call, of weights and memories that are given layer by layer; what `attend` kept is a list.
 
         A scan would copy its slice of a memory in every step of decoding.
         """
@@ -175,18 +178,21 @@ class Decoder(nnx.Module):
         for weight, window, memory in zip(weights, self.config.windows, memories, strict=True):
             x, one = one_layer(x, weight, jnp.int32(window), memory)
             kept.append(one)
-        return layers.split_rows(self.final_norm(x), len(embedded)), kept
+        return self._end(x, positions), kept
 
     def _begin(self, embedded: Array, positions: Array, attend: Attend):
         positions = sharding.shard(positions, "rows", "tokens")
-        wide, local = _rotary_tables(self.config, layers.merge_rows(positions))
+        wide, local = _rotary_tables(self.config, layout.merge_rows(positions))
         definition, _ = nnx.split(self.layers)
 
         def one_layer(x: Array, weights, window: Array, memory) -> tuple[Array, Any]:
             rotary = wide if local is None else jnp.where(window > 0, local, wide)
-            return nnx.merge(definition, offload.on_device(weights))(x, rotary, window, memory, attend, len(embedded))
+            return nnx.merge(definition, offload.on_device(weights))(x, rotary, window, memory, attend, len(positions))
 
-        return layers.merge_rows(self.embed.at_positions(embedded, positions)), one_layer
+        return self.embed.at_positions(embedded, positions), one_layer
+
+    def _end(self, x: Array, positions: Array) -> Array:
+        return layout.split_rows(layout.lay(self.final_norm(x), layout.WHOLE), len(positions))
 
 
 def _rotary_tables(config: ModelConfig, positions: Array) -> tuple[Array | None, Array | None]:

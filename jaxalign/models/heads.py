@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import sharding
-from jaxalign.models import layers
+from jaxalign.models import layers, layout
 from jaxalign.models.config import ModelConfig
 
 Array = jax.Array
@@ -57,15 +57,15 @@ class ValueHead(nnx.Module):
         The hidden states are constants: the head does not train the decoder.
         """
         rows, slots, _ = prompts.shape
-        x = layers.merge_rows(jax.lax.stop_gradient(hidden).astype(jnp.float32))
-        k, v = layers.split_rows(self.k(x), rows), layers.split_rows(self.v(x), rows)
+        x = layout.merge_rows(jax.lax.stop_gradient(hidden).astype(jnp.float32))
+        k, v = layout.split_rows(self.k(x), rows), layout.split_rows(self.v(x), rows)
         kernel, bias = (layers.gathered(weight, jnp.float32) for weight in (self.q.kernel, self.q.bias))
         q = jnp.einsum("d,dhe->he", layers.gathered(self.query, jnp.float32), kernel) + bias
         scores = jnp.einsum("rthe,he->rht", k, q) * q.shape[-1] ** -0.5
         weights, by_row = masked_softmax(scores[:, None], prompts[:, :, None]), sharding.rows_spec(4)
         pooled = jnp.einsum("rsht,rthe->rshe", weights, v, out_sharding=by_row)
-        logit = self.linear(self.output(layers.merge_rows(pooled)))
-        values = self.max_value * jax.nn.sigmoid(layers.split_rows(logit, rows)[..., 0])
+        logit = self.linear(self.output(layout.merge_rows(pooled)))
+        values = self.max_value * jax.nn.sigmoid(layout.split_rows(logit, rows)[..., 0])
         return jnp.where(prompts.any(-1), values, 0.0)
 
 
@@ -91,10 +91,10 @@ class RewardHead(nnx.Module):
 
     def __call__(self, hidden: Array) -> Array:
         """Scores float32[R, X] of hidden states [R, X, D]."""
-        x = layers.merge_rows(hidden.astype(jnp.float32))
+        x = layout.merge_rows(hidden.astype(jnp.float32))
         for layer in (self.first, self.second, self.third):
             x = x if layer is None else jax.nn.relu(layer(x))
-        return layers.split_rows(self.score(x), hidden.shape[0])[..., 0]
+        return layout.split_rows(self.score(x), hidden.shape[0])[..., 0]
 
 
 def last_tokens(positions: Array, slots: Array, count: int) -> Array:

@@ -1,11 +1,11 @@
 """The parts of a decoder layer: declared weights, the one linear map, norms, embedding lookup and rotary positions.
 
-Activations are [N, ...] with N = R * T, split over rows and tokens; a weight is cast to the compute dtype, then gathered over fsdp and
-context, at its use.
+Activations are [N, ...] with N = R * T, split over rows and tokens (`layout`); a weight is cast to the compute dtype, then gathered over
+fsdp and context, at its use.
 """
 
 import functools
-import math
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import collectives, sharding
-from jaxalign.models import lora, quantized
+from jaxalign.models import layout, lora, quantized
 from jaxalign.models.config import ModelConfig, RopeScaling
 
 Array = jax.Array
@@ -33,33 +33,6 @@ def gathered(parameter: nnx.Param, dtype: jnp.dtype) -> Array:
     return sharding.gather(parameter.get_value().astype(dtype), *parameter.get_metadata()["axes"][-parameter.get_value().ndim :])
 
 
-def merge_rows(x: Array) -> Array:
-    """[R, T, ...] -> [R * T, ...], the layout of the dense layers: one matrix product over all tokens is the fastest on every backend.
-
-    Where tokens are split, every device merges its own part; the order of the whole is then that of the devices.
-    """
-    rest = tuple(jax.typeof(x).sharding.spec[2:])
-    if jax.typeof(x).sharding.spec[1] is None:
-        return x.reshape(-1, *x.shape[2:], out_sharding=sharding.rows_spec(1) + rest)
-    in_specs, out_specs = sharding.spec("rows", "tokens") + rest, sharding.spec("all_tokens") + rest
-    return jax.shard_map(lambda x: x.reshape(-1, *x.shape[2:]), in_specs=in_specs, out_specs=out_specs)(x)
-
-
-def split_rows(x: Array, rows: int) -> Array:
-    """[R * T, ...] -> [R, T, ...], what `merge_rows` undoes. The partition is said: a bare reshape would share axes between R and T."""
-    by_row, rest = sharding.rows_spec(1), tuple(jax.typeof(x).sharding.spec[1:])
-    if not _by_token(x):
-        return x.reshape(rows, -1, *x.shape[1:], out_sharding=by_row + (None,) + rest)
-    here = rows // math.prod(jax.sharding.get_abstract_mesh().shape[name] for name in sharding.mesh_axes("rows"))
-    in_specs, out_specs = sharding.spec("all_tokens") + rest, sharding.spec("rows", "tokens") + rest
-    return jax.shard_map(lambda x: x.reshape(here, -1, *x.shape[1:]), in_specs=in_specs, out_specs=out_specs)(x)
-
-
-def _by_token(x: Array) -> bool:
-    """Whether the tokens of a row lie on several devices in x [N, ...]."""
-    return bool(sharding.mesh_axes("tokens")) and jax.typeof(x).sharding.spec[0] == sharding.spec("all_tokens")[0]
-
-
 class Linear(nnx.Module):
     """A map from `inputs` to `outputs`, two tuples of (size, logical axis)."""
 
@@ -69,43 +42,90 @@ class Linear(nnx.Module):
         self.bias = weight(*(tuple(x) for x in zip(*outputs, strict=True))) if bias else None
         self.contracted = len(inputs)
 
-    def __call__(self, x: Array) -> Array:
-        return linear(x, self.kernel, self.bias, contracted=self.contracted)
+    def __call__(self, x: Array, like: Array | None = None) -> Array:
+        return linears(x, self, like=like)[0]
 
 
-def linear(x: Array, kernel: nnx.Param, bias: nnx.Param | None, *, contracted: int) -> Array:
-    """x [N, *inputs] times kernel [*inputs, *outputs] plus bias: [N, *outputs] in x's dtype; `contracted` is the number of inputs.
+def linears(x: Array, *maps: Linear, like: Array | None = None) -> list[Array]:
+    """x [N, *inputs] times the kernel [*inputs, *outputs] of each map, plus its bias: [N, *outputs] in x's dtype.
 
-    The result is split over rows and over the output axes that lie on "tensor"; a sum over inputs on "tensor" is reduced here. An adapter,
-    where the kernel has one, adds scale (x A) B.
+    An adapter, where a kernel has one, adds scale (x A) B. Results have whole tokens and are split over output axes that lie on "tensor";
+    tokens of x that are spread are gathered once for all maps, and its gradient is scattered once. Where inputs lie on "tensor", results
+    are the sums over it, with tokens that lie as those of `like` [N, ...]; None: whole.
     """
-    value = kernel.get_value()
-    if isinstance(value, lora.Adapted):
-        added = _product(_product(x, value.a, contracted), value.b, 1)
-        y = _product(x, value.kernel, contracted) + added * jnp.asarray(value.scale, x.dtype)
+    kernels = [one.kernel.get_value() for one in maps]
+    if sharding.mesh_axes("tokens") and not layout.by_token(x):  # of a head that reads a few states per row, on all its devices
+        results = [_of_few_states(x, kernel, one.contracted) for kernel, one in zip(kernels, maps, strict=True)]
     else:
-        y = _product(x, value, contracted)
-    return y if bias is None else y + gathered(bias, x.dtype)
+        results = _across(x, kernels, [_Place.of(one, kernel) for one, kernel in zip(maps, kernels, strict=True)], like)
+    return [y if one.bias is None else y + gathered(one.bias, x.dtype) for y, one in zip(results, maps, strict=True)]
 
 
-def _product(x: Array, stored: Array, contracted: int) -> Array:
-    """x [N, *inputs] times a stored weight [*inputs, *outputs], written for one device: so its gradient can be scattered."""
-    if quantized.is_quantized(stored):
-        return quantized.product(x, stored, contracted)
-    partition, tokens = jax.typeof(stored).sharding.spec, sharding.spec("all_tokens")
-    whole = sharding.without_embed(partition)
-    if sharding.mesh_axes("tokens") and not _by_token(x):  # of a head that reads a few states per row, each on every device of its row
-        dims = tuple(range(1, contracted + 1)), tuple(range(contracted))
-        return jax.lax.dot_general(x, sharding.gather_whole(stored.astype(x.dtype)), (dims, ((), ())))
-    summed = tuple(name for name in whole[:contracted] if name is not None)
+def _of_few_states(x: Array, kernel: Array, contracted: int) -> Array:
+    dims = tuple(range(1, contracted + 1)), tuple(range(contracted))
+    return jax.lax.dot_general(x, sharding.gather_whole(kernel.astype(x.dtype)), (dims, ((), ())))
 
-    def local(x: Array, part: Array) -> Array:
-        matrix, order = collectives.gather_locally(part.astype(x.dtype), partition)  # cast first, so that the narrow type is moved
-        dims = tuple(range(1, contracted + 1)), tuple(map(order.index, range(contracted)))
-        return jax.lax.psum(jax.lax.dot_general(x, matrix, (dims, ((), ()))), summed)
 
-    in_specs = tokens + whole[:contracted], partition
-    return jax.shard_map(local, in_specs=in_specs, out_specs=tokens + whole[contracted:])(x, stored)
+class _Place(NamedTuple):
+    """Where a linear map lies on the mesh."""
+
+    stored: Any  # the partition of all that is stored of its kernel
+    inputs: tuple  # entries of the partition of the whole kernel
+    outputs: tuple
+
+    @classmethod
+    def of(cls, one: Linear, kernel: Any) -> "_Place":
+        stored = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, kernel)
+        partition = stored.kernel if isinstance(stored, lora.Adapted) else stored
+        whole = sharding.without_embed(partition.scales if quantized.is_quantized(partition) else partition)
+        return cls(stored, whole[: one.contracted], whole[one.contracted :])
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """The mesh axes of its inputs."""
+        return tuple(name for name in self.inputs if name is not None)
+
+    @property
+    def split(self) -> tuple[str, ...]:
+        """The mesh axes of its outputs."""
+        return tuple(name for name in self.outputs if name is not None)
+
+
+def _across(x: Array, kernels: list, places: list[_Place], like: Array | None) -> list[Array]:
+    """The products, written for one device: so the gradients of x and of kernels can be scattered."""
+    before, after = layout.axis_of(x), layout.WHOLE if like is None else layout.axis_of(like)
+    axes = [after if place.summed else layout.WHOLE if place.split else before for place in places]
+
+    def local(x: Array, kernels: list) -> list[Array]:
+        whole = x
+        if split := next((place.split for place in places if place.split), ()):
+            whole = collectives.gather_along(x, split) if before == layout.SPREAD else jax.lax.pcast(x, split, to="varying")
+        return [one(whole if place.split else x, kernel, place) for kernel, place in zip(kernels, places, strict=True)]
+
+    def one(x: Array, kernel: Any, place: _Place) -> Array:
+        y = _product(x, kernel, place.stored, len(place.inputs), layout.SPREAD if place.summed or place.split else before)
+        if not place.summed:
+            return y
+        return collectives.scatter_along(y, place.summed) if after == layout.SPREAD else jax.lax.psum(y, place.summed)
+
+    in_specs = sharding.spec(before) + places[0].inputs, [place.stored for place in places]
+    out_specs = [sharding.spec(axis) + place.outputs for axis, place in zip(axes, places, strict=True)]
+    results = jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(x, kernels)
+    # Key heads that do not split over "tensor" are computed of spread tokens, not on every device.
+    return [y if place.summed else layout.lay(y, layout.WHOLE) for y, place in zip(results, places, strict=True)]
+
+
+def _product(x: Array, kernel: Any, partition: Any, contracted: int, tokens: str) -> Array:
+    """x [n, *inputs] times this device's part of a kernel, which is gathered here; its gradient is summed over the axis `tokens`."""
+    if isinstance(kernel, lora.Adapted):
+        narrow = _product(x, kernel.a, partition.a, contracted, tokens)
+        added = _product(narrow, kernel.b, partition.b, 1, tokens)
+        return _product(x, kernel.kernel, partition.kernel, contracted, tokens) + added * jnp.asarray(kernel.scale, x.dtype)
+    if quantized.is_quantized(kernel):
+        return quantized.product(x, kernel, partition, contracted, tokens)
+    matrix, order = collectives.gather_locally(kernel.astype(x.dtype), partition, tokens)  # cast first, so that the narrow type is moved
+    dims = tuple(range(1, contracted + 1)), tuple(map(order.index, range(contracted)))
+    return jax.lax.dot_general(x, matrix, (dims, ((), ())))
 
 
 class Norm(nnx.Module):
@@ -127,33 +147,36 @@ class Norm(nnx.Module):
         return y.astype(x.dtype)
 
 
-def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Array:
-    """Rows of table [V, D] picked by ids int32[R, T]: [R, T, D] in `dtype`, split over rows and tokens.
+def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype, tokens: str = layout.WHOLE) -> Array:
+    """Rows of table [V, D] picked by ids int32[R, T]: [N, D] in `dtype`, with N on the logical axis `tokens`.
 
     The table stays where it is. Every device picks its part of the width for all tokens that share the table with it, and the parts of a
     token meet on the token's device: an exchange of activations, not of the table or its gradient. Of a table whose rows lie on "tensor"
     every device picks the ids that it holds, and the results are summed.
     """
     stored = jax.typeof(table.get_value()).sharding.spec
-    along, axis = sharding.fsdp_axes(stored), stored[0]
+    along, held_on = sharding.fsdp_axes(stored), sharding.axis_names(stored[0])
+    ids = layout.merge_rows(sharding.shard(ids, "rows", "tokens"))
+    ids = ids if held_on else layout.lay(ids, tokens)
 
     def pick(block: Array, ids: Array) -> Array:
         # NaN for an id beyond the table, so that it cannot pass unseen. The sum of the gradients of a token is float32, as the table is:
         # a frequent token adds up thousands of terms, of which bfloat16 would drop all but the first few hundred.
         return block.at[ids].get(mode="fill").astype(dtype)
 
-    def local(block: Array, ids: Array) -> Array:
-        block, ids = collectives.by_row(block, stored), collectives.gather_along(ids, along)
-        if axis is None:
-            x = pick(block, ids)
-        else:
-            index = ids - jax.lax.axis_index(axis) * block.shape[0]
-            held = (index >= 0) & (index < block.shape[0])
-            x = jax.lax.psum(jnp.where(held[..., None], pick(block, jnp.where(held, index, 0)), 0), axis)
-        return jax.lax.all_to_all(x, along, split_axis=0, concat_axis=2, tiled=True) if along else x
+    def pick_held(block: Array, ids: Array) -> Array:
+        index = ids - jax.lax.axis_index(held_on) * block.shape[0]
+        held = (index >= 0) & (index < block.shape[0])
+        x = jnp.where(held[..., None], pick(block, jnp.where(held, index, 0)), 0)
+        return collectives.scatter_along(x, held_on) if tokens == layout.SPREAD else jax.lax.psum(x, held_on)
 
-    in_specs, out_specs = (stored, sharding.spec("rows", "tokens")), sharding.spec("rows", "tokens", None)
-    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(table.get_value(), sharding.shard(ids, "rows", "tokens"))
+    def local(block: Array, ids: Array) -> Array:
+        block, ids = collectives.by_row(block, stored, tokens), collectives.gather_along(ids[None], along).T
+        x = pick_held(block, ids) if held_on else pick(block, ids)  # [n, devices, D / devices]
+        return jax.lax.all_to_all(x, along, split_axis=1, concat_axis=2, tiled=True)[:, 0] if along else x[:, 0]
+
+    in_specs = stored, jax.typeof(ids).sharding.spec
+    return jax.shard_map(local, in_specs=in_specs, out_specs=sharding.spec(tokens, None))(table.get_value(), ids)
 
 
 def activate(name: str, x: Array) -> Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import sharding
-from jaxalign.models import draw, quantized
+from jaxalign.models import draw, layout, quantized
 from jaxalign.models import lora as adapters
 from jaxalign.models.attention import cached, rule
 from jaxalign.models.config import REWARD_HEADS, ModelConfig
@@ -171,13 +171,15 @@ def hidden(
     """
     decoder = _decoder(model, params)
     if embedded is None:
-        embedded = decoder.embed(tokens, model.config.embed_scale, dtype)
+        x = decoder.embed(tokens, model.config.embed_scale, dtype, layout.axis_for(tokens.size))
+    else:
+        x = layout.lay(layout.merge_rows(embedded), layout.axis_for(tokens.size))
 
     def attend(q, k, v, window, _):
         marks = positions, segments, prefixes
         return rule.attend(q, k, v, *marks, window, softcap=model.config.attention_softcap, implementation=attention), None
 
-    return decoder(embedded, positions, attend, remat=remat)[0]
+    return decoder(x, positions, attend, remat=remat)[0]
 
 
 def prefill(model: Model, params: dict[str, Any], tokens: Array, positions: Array, segments: Array, *, dtype: jnp.dtype, attention: str):
@@ -193,8 +195,8 @@ def prefill(model: Model, params: dict[str, Any], tokens: Array, positions: Arra
         out = rule.attend(q, k, v, *marks, window, softcap=model.config.attention_softcap, implementation=attention)
         return out, rule.split_heads(q, k, v)
 
-    embedded = decoder.embed(tokens, model.config.embed_scale, dtype)
-    return decoder(embedded, positions, attend, remat="none")[1]
+    x = decoder.embed(tokens, model.config.embed_scale, dtype, layout.axis_for(tokens.size))
+    return decoder(x, positions, attend, remat="none")[1]
 
 
 class Weights(NamedTuple):
@@ -215,8 +217,8 @@ def decode(model: Model, weights: Weights, tokens: Array, cache: cached.Cache, *
         k, v = rule.split_heads(q, k, v)
         return cached.attend(q, k, v, memory, cache.prompt_length, cache.length, window, softcap=model.config.attention_softcap)
 
-    embedded = decoder.embed(tokens, model.config.embed_scale, dtype)
-    hidden, memories = decoder.layer_by_layer(embedded, cache.positions(), attend, weights.layers, cache.memories)
+    x = decoder.embed(tokens, model.config.embed_scale, dtype, layout.WHOLE)  # so few that to spread them would take longer
+    hidden, memories = decoder.layer_by_layer(x, cache.positions(), attend, weights.layers, cache.memories)
     return hidden, cache.replace(memories=tuple(memories))
 
 
@@ -237,7 +239,7 @@ def gathered(model: Model, params: dict[str, Any], dtype: jnp.dtype) -> Weights:
 
 def embed(model: Model, params: dict[str, Any], tokens: Array, *, dtype: jnp.dtype) -> Array:
     """The rows of the token table, scaled as the family does: [R, T, D]. Learned positions come on top of them, in `hidden`."""
-    return _decoder(model, params).embed(tokens, model.config.embed_scale, dtype)
+    return layout.split_rows(_decoder(model, params).embed(tokens, model.config.embed_scale, dtype, layout.WHOLE), len(tokens))
 
 
 def unembed(model: Model, params: Mapping[str, Any]) -> Array:

@@ -132,58 +132,39 @@ def _normal_float(codes: Array) -> Array:
     return values[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x: Array, weight: Quantized, contracted: int) -> Array:
-    """x [N, *inputs] times a kernel [*inputs, *outputs], of which `contracted` axes are inputs: [N, *outputs] in x's dtype.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def product(x: Array, weight: Quantized, places: Quantized, contracted: int, tokens: str) -> Array:
+    """x [n, *inputs] times a kernel [*inputs, *outputs], inside `shard_map` of this device's parts: [n, *outputs] in x's dtype.
 
     The backward pass makes the kernel anew from its codes, so that under no remat policy a kernel is kept.
+
+    Args:
+      places: partitions of the parts.
+      contracted: how many axes of the kernel are inputs.
+      tokens: the logical axis of the tokens.
     """
-
-    def local(x: Array, weight: Quantized) -> Array:
-        dims = tuple(range(1, contracted + 1)), tuple(range(contracted))
-        return jax.lax.dot_general(x, _whole(weight, places, x.dtype), (dims, ((), ())))
-
-    places, whole = _places(weight), sharding.without_embed(_partition(weight))
-    return _across(local, x, weight, places, whole[:contracted], whole[contracted:])
+    dims = tuple(range(1, contracted + 1)), tuple(range(contracted))
+    return jax.lax.dot_general(x, _whole(weight, places, tokens, x.dtype), (dims, ((), ())))
 
 
-def _forward(x: Array, weight: Quantized, contracted: int):
-    return product(x, weight, contracted), weight
+def _forward(x: Array, weight: Quantized, places: Quantized, contracted: int, tokens: str):
+    return product(x, weight, places, contracted, tokens), weight
 
 
-def _backward(contracted: int, weight: Quantized, gradient: Array):
-    def local(gradient: Array, weight: Quantized) -> Array:
-        kernel = _whole(weight, places, gradient.dtype)
-        dims = tuple(range(1, gradient.ndim)), tuple(range(contracted, kernel.ndim))
-        return jax.lax.dot_general(gradient, kernel, (dims, ((), ())))
-
-    places, whole = _places(weight), sharding.without_embed(_partition(weight))
-    return _across(local, gradient, weight, places, whole[contracted:], whole[:contracted]), None
+def _backward(places: Quantized, contracted: int, tokens: str, weight: Quantized, gradient: Array):
+    kernel = _whole(weight, places, tokens, gradient.dtype)
+    dims = tuple(range(1, gradient.ndim)), tuple(range(contracted, kernel.ndim))
+    return jax.lax.dot_general(gradient, kernel, (dims, ((), ()))), None
 
 
 product.defvjp(_forward, _backward)
 
 
-def _across(local, x: Array, weight: Quantized, places: Quantized, inputs: tuple, outputs: tuple) -> Array:
-    """The local products, summed where the inputs of the map are split."""
-    tokens, split = sharding.spec("all_tokens"), tuple(name for name in inputs if name is not None)
-    in_specs = tokens + inputs, places
-    return jax.shard_map(lambda *parts: jax.lax.psum(local(*parts), split), in_specs=in_specs, out_specs=tokens + outputs)(x, weight)
-
-
-def _partition(weight: Quantized):
-    return jax.typeof(weight.scales).sharding.spec
-
-
-def _places(weight: Quantized) -> Quantized:
-    return jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, weight)
-
-
-def _whole(weight: Quantized, places: Quantized, dtype: jnp.dtype) -> Array:
-    """Inside `shard_map`: the kernel, its "embed" axis whole."""
+def _whole(weight: Quantized, places: Quantized, tokens: str, dtype: jnp.dtype) -> Array:
+    """The kernel, its "embed" axis whole."""
 
     def gathered(leaf, partition):
-        leaf, order = collectives.gather_locally(leaf, partition)
+        leaf, order = collectives.gather_locally(leaf, partition, tokens)
         return jnp.moveaxis(leaf, 0, order[0])
 
     return dequantized(Quantized(gathered(weight.codes, places.codes), gathered(weight.scales, places.scales), weight.kind), dtype)

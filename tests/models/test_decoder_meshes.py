@@ -1,5 +1,6 @@
 """Every mesh shape gives the same random weights, values and gradients, and keeps weights and gradients in their shards."""
 
+import collections
 import functools
 
 import checkpoints
@@ -12,6 +13,7 @@ from jaxalign import sharding
 from jaxalign.hf import names
 from jaxalign.models import model as models
 from jaxalign.models.config import ModelConfig
+from jaxalign.planning import program
 
 SIZES = dict(vocab_size=500, width=64, layers=2, heads=8, kv_heads=4, head_dim=8, mlp_width=96, max_positions=64, init_std=0.1)
 KINDS = {  # two models that have every part of the decoder between them
@@ -34,13 +36,21 @@ def _random_params(model):
     return jax.tree.map(lambda shape: 0.2 * draw.standard_normal(shape.shape).astype(np.float32), model.shapes)
 
 
-def _run(kind, sizes):
+def _abstract_params(model):
+    """Shapes with shardings, on the mesh in scope."""
+    return jax.tree.map(
+        lambda shape, partition: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding.named(partition)),
+        model.shapes, models.shardings(model),
+    )  # fmt: skip
+
+
+def _run(kind, sizes, rows=8, length=12):
     """(loss, gradient) on the host; the gradient is checked to lie where its parameter lies."""
     model = models.build(ModelConfig(**{**SIZES, **KINDS[kind]}))
     devices = jax.devices()[: int(np.prod(sizes))]
     with jax.set_mesh(sharding.make_mesh(*sizes, devices=devices, torus=(2, 2, 2))):  # fsdp = 8 is 4 x 2 of its mesh axes
         params = jax.tree.map(lambda x, spec: jax.device_put(x, sharding.named(spec)), _random_params(model), models.shardings(model))
-        inputs = checkpoints.rows(TOKENS, POSITIONS, SEGMENTS, PREFIXES)
+        inputs = checkpoints.rows(*(x[:rows, :length] for x in (TOKENS, POSITIONS, SEGMENTS, PREFIXES)))
 
         def loss(params):
             logps = jax.nn.log_softmax(checkpoints.logits(model, params, inputs))
@@ -60,15 +70,43 @@ _on_one_device = functools.cache(functools.partial(_run, sizes=(1, 1, 1)))
     ("kind", "sizes"),
     [
         *(("rotary", sizes) for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))),
-        *(("learned", sizes) for sizes in ((1, 1, 8), (2, 4, 1))),
+        *(("learned", sizes) for sizes in ((1, 2, 4), (2, 4, 1))),
     ],
 )
 def test_meshes_agree_on_values_and_gradients(kind, sizes):
-    value, gradient = _run(kind, sizes)
-    one_value, one_gradient = _on_one_device(kind)
+    _assert_equal(_run(kind, sizes), _on_one_device(kind))
+
+
+@pytest.mark.slow
+def test_tokens_that_do_not_split_over_tensor_stay_whole_and_give_the_same():
+    _assert_equal(_run("rotary", (1, 1, 4), 3, 11), _run("rotary", (1, 1, 1), 3, 11))
+
+
+def _assert_equal(result, expected):
+    (value, gradient), (one_value, one_gradient) = result, expected
     np.testing.assert_allclose(value, one_value, rtol=1e-5)
     largest = max(np.abs(x).max() for x in jax.tree.leaves(one_gradient))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest), gradient, one_gradient)
+
+
+SPREAD = {"all-gather": 6, "reduce-scatter": 6}  # around attention and around the MLP: forward, again, and backward
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "parts", "kinds"),
+    [((1, 2, 4), 8, 8, SPREAD), ((2, 2, 2), 8, 8, SPREAD), ((1, 1, 4), 3, 1, {"all-reduce": 6})],
+    ids=("4", "2", "no_multiple"),
+)
+def test_between_linear_maps_tokens_are_spread_over_tensor_where_they_divide(sizes, rows, parts, kinds):
+    model, length = models.build(ModelConfig(**SIZES, **KINDS["rotary"])), 11
+    with jax.set_mesh(sharding.make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])):
+        inputs = checkpoints.rows(*(x[:rows, :length] for x in (TOKENS, POSITIONS, SEGMENTS, PREFIXES)))
+        gradient = jax.grad(lambda params: checkpoints.hidden(model, params, inputs, remat="full").sum())
+        shape = dict(jax.sharding.get_abstract_mesh().shape)
+        setting = program.Setting(SIZES["layers"], model.config.padded_vocab, shape, 8, "cpu", rows * length / parts, 0, length)
+        work = program.work_of(jax.make_jaxpr(gradient)(_abstract_params(model)), setting)
+    assert work.saved_bytes == SIZES["layers"] * rows * length / parts * SIZES["width"] * 4  # the input of every layer
+    assert kinds == collections.Counter(one.kind for one in work.collectives if one.axes == ("tensor",) and one.loop == "layers")
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 8), (2, 2, 2)])
@@ -96,15 +134,11 @@ def test_no_gathered_weight_is_kept_for_the_backward_pass():
     model = models.build(ModelConfig(**SIZES, **KINDS["rotary"]))
     with jax.set_mesh(sharding.make_mesh(fsdp=8, devices=jax.devices()[:8], torus=(2, 2, 2))):
         inputs = checkpoints.plain(TOKENS[:, :5])  # 40 tokens: no activation has the shape of a weight
-        abstract = jax.tree.map(
-            lambda shape, partition: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding.named(partition)),
-            model.shapes, models.shardings(model),
-        )  # fmt: skip
 
         def backward(params):
             return jax.vjp(lambda params: checkpoints.hidden(model, params, inputs), params)[1]
 
-        kept = jax.make_jaxpr(backward)(abstract).out_avals
+        kept = jax.make_jaxpr(backward)(_abstract_params(model)).out_avals
     stacked = {leaf.shape for path, leaf in names.leaves(model.shapes["layers"]) if path[-1] == "kernel"}
     matrices = [x.sharding.spec for x in kept if x.shape in stacked]
     assert len(matrices) >= 7 and all(sharding.FSDP in spec for spec in matrices)

@@ -92,6 +92,7 @@ def main(topology: str, data: int, fsdp: int, tensor: int, context: int) -> None
         "overlapped": sent[0] / sent[1],
         "reduced_elements": reduced_elements(text),
         "kernel_elements": min(x.size // CONFIG.layers for x in jax.tree.leaves(gathered) if x.ndim > 2),
+        "token_elements": ROWS_A_DEVICE * LENGTH // context * CONFIG.width // tensor,  # of what a chip has of the layer's input
         "compile_s": round(seconds, 1),
         "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         "batch_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)),

@@ -83,6 +83,11 @@ def test_where_tokens_are_split_gradients_of_keys_are_scattered_and_no_activatio
     assert reports["v5e"]["scattered_keys"] == 2 and reports["v5e"]["whole_rows"] == 0, reports["v5e"]  # of keys and of values
 
 
+def test_no_activation_is_whole_on_the_chips_that_share_its_heads(reports):
+    report = reports["v5e"]
+    assert report["reduced_elements"] < report["token_elements"], report
+
+
 def test_no_gradient_of_a_weight_is_whole_on_a_chip_where_fsdp_covers_the_torus(reports):
     report = reports["v5p"]
     assert report["collectives"]["reduce-scatter"] > 0
