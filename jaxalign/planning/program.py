@@ -167,7 +167,10 @@ class _Walk:
         return any(self._columns() in out for out in _dots(eqn.params["body_jaxpr"].jaxpr))
 
     def _chunk(self, eqn) -> float:
-        return min(math.prod(out) / self._columns() for out in _dots(eqn.params["body_jaxpr"].jaxpr) if self._columns() in out[-1:])
+        # the gradient of the table has a row for each number of the width, not of a chunk; the list of a chunk's places tells its length
+        body, columns = eqn.params["body_jaxpr"].jaxpr, self._columns()
+        sliced = (one.outvars[0].aval for one, _ in _flat(body, 0) if one.primitive.name == "dynamic_slice")
+        return min([x.shape[0] for x in sliced if x.ndim == 1] or [math.prod(y) / columns for y in _dots(body) if columns in y[-1:]])
 
     def _platform(self, platforms) -> int:
         ours = {self.setting.platform} | ({"cuda"} if self.setting.platform == "gpu" else set())

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxalign import sharding
+from jaxalign.lm_head import logps
 from jaxalign.planning import program
 
 MESH = (2, 4, 1, 1, 2)  # data, fsdp, fsdp_inner, context, tensor
@@ -80,6 +81,19 @@ def test_the_head_runs_as_often_as_there_are_scored_tokens(scored, chunk, trips)
     found = program.work_of(jax.make_jaxpr(head)(*arguments), setting)
     assert found.flops == trips * 2 * chunk * 8 * 320
     assert found.head_bytes == chunk * 320 * 4
+
+
+def test_the_gradient_of_the_head_of_a_narrow_model_counts_the_tokens_and_not_the_width():
+    setting = SETTING.__class__(**{**vars(SETTING), "scored": 256.0, "mesh": {}, "vocabulary": 320})
+    width, table = 16, jnp.zeros((320, 16))
+    tokens, scored = jnp.zeros((1, 512), jnp.int32), jnp.arange(512)[None] % 2 > 0
+
+    def loss(hidden, table):
+        return logps.token_logps(hidden, table, tokens, scored, vocab_size=320).sum()
+
+    with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
+        found = program.work_of(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(jnp.zeros((1, 512, width)), table), setting)
+    assert found.flops == 4 * 2 * 256 * width * 320  # logits, again for the gradient, and twice as much for that
 
 
 def test_a_kernel_counts_at_every_point_of_its_grid():
