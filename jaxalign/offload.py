@@ -54,7 +54,7 @@ def but_layers_on_device(params: Any) -> Any:
     """The same of parameters, but for their stacked layers, which a forward pass brings one at a time."""
 
     def moved(path, x):
-        return x if getattr(path[0], "key", None) == "layers" else on_device(x)
+        return x if _names(path)[:1] == ["layers"] else on_device(x)
 
     return jax.tree_util.tree_map_with_path(moved, params)
 
