@@ -8,6 +8,7 @@ from collections.abc import Callable
 import functools
 import os
 import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +41,9 @@ def overlapped(step: Callable) -> Callable:
 def _known(mesh: jax.sharding.Mesh, name: str) -> bool:
     """Whether the compiler for the mesh in scope takes an option, which a version may lack; a program of one instruction is compiled."""
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.named(sharding.spec()))
-    try:
-        jax.jit(jnp.negative).lower(number).compile({name: True})
-    except jax.errors.JaxRuntimeError:
-        return False
+    with warnings.catch_warnings(action="ignore"):  # a kept program of devices that are only described cannot be read again
+        try:
+            jax.jit(jnp.negative).lower(number).compile({name: True})
+        except jax.errors.JaxRuntimeError:
+            return False
     return True
