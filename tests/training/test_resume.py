@@ -37,7 +37,7 @@ def final_state(workdir, mesh=(1, 8, 1)):
         model = build.model(cfg)
         made = build.functions(cfg, functions.objective(cfg), model, build.Durations(10, 10, 1, 2, 5, 5))
         saved = checkpoint.Checkpoints(workdir)
-        state = jax.device_get(saved.restore(build.abstract_state(model, made.init_state), saved.latest))
+        state = jax.device_get(saved.restore(build.abstract_state(cfg, model, made.init_state), saved.latest))
         return state, saved.latest
 
 
