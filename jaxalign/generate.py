@@ -201,7 +201,8 @@ def _draw(options, training):
             advance(1)
     _report(options, sampler.usage, time.monotonic() - start, ends)
     if guide:
-        whole = Path(options.out).read_text(encoding="utf-8").rstrip("\n").split("\n") if out else [json.dumps(drawn[key]) for key in sorted(drawn)]
+        written = Path(options.out).read_text(encoding="utf-8").rstrip("\n").split("\n") if out else None
+        whole = written or [json.dumps(drawn[key]) for key in sorted(drawn)]
         _filter(options, guide, asked, prompts, [json.loads(line) for line in whole])
 
 
