@@ -15,7 +15,6 @@ Without --out the texts are printed. A file that was not finished is continued b
 
 import collections
 from collections.abc import Sequence
-import json
 import math
 from pathlib import Path
 import sys
@@ -201,9 +200,7 @@ def _draw(options, training):
             advance(1)
     _report(options, sampler.usage, time.monotonic() - start, ends)
     if guide:
-        written = Path(options.out).read_text(encoding="utf-8").rstrip("\n").split("\n") if out else None
-        whole = written or [json.dumps(drawn[key]) for key in sorted(drawn)]
-        _filter(options, guide, asked, prompts, [json.loads(line) for line in whole])
+        _filter(options, guide, asked, prompts, out.read() if out else [drawn[key] for key in sorted(drawn)])
 
 
 def _guide(name, training, speaking):

@@ -48,6 +48,10 @@ class Lines:
             with self._file.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in ready)
 
+    def read(self) -> list[dict]:
+        """All lines that are written. Only "\\n" ends one: a text may contain Unicode's other separators, at which `splitlines` cuts."""
+        return [json.loads(line) for line in self._file.read_bytes().split(b"\n")[:-1]]
+
     def _begin(self, settings) -> int:
         """How many whole lines the file has; what follows the last of them is cut off."""
         mark = self._file.with_name(self._file.name + SETTINGS)

@@ -1,4 +1,4 @@
-"""Greedy samples equal those of transformers.generate, for every family and for the small trained model."""
+"""Greedy samples equal those of transformers.generate, for the small trained model and for families: all of them with SWEEP=1."""
 
 import os
 

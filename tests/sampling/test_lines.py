@@ -32,6 +32,14 @@ def test_lines_stand_in_order_however_the_samples_end(tmp_path):
     assert written(file) == [line(key) for key in KEYS]
 
 
+def test_lines_are_read_as_they_were_added_also_those_with_separators_of_unicode(tmp_path):
+    lines, text = lines_of(tmp_path / "out.jsonl"), "one\u2028two\u2029three\x85four\nfive"
+    assert lines.read() == []
+    for key in KEYS[:2]:
+        lines.add(key, line(key) | {"text": text})
+    assert lines.read() == [line(key) | {"text": text} for key in KEYS[:2]]
+
+
 @pytest.mark.parametrize("cut", [0, 3, 14, 20, 28, 56])
 def test_a_file_that_was_cut_is_continued_after_its_last_whole_line(tmp_path, cut):
     file = tmp_path / "out.jsonl"

@@ -86,7 +86,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) - logits.max(-1, keepdims=True)
 
 
-# Of all families on one device, tests of the same tokens as in transformers are in test_greedy_parity. SWEEP=1 tries all on all meshes.
+# Every family on a mesh of all axes, and one of them on the others too; SWEEP=1 tries all on all.
 PLACED = [(kind, mesh) for kind in KINDS for mesh in (ONE, CUBE, TENSOR) if mesh == CUBE or kind == "gemma2" or os.environ.get("SWEEP")]
 
 

@@ -36,7 +36,7 @@ def kernels(topology: str, heads: int, kv_heads: int, size: int, cap: float, dty
         out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, *marks), q, k, v)
         return out, *pull(direction)
 
-    with jax.set_mesh(sharding.make_mesh(1, len(devices) // 2, 2, devices=devices, slices=1)):
+    with jax.set_mesh(sharding.make_mesh(1, len(devices) // 2, 2, devices=devices)):
 
         def shaped(dtype, *shape, axes=()):
             return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.named(sharding.spec(*axes)))
