@@ -29,6 +29,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXPECTED = (ValueError, OSError, RuntimeError, FloatingPointError, ImportError, MemoryError)  # what bad input and a bad machine raise
 ANY_KEY = "Any key of the config: --config.optimizer.learning_rate=1e-6"  # last line of --help
 GOOGLE_PCI_VENDOR = "0x1ae0"
+GPU_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # environment variables of jax: its share of a card's memory
 
 Flags = Sequence[tuple[str, dict[str, Any]]]  # (name, options of argparse)
 
@@ -45,6 +46,7 @@ def run(body: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     """The exit code of a command: what its body returns (None: 0), or 1 after printing the error that it raised, as one sentence."""
     _leave_missing_tpu_alone()
     keep_programs(os.environ)
+    take_gpu_memory(os.environ)
     try:
         return body(argv) or 0
     except KeyboardInterrupt:
@@ -73,6 +75,16 @@ def keep_programs(environ: MutableMapping[str, str]) -> None:
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     cache = Path(environ.get("JAXALIGN_CACHE") or Path.home() / ".cache" / "jaxalign")
     environ[JAX_PROGRAMS] = str(resolve(asked) if asked else cache / "programs" / f"{zlib.crc32(features.encode()):08x}")
+
+
+def take_gpu_memory(environ: MutableMapping[str, str]) -> None:
+    """Has jax use as much of a card's memory as `plan` counts on, not three quarters of it. Jax must not be imported yet.
+
+    Cards have some percent more than the size that they are named after (`chips.py`): what is left is for the driver and its libraries.
+    What the user set stands.
+    """
+    if not any(name in environ for name in GPU_SHARES):
+        environ[GPU_SHARES[-1]] = "0.93"
 
 
 def sentence(error: Exception) -> str:

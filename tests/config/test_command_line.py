@@ -159,3 +159,12 @@ def test_compiled_programs_are_kept_where_the_environment_asks(environ, folder, 
     command_line.keep_programs(environ)
     kept = environ.get("JAX_COMPILATION_CACHE_DIR")
     assert kept == folder or kept.startswith(f"{folder}/")
+
+
+@pytest.mark.parametrize(
+    ("environ", "share"),
+    [({}, "0.93"), ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, "0.5"), ({"XLA_CLIENT_MEM_FRACTION": "0.5"}, None)],
+)
+def test_a_card_gives_what_a_plan_counts_on_unless_the_user_says_otherwise(environ, share):
+    command_line.take_gpu_memory(environ)
+    assert environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") == share

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 
+from jaxalign.config.command_line import take_gpu_memory
 from tests.benchmarks.compare.link import Link
 
 
@@ -21,6 +22,7 @@ def main() -> None:
         os.environ["JAX_PLATFORMS"], os.environ["CUDA_VISIBLE_DEVICES"] = "cpu", ""
     else:  # two processes share the card, and each one's own peak is wanted
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        take_gpu_memory(os.environ)
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     importlib.import_module(f"tests.benchmarks.compare.{name}").serve(link, asked)
 
