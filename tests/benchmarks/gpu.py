@@ -76,7 +76,8 @@ STEPS = {
     "weights-8b": _weights("lora-8b"),
     "lora-8b": _compared("lora-8b", "--rounds", "2", "--block", "3", seconds=200),
     "lora-8b-attention": _compared("lora-8b", "--rounds", "1", "--block", "3", "--set", "model.remat=attention", peer="none", seconds=80),
-    "dpo-8b": _compared("dpo-8b", *ALONE, "--rounds", "2", "--block", "3", peer="none", seconds=200, weights="lora-8b"),  # needs more than 80 GB
+    # needs more than 80 GB
+    "dpo-8b": _compared("dpo-8b", *ALONE, "--rounds", "2", "--block", "3", peer="none", seconds=200, weights="lora-8b"),
     "kernels": Step((*KERNELS, "--json", "{there}/kernels.json"), 80),
     "dpo-1b-none": _compared("dpo-1b", "--rounds", "1", "--block", "4", "--set", "model.remat=none", peer="none", seconds=70),
     "dpo-1b-exact": _compared("dpo-1b", "--rounds", "1", "--block", "4", peer="none", seconds=70),  # rounds as often as the program says
