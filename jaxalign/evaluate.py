@@ -275,21 +275,21 @@ def _report(subject, numbers, answers, command):
     from jaxalign.reports import alarms, log, page
     from jaxalign.reports.estimates import MISSING
 
-    before, after, change = numbers.start, numbers.checkpoint, numbers.change
-    first, settings = page.headline(after), describe.answers(subject.cfg)
+    before, after, first = numbers.start, numbers.checkpoint, page.headline(numbers.checkpoint)
     table = rich.table.Table("held out", "start", "checkpoint (± 1 SE)", "change", "prompts")
     for name in [*first, *sorted(set(after) - set(first))]:
-        table.add_row(name, str(before.get(name, MISSING)), str(after[name]), str(change.get(name, MISSING)), f"{after[name].n:,}")
+        n, changed = after[name].n, numbers.change.get(name, MISSING)
+        table.add_row(name, str(before.get(name, MISSING)), str(after[name]), changed.beside(n), f"{n:,}")
     console = rich.console.Console()
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(table)
-    how = [f"How they were drawn and judged: {one}." for one in settings.values()]
+    how = [f"How they were drawn and judged: {one}." for one in describe.answers(subject.cfg).values()]
     for sentence in (*numbers.sentences(), *how, *alarms.falling(before, after)):
         console.print(sentence, highlight=False)
     if subject.out:
         subject.out.parent.mkdir(parents=True, exist_ok=True)
-        subject.out.write_text(json.dumps({"command": command, "settings": settings, **numbers.as_dict()}, indent=1), encoding="utf-8")
+        subject.out.write_text(json.dumps(describe.evaluation(subject.cfg, command) | numbers.as_dict(), indent=1), encoding="utf-8")
         print(f"Numbers: {subject.out}", file=sys.stderr)
         if answers:
             log.write_lines(subject.out.with_suffix(".samples.jsonl"), answers)

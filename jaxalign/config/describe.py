@@ -65,6 +65,11 @@ def answers(cfg: ConfigDict) -> dict[str, str]:
     return {} if spec is None else {"answers": _listed(_flat(spec))}
 
 
+def evaluation(cfg: ConfigDict, command: str) -> dict[str, Any]:
+    """What an evaluation writes beside its numbers: the command that was typed, when it ended (UTC, ISO 8601), how answers were drawn."""
+    return {"command": command, "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "settings": answers(cfg)}
+
+
 def questions(cfg: ConfigDict) -> dict[str, str]:
     """{"multiple choice": where the questions come from}; nothing where none are asked."""
     spec = cfg.to_dict()["eval"]["multiple_choice"]

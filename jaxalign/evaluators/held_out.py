@@ -72,13 +72,9 @@ def estimates(sets: dict[str, ByPrompt]) -> dict[str, Estimate]:
 
 
 def changes(before: dict[str, ByPrompt], after: dict[str, ByPrompt]) -> dict[str, Estimate]:
-    """How every metric changed on the same prompts; the error of a change is smaller than those of its two ends."""
+    """How every metric changed, over the prompts that have it before and after; the error of a change is smaller than those of its ends."""
     first = _by_name(before)
-    return {
-        name: change(first[name], parts)
-        for name, parts in _by_name(after).items()
-        if name in first and np.array_equal(first[name][1] > 0, parts[1] > 0)
-    }
+    return {name: change(first[name], parts) for name, parts in _by_name(after).items() if name in first}
 
 
 def measure(eval_step, state, prepared: Prepared, *, rows: int) -> ByPrompt:

@@ -22,6 +22,10 @@ class Estimate(NamedTuple):
         digits = min(max(1 - math.floor(math.log10(self.se)), 0), 8)
         return f"{self.value:,.{digits}f} ± {self.se:,.{digits}f}"
 
+    def beside(self, n: int) -> str:
+        """The text of a change whose ends are measured on n prompts, with its own number of prompts where that is another."""
+        return str(self) if self.n in (0, n) else f"{self} ({self.n:,} prompts)"
+
     def as_dict(self) -> dict[str, float | int | None]:
         """Value, error and count for JSON; None where they are not finite."""
         return {name: (one if math.isfinite(one) else None) for name, one in self._asdict().items()}
@@ -48,9 +52,11 @@ def change(before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.nd
     """The mean after less the mean before on the same prompts; what is common to both measurements of a prompt is not in its error.
 
     Args:
-      before, after: (sums, weights) as in `estimate`, prompt by prompt in the same order, with weight on the same prompts.
+      before, after: (sums, weights) as in `estimate`, prompt by prompt in the same order. Of prompts that one side lacks, which a judge may
+        have left without a score, neither side counts.
     """
-    (first, old), (last, new) = _shares(*before), _shares(*after)
+    both = (np.asarray(before[1]) > 0) & (np.asarray(after[1]) > 0)
+    (first, old), (last, new) = (_shares(*(np.asarray(x)[both] for x in side)) for side in (before, after))
     return Estimate(last - first, _error(new - old), len(new))
 
 

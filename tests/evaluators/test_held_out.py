@@ -130,3 +130,11 @@ def test_prompts_are_divided_by_their_label_and_places_without_a_prompt_have_non
     assert {name: (one.value, one.n) for name, one in found.items()} == {
         "x/by/a/accuracy": (1 / 3, 2), "x/by/b/accuracy": (0.5, 1), "by/a/accuracy": (0.75, 2),
     }  # fmt: skip
+
+
+def test_a_prompt_without_a_score_on_one_side_takes_no_change_from_the_others():
+    scored = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    before, after = ({"reward": (np.array([0.5, value, 1.0]) * weight, weight)} for value, weight in zip((0.0, 9.0), scored, strict=True))
+    before["kl"] = (np.ones(3), np.ones(3))  # which the other side lacks altogether
+    found = held_out.changes({"generate": before}, {"generate": after})
+    assert found.keys() == {"generate/reward"} and (found["generate/reward"].value, found["generate/reward"].n) == (0.0, 2)

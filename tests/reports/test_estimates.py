@@ -56,6 +56,15 @@ def test_the_change_of_the_same_prompts_is_measured_better_than_its_two_ends():
     assert found.se == pytest.approx((after - before).std(ddof=1) / 214**0.5) and found.se < 0.1 * estimate(after, np.ones(214)).se
 
 
+def test_a_change_is_measured_on_the_prompts_that_both_sides_have():
+    before, after = np.array([1.0, 2.0, 9.0, 4.0]), np.array([1.5, 9.0, 9.0, 5.5])
+    lacking = [np.array([1.0, 1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0, 1.0])]
+    found = change((before * lacking[0], lacking[0]), (after * lacking[1], lacking[1]))
+    assert found == change((before[[0, 3]], np.ones(2)), (after[[0, 3]], np.ones(2)))
+    assert found.value == 1.0 and found.beside(3) == f"{found} (2 prompts)" and found.beside(2) == str(found)
+    assert change((before * 0, before * 0), (after, np.ones(4))).beside(4) == "-"
+
+
 def test_an_infinite_value_is_not_hidden():
     found = estimate([1.0, np.inf], [1.0, 1.0])
     assert found.value == math.inf and math.isnan(found.se)
