@@ -1,10 +1,13 @@
 """Local paths: files that travel with the package, what lies near a path that does not exist, and the line of a file that failed."""
 
+from collections.abc import Mapping
 import difflib
+import os
 from pathlib import Path
 import traceback
 
 ASSETS = Path(__file__).resolve().parent / "assets"
+CACHE = "JAXALIGN_CACHE"  # environment variable: the folder of everything that is kept between runs
 
 
 def resolve(path: str) -> Path:
@@ -20,6 +23,11 @@ def resolve(path: str) -> Path:
     except RuntimeError as error:
         user = Path(path).parts[0]
         raise FileNotFoundError(f"{path!r} begins with {user}, which is no home folder here; write the path out, or ./{user}.") from error
+
+
+def cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder of what is kept between runs: $JAXALIGN_CACHE, or ~/.cache/jaxalign where it is not set or empty."""
+    return resolve(environ.get(CACHE) or str(Path.home() / ".cache" / "jaxalign"))
 
 
 def nearby(path: Path) -> str:

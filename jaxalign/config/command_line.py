@@ -20,7 +20,7 @@ import zlib
 
 from jaxalign import hidden
 from jaxalign.hosts import watch
-from jaxalign.paths import resolve
+from jaxalign.paths import cache, resolve
 
 TRACEBACK = "JAXALIGN_TRACEBACK"  # environment variable: any value shows the traceback of an error
 PROGRAMS, JAX_PROGRAMS = "JAXALIGN_PROGRAMS", "JAX_COMPILATION_CACHE_DIR"  # environment variables: where compiled programs are kept
@@ -73,8 +73,7 @@ def keep_programs(environ: MutableMapping[str, str]) -> None:
     file = Path("/proc/cpuinfo")  # a program for a CPU need not run on another one that shares the home folder
     lines = file.read_text().splitlines() if file.is_file() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    cache = Path(environ.get("JAXALIGN_CACHE") or Path.home() / ".cache" / "jaxalign")
-    environ[JAX_PROGRAMS] = str(resolve(asked) if asked else cache / "programs" / f"{zlib.crc32(features.encode()):08x}")
+    environ[JAX_PROGRAMS] = str(resolve(asked) if asked else cache(environ) / "programs" / f"{zlib.crc32(features.encode()):08x}")
 
 
 def take_gpu_memory(environ: MutableMapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import re
 from typing import Any
 
+from jaxalign import paths
 from jaxalign.data import progress
 from jaxalign.data.raw import detect, sources, survey
 from jaxalign.data.raw.counts import RowError
@@ -14,7 +15,6 @@ from jaxalign.data.raw.scores import Scoring
 from jaxalign.data.rows import lengths, mismatch, pack, shards, store
 from jaxalign.data.rows.encode import Limits
 from jaxalign.manifest import content_hash
-from jaxalign.paths import resolve
 
 # Raise these by hand where the same source and settings give other groups, or the same groups another plan: sets made before are then made
 # again. tests/data/test_golden_rows.py holds them.
@@ -211,19 +211,18 @@ def _format(source, rows):
 
 
 def _root(out_root):
-    default = Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")) / "prepared"
-    root = resolve(str(out_root or default))
+    root = paths.resolve(str(out_root)) if out_root else paths.cache() / "prepared"
     try:
         root.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        setting = "data.prepared_dir" if out_root else "$JAXALIGN_CACHE"
+        setting = "data.prepared_dir" if out_root else f"${paths.CACHE}"
         raise ValueError(f"prepared rows cannot be kept in {root}: {error}. Set {setting} to a folder that can be written.") from error
     return root
 
 
 def _absolute(tokenizer):
     # The set outlives the working directory; names of the hub and of the package are valid everywhere.
-    local = resolve(tokenizer)
+    local = paths.resolve(tokenizer)
     return str(local.absolute()) if local.exists() and not tokenizer.startswith("package:") else tokenizer
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from jaxalign.paths import resolve
+from jaxalign import paths
 
 USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? (?:hbm|vmem)")
 FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")  # by which the user sets options of the compiler
@@ -40,8 +40,7 @@ def compile_step(lowered, *, target: str, options: Mapping[str, bool], cache: st
       options: of the compiler, which `lowered` carries; its text does not contain them.
       cache: None: $JAXALIGN_CACHE/plans or ~/.cache/jaxalign/plans.
     """
-    default = Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")) / "plans"
-    folder = resolve(str(cache or default))
+    folder = paths.resolve(str(cache)) if cache else paths.cache() / "plans"
     settings = [*sorted(options), *(os.environ.get(name, "") for name in FLAGS)]
     key = hashlib.sha256("\n".join([target, *_versions(), *settings, lowered.as_text()]).encode()).hexdigest()[:24]
     facts, program = folder / f"{key}.json", folder / f"{key}.hlo.gz"

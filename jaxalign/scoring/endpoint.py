@@ -23,7 +23,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from jaxalign.paths import resolve
+from jaxalign import paths
 from jaxalign.scoring.faults import Fault
 
 TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # of a server that is busy or restarts: asking again may help
@@ -187,8 +187,7 @@ def made(
         if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < float("inf"):
             raise ValueError(f"{name}={value!r} of the judge must be a{' whole' if kinds is int else ''} number from {least:g}.")
     fields = {"temperature": 0.0} if options is None else dict(options)
-    default = Path(os.environ.get("JAXALIGN_CACHE", Path.home() / ".cache" / "jaxalign")) / "judge"
-    folder = None if cache is None else resolve(cache) if cache else default
+    folder = None if cache is None else paths.resolve(cache) if cache else paths.cache() / "judge"
     return Endpoint(url, model, key_from, fields, timeout_s, retries, wait_s, folder)
 
 

@@ -5,12 +5,16 @@ from pathlib import Path
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from jaxalign import annotate, compare, evaluate, export, inspect, prepare, train
 from jaxalign.config import command_line, files
 from jaxalign.config.resolve import ConfigError
+from jaxalign.data import prepared
+from jaxalign.planning import compiled
+from jaxalign.scoring import endpoint
 
 FILES = Path(train.__file__).parent.glob("*.py")
 COMMANDS = sorted(path.stem for path in FILES if "command_line" in path.read_text(encoding="utf-8"))
@@ -144,11 +148,26 @@ def test_what_would_show_or_compute_nothing_is_refused(tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
+def test_an_empty_name_of_the_cache_is_none_wherever_something_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("JAXALIGN_CACHE", "")
+    kept = tmp_path / ".cache" / "jaxalign"
+    how = dict(key_from=None, options=None, timeout_s=1.0, retries=0, wait_s=0.0, parallel=1)
+    assert endpoint.made(url="http://h/v1", model="m", cache="", **how).cache == kept / "judge"
+    assert prepared._root(None) == kept / "prepared"
+    lowered = SimpleNamespace(as_text=lambda: "a step")
+    monkeypatch.setattr(compiled, "_compile", lambda *_: compiled.Compiled(0.0, 0.0, "", 0.0))
+    compiled.compile_step(lowered, target="cpu", options={})
+    assert len(list((kept / "plans").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("environ", "folder"),
     [
         ({"JAXALIGN_CACHE": "/cache"}, "/cache/programs"),
         ({"HOME": "/mine"}, "/mine/.cache/jaxalign/programs"),
+        ({"HOME": "/mine", "JAXALIGN_CACHE": ""}, "/mine/.cache/jaxalign/programs"),
+        ({"JAXALIGN_CACHE": "~/kept"}, "/mine/kept/programs"),
         ({"JAXALIGN_PROGRAMS": "/programs", "JAXALIGN_CACHE": "/cache"}, "/programs"),
         ({"JAXALIGN_PROGRAMS": "off"}, None),
         ({"JAX_COMPILATION_CACHE_DIR": "/jax"}, "/jax"),
