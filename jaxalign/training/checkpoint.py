@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import dataclasses
-import fcntl
 import json
 from pathlib import Path
 import shutil
@@ -21,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from jaxalign import sharding
 from jaxalign.hosts import folder, watch
+from jaxalign.hosts.alone import alone
 from jaxalign.models import model as models
 from jaxalign.training import runs
 from jaxalign.training.mirror import Mirror
@@ -236,12 +236,8 @@ def only_run(workdir: str | Path) -> Iterator[None]:
       ValueError: another process trains there, or not all processes of this run see it.
     """
     Path(workdir).mkdir(parents=True, exist_ok=True)
-    with open(Path(workdir) / ".lock", "a") as lock:
-        if jax.process_index() == 0:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"another process is training in {workdir}; wait for it, or choose another --workdir.") from None
+    refusal = f"another process is training in {workdir}; wait for it, or choose another --workdir."
+    with contextlib.nullcontext() if jax.process_index() else alone(Path(workdir) / ".lock", refusal):
         folder.check_seen_by_all(workdir)
         yield
 
