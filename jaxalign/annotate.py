@@ -17,6 +17,7 @@ import sys
 
 from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
 
+COLUMN = "reward"  # name of the scores where --column is not given
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),
     ("--rows", {"metavar": "FILE", "type": local, "help": "rows of any format of data, or samples of generate, instead of --config"}),
@@ -29,15 +30,15 @@ FLAGS = (
         {"metavar": "SPEC", "help": "with --relabel, in the place of --reward: MODEL@URL of an OpenAI-compatible endpoint, or a dict"},
     ),
     ("--out", {"metavar": "FILE.jsonl", "type": local, "help": "with --rows: gets the rows"}),
-    ("--column", {"default": "reward", "help": "name of the scores (reward); of a pair NAME_chosen and NAME_rejected"}),
+    ("--column", {"metavar": "NAME", "help": f"name of the scores ({COLUMN}); of a pair NAME_chosen and NAME_rejected"}),
     ("--relabel", {"action": "store_true", "help": "write pairs whose chosen answer is the preferred one"}),
     ("--pairs", {"action": "store_true", "help": "write a pair of the best and the worst answer of every prompt"}),
-    ("--margin", {"type": float, "default": 0.0, "help": "with --pairs: scores that differ by no more are a tie (0)"}),
+    ("--margin", {"type": float, "help": "with --pairs: scores that differ by no more are a tie (0)"}),
     ("--prompts", {"metavar": "FILE", "type": local, "help": "the file that generate read, for prompts and columns of its samples"}),
     ("--format", {"help": "of --rows (default: what each row looks like)"}),
     ("--limit", {"type": int, "help": "only the first so many of --rows"}),
 )
-OF_ROWS = ("reward", "judge", "out", "relabel", "pairs", "prompts", "format", "limit")  # flags that --config does not read
+OF_ROWS = ("reward", "judge", "out", "column", "relabel", "pairs", "margin", "prompts", "format", "limit")  # what --config does not read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +51,8 @@ def _annotate(argv):
     if asked.options.rows:
         _check(asked.options)
         return _rows(asked.options)
-    if idle := next((name for name in OF_ROWS if getattr(asked.options, name)), None):
-        raise ValueError(f"--{idle} has no effect with --config; give --rows FILE, or leave it out.")
+    if idle := [name for name in OF_ROWS if not any(getattr(asked.options, name) is unset for unset in (None, False))]:
+        raise ValueError(f"--{idle[0]} has no effect with --config; give --rows FILE, or leave it out.")
     return _columns(asked)
 
 
@@ -102,46 +103,67 @@ def _check(options):
         raise ValueError(f"--out {options.out} is there already; name another file, or remove it.")
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit} must be at least 1.")
-    if not options.margin >= 0 or (options.margin and not options.pairs):
+    if options.judge and options.column is not None:
+        raise ValueError(f"--column {options.column} names scores, and a --judge gives none, only which answer is better; leave it out.")
+    if options.margin is not None and not (options.margin >= 0 and options.pairs):
         raise ValueError(f"--margin {options.margin} must be a number from 0, and goes with --pairs.")
     if options.format and options.format not in FORMATS:
         raise ValueError(f"--format {options.format!r} is not one of {', '.join(FORMATS)}{meant(options.format, FORMATS)}.")
 
 
 def _rows(options):
-    import jax
+    from jaxalign.hosts.alone import alone
 
-    from jaxalign import sharding
-    from jaxalign.scoring import judge, rewards
-
-    reward = rewards.make(_literal(options.reward)) if options.reward else None
-    judges = judge.make(_literal(options.judge)) if options.judge else None
-    judged = _read(options)
-    with jax.set_mesh(sharding.whole_mesh()):
-        rows, lines = _relabel(options, judged, reward, judges) if options.relabel else _score(options, judged, reward)
-    if not rows:
-        raise ValueError("\n".join([*lines, f"no pair is left, so {options.out} is not written."]))
     partial = Path(f"{options.out}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    os.replace(partial, options.out)
+    with alone(partial, f"another process writes {options.out}; wait for it, or give another --out."):
+        try:
+            rows, lines = _judged(options)
+            if not rows:
+                raise ValueError("\n".join([*lines, f"no pair is left, so {options.out} is not written."]))
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            os.replace(partial, options.out)
+        finally:
+            partial.unlink(missing_ok=True)
     print("\n".join([*lines, f"{len(rows):,} rows: {options.out}"]))
 
 
-def _read(options):
+def _judged(options):
+    """(rows that are written, what is told)."""
+    import jax
+
+    from jaxalign import sharding
+    from jaxalign.scoring import annotations, judge, rewards
+
+    reward = rewards.make(_literal(options.reward)) if options.reward else None
+    judges = judge.make(_literal(options.judge)) if options.judge else None
+    judged = _read(options, reward)
+    column = options.column or COLUMN
+    if not (options.relabel or options.pairs):
+        annotations.check_free(judged, column)
+    with jax.set_mesh(sharding.whole_mesh()):
+        return _relabel(column, judged, reward, judges) if options.relabel else _score(options, column, judged, reward)
+
+
+def _read(options, reward):
     """What is scored, by prompt; what was dropped is told."""
-    from jaxalign.data.raw import sources
+    from jaxalign.data.raw import prompts, sources
     from jaxalign.data.raw.counts import Counts
     from jaxalign.scoring import annotations
 
     rows = sources.read({"path": options.rows, **({} if options.limit is None else {"limit": options.limit})})
-    counts, first = Counts(), rows.read(0)
-    samples = isinstance(first, dict) and annotations.is_sample(first) and not options.format
+    counts, first = Counts(), next((row for row in map(rows.read, range(len(rows))) if isinstance(row, dict)), {})
+    samples = prompts.is_sample(first) and not options.format
     if options.prompts and not samples:
         raise ValueError(f"--prompts goes with samples of generate, and {options.rows} has none; leave it out.")
     if samples and options.pairs and not options.prompts:
         raise ValueError("--pairs of samples needs --prompts FILE, which generate read: the prompts in a sample are as the model saw them.")
+    if samples and not options.prompts and reward and (reward.writes_prompt or reward.columns):
+        why = "writes prompts itself, and those in a sample are written already, as the model saw them"
+        if not reward.writes_prompt:
+            why = f"reads {', '.join(reward.columns)} of the rows that the prompts came from"
+        raise ValueError(f"reward {reward.name!r} {why}; add --prompts FILE, the file that generate read.")
     if samples:
         asked = sources.read({"path": options.prompts}) if options.prompts else None
         judged = list(annotations.read_samples(rows, asked, counts))
@@ -170,20 +192,20 @@ def _scores(judged, reward):
     return scores, [f"{len(there):,} scores: mean {there.mean():.4g}, standard deviation {there.std():.4g}", *reward.lines()]
 
 
-def _score(options, judged, reward):
+def _score(options, column, judged, reward):
     """(rows with scores or pairs by them, what is told)."""
     from jaxalign.scoring import annotations
 
     scores, lines = _scores(judged, reward)
     if not options.pairs:
-        rows = [row for one, own in zip(judged, scores, strict=True) for row in annotations.with_column(one, own, options.column)]
+        rows = [row for one, own in zip(judged, scores, strict=True) for row in annotations.with_column(one, own, column)]
         return rows, lines
-    rows, tally = annotations.best_and_worst(judged, scores, options.column, margin=options.margin)
+    rows, tally = annotations.best_and_worst(judged, scores, column, margin=options.margin or 0.0)
     made = f"{tally.kept:,} pairs of {len(judged):,} prompts; {tally.ties:,} are ties, {tally.missing:,} have fewer than two scores"
     return rows, [*lines, made, *annotations.left_out(judged)]
 
 
-def _relabel(options, judged, reward, judges):
+def _relabel(column, judged, reward, judges):
     """(pairs with mended labels, what is told)."""
     import numpy as np
 
@@ -198,7 +220,7 @@ def _relabel(options, judged, reward, judges):
         judges.check()
         scores, verdict = None, annotations.judge_pairs(judged, judges)
         lines = judges.lines()
-    rows, tally = annotations.relabelled(judged, verdict, scores, options.column)
+    rows, tally = annotations.relabelled(judged, verdict, scores, column)
     there = len(judged) - tally.missing
     agrees = (tally.kept + tally.ties / 2) / there if there else float("nan")
     left_out = f"{tally.ties:,} ties and {tally.missing:,} without a verdict left out"

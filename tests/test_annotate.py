@@ -168,6 +168,12 @@ def test_the_command_writes_the_columns_and_says_what_they_hold(tmp_path, cache,
     assert "mean -" in printed
 
 
+@pytest.mark.parametrize("flag", [["--column", "x"], ["--margin", "0"], ["--limit", "0"], ["--pairs"]])
+def test_a_flag_that_columns_of_a_config_do_not_read_is_refused(flag, capsys):
+    assert annotate.main(["--config", TINY, *flag]) == 1
+    assert f"{flag[0]} has no effect with --config" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_an_advantage_without_its_reward_column_or_head_is_refused(tmp_path, cache):
     run(tmp_path / "plain", cache)

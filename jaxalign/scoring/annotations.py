@@ -19,7 +19,7 @@ from jaxalign.data.raw.counts import Counts, RowError
 from jaxalign.data.raw.examples import Messages
 from jaxalign.data.raw.formats import PAIRS, to_example
 from jaxalign.data.raw.labels import LABELS
-from jaxalign.data.raw.prompts import Asked
+from jaxalign.data.raw.prompts import SAMPLE, Asked, is_sample
 from jaxalign.data.raw.records import EMPTY, Record
 from jaxalign.data.raw.scores import EVIDENCE_OF_ORDER, Scoring
 from jaxalign.data.raw.sources import Rows
@@ -27,7 +27,6 @@ from jaxalign.data.raw.verdicts import JUDGES
 from jaxalign.scoring.judge import Judge
 from jaxalign.scoring.rewards import Prompt, Reward
 
-SAMPLE = ("id", "sample", "prompt", "text")  # what a line of `generate` has
 SIDES = ("chosen", "rejected")
 OF_ORDER = re.compile(r"(?<![a-z])(?:margin|gap|diff|difference|delta|strength|confidence|advantage|agreement)s?(?![a-z])", re.IGNORECASE)
 BATCH = 256  # responses that are scored between two steps of the progress bar
@@ -101,11 +100,6 @@ def read_samples(rows: Rows, asked: Rows | None, counts: Counts) -> Iterator[Jud
         yield Judged(prompt.prompt, tuple(line["text"] for line in lines), tuple(lines), False, values, {"id": key}, tools=prompt.tools)
 
 
-def is_sample(row: Mapping) -> bool:
-    """Whether a raw row is a line of `generate`."""
-    return all(name in row for name in SAMPLE)
-
-
 def score(judged: Sequence[Judged], reward: Reward, *, quiet: bool) -> list[np.ndarray]:
     """The reward of every response, float32[K] for each of the judged; NaN where it has none.
 
@@ -129,22 +123,23 @@ def judge_pairs(judged: Sequence[Judged], judge: Judge) -> np.ndarray:
     return judge([first[0] for first, _ in pairs], [first[1] for first, _ in pairs], [second[1] for _, second in pairs], quiet=False)
 
 
-def with_column(judged: Judged, scores: np.ndarray, name: str) -> list[dict]:
-    """The raw rows with their scores: NAME_chosen and NAME_rejected of a pair, else NAME, a list where a row has several responses.
+def check_free(judged: Sequence[Judged], name: str) -> None:
+    """Raises ValueError where a row has a column already that `with_column` would add; before anything is scored."""
+    for one in judged:
+        new = _sides(name) if _is_pair(one) else [name]
+        if taken := next((column for row in one.rows for column in new if column in row), None):
+            raise ValueError(f"the rows have a column {taken!r} already; name another with --column.")
 
-    Raises:
-      ValueError: a row has such a column.
-    """
+
+def with_column(judged: Judged, scores: np.ndarray, name: str) -> list[dict]:
+    """The raw rows with their scores: NAME_chosen and NAME_rejected of a pair, else NAME, a list where a row has several responses."""
     numbers = [None if np.isnan(score) else float(score) for score in scores]
     if len(judged.rows) == len(numbers) and not judged.paired:
         added = [{name: number} for number in numbers]
-    elif judged.paired and len(numbers) == 2:
-        added = [{f"{name}_{side}": number for side, number in zip(("chosen", "rejected"), numbers, strict=True)}]
+    elif _is_pair(judged):
+        added = [dict(zip(_sides(name), numbers, strict=True))]
     else:
         added = [{name: numbers}]
-    for row, columns in zip(judged.rows, added, strict=True):
-        if taken := sorted(row.keys() & columns.keys()):
-            raise ValueError(f"the rows have a column {taken[0]!r} already; name another with --column.")
     return [{**row, **columns} for row, columns in zip(judged.rows, added, strict=True)]
 
 
@@ -196,9 +191,17 @@ def left_out(judged: Sequence[Judged]) -> list[str]:
     return [f"columns left out, since they may be about the answers as they were: {names}"] if names else []
 
 
+def _is_pair(judged):
+    return judged.paired and len(judged.responses) == 2
+
+
+def _sides(name):
+    return [f"{name}_{side}" for side in SIDES]
+
+
 def _pair(judged, better, worse, scores, name):
     sides = {"chosen": judged.responses[better], "rejected": judged.responses[worse]}
-    numbers = {} if scores is None else {f"{name}_chosen": float(scores[better]), f"{name}_rejected": float(scores[worse])}
+    numbers = {} if scores is None else dict(zip(_sides(name), (float(scores[better]), float(scores[worse])), strict=True))
     tools = {"tools": list(judged.tools)} if judged.tools else {}
     return {**judged.carried, "prompt": judged.prompt, **sides, **tools, **numbers}
 

@@ -56,7 +56,7 @@ def judge(
         raise ValueError(f"reward 'judge': lowest={lowest:g} must be below highest={highest:g}.")
     how = {"key_from": key_from, "options": options, "timeout_s": timeout_s, "retries": retries, "wait_s": wait_s, "cache": cache}
     grader = Grader(endpoint.made(url=url, model=model, parallel=parallel, **how), instructions, lowest, highest, parallel)
-    return rules.Rule(grader.score, ready=grader.ready)
+    return rules.Rule(grader.score, ready=grader.ready, writes_prompt=True)
 
 
 @dataclasses.dataclass(frozen=True)

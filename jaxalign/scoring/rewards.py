@@ -72,6 +72,16 @@ class Reward:
         for part in self.rule.parts:
             part.check(metadata)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the prompts' rows that it and its parts read."""
+        return (*self.rule.columns, *(column for part in self.rule.parts for column in part.columns))
+
+    @property
+    def writes_prompt(self) -> bool:
+        """Whether it, or a part of it, needs prompts as they were asked: it renders them itself."""
+        return self.rule.writes_prompt or any(part.writes_prompt for part in self.rule.parts)
+
     def lines(self) -> list[str]:
         """What went wrong so far, a line per reason; empty where nothing did."""
         effect = "left out" if math.isnan(self.fault_value) else f"given {self.fault_value:g}"
@@ -168,7 +178,7 @@ def _regex(*, pattern: str, column: str | None = None, timeout_s: float = 10.0) 
     except re.error as error:
         raise ValueError(f"reward 'regex': the pattern {pattern!r} cannot be read: {error}.") from error
     function = HostFunction(rules.__file__, "matches", options={"pattern": pattern, "column": column}, timeout_s=timeout_s)
-    return rules.Rule(function, () if column is None else (column,))
+    return rules.Rule(function) if column is None else rules.having(rules.Rule(function), column)
 
 
 def _python(*, function: str, options: Mapping | None = None, timeout_s: float = 30.0) -> rules.Rule:
@@ -196,7 +206,7 @@ def _model(*, model: str, template: str | None = None) -> rules.Rule:
     source = Source(model)
     if isinstance(source.reward_head, FeatureHeadConfig):
         return features.rule(source, make)
-    return rules.Rule(reward_model.load_model(model, template=template))
+    return rules.Rule(reward_model.load_model(model, template=template), writes_prompt=True)
 
 
 def _sum(*, of: Mapping[str, tuple]) -> rules.Rule:

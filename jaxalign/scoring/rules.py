@@ -27,6 +27,7 @@ class Rule(NamedTuple):
     parts: tuple[Callable, ...] = ()  # rewards that it sums
     remarks: Callable[[], list[str]] = list  # what else is to be told of the calls so far
     ready: Callable[[], None] = lambda: None  # raises ValueError where samples cannot be scored at all
+    writes_prompt: bool = False  # whether it writes the prompt with a chat template, or shows it to a judge: as it was asked, not rendered
 
 
 def by_sample(one: Callable[[str, Mapping[str, Any]], float], columns: tuple[str, ...] = ()) -> Rule:
@@ -91,20 +92,34 @@ def gsm8k(*, column: str = "answer", marked: bool = False) -> Rule:
     return by_sample(score, (column,))
 
 
+def having(rule: Rule, column: str) -> Rule:
+    """The rule where a row has the column; a `Fault` of rule "missing_column" where it has not, or an empty one."""
+
+    def score(prompts, completions, metadata):
+        scores: list[float | Fault] = [_fault_of(row, column) for row in metadata]
+        there = [number for number, fault in enumerate(scores) if fault is None]
+        columns = ([values[number] for number in there] for values in (prompts, completions, metadata))
+        for number, value in zip(there, rule.score(*columns) if there else (), strict=True):
+            scores[number] = value
+        return scores
+
+    return rule._replace(score=score, columns=(*rule.columns, column))
+
+
 def matches(
     prompts: Sequence, completions: Sequence[str], metadata: Sequence[Mapping], *, pattern: str, column: str | None = None
 ) -> list[float]:
     """1 where the pattern is found in a completion, else 0; with a column, where what its first group holds is the row's answer.
 
-    A pattern without a group stands for its whole match. A row without the column matches nothing.
+    A pattern without a group stands for its whole match. Every row has the column, see `having`.
     """
     expression = re.compile(pattern)
     found = [expression.search(completion) for completion in completions]
     if column is None:
         return [float(match is not None) for match in found]
     texts = [None if match is None else match[1 if expression.groups else 0] for match in found]
-    pairs = zip(texts, [row.get(column) for row in metadata], strict=True)
-    return [float(None not in pair and _normal(pair[0]) == _normal(str(pair[1]))) for pair in pairs]
+    pairs = zip(texts, [row[column] for row in metadata], strict=True)
+    return [float(text is not None and _normal(text) == _normal(str(answer))) for text, answer in pairs]
 
 
 def final_number(text: str) -> Decimal | None:
@@ -126,6 +141,14 @@ def gold(row: Mapping[str, Any], column: str) -> Any:
     if row.get(column) in (None, "", [], ()):
         raise Fault("missing_column", f"the row has no {column}, only {', '.join(map(str, row)) or 'its prompt'}.")
     return row[column]
+
+
+def _fault_of(row, column) -> Fault | None:
+    try:
+        gold(row, column)
+    except Fault as fault:
+        return fault
+    return None
 
 
 def _normal(text):

@@ -10,6 +10,7 @@ from jaxalign import annotate
 from jaxalign.data.raw.counts import Counts
 from jaxalign.data.raw.formats import to_example
 from jaxalign.data.raw.sources import Rows
+from jaxalign.hosts.alone import alone
 from jaxalign.scoring import annotations, rewards
 
 USER = {"role": "user", "content": "Hi"}
@@ -71,9 +72,50 @@ def test_rows_that_break_a_rule_are_counted_and_a_missing_score_is_null():
     assert lines == [1.0, None]
 
 
-def test_a_column_that_is_there_is_not_replaced():
-    with pytest.raises(ValueError, match="a column 'reward' already; name another with --column"):
-        scored(dict(prompt="q", completion="a", reward=3))
+COUNTING = """
+def score(prompts, completions, metadata):
+    with open({file!r}, "a") as file:
+        file.write("called ")
+    return [float(len(text)) for text in completions]
+"""
+
+
+@pytest.mark.parametrize(
+    "row, flags, column",
+    [
+        (dict(prompt="q", completion="a", reward=3), [], "reward"),
+        (dict(prompt="q", chosen="a", rejected="bc", mine_rejected=3), ["--column", "mine"], "mine_rejected"),
+    ],
+)
+def test_a_column_that_is_there_is_told_before_anything_is_scored(row, flags, column, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(COUNTING.format(file=str(tmp_path / "calls")))
+    files = ["--rows", write(tmp_path / "rows.jsonl", row), "--out", str(tmp_path / "out.jsonl")]
+    assert annotate.main([*files, "--reward", f"{tmp_path / 'mine.py'}:score", *flags]) == 1
+    assert f"a column {column!r} already; name another with --column" in capsys.readouterr().err
+    assert not (tmp_path / "calls").exists() and not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        ("judge:m@http://127.0.0.1:9/v1", "writes prompts itself, and those in a sample are written already"),
+        ("{'kind': 'sum', 'of': {'a': ('judge:m@http://127.0.0.1:9/v1', 1.0)}}", "writes prompts itself"),
+        ("gsm8k", "reads answer of the rows that the prompts came from"),
+    ],
+)
+def test_samples_are_not_scored_by_what_would_write_their_prompts_twice_or_lacks_their_rows(spec, words, tmp_path, capsys):
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text('{"broken\n' + json.dumps(dict(id="a", sample=0, prompt="<|user|>q<|assistant|>", text="b")) + "\n")
+    assert annotate.main(["--rows", str(samples), "--reward", spec, "--out", str(tmp_path / "out.jsonl")]) == 1
+    error = capsys.readouterr().err
+    assert words in error and "add --prompts FILE, the file that generate read" in error
+
+
+def test_a_second_process_with_the_same_out_is_refused(tmp_path, capsys):
+    files = ["--rows", write(tmp_path / "rows.jsonl", dict(text="abc")), "--out", str(tmp_path / "out.jsonl"), "--reward", "length"]
+    with alone(tmp_path / "out.jsonl.partial", ""):
+        assert annotate.main(files) == 1
+    assert "another process writes" in capsys.readouterr().err and annotate.main(files) == 0
 
 
 def test_labels_are_mended_and_what_judged_the_old_ones_is_left_out():
@@ -165,7 +207,8 @@ def test_the_command_mends_labels_and_says_how_often_they_were_right(tmp_path, c
         (["--reward", "lenght"], "did you mean length?"),
         (["--reward", "{'kind'"], "is no dict as Python writes it"),
         (["--reward", "gsm8k"], "reads the column 'answer' of the prompts' rows; they have chosen, prompt, rejected"),
-        (["--reward", "length", "--margin", "1"], "goes with --pairs"),
+        (["--reward", "length", "--margin", "0"], "goes with --pairs"),
+        (["--judge", "m@http://h/v1", "--relabel", "--column", "x"], "--column x names scores, and a --judge gives none"),
         (["--reward", "length", "--format", "pared"], "did you mean paired?"),
         (["--reward", "length", "--format", "ranked"], "has no answer that can be scored"),
         (["--reward", "length", "--limit", "0"], "--limit 0 must be at least 1"),

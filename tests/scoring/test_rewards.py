@@ -59,6 +59,15 @@ def test_a_regular_expression_is_searched_for_and_may_hold_the_answer():
     assert score(spec, ["The answer is (B)", "The answer is (C)", "B"], [{"letter": "b"}] * 3)[0].tolist() == [1, 0, 0]
 
 
+def test_a_row_without_the_column_that_a_rule_reads_has_no_score_and_is_counted():
+    rows = [{"letter": "b"}, {"other": "b"}, {"letter": None}, {"letter": "c"}]
+    for spec in (dict(kind="regex", pattern=r"\((\w)\)", column="letter"), dict(kind="exact_match", column="letter")):
+        scores, reward = score(spec, ["(b)", "(b)", "(b)", "(b)"], rows)
+        assert np.isnan(scores).tolist() == [False, True, True, False] and reward.faults.counts == {"missing_column": 2}
+        assert "the row has no letter, only other" in reward.lines()[0]
+        assert np.isnan(score(spec, ["(b)"], [{}])[0]).all()
+
+
 def test_a_pattern_that_takes_for_ever_is_ended():
     start = time.monotonic()
     scores, reward = score(dict(kind="regex", pattern="(a+)+$", timeout_s=1.0), ["aa", "a" * 60 + "b"])

@@ -17,6 +17,8 @@ from jaxalign.data.raw.typed import hh_prompt
 
 ASKING = (*asked.PROMPTS, "messages", "question", "text")  # columns that hold a prompt where the row has no answer
 ID = "id"  # the column that names a row
+SAMPLE = (ID, "sample", "prompt", "text")  # what a line of `generate` has
+ANSWER = "answer"  # of a row with a question, as in GSM8K; beside choices it names one of them
 # Rules about answers alone, and about what judges them: a prompt does without.
 OF_ANSWERS = ("choice", "empty_response", "missing_score", "same_response", "score_range", "scores_against_order", "tie", "too_few")
 
@@ -53,12 +55,20 @@ def of_row(values: dict, number: int, *, format: str | None = None, **how) -> As
     Raises:
       RowError: it has none, or one that cannot be read.
     """
+    if is_sample(values):
+        why = "the row is a line of generate, whose prompt is as the model saw it"
+        raise RowError("written_prompt", f"{why}; name the file that generate read.")
     row = Record(values)
     own, name = row.get(ID), _format(row) if format in (None, "messages", "text") else format
     (prompt, tools), answer = _unanswered(row) if name is None else _answered(row, name, how)
     if not (prompt.strip() if isinstance(prompt, str) else prompt and prompt[-1]["content"].strip()):
         raise RowError("empty_prompt", "the prompt is empty; give every row a prompt.")
     return Asked(own if isinstance(own, (str, int)) and own not in EMPTY else number, prompt, tools, answer, values, number)
+
+
+def is_sample(row: Mapping) -> bool:
+    """Whether a raw row is a line of `generate`, whose prompt is written with a chat template already."""
+    return all(name in row for name in SAMPLE)
 
 
 def _format(row):
@@ -117,7 +127,14 @@ def _unanswered(row):
     if prompt is None:
         asked.refuse_empty(row, ASKING)
         raise RowError("missing_column", f"the row has {row.given or 'no columns'} and none of {', '.join(ASKING)}; rename its prompt.")
-    return _in_context(prompt, row), None
+    return _in_context(prompt, row), _known(row)
+
+
+def _known(row):
+    """The text of the column `answer`; None where it holds no text and no number, or stands beside choices."""
+    value = row.get(ANSWER)
+    usable = isinstance(value, str | int | float) and not isinstance(value, bool) and "choices" not in row
+    return str(value) if usable and str(value).strip() else None
 
 
 def _in_context(prompt, row):

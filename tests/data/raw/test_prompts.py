@@ -41,6 +41,11 @@ def test_the_prompt_of_a_row_is_what_stands_before_the_answer(row, prompt):
         ({"prompt": "q", "responses": ["b", "a"], "scores": [0.2, 0.9]}, "a"),
         ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}, "a"),
         ({"prompt": "q", "completion": "a", "label": True}, "a"),
+        ({"question": "q", "answer": "48/2 = 24\n#### 24"}, "48/2 = 24\n#### 24"),  # the columns of GSM8K
+        ({"prompt": "q", "answer": 24}, "24"),
+        ({"question": "q", "answer": " "}, None),
+        ({"question": "q", "answer": True}, None),
+        ({"question": "q", "choices": ["a", "b"], "answer": 1}, None),
         ({"prompt": "q", "completion": "a", "label": False}, None),
         ({"prompt": "q", "completion": "a", "score": 0.0}, None),
         ({"prompt": "q", "completions": ["a", "b"], "scores": [1, 5]}, "b"),
@@ -66,6 +71,11 @@ def test_the_answer_of_a_row_is_its_best_one_where_it_is_one_text(row, answer):
 def test_where_the_answers_break_a_rule_the_prompt_stands_alone(row):
     asked = prompts.of_row(row, 0)
     assert asked.prompt in ("q", (USER,)) and asked.answer is None
+
+
+def test_a_line_of_generate_is_no_prompt_since_its_template_would_be_written_twice():
+    with pytest.raises(RowError, match="as the model saw it; name the file that generate read"):
+        prompts.of_row({"id": "a", "sample": 0, "prompt": "<|user|>q", "text": "a"}, 0)
 
 
 def test_answers_that_break_a_rule_do_not_hide_that_there_is_no_prompt():
