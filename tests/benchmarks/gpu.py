@@ -78,6 +78,9 @@ STEPS = {
     "lora-8b-attention": _compared("lora-8b", "--rounds", "1", "--block", "3", "--set", "model.remat=attention", peer="none", seconds=80),
     # needs more than 80 GB
     "dpo-8b": _compared("dpo-8b", *ALONE, "--rounds", "2", "--block", "3", peer="none", seconds=200, weights="lora-8b"),
+    "dpo-8b-adafactor": _compared(
+        "dpo-8b", "--set", "optimizer.name=adafactor", "--rounds", "1", "--block", "3", peer="none", seconds=100, weights="lora-8b"
+    ),
     "kernels": Step((*KERNELS, "--json", "{there}/kernels.json"), 80),
     "dpo-1b-none": _compared("dpo-1b", "--rounds", "1", "--block", "4", "--set", "model.remat=none", peer="none", seconds=70),
     "dpo-1b-exact": _compared("dpo-1b", "--rounds", "1", "--block", "4", peer="none", seconds=70),  # rounds as often as the program says

@@ -32,17 +32,17 @@ def add_speeds(result: dict, case: Case, folder, steps: list[list[workload.Pair]
 
 def _mfu(case, folder, timed, side):
     """{"mfu", "mfu_sequences"} of a side on the card that it names; {} for a card without a known peak."""
+    from jaxalign import chips
     from jaxalign.hf.load import load_config
-    from jaxalign.reports.flops import PEAK_TFLOPS
 
-    peaks = [PEAK_TFLOPS[prefix] for prefix in sorted(PEAK_TFLOPS, key=len) if side["device"].startswith(prefix)]
-    if not peaks:
+    chip = chips.of_device(side["device"])
+    if chip is None:
         return {}
     config, seconds = load_config(folder), sum(one["wall"] for one in side["blocks"])
     shares = {}
     for name, shared in (("mfu", True), ("mfu_sequences", False)):
         done = sum(_flops(config, case, pairs, shared=shared) for pairs, _ in zip(timed, side["blocks"], strict=False))
-        shares[name] = done / seconds / (peaks[-1] * 1e12)
+        shares[name] = done / seconds / chip.flops
     return shares
 
 
