@@ -8,17 +8,16 @@
     python -m jaxalign.generate --workdir runs/NAME --prompts FILE --out samples.jsonl --guide runs/REWARD
 
 --filter drops samples that leave the goal of a run of goal_reward, into FILE.kept.jsonl beside --out, and tells the vote of the others.
---guide chooses each line of an answer by that goal.
+--guide chooses each line of an answer by that goal, up to --guide-steps lines ("stop" of a line is then "steps") or to the last position
+of the models ("positions").
 
 Without --out the texts are printed. A file that was not finished is continued by the same command, and ends as if it had not been stopped.
 """
 
-import collections
 from collections.abc import Sequence
-import math
+import contextlib
 from pathlib import Path
 import sys
-import time
 
 from jaxalign.config.command_line import local, parse, run
 
@@ -39,7 +38,7 @@ FLAGS = (
     ("--max-new-tokens", {"type": int, "default": 256, "help": "a sample ends after so many tokens (256)"}),
     ("--min-new-tokens", {"type": int, "default": 0, "help": "no stop token comes before (0)"}),
     ("--greedy", {"action": "store_true", "help": "always the likeliest token; the same as --temperature 0"}),
-    ("--temperature", {"type": float, "default": 1.0, "help": "logits are divided by it (1)"}),
+    ("--temperature", {"type": float, "help": "logits are divided by it (1)"}),
     ("--top-k", {"type": int, "default": 0, "help": "only the k likeliest tokens; 0: all (0)"}),
     ("--top-p", {"type": float, "default": 1.0, "help": "only the likeliest tokens that together have this probability (1)"}),
     ("--min-p", {"type": float, "default": 0.0, "help": "only tokens with this share of the likeliest one's probability (0)"}),
@@ -49,7 +48,7 @@ FLAGS = (
     ("--guide", {"metavar": "RUN", "help": "of --samples (4) next lines take the likeliest and nearest to the goal of this run"}),
     ("--guide-weight", {"type": float, "default": None, "help": "with --guide: of the cosine against nats per token (1)"}),
     ("--guide-steps", {"type": int, "default": None, "help": "with --guide: lines of --max-new-tokens at most, of an answer (16)"}),
-    ("--seed", {"type": int, "default": 0, "help": "of the random draws (0)"}),
+    ("--seed", {"type": int, "help": "of the random draws (0)"}),
     ("--places", {"type": int, "default": None, "help": "prompts that are answered at a time (64)"}),
     ("--lanes", {"type": int, "default": None, "help": "samples of a prompt that are drawn at a time (default: a quarter of --samples)"}),
     ("--dtype", {"choices": ("auto", "float32", "bfloat16"), "default": "auto", "help": "auto: float32 on CPU, bfloat16 elsewhere"}),
@@ -63,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _generate(argv):
     options = parse(argv, __doc__.splitlines()[0], FLAGS, command="generate")
-    _check(options)
+    from jaxalign.config import speech_flags
+
+    speech_flags.check(options)
     import logging
 
     import jax
@@ -74,44 +75,6 @@ def _generate(argv):
     training = _training(options.filter or options.guide)
     with jax.set_mesh(sharding.whole_mesh()):
         return _draw(options, training) if options.chat is None else _chat(options)
-
-
-def _check(options):
-    from jaxalign.config.schema import LARGEST_SEED
-
-    named = bool(options.workdir) + bool(options.checkpoint)
-    if options.chat is None and named != 1 or options.chat == [] and named != 1:
-        raise ValueError("give --workdir RUN or --checkpoint FOLDER: one of them speaks.")
-    if options.chat and (named or len(options.chat) > 2):
-        raise ValueError(f"--chat takes one model or two, and {len(options.chat) + named} are named; leave the others out.")
-    if options.chat is None and bool(options.prompts) == (options.prompt is not None):
-        raise ValueError("give --prompts FILE or --prompt TEXT: one of them asks.")
-    if options.chat is not None:
-        for name in ("prompts", "prompt", "out", "limit", "samples", "places", "lanes", "filter", "guide"):
-            if getattr(options, name) is not None:
-                raise ValueError(f"--{name} has no effect with --chat; leave it out.")
-    for name, without in (("step", "workdir"), ("limit", "prompts")):
-        if getattr(options, name) is not None and not getattr(options, without):
-            raise ValueError(f"--{name} has no effect without --{without}; leave it out.")
-    for name, without in (("filter_threshold", "filter"), ("guide_weight", "guide"), ("guide_steps", "guide")):
-        if getattr(options, name) is not None and not getattr(options, without):
-            raise ValueError(f"--{name.replace('_', '-')} has no effect without --{without} RUN; leave it out.")
-    if options.filter and options.guide:
-        raise ValueError("--filter drops whole answers and --guide chooses each line of one; give one of them.")
-    for name in ("filter_threshold", "guide_weight"):
-        if getattr(options, name) is not None and not math.isfinite(getattr(options, name)):
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)} must be a finite number.")
-    if options.guide and (options.stop or options.places is not None or options.lanes is not None):
-        raise ValueError("--stop, --places and --lanes have no effect with --guide, whose steps are lines; leave them out.")
-    if options.greedy and options.temperature not in (0.0, 1.0):
-        raise ValueError(f"--greedy takes the likeliest token, and --temperature {options.temperature} draws; give one of them.")
-    for name in ("samples", "places", "lanes", "limit", "guide_steps"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 1.")
-    if options.out and Path(options.out).is_dir():
-        raise ValueError(f"--out {options.out} is a folder; name a file in it.")
-    if not 0 <= options.seed <= LARGEST_SEED:
-        raise ValueError(f"--seed {options.seed} must be in 0 to {LARGEST_SEED}.")
 
 
 class _Model:
@@ -127,6 +90,7 @@ class _Model:
         self.model, self.dtype = models.build(self.source.config()), models.dtype_of(options.dtype)
 
     def sampler(self, *, places, lanes, strings=()):
+        from jaxalign.config import speech_flags
         from jaxalign.sampling.law import Law
         from jaxalign.sampling.sampler import Sampler
         from jaxalign.sampling.stopping import Stopping
@@ -134,9 +98,9 @@ class _Model:
         options = self._options
         return Sampler(
             self.model,
-            law=Law(0.0 if options.greedy else options.temperature, options.top_k, options.top_p, options.min_p),
+            law=Law(speech_flags.temperature(options), options.top_k, options.top_p, options.min_p),
             stopping=Stopping(options.max_new_tokens, options.min_new_tokens, self.voice.stop_ids, (*options.stop, *strings)),
-            seed=options.seed,
+            seed=options.seed or 0,
             places=places,
             lanes=lanes,
             dtype=self.dtype,
@@ -157,7 +121,7 @@ def _chat(options):
     for name in options.chat or [_named(options)]:
         speaking = _Model(name, options)
         talkers.append(Talker(name, speaking.voice, speaking.sampler(places=1, lanes=1), speaking.source.load(speaking.model)))
-    return 0 if Chat(talkers, seed=options.seed).run() or sys.stdin.isatty() else 1
+    return 0 if Chat(talkers, seed=options.seed or 0).run() or sys.stdin.isatty() else 1
 
 
 def _training(name):
@@ -168,39 +132,74 @@ def _training(name):
 
 
 def _draw(options, training):
-    from jaxalign.data import progress
-    from jaxalign.sampling import lines, speaker
+    from jaxalign.sampling import lines
 
     speaking, samples = _Model(_named(options), options), options.samples or 1
-    voice = speaking.voice
-    asked = speaker.asked_text(options.prompt) if options.prompt is not None else speaker.asked_file(options.prompts, limit=options.limit)
-    prompts = [voice.ids(one) for one in asked]
+    guide = _guide(options.guide or options.filter, training, speaking) if training else None
+    asked, prompts, counts = _asked(options, speaking, guide)
     if options.guide:
-        return _guided(options, _guide(options.guide, training, speaking), speaking, asked, prompts)
-    guide = _guide(options.filter, training, speaking) if options.filter else None
+        return _guided(options, guide, speaking, asked, prompts, counts)
     lanes = max(1, samples // 4) if options.lanes is None else options.lanes
-    sampler = speaking.sampler(places=min(options.places or 64, len(prompts) * samples), lanes=lanes)
-    sampler.check(prompts, names=[one.id for one in asked])
-    out = _lines(options, speaking, sampler, prompts, [one.id for one in asked]) if options.out else None
-    params = speaking.source.load(speaking.model)
-    done, start, ends = out.done if out else set(), time.monotonic(), collections.Counter()
-    drawn = {}
-    with progress.bar(len(prompts) * samples - len(done), f"generating {options.out}", quiet=out is None) as advance:
+    sampler, voice = speaking.sampler(places=min(options.places or 64, len(prompts) * samples), lanes=lanes), speaking.voice
+
+    def drawn(params, done):
         for sample in sampler.draw(params, prompts, samples=samples, done=done):
-            prompt, asked_id = prompts[sample.prompt], asked[sample.prompt].id
+            prompt = prompts[sample.prompt]
             text = voice.spoken(prompt, sample, sampler.stopping)
-            ends[sample.stop] += 1
-            line = lines.line(asked_id, voice.shown(prompt), text, sample)
+            yield (sample.prompt, sample.number), lines.line(asked[sample.prompt].id, voice.shown(prompt), text, sample)
+
+    with _lines(options, speaking, sampler, prompts, [one.id for one in asked]) as out:
+        made = _written(options, speaking, sampler, drawn, out, counts, total=len(prompts) * samples)
+        if guide:
+            _filter(options, guide, asked, prompts, out.read() if out else made)
+    return 0
+
+
+def _asked(options, speaking, guide):
+    """(prompts that can be answered, their token ids, counts of their rows); what was dropped is told."""
+    from jaxalign.config.rollout_rules import room_of_prompts
+    from jaxalign.data.raw.counts import Counts
+    from jaxalign.sampling import guided, speaker
+
+    config, counts, renderer = speaking.model.config, Counts(), speaking.voice.renderer
+    if options.guide:  # a line ends where the models do
+        room = guided.positions_of(speaking.model, guide.judge) - 1
+    else:
+        room = room_of_prompts("--max-new-tokens", options.max_new_tokens, config.max_positions)
+    able = {"most_tokens": room, "vocab_size": config.vocab_size}
+    if options.prompt is not None:
+        asked = speaker.asked_text(options.prompt)
+        return asked, [speaker.prompt_ids(renderer, asked[0], **able)], counts
+    rows = speaker.asked_file(options.prompts, counts, limit=options.limit)
+    pairs = list(speaker.askable(rows, renderer, counts, **able))
+    if not pairs:
+        raise ValueError("\n".join([f"{options.prompts} has no prompt that can be answered:", *counts.lines()]))
+    asked, prompts = map(list, zip(*pairs, strict=True))
+    for line in (*(counts.lines() if counts.rules else ()), *speaker.shared_id(asked)):
+        print(line, file=sys.stderr)
+    return asked, prompts, counts
+
+
+def _written(options, speaking, sampler, drawn, out, counts, *, total, steps=None):
+    """Draws samples, and writes or prints their lines, or gives them in order where they are to be filtered; tells a summary."""
+    from jaxalign.data import progress
+    from jaxalign.sampling.summary import Summary
+
+    params, done, kept = speaking.source.load(speaking.model), out.done if out else set(), {}
+    summary = Summary(sampler.usage, sampler.stopping, counts, steps)
+    how = {"quiet": out is None, "unit": "samples", "tokens": lambda: sampler.usage.tokens}
+    with progress.bar(total - len(done), f"generating {options.out}", **how) as advance:
+        for key, line in drawn(params, done):
+            summary.ends[line["stop"]] += 1
             if out:
-                out.add((sample.prompt, sample.number), line)
-            elif guide:
-                drawn[sample.prompt, sample.number] = line
+                out.add(key, line)
+            elif options.filter:
+                kept[key] = line
             else:
-                print(f"[{asked_id}.{sample.number}] {text}\n", flush=True)
+                print(f"[{line['id']}.{line['sample']}] {line['text']}\n", flush=True)
             advance(1)
-    _report(options, sampler.usage, time.monotonic() - start, ends)
-    if guide:
-        _filter(options, guide, asked, prompts, out.read() if out else [drawn[key] for key in sorted(drawn)])
+    print("\n".join(summary.lines(options.stop)), file=sys.stderr)
+    return [kept[key] for key in sorted(kept)]
 
 
 def _guide(name, training, speaking):
@@ -238,55 +237,40 @@ def _filter(options, guide, asked, prompts, lines):
     print("\n".join(left.report), file=sys.stderr)
 
 
-def _guided(options, guide, speaking, asked, prompts):
+def _guided(options, guide, speaking, asked, prompts, counts):
     """Answers whose every line is chosen by the goal of --guide."""
-    from jaxalign.data import progress
     from jaxalign.sampling import guided
 
     samples, steps = options.samples or 4, options.guide_steps or 16
-    sampler = speaking.sampler(places=1, lanes=samples, strings=("\n",))
-    sampler.check(prompts, names=[one.id for one in asked])
-    how = {"samples": samples, "weight": 1.0 if options.guide_weight is None else options.guide_weight}
-    out = _lines(options, speaking, sampler, prompts, [one.id for one in asked], guide=guide, **how, steps=steps) if options.out else None
-    params, done = speaking.source.load(speaking.model), out.done if out else set()
-    with progress.bar(len(prompts) - len(done), f"generating {options.out}", quiet=out is None) as advance:
+    sampler, voice = speaking.sampler(places=1, lanes=samples, strings=("\n",)), speaking.voice
+    how = {"samples": samples, "weight": 1.0 if options.guide_weight is None else options.guide_weight, "steps": steps}
+
+    def drawn(params, done):
         for number, (one, ids) in enumerate(zip(asked, prompts, strict=True)):
-            if (number, 0) in done:
-                continue
-            fitting = (speaking.model.config.max_positions - len(ids)) // options.max_new_tokens
-            answer = guided.answer(sampler, params, ids, guide.judge, guide.aim, steps=min(steps, fitting), **how)
-            said = answer.token_ids[:-1] if answer.finished else answer.token_ids
-            text = speaking.voice.text(ids, said)
-            line = {"id": one.id, "sample": 0, "prompt": speaking.voice.shown(ids), "text": text, "token_ids": list(answer.token_ids)}
-            line |= {"cosines": answer.cosines, "logps_per_token": answer.chances, "stop": "stop" if answer.finished else "length"}
-            if out:
-                out.add((number, 0), line)
-            else:
-                print(f"[{one.id}.0] {text}\n", flush=True)
-            advance(1)
-    return None
+            if (number, 0) not in done:
+                answer = guided.answer(sampler, params, ids, guide.judge, guide.aim, **how)
+                text = voice.text(ids, answer.token_ids[:-1] if answer.stop == "stop" else answer.token_ids)
+                line = {"id": one.id, "sample": 0, "prompt": voice.shown(ids), "text": text, "token_ids": list(answer.token_ids)}
+                yield (number, 0), line | {"cosines": answer.cosines, "logps_per_token": answer.chances, "stop": answer.stop}
+
+    with _lines(options, speaking, sampler, prompts, [one.id for one in asked], guide=guide, **how) as out:
+        _written(options, speaking, sampler, drawn, out, counts, total=len(prompts), steps=steps)
+    return 0
 
 
 def _lines(options, speaking, sampler, prompts, ids, *, guide=None, **how):
+    """The file of --out, locked while it is written; a context of None without it."""
+    if not options.out:
+        return contextlib.nullcontext()
     from jaxalign.manifest import content_hash
     from jaxalign.sampling import lines
 
     samples = 1 if guide else options.samples or 1
     settings = {"model": speaking.name, "weights": speaking.source.identity(), "prompts": content_hash(prompts), "samples": samples}
-    settings |= {"law": str(sampler.law), "stopping": str(sampler.stopping), "seed": options.seed, "dtype": str(sampler.dtype)}
+    settings |= {"law": str(sampler.law), "stopping": str(sampler.stopping), "seed": sampler.seed, "dtype": str(sampler.dtype)}
     if guide:
         settings |= {"guide": options.guide, "guide_weights": guide.judge.weights, **{f"guide_{name}": x for name, x in how.items()}}
     return lines.Lines(Path(options.out), ids=ids, samples=samples, settings=settings)
-
-
-def _report(options, usage, seconds, ends):
-    ways = {"stop": "by a stop token", "string": "by a stop string", "length": f"at {options.max_new_tokens} tokens"}
-    ended = ", ".join(f"{ends[why]:,} {way}" for why, way in ways.items() if ends[why])
-    rate = f"{usage.tokens:,} tokens in {seconds:.1f} s, {usage.tokens / seconds:,.0f} per second with compilation"
-    print(f"{rate}; {usage.busy:.0%} of the lanes were busy; {ended or 'nothing was left to draw'}", file=sys.stderr)
-    if options.stop and ends and not ends["string"]:
-        texts = ", ".join(map(repr, options.stop))
-        print(f"no sample contained --stop {texts}: each went on until something else ended it.", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from jaxalign import generate
+from jaxalign.data.raw.counts import Counts
+from jaxalign.hosts.alone import alone
 from jaxalign.sampling import speaker
 
 MODEL = ("--checkpoint", "package:stories260k")
@@ -47,8 +49,11 @@ def test_lines_hold_what_was_asked_and_said_and_a_killed_run_ends_with_the_same(
     assert all(len(line["token_ids"]) == len(line["logps"]) == len(line["sampled_logps"]) == 12 for line in lines)
     assert {line["stop"] for line in lines} == {"length"} and all(line["text"] for line in lines)
     assert lines[0]["prompt"].endswith("Once upon a time")
-    assert "72 tokens in" in capsys.readouterr().err
+    assert "6 samples: 72 tokens in" in capsys.readouterr().err
     out.write_text("\n".join(whole[:3]) + "\n" + whole[3][:40])  # as a kill leaves it
+    with alone(out, ""):
+        assert generate.main(command) == 1
+    assert f"another process writes {out}" in capsys.readouterr().err and out.read_text().count("\n") == 3
     assert generate.main(command) == 0
     assert out.read_text().splitlines() == [same(line) for line in whole]
 
@@ -56,8 +61,8 @@ def test_lines_hold_what_was_asked_and_said_and_a_killed_run_ends_with_the_same(
 def test_an_id_that_several_prompts_have_is_told_and_a_folder_is_no_file_of_samples(tmp_path, capsys):
     rows = [{"id": "a", "prompt": "Once"}, {"id": "a", "prompt": "Twice"}, {"prompt": "Thrice"}]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert len(speaker.asked_file(tmp_path / "p.jsonl", limit=None)) == 3
-    assert "2 prompts have the id 'a'" in capsys.readouterr().err
+    asked = list(speaker.asked_file(tmp_path / "p.jsonl", Counts(), limit=None))
+    assert len(asked) == 3 and "2 prompts have the id 'a'" in speaker.shared_id(asked)[0]
     assert generate.main([*MODEL, "--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path)]) == 1
     assert "is a folder; name a file in it" in capsys.readouterr().err
 
@@ -123,6 +128,11 @@ def test_several_texts_may_end_a_sample(capsys):
         ([*MODEL, "--prompt", "a", "--step", "3"], "--step has no effect without --workdir"),
         ([*MODEL, "--prompt", "a", "--limit", "3"], "--limit has no effect without --prompts"),
         ([*MODEL, "--prompt", "a", "--greedy", "--temperature", "0.5"], "--greedy takes the likeliest token"),
+        ([*MODEL, "--prompt", "a", "--greedy", "--temperature", "1"], "--temperature 1.0 draws; give one of them"),
+        ([*MODEL, "--prompt", "a", "--greedy", "--samples", "3"], "--samples 3 has no effect where the likeliest token is taken"),
+        ([*MODEL, "--prompt", "a", "--temperature", "0", "--seed", "3"], "--seed 3 has no effect"),
+        ([*MODEL, "--prompt", "a", "--greedy", "--guide", "x"], "the likeliest token makes them equal"),
+        ([*MODEL, "--prompt", "a", "--max-new-tokens", "600"], "--max-new-tokens=600 leaves a prompt no room in the model's 512 positions"),
         ([*MODEL, "--prompt", "a", "--samples", "0"], "--samples 0 must be at least 1"),
         ([*MODEL, "--prompt", "a", "--lanes", "0"], "--lanes 0 must be at least 1"),
         ([*MODEL, "--prompt", "a", "--seed", "-1"], "--seed -1 must be in 0 to 4294967295"),
@@ -144,13 +154,16 @@ def test_a_wrong_command_is_one_sentence(arguments, words, capsys):
     assert words in message and "inside jaxalign" not in message
 
 
-def test_prompts_that_are_too_long_are_named_by_their_ids(tmp_path, capsys):
-    file = tmp_path / "p.jsonl"
-    rows = [{"prompt": "a"}, {"id": "tale", "prompt": "a " * 520}, {"prompt": "a " * 600}]
+def test_a_prompt_that_cannot_be_answered_is_told_and_counted_and_the_others_are_answered(tmp_path, capsys):
+    file, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": "a"}, {"id": "tale", "prompt": "a " * 520}, {"nothing": 1}, {"prompt": "a " * 600}, {"id": "b", "prompt": "b"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert generate.main([*MODEL, *SHORT, "--prompts", str(file)]) == 1
+    assert generate.main([*MODEL, *SHORT, "--prompts", str(file), "--out", str(out)]) == 0
     err = capsys.readouterr().err
-    assert "prompt tale has" in err and "512 positions; 1 of the other 2 prompts are too long as well" in err
+    assert "2 of 5 rows kept\n" in err and "dropped 2 by prompt_too_long; first is row 1: tale: the prompt has" in err
+    assert "there is room for 500 beside max_new_tokens" in err
+    assert err.rstrip().endswith("3 of 5 rows have no sample; the lines at the beginning tell why.")
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == [0, "b"]
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv"])
@@ -164,4 +177,4 @@ def test_an_empty_file_is_refused_by_name(name, tmp_path, capsys):
 def test_a_file_without_prompts_is_refused(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text('{"x": 1}\n')
     assert generate.main([*MODEL, "--prompts", str(tmp_path / "p.jsonl")]) == 1
-    assert "has no prompt:" in capsys.readouterr().err
+    assert "has no prompt that can be answered:" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def check(cfg: ConfigDict, model: models.Model) -> Judging | None:
     spec = cfg.eval.generate
     if spec is None:
         return None
-    room_of_prompts("eval.generate", spec.max_new_tokens, model.config.max_positions)
+    room_of_prompts("eval.generate.max_new_tokens", spec.max_new_tokens, model.config.max_positions)
     if spec.prompts is not None:
         sources.read(_source_of_prompts(spec.to_dict()))
     if spec.against not in (None, REFERENCE, CHOSEN):
@@ -125,7 +125,7 @@ def _speaking(cfg, model, sets, tell, *, judging) -> Speaking:
     drawing = Drawing(spec["samples"], law, spec["max_new_tokens"], tuple(spec["stop"]), spec["seed"], spec["places"])
     counts = Counts()
     rows = _asked(cfg, spec, sets, counts, chat=speaker.renderer.template is not None)
-    room = room_of_prompts("eval.generate", spec["max_new_tokens"], model.config.max_positions)
+    room = room_of_prompts("eval.generate.max_new_tokens", spec["max_new_tokens"], model.config.max_positions)
     asked = fixed_prompts.chosen(rows, speaker, counts, limit=spec["limit"], most_tokens=room)
     if counts.rules:
         tell([f"prompts of eval.generate: {counts.lines()[0]}", *counts.lines()[1:]])

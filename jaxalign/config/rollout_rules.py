@@ -238,16 +238,14 @@ def _rewards(resolved):
             yield f"data.rollout.{option}={spec[option]!r}: {name} is defined by {option}={value!r}; set that, or use 'grpo'."
 
 
-def room_of_prompts(section: str, new_tokens: int, positions: int) -> int:
-    """The tokens that a section's samples leave to a prompt in a model of so many positions.
+def room_of_prompts(key: str, new_tokens: int, positions: int) -> int:
+    """The tokens that samples of so many new tokens, as this key sets them, leave to a prompt in a model of so many positions.
 
     Raises:
       ValueError: none is left.
     """
     if new_tokens >= positions:
-        raise ValueError(
-            f"{section}.max_new_tokens={new_tokens:,} leaves a prompt no room in the model's {positions:,} positions; lower it."
-        )
+        raise ValueError(f"{key}={new_tokens:,} leaves a prompt no room in the model's {positions:,} positions; lower it.")
     return positions - new_tokens
 
 

@@ -55,7 +55,7 @@ def check(cfg: ConfigDict, model: models.Model) -> Reward | None:
     spec = cfg.data.rollout
     if spec is None:
         return None
-    room_of_prompts("data.rollout", spec.max_new_tokens, _positions(cfg, model))
+    room_of_prompts("data.rollout.max_new_tokens", spec.max_new_tokens, _positions(cfg, model))
     sources.read(sources.given(source_of_prompts(spec.to_dict())))
     return None if spec.reward is None else rewards.make(spec.to_dict()["reward"])
 
@@ -139,7 +139,7 @@ def _layout(cfg, kind, prompts, spec, *, mismatched) -> Layout:
 
 def _asked(cfg, spec, positions, speaker, room_of, tell):
     """The different prompts that leave room for their samples, in each model that reads them and in a row."""
-    most = room_of_prompts("data.rollout", spec["max_new_tokens"], positions)
+    most = room_of_prompts("data.rollout.max_new_tokens", spec["max_new_tokens"], positions)
     if cfg.data.max_prompt_tokens is not None:
         most = min(most, cfg.data.max_prompt_tokens)
     if cfg.data.row_tokens is not None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from jaxalign.data.raw.counts import Counts, RowError
+from jaxalign.data.raw.counts import Counts
 from jaxalign.data.raw.prompts import Asked
-from jaxalign.sampling.speaker import Speaker
+from jaxalign.sampling.speaker import Speaker, askable
 
 
 def chosen(asked: Iterable[Asked], speaker: Speaker, counts: Counts, *, limit: int | None, most_tokens: int) -> list[Asked]:
@@ -26,16 +26,8 @@ def chosen(asked: Iterable[Asked], speaker: Speaker, counts: Counts, *, limit: i
 
 def _usable(asked: Iterable[Asked], speaker: Speaker, counts: Counts, most_tokens: int) -> Iterator[Asked]:
     known = set()
-    for one in asked:
-        try:
-            ids = tuple(speaker.renderer.prompt_ids(one.prompt, one.tools))
-        except RowError as error:
-            counts.add(error.rule, "dropped", one.number, str(error))
-            continue
-        if len(ids) > most_tokens:
-            message = f"the prompt has {len(ids)} tokens, and there is room for {most_tokens} beside max_new_tokens"
-            counts.add("prompt_too_long", "dropped", one.number, message)
-        elif ids in known:
+    for one, ids in askable(asked, speaker.renderer, counts, most_tokens=most_tokens):
+        if ids in known:
             counts.add("same_prompt", "dropped", one.number, "an earlier row asks the same")
         else:
             known.add(ids)

@@ -33,8 +33,14 @@ class Request(NamedTuple):
 class Drawing:
     """One call of `Sampler.draw`: the prompts in the loop, those that wait in the prefilled batch, and the batches to come."""
 
-    def __init__(self, sampler, params, owners, samples, done, *, seed, room=0, look=None):
-        """`room`: least places of a prompt in the cache. `look`: steps after which samples that go on are yielded too; None: never."""
+    def __init__(self, sampler, params, owners, samples, done, *, seed, room=0, look=None, most=None):
+        """One call.
+
+        Args:
+          room: least places of a prompt in the cache.
+          look: steps after which samples that go on are yielded too; None: never.
+          most: tokens of a sample, up to max_new_tokens; None: these.
+        """
         self.sampler, self.params, self.weights, self.seed, self.look = sampler, params, sampler.weights(params), seed, look
         self.plan = batches.plan(list(owners), shards=sampler.shards, room=room)
         first = batches.first_missing(owners, samples, done)
@@ -54,6 +60,7 @@ class Drawing:
             samples=samples,
             prompt_tokens=self.plan.prompt_tokens,
             tokens=sampler.stopping.max_new_tokens,
+            most=np.int32(sampler.stopping.max_new_tokens if most is None else most),
         )
 
     def samples(self) -> Iterator[tuple[Ids, int, tuple]]:

@@ -6,13 +6,19 @@ no confidence.
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from jaxalign.models import model as models
 from jaxalign.sampling.sampler import Sampler
 from jaxalign.scoring import goal
 from jaxalign.scoring.scorer import Scorer
+
+
+def positions_of(model: models.Model, judge: Scorer) -> int:
+    """The positions of a prompt with its answer: both models read them."""
+    return min(model.config.max_positions, judge.model.config.max_positions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Guided:
     token_ids: tuple[int, ...]  # the stop token included
     cosines: tuple[float, ...]  # of each step that was taken, of its mean state and the goal
     chances: tuple[float, ...]  # of each step that was taken, its mean log-prob per token
-    finished: bool  # whether a stop token ended it
+    stop: Literal["stop", "steps", "positions"]  # what ended it: a stop token, the number of steps, or the length of a model
 
 
 def answer(
@@ -38,6 +44,8 @@ def answer(
 ) -> Guided:
     """The answer to a prompt whose every step is, of the samples drawn, that of the largest mean log-prob + weight * cosine.
 
+    It goes on as long as there is a position left in the sampler's model and in the judge.
+
     Args:
       sampler: draws a step: its Stopping says where one ends, at a stop string such as a line break, or after max_new_tokens.
       params: of the sampler's model.
@@ -49,18 +57,26 @@ def answer(
       weight: of the cosine against nats per token; 0 chooses by the log-prob alone.
 
     Raises:
-      ValueError: samples or steps below 1, the goal of other weights, or what the sampler refuses.
+      ValueError: samples or steps below 1, the goal of other weights, a prompt that leaves no position, or what the sampler refuses.
     """
     if samples < 1 or steps < 1:
         raise ValueError(f"guided decoding got samples={samples}, steps={steps}; both are at least 1.")
-    ids, cosines, chances, finished = list(prompt), [], [], False
-    while len(cosines) < steps and not finished:
-        drawn = sorted(sampler.draw(params, [ids], samples=samples), key=lambda sample: sample.number)
+    positions = positions_of(sampler.model, judge)
+    if len(prompt) >= positions:
+        raise ValueError(f"the prompt has {len(prompt):,} tokens, and the models have {positions:,} positions; shorten it.")
+    ids, cosines, chances, stop = list(prompt), [], [], None
+    while stop is None:
+        drawn = sorted(sampler.draw(params, [ids], samples=samples, most=positions - len(ids)), key=lambda sample: sample.number)
         chance = np.array([sample.logps.mean() for sample in drawn], np.float64)
         cosine = goal.of_steps(judge, ids, [sample.token_ids for sample in drawn], aim)
         best = int(np.argmax(chance + weight * cosine))
         ids += drawn[best].token_ids.tolist()
         cosines.append(float(cosine[best]))
         chances.append(float(chance[best]))
-        finished = drawn[best].stop == "stop"
-    return Guided(tuple(ids[len(prompt) :]), tuple(cosines), tuple(chances), finished)
+        if drawn[best].stop == "stop":
+            stop = "stop"
+        elif len(ids) >= positions:
+            stop = "positions"
+        elif len(cosines) == steps:
+            stop = "steps"
+    return Guided(tuple(ids[len(prompt) :]), tuple(cosines), tuple(chances), stop)

@@ -4,11 +4,13 @@ FILE.jsonl.settings.json beside it says what the lines depend on, so that lines 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from jaxalign.hosts.alone import alone
 from jaxalign.manifest import content_hash
 from jaxalign.sampling.sampler import Sample
 
@@ -16,7 +18,7 @@ SETTINGS = ".settings.json"
 
 
 class Lines:
-    """A file that gets the lines of prompts x `samples` in order: every line holds one sample.
+    """A file that gets the lines of prompts x `samples` in order: every line holds one sample. As a context it keeps other processes out.
 
     Args:
       file: made where it is not there.
@@ -24,13 +26,23 @@ class Lines:
       settings: plain values that the lines depend on.
 
     Raises:
-      ValueError: the file holds lines of other settings, a damaged line, or is no file of samples.
+      ValueError: the file holds lines of other settings, a damaged line, or is no file of samples; or another process writes it.
     """
 
     def __init__(self, file: Path, *, ids: Sequence[str | int], samples: int, settings: Mapping[str, Any]):
         self._file, self._ids, self._order = file, ids, [(i, k) for i in range(len(ids)) for k in range(samples)]
         self._waiting: dict[tuple[int, int], dict] = {}
-        self._written = self._begin(settings)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(alone(file, f"another process writes {file}; wait for it, or give another --out."))
+            self._written = self._begin(settings)
+            self._held = stack.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._held.close()
 
     @property
     def done(self) -> set[tuple[int, int]]:
@@ -55,7 +67,7 @@ class Lines:
     def _begin(self, settings) -> int:
         """How many whole lines the file has; what follows the last of them is cut off."""
         mark = self._file.with_name(self._file.name + SETTINGS)
-        if self._file.exists():
+        if self._file.stat().st_size:  # nothing depends on settings yet where it is empty
             known = _settings(mark)
             if known is None or known["hash"] != content_hash(dict(settings)):
                 raise self._refused(_differing(known["settings"], settings) if known else f"there is no {mark.name} beside it")
@@ -64,11 +76,9 @@ class Lines:
             self._check(whole.split(b"\n")[:-1])
             os.truncate(self._file, len(whole))
             return whole.count(b"\n")
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         partial = mark.with_name(f"{mark.name}.partial")
         partial.write_text(json.dumps({"hash": content_hash(dict(settings)), "settings": settings}, indent=1), encoding="utf-8")
         os.replace(partial, mark)
-        self._file.touch()
         return 0
 
     def _check(self, lines):

@@ -73,6 +73,7 @@ class State:
     token: Array  # int32[P, S]; what each lane reads next
     sample: Array  # int32[P, S]; the sample in the lane; -1: none
     steps: Array  # int32[]
+    most: Array  # int32[]; tokens after which a sample ends
 
 
 @struct.dataclass
@@ -91,19 +92,23 @@ def gathered(model: models.Model, params, dtype: jnp.dtype) -> Weights:
     return Weights(decoder, models.unembed(model, decoder.outside).T)
 
 
-def begin(model: models.Model, *, prompts: int, lanes: int, samples: int, prompt_tokens: int, tokens: int, dtype: jnp.dtype) -> State:
+def begin(
+    model: models.Model, *, prompts: int, lanes: int, samples: int, prompt_tokens: int, tokens: int, most: Array, dtype: jnp.dtype
+) -> State:
     """A state without prompts, on the mesh in scope.
 
     Args:
       prompts, lanes: prompts at a time, and lanes of each.
-      samples, tokens: most samples of a prompt, and most tokens of a sample.
+      samples, tokens: most samples of a prompt, and most tokens of a sample that there is room for.
       prompt_tokens: most tokens of a prompt that are cached.
+      most: int32[], at most `tokens`; a sample ends after so many.
     """
     config, tensor = model.config, sharding.mesh_shape()["tensor"]
     kv_heads = config.heads if config.kv_heads % tensor else config.kv_heads
     cache = cached.empty(config.layers, prompts, lanes, kv_heads, prompt_tokens, tokens, config.head_dim, dtype)
     idle = jnp.full((prompts, lanes), -1, out_sharding=sharding.rows_spec(2))
-    return State(cache, Prompts.none(prompts, samples), Texts.none(prompts, samples, tokens), jnp.zeros_like(idle), idle, jnp.int32(0))
+    nothing = Prompts.none(prompts, samples), Texts.none(prompts, samples, tokens)
+    return State(cache, *nothing, jnp.zeros_like(idle), idle, jnp.int32(0), jnp.asarray(most))
 
 
 def enter(state: State, keys: Array, values: Array, entering: Entering) -> State:
@@ -247,12 +252,12 @@ def _uniform(keys: Array, places: Array) -> Array:
 
 def _written(state, token, logps, sampled_logps, stop_ids):
     texts, length = state.texts, state.cache.length
-    active, most = state.sample >= 0, texts.tokens.shape[2]
+    active = state.sample >= 0
     prompt = jnp.arange(len(token))[:, None]
     sample = jnp.where(active, state.sample, texts.length.shape[1])  # beyond the end: what a resting lane draws is dropped
     length = length + active
     stopped = jnp.isin(token, jnp.array(stop_ids, jnp.int32)) if stop_ids else jnp.zeros_like(active)
-    why = jnp.where(stopped, STOP_TOKEN, jnp.where(length >= most, LENGTH, RUNNING))
+    why = jnp.where(stopped, STOP_TOKEN, jnp.where(length >= state.most, LENGTH, RUNNING))
     place = prompt, sample, length - 1
     texts = Texts(
         tokens=texts.tokens.at[place].set(token, mode="drop"),

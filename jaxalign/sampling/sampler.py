@@ -111,6 +111,7 @@ class Sampler:
         done: Collection[tuple[int, int]] = (),
         seed: int | None = None,
         room: int = 0,
+        most: int | None = None,
     ) -> Iterator[Sample]:
         """Yields the samples 0 to samples - 1 of every prompt as they end, but those in `done`, (prompt, number).
 
@@ -121,17 +122,19 @@ class Sampler:
           done: what an earlier call has drawn.
           seed: of the random keys; None: the sampler's own.
           room: calls with the same room compile alike where no prompt has more tokens, and their number is within the same power of two.
+          most: a sample ends after so many tokens, where these are fewer than max_new_tokens; it compiles nothing anew.
 
         Raises:
           ValueError: as `check`.
         """
-        self.check(prompts)
+        most = self.stopping.max_new_tokens if most is None else min(most, self.stopping.max_new_tokens)
+        self.check(prompts, new_tokens=most)
         owners: dict[Ids, list[int]] = {}
         for i, ids in enumerate(prompts):
             owners.setdefault(tuple(ids), []).append(i)
         if not owners:
             return
-        options = {"seed": self.seed if seed is None else seed, "room": room}
+        options = {"seed": self.seed if seed is None else seed, "room": room, "most": most}
         for ids, number, fields in Drawing(self, params, owners, samples, done, **options).samples():
             for prompt in owners[ids]:
                 if (prompt, number) not in done:
@@ -151,19 +154,18 @@ class Sampler:
         for _, number, fields in drawing.samples():
             yield Sample(0, number, *fields)
 
-    def check(self, prompts: Sequence[Sequence[int]], *, names: Sequence[str | int] | None = None) -> None:
-        """Raises ValueError where a prompt is empty, leaves no room for max_new_tokens, or has a token beyond the vocabulary.
+    def check(self, prompts: Sequence[Sequence[int]], *, new_tokens: int | None = None) -> None:
+        """Raises ValueError where a prompt is empty, leaves no room for its samples, or has a token beyond the vocabulary.
 
-        names are those of the prompts in the message; None: their numbers.
+        new_tokens are those of a sample at most; None: max_new_tokens.
         """
-        config, new = self.model.config, self.stopping.max_new_tokens
-        names = range(len(prompts)) if names is None else names
-        for name, ids in zip(names, prompts, strict=True):
+        config, new = self.model.config, self.stopping.max_new_tokens if new_tokens is None else new_tokens
+        for name, ids in enumerate(prompts):
             if not len(ids):
                 raise ValueError(f"prompt {name} is empty; begin it with at least one token, for example BOS.")
             if not 0 <= min(ids) <= max(ids) < config.vocab_size:
                 raise ValueError(f"prompt {name} has a token outside of the model's vocabulary, 0 to {config.vocab_size - 1}.")
-        long = [(name, len(ids)) for name, ids in zip(names, prompts, strict=True) if len(ids) + new > config.max_positions]
+        long = [(name, len(ids)) for name, ids in enumerate(prompts) if len(ids) + new > config.max_positions]
         if long:
             longest, room = max(size for _, size in long), config.max_positions
             others = f"; {len(long) - 1} of the other {len(prompts) - 1} prompts are too long as well" if len(long) > 1 else ""

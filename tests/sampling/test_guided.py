@@ -1,5 +1,6 @@
 """Guided decoding: which step is taken, and that its cosine is that of the forward pass."""
 
+import dataclasses
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,7 +13,9 @@ import toys
 from jaxalign.data.rows import pack
 from jaxalign.models import model as models
 from jaxalign.sampling import guided
-from jaxalign.sampling.sampler import Sample
+from jaxalign.sampling.law import Law
+from jaxalign.sampling.sampler import Sample, Sampler
+from jaxalign.sampling.stopping import Stopping
 from jaxalign.scoring import goal, scorer
 from jaxalign.training import forward
 
@@ -38,7 +41,7 @@ def judge():
 def draws(asked):
     """A sampler that draws STEPS; the last step of the second draw ends with a stop token. `asked` gets the prompts."""
 
-    def draw(params, prompts, *, samples):
+    def draw(params, prompts, *, samples, most):
         number = len(asked)
         asked.append(tuple(prompts[0]))
         for i in (1, 0, 2):
@@ -46,7 +49,7 @@ def draws(asked):
             logps = np.full(len(ids), CHANCES[number][i], np.float32)
             yield Sample(0, i, ids, logps, logps, "stop" if number and i == 2 else "string")
 
-    return SimpleNamespace(draw=draw)
+    return SimpleNamespace(draw=draw, model=models.build(toys.CONFIG))
 
 
 AIM = goal.Goal(np.random.default_rng(1).standard_normal(toys.CONFIG.width).astype(np.float32), "w", 1, {})
@@ -68,7 +71,7 @@ def test_the_likeliest_step_is_taken_where_the_goal_has_no_weight(judge):
     found = guided.answer(draws(asked), None, PROMPT, judge, AIM, samples=3, steps=2, weight=0.0)
     assert found.token_ids == (3, 11, 12, 13)
     np.testing.assert_allclose(found.chances, [-0.2, -0.4], rtol=1e-6)
-    assert (asked, found.finished) == ([PROMPT, (*PROMPT, 3)], False)
+    assert (asked, found.stop) == ([PROMPT, (*PROMPT, 3)], "steps")
 
 
 def test_the_step_nearest_to_the_goal_is_taken_where_it_has_all_the_weight(judge):
@@ -81,7 +84,18 @@ def test_the_step_nearest_to_the_goal_is_taken_where_it_has_all_the_weight(judge
 def test_a_stop_token_ends_the_answer(judge, monkeypatch):
     monkeypatch.setattr(goal, "of_steps", lambda *_: np.array([0.0, 0.0, 9.0]))
     found = guided.answer(draws([]), None, PROMPT, judge, AIM, samples=3, steps=9)
-    assert (found.token_ids, found.finished) == ((4, 9, 8, 14), True)
+    assert (found.token_ids, found.stop) == ((4, 9, 8, 14), "stop")
+
+
+def test_the_last_step_ends_at_the_last_position_of_either_model(judge):
+    with jax.set_mesh(toys.mesh()):
+        model = models.build(dataclasses.replace(toys.CONFIG, max_positions=14))  # a prompt of 3, lines of at most 4 tokens
+        stopping = Stopping(4)
+        ours = Sampler(model, law=Law(), stopping=stopping, seed=0, places=1, lanes=2, dtype=jnp.float32, attention="xla")
+        found = guided.answer(ours, toys.place_params(toys.params(0)), PROMPT, judge, AIM, samples=2, steps=9)
+        assert (len(found.token_ids), len(found.cosines), found.stop) == (11, 3, "positions")  # 4 + 4 + 3
+        with pytest.raises(ValueError, match="the prompt has 14 tokens, and the models have 14 positions"):
+            guided.answer(ours, None, [1] * 14, judge, AIM, samples=2, steps=9)
 
 
 def test_no_samples_and_a_goal_of_other_weights_are_refused(judge):

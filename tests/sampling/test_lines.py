@@ -43,9 +43,9 @@ def test_lines_are_read_as_they_were_added_also_those_with_separators_of_unicode
 @pytest.mark.parametrize("cut", [0, 3, 14, 20, 28, 56])
 def test_a_file_that_was_cut_is_continued_after_its_last_whole_line(tmp_path, cut):
     file = tmp_path / "out.jsonl"
-    lines = lines_of(file)
-    for key in KEYS:
-        lines.add(key, line(key))
+    with lines_of(file) as lines:
+        for key in KEYS:
+            lines.add(key, line(key))
     whole = file.read_bytes()
     file.write_bytes(whole[:cut])
     again = lines_of(file)
@@ -56,10 +56,26 @@ def test_a_file_that_was_cut_is_continued_after_its_last_whole_line(tmp_path, cu
     assert file.read_bytes() == whole
 
 
-def test_lines_of_other_settings_are_not_continued(tmp_path):
-    lines_of(tmp_path / "out.jsonl")
+def begun(file):
+    with lines_of(file) as lines:
+        lines.add(KEYS[0], line(KEYS[0]))
+
+
+def test_lines_of_other_settings_are_not_continued_and_where_there_is_none_a_file_begins(tmp_path):
+    begun(tmp_path / "out.jsonl")
     with pytest.raises(ValueError, match=r"its lines were made with seed=0, not 1\. Give another --out"):
         lines_of(tmp_path / "out.jsonl", seed=1)
+    (tmp_path / "out.jsonl").write_text("")
+    with lines_of(tmp_path / "out.jsonl", seed=1) as lines:
+        assert lines.done == set()
+
+
+def test_a_file_that_another_process_writes_is_left_alone(tmp_path):
+    with lines_of(tmp_path / "out.jsonl"):
+        with pytest.raises(ValueError, match="another process writes .*out.jsonl; wait for it, or give another --out"):
+            lines_of(tmp_path / "out.jsonl")
+    with lines_of(tmp_path / "out.jsonl"):
+        pass
 
 
 def test_a_file_of_somebody_else_is_left_alone(tmp_path):
@@ -82,9 +98,9 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path):
 )
 def test_a_file_with_a_line_that_is_not_the_one_of_its_place_is_left_alone(number, text, words, tmp_path):
     file = tmp_path / "out.jsonl"
-    lines = lines_of(file)
-    for key in KEYS:
-        lines.add(key, line(key))
+    with lines_of(file) as lines:
+        for key in KEYS:
+            lines.add(key, line(key))
     content = file.read_text().splitlines()
     content[number : number + 1] = [text]
     file.write_text("\n".join(content) + "\n")
@@ -96,7 +112,7 @@ def test_a_file_with_a_line_that_is_not_the_one_of_its_place_is_left_alone(numbe
 
 @pytest.mark.parametrize("text", ['{"hash":', "[]", "{}", '{"hash": 1, "settings": []}', ""])
 def test_damaged_settings_are_named(text, tmp_path):
-    lines_of(tmp_path / "out.jsonl")
+    begun(tmp_path / "out.jsonl")
     (tmp_path / "out.jsonl.settings.json").write_text(text)
     with pytest.raises(ValueError, match=r"out\.jsonl\.settings\.json is damaged, .* remove both files"):
         lines_of(tmp_path / "out.jsonl")

@@ -1,5 +1,6 @@
 """Samples: the cache gives what the full forward pass gives, and nothing but seed, prompt and number decides what a sample says."""
 
+import dataclasses
 import functools
 import os
 
@@ -218,6 +219,20 @@ def test_lanes_stay_busy_while_samples_end_at_different_times():
 def test_a_prompt_that_cannot_be_continued_is_refused(prompts, words):
     with pytest.raises(ValueError, match=words):
         draw("llama", prompts)
+
+
+def test_samples_may_end_at_the_last_position_of_a_model_and_are_the_beginnings_of_longer_ones():
+    prompt = [PROMPTS[0]]
+    whole = draw("gpt2", prompt, samples=3)
+    with mesh_of(ONE):
+        model, params = on_mesh("gpt2")
+        positions = len(prompt[0]) + 4
+        params = {**params, "embed": {**params["embed"], "positions": params["embed"]["positions"][:positions]}}  # NaN beyond
+        short = sampler_of(models.build(dataclasses.replace(model.config, max_positions=positions)))
+        found = {sample.number: sample for sample in short.draw(params, prompt, samples=3, most=4)}
+    for number, sample in found.items():
+        assert sample.token_ids.tolist() == whole[0, number].token_ids[:4].tolist() and sample.stop == "length"
+        np.testing.assert_allclose(sample.logps, whole[0, number].logps[:4], rtol=1e-5)
 
 
 def test_no_prompts_give_no_samples():

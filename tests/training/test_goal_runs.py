@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import re
 
 import jax
 import jax.numpy as jnp
@@ -77,12 +78,13 @@ def test_a_run_filters_and_guides_what_another_model_says(tmp_path, cache, capsy
     assert (workdir / "goals" / "4.json").is_file()
     assert generate.main([*asked, "--samples", "2", "--guide", str(workdir), "--guide-steps", "2", "--out", str(tmp_path / "g.jsonl")]) == 0
     (line,) = [json.loads(line) for line in (tmp_path / "g.jsonl").read_text().splitlines()]
-    assert len(line["cosines"]) == 2 and 2 <= len(line["token_ids"]) <= 24 and line["stop"] == "length"
+    assert len(line["cosines"]) == 2 and 2 <= len(line["token_ids"]) <= 24 and line["stop"] == "steps"
+    assert re.search(r"1 samples: \d+ tokens in .* per second with compilation; .*; 1 after 2 lines", capsys.readouterr().err)
     for flags, words in (
         (["--filter", "package:stories260k"], "scores nothing; name a run"),
         (["--filter", str(workdir), "--template", "hh"], "is written otherwise than that of the model"),
         (["--filter", str(workdir), "--guide", str(workdir)], "give one of them"),
-        (["--guide-weight", "2"], "--guide-weight has no effect without --guide RUN"),
+        (["--guide-weight", "2"], "--guide-weight has no effect without --guide;"),
     ):
         assert generate.main([*asked, *flags]) == 1 and words in capsys.readouterr().err
 
