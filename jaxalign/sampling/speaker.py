@@ -24,6 +24,10 @@ class Speaker:
     renderer: Renderer
     stop_ids: tuple[int, ...]
 
+    def ids(self, asked: Asked) -> Ids:
+        """The token ids of a prompt that the template can write, up to where the answer begins."""
+        return tuple(self.renderer.prompt_ids(asked.prompt, asked.tools))
+
     def text(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """The text of ids that follow a prompt, special tokens included."""
         return self.renderer.tokenizer.decode_after(prompt, ids)
