@@ -157,10 +157,14 @@ def _of_host(state) -> list[str]:
 
 def _causes(job, traced) -> dict[str, float]:
     batch = sum(program.local_bytes(x) for x in _leaves(traced.step.batch))
-    table = job.model.config.padded_vocab * job.model.config.width / mesh_of(job)["tensor"]
+    mesh, width = mesh_of(job), np.dtype(build.dtype(job.cfg)).itemsize
+    table = job.model.config.padded_vocab * job.model.config.width / mesh["tensor"]
+    layer = sum(x.size for x in _leaves(job.model.shapes["layers"])) / job.model.config.layers / mesh["tensor"]
+    ahead = mesh["fsdp"] > 1 and job.topology.platform in overlap.OPTIONS
     learned = ("embed" if job.model.config.tied else "head") in traced.step.state.trainable
-    sizes = {"table_bytes": table * np.dtype(build.dtype(job.cfg)).itemsize, "table_gradient_bytes": table * 4 if learned else 0.0}
-    return memory.by_cause(traced.state, traced.work, batch_bytes=batch, **sizes, microbatches=job.cfg.batch.gradient_accumulation_steps)
+    sizes = {"table_bytes": table * width, "table_gradient_bytes": table * 4 if learned else 0.0}
+    sizes |= {"prefetched_bytes": layer * width if ahead else 0.0, "batch_bytes": batch}
+    return memory.by_cause(traced.state, traced.work, **sizes, microbatches=job.cfg.batch.gradient_accumulation_steps)
 
 
 def _compiled_causes(job, traced, made, read) -> dict[str, float]:

@@ -17,6 +17,7 @@ ARRAY = re.compile(r"\b(pred|bf16|f16|f32|f64|[su](?:4|8|16|32|64))\[([\d,]*)\]"
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 CALLED = re.compile(r"(calls|to_apply|body|condition|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 CHAIN = re.compile(r'chain_id="(\d+)"')  # of a collective that fusions carry while they compute something else
+NO_ESTIMATE = str(2**63 - 1)  # cycles of an instruction that the compiler cannot tell
 OPERAND = re.compile(r"%([\w.\-]+)")
 
 
@@ -118,11 +119,12 @@ class Program:
         return total
 
     def cycles(self) -> float:
-        """The compiler's estimate of cycles, loops counted; it has none of collectives and of kernels."""
+        """The compiler's estimate of cycles, loops counted; it has none of collectives, of kernels and, on tpu7x, of some copies."""
         fused = {called for _, one in self.running() if one.opcode == "fusion" for _, called in called_by(one)}
         total = 0.0
         for name, one in self.running():
-            if name not in fused and (match := re.search(r'"estimated_cycles":"(\d+)"', one.rest)):
+            match = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
+            if match and name not in fused and match.group(1) != NO_ESTIMATE:
                 total += int(match.group(1)) * self.times[name]
         return total
 

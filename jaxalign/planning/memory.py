@@ -33,7 +33,14 @@ def state_bytes(state) -> State:
 
 
 def by_cause(
-    state: State, work: Work, *, batch_bytes: float, table_bytes: float, table_gradient_bytes: float, microbatches: int
+    state: State,
+    work: Work,
+    *,
+    batch_bytes: float,
+    table_bytes: float,
+    table_gradient_bytes: float,
+    prefetched_bytes: float,
+    microbatches: int,
 ) -> dict[str, float]:
     """Bytes of one device at the step's peak by CAUSES.
 
@@ -44,6 +51,7 @@ def by_cause(
       batch_bytes: of a device's part of the batch.
       table_bytes: of the output table in the dtype of the matmuls, whole over fsdp: the head gathers it.
       table_gradient_bytes: of its gradient before that is split.
+      prefetched_bytes: of the whole weights of a layer, where they are gathered while another one computes.
       microbatches: parts that the rows of a step are split into.
     """
     head = table_bytes + table_gradient_bytes + work.head_bytes
@@ -55,5 +63,5 @@ def by_cause(
         "gradients": state.trained * (2 if microbatches > 1 else 1),
         "activations": work.saved_bytes,
         "head": head,
-        "temporary": max(0.0, layer - head) + batch_bytes,
+        "temporary": max(0.0, layer - head) + batch_bytes + prefetched_bytes,
     }

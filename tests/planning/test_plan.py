@@ -196,6 +196,15 @@ def test_a_checkpoint_of_no_known_shape_asks_for_a_preset():
         planned.shape_of_model(resolve(config(model=dict(checkpoint="somebody/large-model-13b"))), preset=None)
 
 
+def test_the_weights_of_one_layer_are_gathered_ahead_on_tpus(monkeypatch):
+    here = job(mesh=dict(fsdp=-1))
+    temporary = planning.quick(here)["memory_gib"]["temporary"]
+    monkeypatch.setattr(planning.overlap, "OPTIONS", {})
+    weights = sum(x.size for x in jax.tree.leaves(here.model.shapes["layers"])) / here.model.config.layers
+    width = jax.numpy.dtype(build.dtype(here.cfg)).itemsize
+    assert temporary - planning.quick(here)["memory_gib"]["temporary"] == pytest.approx(weights * width / 2**30)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'jaxalign[tpu]'")
 def test_a_step_is_compiled_for_two_tpu_slices_and_only_parts_of_gradients_cross_them(tmp_path):
