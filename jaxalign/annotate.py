@@ -8,7 +8,6 @@ its scores as a column. --relabel turns pairs around where the reward, or a --ju
 and the worst answer of every prompt, of rows with several answers or of samples of `generate`.
 """
 
-import ast
 from collections.abc import Sequence
 import json
 import os
@@ -134,10 +133,10 @@ def _judged(options):
     import jax
 
     from jaxalign import sharding
-    from jaxalign.scoring import annotations, judge, rewards
+    from jaxalign.scoring import annotations, judge, rewards, specs
 
-    reward = rewards.make(_literal(options.reward)) if options.reward else None
-    judges = judge.make(_literal(options.judge)) if options.judge else None
+    reward = rewards.make(specs.of_flag(options.reward)) if options.reward else None
+    judges = judge.make(specs.of_flag(options.judge)) if options.judge else None
     judged = _read(options, reward)
     column = options.column or COLUMN
     if not (options.relabel or options.pairs):
@@ -230,16 +229,6 @@ def _relabel(column, judged, reward, judges):
         *annotations.left_out(judged),
         f"agreement with the labels, a tie counting half: {agrees:.3f} (95 %: {wilson(agrees, there)}) of {there:,} pairs",
     ]
-
-
-def _literal(text):
-    """A spec: a dict as Python writes it, or the text itself."""
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        raise ValueError(f"{text!r} is no dict as Python writes it, like {{'kind': 'length', 'unit': 'words'}}.") from error
 
 
 if __name__ == "__main__":

@@ -9,11 +9,8 @@ A run is evaluated with the configuration in its checkpoint, in which any key ca
 --reward and --against make the model answer prompts, and judge its answers: they set keys of eval.generate.
 """
 
-from collections.abc import Sequence
 import hashlib
-import itertools
 import json
-import math
 from pathlib import Path
 import shlex
 import sys
@@ -36,14 +33,14 @@ FLAGS = (
     ("--checkpoint", {"help": "with --config: folder of weights, or a name on the hub; model.checkpoint of the config is its reference"}),
     ("--out", {"type": local, "help": "file for the numbers, as JSON (default: WORKDIR/evaluations/NAME.json)"}),
     ("--against", {"metavar": "MODEL", "help": "compare answers with those of a run or a folder, of reference, or with chosen ones"}),
-    ("--reward", {"action": "append", "metavar": "SPEC", "help": "gsm8k, FILE.py:NAME, model:NAME, judge:MODEL@URL, ...; may be repeated"}),
-    ("--judge", {"metavar": "SPEC", "help": "decides which of two answers is better (default: the only reward)"}),
+    ("--reward", {"action": "append", "metavar": "SPEC", "help": "gsm8k, FILE.py:NAME, model:NAME, a dict, ...; may be repeated"}),
+    ("--judge", {"metavar": "SPEC", "help": "decides which of two answers is better: MODEL@URL or a reward (default: the only reward)"}),
     ("--prompts", {"metavar": "FILE", "help": "rows with prompts (default: the held-out rows)"}),
+    ("--limit", {"metavar": "N", "help": "the first so many different prompts, or all (default: that of the run, else 64)"}),
     ("--samples", {"type": int, "help": "answers to every prompt"}),
     ("--max-new-tokens", {"type": int, "help": "an answer ends after so many tokens"}),
     ("--temperature", {"type": float, "help": "of the answers; 0: the likeliest token"}),
 )
-OF_ANSWERS = ("against", "judge", "prompts", "samples", "max_new_tokens", "temperature")  # flags that are keys of eval.generate
 
 
 class Subject(NamedTuple):
@@ -71,7 +68,9 @@ def _evaluate(argv):
         raise ValueError(f"--out {options.out} is a folder; name a file for the numbers, like {Path(options.out) / 'evaluation.json'}.")
     if bool(options.config) != bool(options.checkpoint):
         raise ValueError("--config and --checkpoint go together; a run is evaluated with its own configuration, and --config.KEY=VALUE.")
-    overrides += _of_answers(options)
+    from jaxalign.config import answer_flags
+
+    overrides += answer_flags.overrides(options)
     subject = _of_run(options, overrides) if options.workdir else _of_folder(options, overrides)
     import jax
 
@@ -82,29 +81,6 @@ def _evaluate(argv):
     if jax.process_index() == 0:
         command = shlex.join(["python", "-m", "jaxalign.evaluate", *(sys.argv[1:] if argv is None else argv)])
         _report(subject, numbers, answers, command)
-
-
-def _of_answers(options) -> list[str]:
-    """What the flags for answers set in the configuration, as it is typed: --config.eval.generate.KEY=VALUE."""
-    values = {name: value for name in OF_ANSWERS if (value := getattr(options, name)) is not None}
-    if not math.isfinite(values.get("temperature", 0)):
-        raise ValueError(f"--temperature {values['temperature']} must be a finite number of at least 0.")
-    values |= {name: repr(values[name]) for name in ("against", "prompts") if name in values}  # text, whatever it looks like
-    if options.reward:  # with them goes the judge of those before
-        values = {"judge": None, **values, "rewards": repr(rewards_by_name(options.reward))}
-    below = f"{options.stage}." if options.config and options.stage else ""
-    return [f"--config.{below}eval.generate.{name}={value}" for name, value in values.items()]
-
-
-def rewards_by_name(specs: Sequence[str]) -> dict[str, str]:
-    """Name -> spec of rewards: the name is that of the function, of the model's folder, or of the rule."""
-    named: dict[str, str] = {}
-    for spec in specs:
-        kind, _, rest = spec.partition(":")
-        name = kind if kind == "regex" or not rest else rest if kind.endswith(".py") else Path(rest.partition("@")[0]).name or rest
-        free = (one for number in itertools.count(1) if (one := name if number == 1 else f"{name}-{number}") not in named)
-        named[next(free)] = spec
-    return named
 
 
 def _of_run(options, overrides) -> Subject:

@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 import pytest
 
 from jaxalign import evaluate, train
+from jaxalign.config import answer_flags
 from jaxalign.config.files import override
 from jaxalign.reports import log
+from jaxalign.scoring.specs import by_name
 from jaxalign.training import runs
 
 OPTIMIZED = True
@@ -46,11 +48,14 @@ def numbers(path):
 
 def test_flags_that_name_something_are_text_whatever_they_look_like():
     flags = dict(
-        workdir="x", reward=None, config=None, stage=None, against="2024", judge=None, prompts="None", samples=2, max_new_tokens=None
+        reward=["length", "{'kind': 'length', 'unit': 'words'}"], config=None, stage=None, against="2024", judge="{'kind': 'gsm8k'}"
     )
+    numbers = dict(prompts="None", limit="all", samples=2, max_new_tokens=None, temperature=0.5)
     config = ConfigDict({"eval": {"generate": {}}})
-    override(config, evaluate._of_answers(argparse.Namespace(**flags, temperature=0.5)))
-    assert config.eval.generate.to_dict() == {"against": "2024", "prompts": "None", "samples": 2, "temperature": 0.5}
+    override(config, answer_flags.overrides(argparse.Namespace(**flags, **numbers)))
+    rewards = {"length": "length", "length-2": {"kind": "length", "unit": "words"}}
+    set_so = {"against": "2024", "prompts": "None", "limit": None, "samples": 2, "temperature": 0.5}
+    assert config.eval.generate.to_dict() == {**set_so, "judge": {"kind": "gsm8k"}, "rewards": rewards}
 
 
 @pytest.mark.parametrize(
@@ -59,10 +64,12 @@ def test_flags_that_name_something_are_text_whatever_they_look_like():
         (["a.py:f1", "b.py:f1", "c.py:f1"], ["f1", "f1-2", "f1-3"]),
         (["a.py:f-2", "a.py:f", "b.py:f"], ["f-2", "f", "f-3"]),
         (["model:runs/rm_0@3", "model:other/rm_0", "length"], ["rm_0", "rm_0-2", "length"]),
+        ([dict(kind="model", model="runs/rm"), dict(kind="python", function="a.py:f"), dict(kind="sum", of={})], ["rm", "f", "sum"]),
+        ([dict(kind="judge", model="org/m@http://h/v1"), "judge:org/m@http://h/v1", "python:a.py:f"], ["m", "m-2", "f"]),
     ],
 )
 def test_every_reward_has_a_name_of_its_own(specs, names):
-    named = evaluate.rewards_by_name(specs)
+    named = by_name(specs)
     assert list(named.values()) == specs and len(set(named)) == len(specs)
     assert list(named) == names
 
@@ -143,6 +150,8 @@ def test_a_folder_of_weights_is_evaluated_against_the_model_of_the_config(finish
         (["--config", TINY, "--checkpoint", "/nope", "--config.data.eval.path=/nope.jsonl"], "/nope is not a folder"),
         (["--checkpoint", "x"], "--config and --checkpoint go together"),
         (["--workdir", "RUN/dpo", "--temperature", "nan"], "--temperature nan must be a finite number"),
+        (["--workdir", "RUN/dpo", "--reward", "{'kind'"], "is no dict as Python writes it"),
+        (["--workdir", "RUN/dpo", "--limit", "0"], "--limit 0 must be a whole number of prompts from 1, or all"),
         (["--workdir", "RUN"], "is a run of stages dpo, sft"),
         (["--workdir", "RUN/dpo", "--step", "7"], "checkpoints of steps [1, 2], not 7"),
         (["--workdir", "RUN/dpo", "--step", "last"], "comes the step of a checkpoint, or best"),

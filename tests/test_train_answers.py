@@ -100,11 +100,12 @@ def test_an_evaluation_finds_the_same_numbers_and_changes_with_errors(finished, 
     assert "Against reference it wins" in shown and "How they were drawn and judged: against reference, " in shown
 
 
-def test_flags_name_the_others_and_the_reward(finished, tmp_path):
-    flags = ["--against", str(finished), "--reward", "length", "--temperature", "0", "--out", str(tmp_path / "x.json")]
-    assert evaluate.main(["--workdir", str(finished), *flags]) == 0
+def test_flags_name_the_others_the_reward_and_the_number_of_prompts(finished, tmp_path, capsys):
+    flags = ["--against", str(finished), "--reward", "{'kind': 'length'}", "--limit", "5", "--temperature", "0"]
+    assert evaluate.main(["--workdir", str(finished), *flags, "--out", str(tmp_path / "x.json")]) == 0
+    assert "prompts of eval.generate: limit=5 takes the first 5 and leaves the last " in capsys.readouterr().err
     found = json.loads((tmp_path / "x.json").read_text())
-    assert found["checkpoint"]["generate/win_rate"] == {"value": 0.5, "se": 0, "n": 6}  # it meets itself, and greedy texts are the same
+    assert found["checkpoint"]["generate/win_rate"] == {"value": 0.5, "se": 0, "n": 5}  # it meets itself, and greedy texts are the same
     assert {line["against"]["from"] for line in lines(tmp_path / "x.samples.jsonl")} == {str(finished)}
     assert found["checkpoint"]["generate/kl"]["value"] > 0  # of answers at temperature 1
 

@@ -124,11 +124,13 @@ def _speaking(cfg, model, sets, tell, *, judging) -> Speaking:
     law = laws.of(spec)
     drawing = Drawing(spec["samples"], law, spec["max_new_tokens"], tuple(spec["stop"]), spec["seed"], spec["places"])
     counts = Counts()
-    rows = _asked(cfg, spec, sets, counts, chat=speaker.renderer.template is not None)
+    rows, total = _asked(cfg, spec, sets, counts, chat=speaker.renderer.template is not None)
     room = room_of_prompts("eval.generate.max_new_tokens", spec["max_new_tokens"], model.config.max_positions)
     asked = fixed_prompts.chosen(rows, speaker, counts, limit=spec["limit"], most_tokens=room)
     if counts.rules:
         tell([f"prompts of eval.generate: {counts.lines()[0]}", *counts.lines()[1:]])
+    if left := total - counts.read:
+        tell([f"prompts of eval.generate: limit={spec['limit']} takes the first {len(asked):,} and leaves the last {left:,} rows out"])
     decoder = models.decoder(model)
     for reward in judging.rewards.values():
         reward.check([one.columns for one in asked])
@@ -147,7 +149,7 @@ def _speaking(cfg, model, sets, tell, *, judging) -> Speaking:
 
 
 def _asked(cfg, spec, sets, counts, *, chat):
-    """The prompts of a source of their own, or of the first held-out set."""
+    """(the prompts of a source of their own, or of the first held-out set; how many rows these are)."""
     if spec["prompts"] is not None:
         given = _source_of_prompts(spec)
         numbers, format = None, given.get("format")
@@ -155,7 +157,8 @@ def _asked(cfg, spec, sets, counts, *, chat):
         name, source = next(iter(held_out_sources(cfg).items()))
         numbers, format = sets.held_out[name].source_rows.tolist(), sets.held_out[name].meta["format"]
         given = sources.given(source)
-    return prompts.read(sources.read(given), counts, numbers=numbers, format=format, chat=chat, scoring=judgements(given)["scoring"])
+    rows, how = sources.read(given), {"format": format, "chat": chat, "scoring": judgements(given)["scoring"]}
+    return prompts.read(rows, counts, numbers=numbers, **how), len(rows if numbers is None else numbers)
 
 
 def _source_of_prompts(spec):
