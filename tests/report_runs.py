@@ -6,13 +6,16 @@ PROMPTS = 40
 HOSTILE = "<script>document.title='x'</script><img src=x onerror=alert(1)>\"'&amp;\x00\x1b[31m]]>--></style></svg>"
 
 
-def write(folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen", model="base; llama", text="plain", samples=()):
+def write(
+    folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen", model="base; llama", text="plain", samples=(), answers=None
+):
     """A finished run: held-out lines with an error of 0.03 over PROMPTS prompts, a training curve, and a summary.
 
     Args:
       lines: {"step", NAME: value} each.
       text: stands wherever a user's text does.
       samples: of the summary.
+      answers: how the run's own answers were drawn and judged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     steps = [{"step": step, "split": "train", "loss": 1 / (step + 1), "speed/tokens_per_s": 900.0 + step} for step in range(10)]
@@ -24,11 +27,12 @@ def write(folder, *, lines, seed=0, objective="dpo, beta 0.1", reference="frozen
     rows |= {"prompts": 47, "pairs": 47, "tokens": 1234, "fill": 0.9}
     run = {"start_step": 0, "starts": 1, "seconds": 75.0, "command": f"python -m jaxalign.train --config {text}", "date": "2026-01-02"}
     settings = {"objective": objective, "reference": reference, "model": model, "text": f"template {text}, pack True", "seed": str(seed)}
+    settings |= {"answers": answers} if answers else {}
     facts = {"name": folder.name, "settings": settings, "data": {"training": rows, "held out": rows}, "samples": list(samples)}
     (folder / "summary.json").write_text(json.dumps(facts | {"run": run | {"devices": "1 x cpu", "versions": "jax 0"}}))
 
 
-def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against=None, prompts=None, se=0.1, settings=None, **metrics):
+def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against=None, prompts=None, se=0.1, settings=None, **options):
     """An evaluation of generated answers beside a run.
 
     Args:
@@ -37,7 +41,7 @@ def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against
       prompts: their texts.
       se: the error of every metric.
       settings: how the answers were drawn and judged.
-      metrics: generate/NAME=value, besides the mean reward.
+      options: of `_numbers`, and metrics as NAME=value of generate/NAME besides the mean reward.
     """
     lines = []
     for i, reward in enumerate(rewards):
@@ -48,13 +52,26 @@ def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against
             line["against"] = {"text": text, "rewards": {name: other}, "from": against[0]}
             line["verdict"] = 0.5 if reward == other else float(reward > other)
         lines.append(line)
-    if against:
-        metrics["win_rate"] = sum(line["verdict"] for line in lines) / len(lines)
-    metrics["reward"] = sum(rewards) / len(rewards)
-    numbers = {f"generate/{name}": {"value": value, "se": se, "n": len(lines)} for name, value in metrics.items()}
-    folder = folder / "evaluations"
-    folder.mkdir(exist_ok=True)
-    whole = {"command": "x", "start": {}, "checkpoint": numbers, "change": {}}
-    whole |= {"settings": {"answers": settings}} if settings else {}
-    (folder / f"step-{step}.json").write_text(json.dumps(whole))
-    (folder / f"step-{step}.samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = {"win_rate": sum(line["verdict"] for line in lines) / len(lines)} if against else {}
+    _numbers(folder, lines, {"reward": sum(rewards) / len(rewards), **given}, se, settings, **{"file": f"step-{step}", **options})
+
+
+def _numbers(folder, lines, values, se, settings, *, file, time=None, start=None, change=None, **metrics):
+    """Writes the files of an evaluation.
+
+    Args:
+      file: its name without the ending.
+      time: when it ended, as it wrote it.
+      start: NAME -> value of generate/NAME before training.
+      change: likewise the whole estimate of the change.
+    """
+
+    def estimates(values):
+        return {f"generate/{name}": {"value": value, "se": se, "n": len(lines)} for name, value in values.items()}
+
+    (folder / "evaluations").mkdir(exist_ok=True)
+    whole = {"command": "x", "start": estimates(start or {}), "checkpoint": estimates(values | metrics)}
+    whole |= {"change": {f"generate/{name}": one for name, one in (change or {}).items()}}
+    whole |= ({"settings": {"answers": settings}} if settings else {}) | ({"time": time} if time else {})
+    (folder / f"evaluations/{file}.json").write_text(json.dumps(whole))
+    (folder / f"evaluations/{file}.samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,7 +1,9 @@
 """The page about runs: what it answers, that users' texts stay texts, and what it does where something is missing or damaged."""
 
+import datetime
 from html.parser import HTMLParser
 import json
+import os
 import re
 
 import pytest
@@ -121,30 +123,76 @@ def test_rewards_of_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
     assert questions.paired_rewards(*entries, "generate/reward") is None
 
 
-def test_rewards_of_different_kinds_or_prompts_are_not_taken_for_the_same(tmp_path):
-    for name, kind, prompts in (("a", "one", None), ("b", "other", None), ("c", "one", [f"else {i}" for i in range(PROMPTS)])):
+def test_rewards_of_different_kinds_or_prompts_are_not_compared(tmp_path):
+    of_runs = {"a": ("one", None), "b": ("other", None), "c": ("one", [f"else {i}" for i in range(PROMPTS)]), "d": ("one", None)}
+    for name, (kind, prompts) in of_runs.items():
         write(tmp_path / name, lines=lines(0.6), objective=name)
         evaluate(tmp_path / name, [0.5] * PROMPTS, name=kind, prompts=prompts)
-    entries, _ = contents.read([tmp_path / name for name in "abc"])
-    asked = questions.questions(entries)
-    found = [(one.what.rpartition(", ")[2], [side.entry.name for side in one.sides]) for one in asked if one.metric == "generate/reward"]
-    assert found == [("one", ["a", "c"]), ("other", ["b"])]
-    assert [questions.on_other_prompts(one) for one in asked] == [True, False, False]
-    assert page(tmp_path, *(tmp_path / name for name in "abc")).text.count("measured on different prompts") == 1
+    entries, _ = contents.read([tmp_path / name for name in of_runs])
+    asked = [one for one in questions.questions(entries) if one.metric.startswith("generate/reward")]
+    assert sorted([side.entry.name for side in one.sides] for one in asked) == [["a", "d"], ["b"], ["c"]]
+    whats = {one.sides[0].entry.name: one.what for one in asked}
+    assert re.fullmatch(r"reward of generated answers, 40 prompts \(\w{4}\), by one", whats["a"])
+    assert whats["c"].endswith(", by one") and whats["b"].endswith(", by other") and len(set(whats.values())) == 3
+    text = page(tmp_path, *(tmp_path / name for name in of_runs)).text
+    assert "Answers that were drawn or judged in different ways are not compared in generate/reward (" in text
 
 
-def test_answers_that_were_drawn_otherwise_are_told_with_their_opponents(tmp_path):
+def test_answers_that_were_drawn_otherwise_are_not_compared_and_told_with_their_opponents(tmp_path):
     for name, tokens, other in (("a", 24, "reference"), ("b", 8, f"{tmp_path}/a")):
         write(tmp_path / name, lines=[], objective=name)
         how = f"max_new_tokens {tokens}, temperature 1.0, rewards.judge length, limit {tokens}"
         evaluate(tmp_path / name, [tokens + i % 3 for i in range(20)], against=(other, [9.5] * 20), settings=how)
     found = page(tmp_path, tmp_path / "a", tmp_path / "b")
-    assert "which may be the difference: a with max_new_tokens 24 and b with max_new_tokens 8." in found.text
+    assert "not compared in generate/reward (a: max_new_tokens 24; b: max_new_tokens 8); evaluate all with the same flags" in found.text
+    assert "beats" not in found.text and "it leads" not in found.text
     assert "Settings: max_new_tokens 8, temperature 1.0, rewards.judge length." in found.text
     assert "They were drawn otherwise: a with max_new_tokens 24; b with max_new_tokens 8." in found.text
     assert "won against its start" in found.cards[0] and "lost against a" in found.cards[1]
-    evaluate(tmp_path / "b", [1.0] * 20, settings="max_new_tokens 24, temperature 1.0, rewards.judge length")
-    assert "otherwise" not in page(tmp_path, tmp_path / "a", tmp_path / "b").text
+    evaluate(tmp_path / "b", [1.0] * 20, settings="max_new_tokens 24, temperature 1.0, samples 4, rewards.named length")
+    text = page(tmp_path, tmp_path / "a", tmp_path / "b").text
+    assert "otherwise" not in text and "different ways" not in text and "a is better in reward of generated answers: it beats b by" in text
+
+
+def test_a_later_evaluation_replaces_what_training_logged_with_the_same_settings_and_stands_apart_with_others(tmp_path):
+    how = "max_new_tokens 8, rewards.judge length"
+    write(tmp_path / "run", lines=lines(0.6, **{"generate/reward": 1.0, "generate/kl": 0.1}), answers=how)
+    (tmp_path / "run/samples").mkdir()
+    said = [{"id": i, "prompt": f"prompt {i}", "text": "t", "rewards": {"judge": 1.0}} for i in range(4)]
+    (tmp_path / "run/samples/step-9.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
+    evaluate(tmp_path / "run", [2.0, 4.0, 2.0, 4.0], settings=how, start={"reward": 1.5})
+    evaluate(tmp_path / "run", [9.0] * 4, settings="max_new_tokens 9, rewards.judge length", file="step-9-0a1b", start={"reward": 7.0})
+    (entry,), _ = contents.read([tmp_path / "run"])
+    first, last = (dict(entry.runs[0].held_out)[step] for step in (0, 9))
+    same, other = (f"generate/reward · max_new_tokens {limit}" for limit in (8, 9))
+    assert [(part[same].value, part[other].value) for part in (first, last)] == [(1.5, 7.0), (3.0, 9.0)]
+    assert last["generate/kl"].value == 0.1 and [one.name for one in entry.runs[0].evaluations] == ["step-9", "step-9-0a1b"]
+
+
+@pytest.mark.parametrize("wrote_time", [True, False])
+def test_of_two_evaluations_of_a_step_the_newest_counts_everywhere(tmp_path, wrote_time):
+    write(tmp_path / "run", lines=lines(0.6))
+    for file, hour, won in (("step-9-a", 12, 1.0), ("step-9-b", 11, 0.0), ("step-9-c", 10, 0.5)):
+        time = f"2026-01-02T{hour}:00:00+00:00"
+        evaluate(tmp_path / "run", [won] * 4, against=("other", [0.5] * 4), file=file, text=file, time=time if wrote_time else None)
+        seconds = datetime.datetime.fromisoformat(time).timestamp()
+        os.utime(tmp_path / f"run/evaluations/{file}.json", (seconds, seconds) if not wrote_time else None)
+    entries, _ = contents.read([tmp_path / "run"])
+    (duel,), (question, *_) = questions.duels(entries), questions.questions(entries)
+    assert duel.rate.value == question.sides[0].mean == dict(entries[0].runs[0].held_out)[9]["generate/win_rate"].value == 1.0
+    assert "step-9-a" in page(tmp_path, tmp_path / "run").cards[0]
+
+
+def test_an_answer_without_a_score_takes_the_others_no_change_and_their_number_is_told(tmp_path):
+    write(tmp_path / "run", lines=lines(0.6))
+    change = {"reward": {"value": 2.0, "se": 0.1, "n": PROMPTS - 1}}
+    evaluate(tmp_path / "run", [5.0] * PROMPTS, start={"reward": 2.9}, change=change)
+    entries, _ = contents.read([tmp_path / "run"])
+    question = questions.questions(entries)[0]
+    _, found = questions.since_start(question, question.sides[0])
+    assert (found.value, found.prompts) == (2.0, PROMPTS - 1) and found.high - found.low < 0.5
+    text = page(tmp_path, tmp_path / "run").text
+    assert f"went from 2.9 to 5, by 2.00 (1.80 to 2.20, on the {PROMPTS - 1} prompts that have both)" in text
 
 
 def test_accuracies_that_mean_something_else_are_not_ranked_and_other_starts_are_told(tmp_path):
@@ -207,7 +255,7 @@ def test_of_each_seed_the_last_comparison_with_an_opponent_counts_and_those_of_t
     assert read() == [("reference", 0.75, 1)]
     for step, won in ((3, 1.0), (6, 0.0)):
         evaluate(tmp_path / "run", [won] * 4, step=step, against=("other", [0.5] * 4))
-    assert read() == [("reference", 0.75, 1), ("other", 0.0, 1)]
+    assert read() == [("other", 0.0, 1), ("reference", 0.75, 1)]
 
 
 def test_what_started_from_different_models_stands_in_different_panels(tmp_path):

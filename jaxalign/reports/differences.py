@@ -62,12 +62,13 @@ def between(
 
     Args:
       first, second: the metric of each seed of either side, at least one each.
-      paired: the same difference measured prompt by prompt (`estimates.change`): what the sides share on a prompt is then not in the error.
-        Without it the prompts of the two sides count as different ones, which is on the safe side.
+      paired: the same difference measured prompt by prompt (`estimates.change`), on the prompts that both sides have; it is the value then,
+        and what the sides share on a prompt is not in its error. Without it the prompts of the two sides count as different ones, which is
+        on the safe side.
       share: whether the metric is one of prompts, 0 to 1.
       level: share of such intervals that hold the true difference.
     """
-    value, sides = _value(first) - _value(second), [first, second]
+    value, sides = _value(first) - _value(second) if paired is None else paired.value, [first, second]
     if share and paired is None:
         one, other = (mean(side, share=True, level=level) for side in sides)
         below = math.hypot(one.value - one.low, other.high - other.value)
@@ -75,7 +76,8 @@ def between(
         return Difference(value, value - below, value + above, *_counts(sides))
     over_prompts = [_over_prompts(side, value) for side in (sides if paired is None else [[paired]])]
     variance, freedom = _total([*over_prompts, *_over_seeds(first), *_over_seeds(second)])
-    return _student(value, variance, freedom, sides, level)
+    found = _student(value, variance, freedom, sides, level)
+    return found if paired is None else found._replace(prompts=min(found.prompts, paired.n))
 
 
 def simultaneous(comparisons: int) -> float:

@@ -1,12 +1,12 @@
 """The answer that a report begins with: which configuration is better, by how much, and whether that can be told."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import math
 
 from jaxalign.reports import differences
 from jaxalign.reports.alarms import falling
 from jaxalign.reports.differences import Difference
-from jaxalign.reports.html import charts
+from jaxalign.reports.html import charts, measures
 from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.markup import Markup, join, tag
 from jaxalign.reports.html.questions import (
@@ -19,7 +19,6 @@ from jaxalign.reports.html.questions import (
     duels,
     gap,
     on_other_prompts,
-    other_settings,
     other_starts,
     questions,
     since_start,
@@ -43,6 +42,7 @@ def section(entries: Sequence[Entry]) -> Markup:
     return join(
         _duels(direct),
         *(_ranking(question, entries) for question in of_answers),
+        *_apart(of_answers),
         _duels(others),
         *(_ranking(question, entries) for question in held_out),
         *map(_alarm, entries),
@@ -67,9 +67,13 @@ def _alarm(entry: Entry) -> Markup | None:
 def _duels(judged: list[Duel]) -> Markup | None:
     if not judged:
         return None
-    rows = [charts.Interval(f"{duel.entry.name} against {_named(duel)}", duel.entry.number, *_ends(duel.rate)) for duel in judged]
+    rows = [charts.Interval(_pair(duel), duel.entry.number, *_ends(duel.rate)) for duel in judged]
     label = "win rate with its 95 % interval, a tie counting half; the dotted line is a draw"
     return _finding(map(_won, judged), charts.intervals(rows, label=label, line=CHANCE))
+
+
+def _pair(duel: Duel) -> str:
+    return f"{duel.entry.name} against {_named(duel)}{f' ({duel.label})' if duel.label else ''}"
 
 
 def _named(duel: Duel) -> str:
@@ -99,22 +103,32 @@ def _ranking(question: Question, entries: Sequence[Entry]) -> Markup:
     return _finding([join(sentence, without)], charts.intervals(rows, label=label, line=question.chance))
 
 
+def _apart(asked: Sequence[Question]) -> Iterator[Markup]:
+    """Who cannot be ranked by a metric of answers, as these were drawn or judged otherwise: a sentence for each such metric."""
+    for metric, same in {measures.metric(one.metric): [] for one in asked}.items():
+        same += [one for one in asked if measures.metric(one.metric) == metric]
+        whose = [[side.entry.name for side in one.sides] for one in same]
+        if max(map(len, whose)) < len({name for names in whose for name in names}):
+            ways = "; ".join(f"{listed(names)}: {measures.label(one.metric)}" for one, names in zip(same, whose, strict=True))
+            flags = ("; evaluate all with the same flags of ", tag("code", "python -m jaxalign.evaluate"), " to rank them.")
+            told = ("Answers that were drawn or judged in different ways are not compared in ", tag("code", metric), f" ({ways})", *flags)
+            yield tag("p", *told, class_="verdict")
+
+
 def _compared(question: Question) -> Markup:
     """The best side against all others; the intervals of all possible comparisons hold together, as the best was not known before."""
     best, *others = question.sides
     comparisons = math.comb(len(question.sides), 2)
     gaps = [(side, gap(question, best, side, level=differences.simultaneous(comparisons))) for side in others]
-    beaten = [f"{side.entry.name} by {_by(one)}" for side, one in gaps if one.sign > 0]
-    undecided = [f"{side.entry.name} (it leads by {_by(one)})" for side, one in gaps if one.sign <= 0]
+    beaten = [f"{side.entry.name} by {_by(one, best, side)}" for side, one in gaps if one.sign > 0]
+    undecided = [f"{side.entry.name} (it leads by {_by(one, best, side)})" for side, one in gaps if one.sign <= 0]
     name, note = best.entry.name, " All intervals hold together in 95 of 100 cases." if comparisons > 1 else ""
     note += " They were measured on different prompts." if on_other_prompts(question) else ""
-    if differing := other_settings(question):
-        note += f" Their answers were drawn or scored otherwise, which may be the difference: {listed(differing)}."
     if models := other_starts(question):
         note += f" They started from different models, {listed(models)}, so that their accuracy is measured against different ones."
     if not beaten:
         return join(f"Which has the best {question.what} ", NOT_TOLD, f": {name} leads ",
-                    listed([f"{side.entry.name} by {_by(one)}" for side, one in gaps]), ".", note)  # fmt: skip
+                    listed([f"{side.entry.name} by {_by(one, best, side)}" for side, one in gaps]), ".", note)  # fmt: skip
     rest = join(" Whether it is better than ", listed(undecided, " or "), " ", NOT_TOLD, ".") if undecided else None
     return join(tag("b", f"{name} is better"), f" in {question.what}: it beats {listed(beaten)}.", rest, note)
 
@@ -127,7 +141,7 @@ def _alone(question: Question, side: Side) -> Markup:
     started, one = changed
     told = {1: tag("b", f"{name} is better than at its start"), -1: tag("b", f"{name} is worse than at its start")}
     head = told.get(one.sign) or join(f"Whether {name} is better than at its start ", NOT_TOLD)
-    return join(head, f": {question.what} went from {started:.4g} to {side.mean:.4g}, by {_by(one)}.")
+    return join(head, f": {question.what} went from {started:.4g} to {side.mean:.4g}, by {_by(one, side)}.")
 
 
 def _finding(sentences: Iterable[Markup], picture: Markup) -> Markup:
@@ -148,11 +162,13 @@ def _ends(one: Difference) -> tuple[float, float, float, str]:
     return one.value, one.low, one.high, text.replace("-", "−")
 
 
-def _by(one: Difference) -> str:
-    """A difference with its interval: "0.12 (0.03 to 0.21)"."""
+def _by(one: Difference, *sides: Side) -> str:
+    """A difference with its interval: "0.12 (0.03 to 0.21)", and of how many prompts where a side was measured on more."""
     digits = _digits(one)
     interval = f"{one.low:.{digits}f} to {one.high:.{digits}f}" if math.isfinite(one.low) else "too few prompts for an interval"
-    return f"{one.value:.{digits}f} ({interval.replace('-', '−')})".replace("-", "−", 1)
+    fewer = one.prompts < min(end.n for side in sides for end in side.ends)
+    on = f", on the {one.prompts:,} prompts that have both" if fewer else ""
+    return f"{one.value:.{digits}f} ({interval.replace('-', '−')}{on})".replace("-", "−", 1)
 
 
 def _digits(one: Difference) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import datetime
 import json
 import logging
 import math
@@ -11,13 +12,15 @@ from typing import Any, NamedTuple
 
 from jaxalign.reports import comparison, groups, log, page, summary
 from jaxalign.reports.comparison import Evaluations
-from jaxalign.reports.estimates import Estimate
-from jaxalign.reports.html import shapes
+from jaxalign.reports.estimates import MISSING, Estimate
+from jaxalign.reports.html import measures, shapes
+from jaxalign.reports.html.measures import How
 
 LOG = logging.getLogger(__name__)
 STEP = re.compile(r"step-(\d+)")  # that the name of a file of a step begins with
 SAMPLES = ".samples.jsonl"  # ending of the samples of an evaluation
 PARTS = ("start", "checkpoint", "change")  # of an evaluation
+BEFORE_ALL = -math.inf  # the time of what training logged: an evaluation of a step needs its checkpoint
 
 
 class Evaluation(NamedTuple):
@@ -29,7 +32,9 @@ class Evaluation(NamedTuple):
     checkpoint: dict[str, Estimate]
     change: dict[str, Estimate]
     samples: list[dict[str, Any]]  # as `evaluators.generation` makes them
-    settings: str = ""  # how they were drawn and judged, as `config.describe` lists it; "" where it is not known
+    settings: str  # how they were drawn and judged, as `config.describe` lists it; "" where it is not known
+    how: How  # the same, read
+    time: float  # when it ended, in seconds since 1970; what training logged was there before
 
 
 class Run(NamedTuple):
@@ -39,9 +44,13 @@ class Run(NamedTuple):
     folder: Path
     facts: dict[str, Any]  # of its summary; empty where there is none
     training: list[dict]  # lines of its log
-    held_out: Evaluations  # of its log, completed by those of its evaluations
-    evaluations: list[Evaluation]  # in order of steps; first the last one of the log, where the model answered prompts
-    samples: list[dict[str, Any]]  # generated answers: of an evaluation, or of the last step that has some
+    held_out: Evaluations  # of its log, and of its evaluations those of answers
+    evaluations: list[Evaluation]  # by step, the newest last, one for each step and way to draw and judge; that of the log is among them
+
+    def measured(self, name: str) -> Evaluation | None:
+        """The evaluation that the last value of a metric is of."""
+        end = self.held_out[-1][1].get(name, MISSING).value
+        return next((one for one in reversed(self.evaluations) if one.checkpoint.get(name, MISSING).value == end), None)
 
 
 class Entry(NamedTuple):
@@ -76,7 +85,8 @@ def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[
         found, missing = groups.read(folders, stages)
         if not found:
             raise ValueError(f"there is nothing to report: {' '.join(missing)}")
-        entries = [Entry(group.name, i, [_run(name, folder) for name, folder in group.folders.items()]) for i, group in enumerate(found)]
+        read = [Entry(group.name, i, [_run(name, folder) for name, folder in group.folders.items()]) for i, group in enumerate(found)]
+        entries = _named(read)
     for group, entry in zip(found, entries, strict=True):
         names = ["/".join(filter(None, (run.name, group.stage))) for run in entry.runs if not run.held_out]
         missing += [f"{name} was never evaluated on held-out prompts." for name in names]
@@ -84,27 +94,81 @@ def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[
     return entries, list(dict.fromkeys([*warnings, *missing]))
 
 
+def called(entries: Sequence[Entry], opponent: str) -> str:
+    """A configuration of this report by its name; others as the evaluation calls them."""
+    path, at, step = opponent.partition("@")
+    parts = Path(path.removesuffix("/export")).parts
+    own = (entry.name for entry in entries for run in entry.runs if parts and run.folder.resolve().parts[-len(parts) :] == parts)
+    return next((name + at + step for name in own), opponent)
+
+
 def _run(name, folder) -> Run:
+    """A run whose metrics have no settings in their names yet."""
     logged, facts = log.read_estimates(folder), _facts(folder)
-    evaluations = [one for path in _by_step(folder.glob("evaluations/*.json")) if (one := _evaluation(path))]
-    held_out = _completed(logged, evaluations)
-    answers = [path for path in _by_step(folder.glob(f"{log.ANSWERS}/step-*.jsonl")) if _step(path) is not None]
-    if answers:
-        step, samples = _step(answers[-1]), _samples(answers[-1])
-        metrics, how = dict(logged), facts.get("settings", {}).get("answers", "")
-        evaluations.insert(0, Evaluation(log.ANSWERS, step, metrics.get(0, {}), metrics.get(step, {}), {}, samples, how))
-    samples = next((one.samples for one in reversed(evaluations) if one.samples), [])
-    return Run(name, folder, facts, log.read_metrics(folder, "train"), held_out, evaluations, samples)
+    paths = [path for path in folder.glob("evaluations/*.json") if path.is_file()]
+    evaluations = [*_of_log(folder, logged, facts), *filter(None, map(_evaluation, sorted(paths)))]
+    return Run(name, folder, facts, log.read_metrics(folder, "train"), logged, evaluations)
+
+
+def _of_log(folder, logged, facts) -> list[Evaluation]:
+    """The last evaluation of the log in which the model answered prompts."""
+    paths = {step: path for path in folder.glob(f"{log.ANSWERS}/step-*.jsonl") if path.is_file() and (step := _step(path)) is not None}
+    steps = [*paths, *(step for step, metrics in logged if any(name.startswith(page.ANSWERS) for name in metrics))]
+    if not steps:
+        return []
+    step, metrics = max(paths or steps), dict(logged)
+    samples, settings = _samples(paths[step]) if paths else [], facts.get("settings", {}).get("answers", "")
+    ends = metrics.get(0, {}), metrics.get(step, {})
+    return [Evaluation(log.ANSWERS, step, *ends, {}, samples, settings, measures.how(settings, samples), BEFORE_ALL)]
+
+
+def _named(entries: list[Entry]) -> list[Entry]:
+    """The same with the settings of answers in the names of metrics wherever the runs were measured with several."""
+    runs = [run._replace(evaluations=[_among(entries, one) for one in run.evaluations]) for entry in entries for run in entry.runs]
+    of_log = [next((one.how for one in run.evaluations if one.time == BEFORE_ALL), measures.how("", [])) for run in runs]
+    measured = [(name, how) for run, how in zip(runs, of_log, strict=True) for _, metrics in run.held_out for name in metrics]
+    measured += [(name, one.how) for run in runs for one in run.evaluations for part in PARTS for name in getattr(one, part)]
+    names = measures.named(measured)
+
+    def renamed(metrics, how):
+        return {names[name, how.of(name)]: value for name, value in metrics.items()}
+
+    def whole(run, how):
+        evaluations = [one._replace(**{part: renamed(getattr(one, part), one.how) for part in PARTS}) for one in run.evaluations]
+        logged, evaluations = [(step, renamed(metrics, how)) for step, metrics in run.held_out], _in_order(evaluations)
+        return run._replace(held_out=_completed(logged, evaluations), evaluations=evaluations)
+
+    done = iter([whole(run, how) for run, how in zip(runs, of_log, strict=True)])
+    return [entry._replace(runs=[next(done) for _ in entry.runs]) for entry in entries]
+
+
+def _among(entries, one: Evaluation) -> Evaluation:
+    """The evaluation with its opponent called by its name in this report."""
+    return one._replace(how=one.how._replace(opponent=called(entries, one.how.opponent)))
+
+
+def _in_order(evaluations) -> list[Evaluation]:
+    """By step and time; of those of a step in which answers were drawn and judged the same way, the newest alone."""
+    newest = {}
+    for one in sorted(evaluations, key=lambda one: (-1 if one.step is None else one.step, one.time)):
+        spoken = any(name.startswith(page.ANSWERS) for name in one.checkpoint)
+        alike = (one.how.drawn, tuple(sorted(one.how.rewards.items())), one.how.decides, one.how.opponent) if spoken else one.name
+        newest.pop((one.step, alike), None)
+        newest[one.step, alike] = one
+    return list(newest.values())
 
 
 def _completed(logged: Evaluations, evaluations) -> Evaluations:
-    """The logged metrics, with those of generated answers that only an evaluation has; an evaluation on other data adds no others."""
+    """The logged metrics, with those of answers of all evaluations, start and checkpoint: of one name the last counts.
+
+    An evaluation adds no others, as it may be of other held-out rows.
+    """
     steps = {step: dict(metrics) for step, metrics in logged}
-    for one in evaluations:
+    for one in (one for one in evaluations if one.step is not None):
         for step, metrics in ((0, one.start), (one.step, one.checkpoint)):
-            new = {name: value for name, value in metrics.items() if name.startswith(page.ANSWERS)}
-            if new and step is not None:
-                steps[step] = new | steps.get(step, {})
+            of_answers = {name: value for name, value in metrics.items() if name.startswith(page.ANSWERS)}
+            if of_answers:
+                steps[step] = steps.get(step, {}) | of_answers
     return sorted(steps.items())
 
 
@@ -129,7 +193,16 @@ def _evaluation(path) -> Evaluation | None:
     parts = [{name: _estimate(one) for name, one in values[part].items()} for part in PARTS]
     beside = path.with_name(path.stem + SAMPLES)
     samples = _samples(beside) if beside.is_file() else []
-    return Evaluation(path.stem, _step(path), *parts, samples, values["settings"].get("answers", ""))
+    settings = values["settings"].get("answers", "")
+    return Evaluation(path.stem, _step(path), *parts, samples, settings, measures.how(settings, samples), _time(values, path))
+
+
+def _time(values, path) -> float:
+    """When an evaluation ended, as it wrote it; of one that did not, when its file was written."""
+    try:
+        return datetime.datetime.fromisoformat(values["time"]).timestamp()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return path.stat().st_mtime
 
 
 def _estimate(one) -> Estimate:
@@ -158,10 +231,6 @@ def _sample(line: bytes) -> dict | None:
         whole = whole and shapes.fits(other, {}) and isinstance(other.get("text", 0), str | None)
         whole = whole and shapes.fits({"rewards": {}} | other, shapes.OTHER)
     return sample if whole else None
-
-
-def _by_step(paths) -> list[Path]:
-    return sorted((path for path in paths if path.is_file()), key=lambda path: (_step(path) or -1, path.name))
 
 
 def _step(path) -> int | None:

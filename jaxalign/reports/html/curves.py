@@ -5,11 +5,11 @@ import math
 
 from jaxalign.reports import comparison, summary
 from jaxalign.reports.comparison import INITIAL, Row
-from jaxalign.reports.html import charts
+from jaxalign.reports.html import charts, measures
 from jaxalign.reports.html.charts import Curve
 from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.markup import Markup, folded, join, tag
-from jaxalign.reports.html.questions import CONTROLLED, EXACT, REWARD, WIN_RATE
+from jaxalign.reports.html.measures import CONTROLLED, EXACT, REWARD, WIN_RATE
 from jaxalign.reports.page import ANSWERS
 
 KL = f"{ANSWERS}kl"
@@ -61,7 +61,8 @@ def over_steps(entries: Sequence[Entry]) -> Markup | None:
 
 def rank(name: str) -> int:
     """Where a metric stands among others: its place in FIRST, or behind all of it."""
-    plain = REWARD if name.startswith(f"{REWARD}/") else name.removeprefix(INITIAL)
+    metric = measures.metric(name)
+    plain = REWARD if metric.startswith(f"{REWARD}/") else metric.removeprefix(INITIAL)
     return FIRST.index(plain) if plain in FIRST else len(FIRST)
 
 
@@ -82,19 +83,32 @@ def _names(rows) -> set[str]:
 
 def _titled(name):
     """(title, unit) of a metric."""
-    plain = name.removeprefix(INITIAL)
+    plain, label = measures.metric(name).removeprefix(INITIAL), measures.label(name)
     title, unit = TITLES.get(plain, (f"Reward {plain.removeprefix(REWARD + '/')}" if plain.startswith(f"{REWARD}/") else plain, ""))
+    title = f"{title} ({label})" if label else title
     return f"{title}, against the initial model" if name.startswith(INITIAL) else title, unit
 
 
 def _trade_off(entries, suffix) -> list[Markup]:
     """Panels of configurations that started from the same model."""
     rows = _rows(entries)
-    rewards = sorted(name for name in _names(rows) if name == REWARD or name.startswith(f"{REWARD}/"))
     named = {name.removeprefix(INITIAL): name for name in comparison.headline([row for _, row in rows])}
-    axes = [(KL, metric) for metric in (*rewards, WIN_RATE)]
+    axes = sorted(_together(entries), key=lambda pair: (rank(pair[1]), pair[1], pair[0]))
     axes += [(named["kl"], named["accuracy"])] if {"kl", "accuracy"} <= named.keys() else []
     return [panel for x, y in axes if (panel := _path(rows, x, y, suffix))]
+
+
+def _together(entries) -> set[tuple[str, str]]:
+    """(KL, reward or win rate), as they are named, that an evaluation measured of the same answers."""
+    evaluations = [one.checkpoint for entry in entries for run in entry.runs for one in run.evaluations]
+    up = (REWARD, WIN_RATE)
+    return {
+        (x, y)
+        for metrics in evaluations
+        for x in metrics
+        for y in metrics
+        if measures.metric(x) == KL and (measures.metric(y) in up or y.startswith(f"{REWARD}/"))
+    }
 
 
 def _path(rows, x, y, suffix):

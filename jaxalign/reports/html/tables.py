@@ -5,6 +5,7 @@ import math
 import statistics
 
 from jaxalign.reports import comparison, log, start_up
+from jaxalign.reports.html import measures
 from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.curves import rank
 from jaxalign.reports.html.markup import Markup, folded, join, table, tag
@@ -116,7 +117,7 @@ def made(entries: Sequence[Entry]) -> Markup | None:
 
 def _is(name, metric):
     """Whether a metric is the one of this name, of whatever set and reference."""
-    return metric == name or (not metric.startswith(ANSWERS) and metric.rpartition("/")[2] == name)
+    return measures.metric(metric) == name or (not metric.startswith(ANSWERS) and metric.rpartition("/")[2] == name)
 
 
 def _cell(ends):

@@ -1,13 +1,14 @@
 """What the models say: generated answers side by side with their scores, and held-out answers with their log-probs before and after."""
 
+import collections
 from collections.abc import Sequence
 import math
 from typing import Any
 
 from jaxalign.reports.html.charts import colour
-from jaxalign.reports.html.contents import Entry
+from jaxalign.reports.html.contents import Entry, Evaluation, called
 from jaxalign.reports.html.markup import Markup, folded, join, table, tag
-from jaxalign.reports.html.questions import CHOSEN, REFERENCE, called, differing
+from jaxalign.reports.html.questions import CHOSEN, REFERENCE, differing
 
 SHOWN, FOLDED = 5, 20  # prompts, spread evenly over those that all configurations answered
 LETTERS = 1200  # shown of a text
@@ -16,7 +17,8 @@ VERDICTS = {1: ("won", "won"), 0.5: ("tie", None), 0: ("lost", "lost")}  # verdi
 
 def generated(entries: Sequence[Entry]) -> Markup | None:
     """The first answer of each configuration to prompts that all of them answered; None where none has samples."""
-    answered = [(entry, answers) for entry in entries if (answers := _first_answers(entry))]
+    evaluations = _shown(entries)
+    answered = [(entry, _first_answers(evaluations[entry.number])) for entry in entries if entry.number in evaluations]
     if not answered:
         return None
     common = [key for key in answered[0][1] if all(key in answers for _, answers in answered)]
@@ -26,8 +28,7 @@ def generated(entries: Sequence[Entry]) -> Markup | None:
     shown = places[:: max(math.ceil(len(places) / SHOWN), 1)]
     prompts = {i: _prompt(common[i][1], [(entry, answers[common[i]]) for entry, answers in answered], entries) for i in places}
     note = f"Of {len(common):,} prompts, spread evenly, not chosen by hand; the first answer of the first seed to each."
-    evaluations = {entry.name: [one for run in entry.runs for one in reversed(run.evaluations) if one.samples] for entry, _ in answered}
-    drawn = differing({name: (own[0].settings, ()) for name, own in evaluations.items() if own})
+    drawn = differing({entry.name: (evaluations[entry.number].settings, ()) for entry, _ in answered})
     note += f" They were drawn otherwise: {'; '.join(drawn)}." if drawn else ""
     rest = [prompts[i] for i in places if i not in shown]
     return join(
@@ -57,11 +58,23 @@ def followed(entries: Sequence[Entry]) -> Markup | None:
     return join(tag("p", note, class_="soft"), *parts)
 
 
-def _first_answers(entry) -> dict[tuple[str, str], dict]:
-    """(id, prompt) -> the first answer, of the first seed that has samples."""
-    samples = next((run.samples for run in entry.runs if run.samples), [])
+def _shown(entries) -> dict[int, Evaluation]:
+    """Number of a configuration -> the evaluation whose answers are shown, of the first seed and the last step that have some.
+
+    It is the newest of those whose answers were drawn as those of most configurations, else the newest.
+    """
+    spoken = {}
+    for entry in entries:
+        own = next((own for run in entry.runs if (own := [one for one in reversed(run.evaluations) if one.samples])), [])
+        spoken |= {entry.number: [one for one in own if one.step == own[0].step]} if own else {}
+    counts = collections.Counter(drawn for own in spoken.values() for drawn in dict.fromkeys(one.how.drawn for one in own))
+    return {number: max(own, key=lambda one: counts[one.how.drawn]) for number, own in spoken.items()}
+
+
+def _first_answers(one: Evaluation) -> dict[tuple[str, str], dict]:
+    """(id, prompt) -> the first answer."""
     answers: dict[tuple[str, str], dict] = {}
-    for sample in samples:
+    for sample in one.samples:
         answers.setdefault((str(sample["id"]), _said(sample["prompt"])), sample)
     return answers
 
