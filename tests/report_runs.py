@@ -1,9 +1,11 @@
-"""Folders of runs as training and evaluation leave them, written by hand. Not a test itself."""
+"""Folders of runs as training and evaluation leave them, written by hand, and the elements of a page about runs. Not a test itself."""
 
+from html.parser import HTMLParser
 import json
 
 PROMPTS = 40
 HOSTILE = "<script>document.title='x'</script><img src=x onerror=alert(1)>\"'&amp;\x00\x1b[31m]]>--></style></svg>"
+VOID = {"meta", "br"}
 
 
 def write(
@@ -75,3 +77,29 @@ def _numbers(folder, lines, values, se, settings, *, file, time=None, start=None
     whole |= ({"settings": {"answers": settings}} if settings else {}) | ({"time": time} if time else {})
     (folder / f"evaluations/{file}.json").write_text(json.dumps(whole))
     (folder / f"evaluations/{file}.samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+class Elements(HTMLParser):
+    """The elements of a page, its visible text, that of its answers, the tips of its charts, and whether all are closed in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.text, self.cards, self.tips = [], [], "", [], []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, name, attributes):
+        self.elements.append((name, dict(attributes)))
+        self.cards += [""] if "answer" in dict(attributes).get("class", "").split() else []
+        self.open += [] if name in VOID else [name]
+
+    def handle_endtag(self, name):
+        assert self.open.pop() == name
+
+    def handle_data(self, data):
+        self.cards[-1:] = [card + data for card in self.cards[-1:]]
+        self.tips += [data] if {"svg", "title"} <= set(self.open) else []
+        self.text += data if not {"style", "title"} & set(self.open) else ""
+
+    def having(self, attribute):
+        return [attributes[attribute] for _, attributes in self.elements if attribute in attributes]

@@ -1,45 +1,18 @@
 """The page about runs: what it answers, that users' texts stay texts, and what it does where something is missing or damaged."""
 
 import datetime
-from html.parser import HTMLParser
 import json
 import os
 import re
 
 import pytest
-from report_runs import HOSTILE, PROMPTS, evaluate, write
+from report_runs import HOSTILE, PROMPTS, Elements, evaluate, write
 
 from jaxalign import report
 from jaxalign.reports.html import charts, contents, document, questions
 from jaxalign.reports.html.markup import escaped, tag
 
-VOID = {"meta", "br"}
 FOLLOWED = {"prompt": "p", "responses": [{"what": "chosen", "text": "yes", "before": -2.0, "after": -1.5}]}
-
-
-class Elements(HTMLParser):
-    """The elements of a page, its visible text, and whether all of them are closed in order."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.elements, self.open, self.text, self.cards = [], [], "", []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, name, attributes):
-        self.elements.append((name, dict(attributes)))
-        self.cards += [""] if "answer" in dict(attributes).get("class", "").split() else []
-        self.open += [] if name in VOID else [name]
-
-    def handle_endtag(self, name):
-        assert self.open.pop() == name
-
-    def handle_data(self, data):
-        self.cards[-1:] = [card + data for card in self.cards[-1:]]
-        self.text += data if not {"style", "title"} & set(self.open) else ""
-
-    def having(self, attribute):
-        return [attributes[attribute] for _, attributes in self.elements if attribute in attributes]
 
 
 def page(tmp_path, *arguments):
@@ -132,10 +105,19 @@ def test_rewards_of_different_kinds_or_prompts_are_not_compared(tmp_path):
     asked = [one for one in questions.questions(entries) if one.metric.startswith("generate/reward")]
     assert sorted([side.entry.name for side in one.sides] for one in asked) == [["a", "d"], ["b"], ["c"]]
     whats = {one.sides[0].entry.name: one.what for one in asked}
-    assert re.fullmatch(r"reward of generated answers, 40 prompts \(\w{4}\), by one", whats["a"])
-    assert whats["c"].endswith(", by one") and whats["b"].endswith(", by other") and len(set(whats.values())) == 3
+    assert whats["a"] == "reward of generated answers, 40 prompts, by one"
+    assert whats["c"].endswith(", 40 prompts, set 2, by one") and whats["b"].endswith(", by other") and len(set(whats.values())) == 3
     text = page(tmp_path, *(tmp_path / name for name in of_runs)).text
     assert "Answers that were drawn or judged in different ways are not compared in generate/reward (" in text
+
+
+def test_where_one_run_left_a_prompt_out_the_others_are_compared_and_counted(tmp_path):
+    for name, count, gain in (("a", PROMPTS, 1.0), ("b", PROMPTS - 2, 0.0)):
+        write(tmp_path / name, lines=lines(0.6), objective=name)
+        evaluate(tmp_path / name, [i + gain + i % 2 / 10 * gain for i in range(count)], settings="temperature 1.0, rewards.judge length")
+    text = page(tmp_path, tmp_path / "a", tmp_path / "b").text
+    found = re.search(rf"it beats b by 1\.0500? \(1\.03\d* to 1\.06\d*, on the {PROMPTS - 2} prompts that have both\)\.", text)
+    assert found, text
 
 
 def test_answers_that_were_drawn_otherwise_are_not_compared_and_told_with_their_opponents(tmp_path):

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+import re
 import shutil
 
 import pytest
+from report_runs import Elements
 import tiny
 
-from jaxalign import evaluate, train
+from jaxalign import evaluate, report, train
 from jaxalign.reports import log
 from jaxalign.training import runs
 
@@ -46,6 +48,13 @@ def folder(tmp_path_factory):
 def finished(folder):
     assert train.main(["--config", str(folder / "config.py"), "--workdir", str(folder / "run")]) == 0
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def sft(folder):
+    overrides = ["--config.train.total_steps=2", "--config.eval.generate.against=chosen"]
+    assert train.main(["--config", f"{folder / 'config.py'}:sft", "--workdir", str(folder / "sft"), *overrides]) == 0
+    return folder / "sft"
 
 
 def lines(path):
@@ -110,12 +119,48 @@ def test_flags_name_the_others_the_reward_and_the_number_of_prompts(finished, tm
     assert found["checkpoint"]["generate/kl"]["value"] > 0  # of answers at temperature 1
 
 
-def test_without_a_reference_in_memory_kl_is_measured_from_the_weights_that_the_run_started_from(folder, capsys):
-    run = folder / "sft"
-    overrides = ["--config.train.total_steps=2", "--config.eval.generate.against=chosen"]
-    assert train.main(["--config", f"{folder / 'config.py'}:sft", "--workdir", str(run), *overrides]) == 0
-    (_, first), (_, last) = log.read_estimates(run)
+def test_without_a_reference_in_memory_kl_is_measured_from_the_weights_that_the_run_started_from(sft, capsys):
+    (_, first), (_, last) = log.read_estimates(sft)
     assert first["generate/kl"].value == pytest.approx(0, abs=1e-4) and last["generate/kl"].value > 0
-    assert {line["against"]["from"] for line in lines(run / "samples" / "step-2.jsonl")} == {"chosen"} and last["generate/win_rate"].n == 6
-    assert evaluate.main(["--workdir", str(run), "--config.model.checkpoint=/nope"]) == 1
+    assert {line["against"]["from"] for line in lines(sft / "samples" / "step-2.jsonl")} == {"chosen"} and last["generate/win_rate"].n == 6
+    assert evaluate.main(["--workdir", str(sft), "--config.model.checkpoint=/nope"]) == 1
     assert "Set eval.generate.kl=False" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def tr_dpo(folder):
+    soft = ["--config.reference.rule=soft", "--config.reference.alpha=0.6", "--config.reference.every_steps=1"]
+    arguments = ["--config", str(folder / "config.py"), "--workdir", str(folder / "tr_dpo"), "--config.train.total_steps=2", *soft]
+    assert train.main([*arguments, "--config.eval.multiple_choice=None"]) == 0
+    return folder / "tr_dpo"
+
+
+def test_the_page_about_three_methods_holds_the_numbers_of_their_evaluations(finished, sft, tr_dpo, folder):
+    prompts = [{"prompt": f"{start} upon a time there was"} for start in ("Once", "One day", "Long ago", "There", "Soon", "Then")]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    flags, found = ["--prompts", str(folder / "prompts.jsonl"), "--reward", "length", "--max-new-tokens", "6"], {}
+    for name, (run, against) in {"sft": (sft, "reference"), "run": (finished, sft), "tr_dpo": (tr_dpo, finished)}.items():
+        out = run / "evaluations" / f"step-{4 if run is finished else 2}-same.json"
+        assert evaluate.main(["--workdir", str(run), "--against", str(against), "--out", str(out), *flags]) == 0
+        found[name] = json.loads(out.read_text()) | {"said": lines(out.with_suffix(".samples.jsonl"))}
+    assert report.main([str(sft), str(finished), str(tr_dpo), "--out", str(folder / "report.html")]) == 0
+    page = Elements((folder / "report.html").read_text(encoding="utf-8"))
+    answer = page.text[page.text.rindex("Which is better") :].partition("All results")[0]
+    for name, against in (("run", "sft"), ("tr_dpo", "run")):
+        rate, (low, high) = found[name]["checkpoint"]["generate/win_rate"], found[name]["intervals"]["generate/win_rate"]["wilson"]
+        assert f"{name} against {against} {rate['value']:.2f} ({low:.2f} to {high:.2f}; 6 prompts)" in answer
+    values = {name: {key: numbers["checkpoint"][f"generate/{key}"]["value"] for key in ("kl", "reward")} for name, numbers in found.items()}
+    best, *others = sorted(values, key=lambda name: -values[name]["reward"])
+    question = "reward of generated answers, max_new_tokens 6, 6 prompts of prompts.jsonl"
+    (told,) = re.findall(rf"(?:{best} is better in|Which has the best) {question}.*?All intervals hold together", answer)
+    for name in others:
+        lead = values[best]["reward"] - values[name]["reward"]
+        assert re.search(rf"{name} (\(it leads )?by {lead:.1f}\d? \(−?\d", told), (name, lead, told)
+    trade_off = {tip for name, one in values.items() if (tip := f"{name}: {one['reward']:.4g} at {one['kl']:.4g}") in page.tips}
+    assert len(trade_off) == 3
+    for name, numbers in found.items():
+        (card, *_) = [card for card in page.cards if card.startswith(f"{name}length")]
+        text, against = numbers["said"][0]["text"], {"sft": "its start", "run": "sft", "tr_dpo": "run"}[name]
+        assert card.endswith(text.strip("\n") or "says nothing") and f" against {against}" in card
+    differs, _ = page.text[page.text.index("differs in") :].split("What is the same")
+    assert "referencenonefrozensoft, alpha 0.6, every_steps 1" in differs and "objectivesftdpo, beta 0.1dpo, beta 0.1" in differs

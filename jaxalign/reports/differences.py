@@ -26,7 +26,8 @@ class Difference(NamedTuple):
     low: float
     high: float
     seeds: int  # of the side that has fewer
-    prompts: int  # likewise
+    prompts: int  # likewise; of one that is measured prompt by prompt, those that both sides have
+    paired: bool = False  # whether it is
 
     @property
     def sign(self) -> int:
@@ -77,7 +78,7 @@ def between(
     over_prompts = [_over_prompts(side, value) for side in (sides if paired is None else [[paired]])]
     variance, freedom = _total([*over_prompts, *_over_seeds(first), *_over_seeds(second)])
     found = _student(value, variance, freedom, sides, level)
-    return found if paired is None else found._replace(prompts=min(found.prompts, paired.n))
+    return found if paired is None else found._replace(prompts=min(found.prompts, paired.n), paired=True)
 
 
 def simultaneous(comparisons: int) -> float:

@@ -13,7 +13,7 @@ from jaxalign.reports.estimates import Estimate, estimate
 def test_one_seed_has_students_interval_over_prompts():
     one = differences.mean([Estimate(0.6, 0.05, 21)])
     half = 2.085963 * 0.05  # t of 20 degrees of freedom at 97.5 %
-    assert one == (0.6, pytest.approx(0.6 - half), pytest.approx(0.6 + half), 1, 21)
+    assert one == (0.6, pytest.approx(0.6 - half), pytest.approx(0.6 + half), 1, 21, False)
 
 
 def test_seeds_and_prompts_each_add_their_variance():
@@ -23,6 +23,11 @@ def test_seeds_and_prompts_each_add_their_variance():
     half = stdtrit(freedom, 0.975) * math.sqrt(prompts + seeds)
     one = differences.mean(ends)
     assert (one.value, one.low, one.high, one.seeds) == (pytest.approx(0.6), pytest.approx(0.6 - half), pytest.approx(0.6 + half), 3)
+
+
+def test_what_is_measured_prompt_by_prompt_is_the_difference_on_the_prompts_that_both_sides_have():
+    one = differences.between([Estimate(0.7, 0.1, 50)], [Estimate(0.5, 0.1, 48)], Estimate(0.3, 0.01, 47))
+    assert (one.value, one.prompts, one.paired) == (0.3, 47, True) and one.high - one.low < 0.05
 
 
 def test_the_sides_of_a_difference_change_places():

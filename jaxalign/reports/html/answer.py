@@ -8,7 +8,7 @@ from jaxalign.reports.alarms import falling
 from jaxalign.reports.differences import Difference
 from jaxalign.reports.html import charts, measures
 from jaxalign.reports.html.contents import Entry
-from jaxalign.reports.html.markup import Markup, join, tag
+from jaxalign.reports.html.markup import Markup, folded, join, tag
 from jaxalign.reports.html.questions import (
     CHANCE,
     CHOSEN,
@@ -39,9 +39,12 @@ def section(entries: Sequence[Entry]) -> Markup:
         return tag("p", "Nothing was measured that ranks these runs, so which is better ", NOT_TOLD, ". ", *ways, class_="verdict")
     direct, others = ([duel for duel in judged if duel.direct is one] for one in (True, False))
     of_answers, held_out = ([one for one in asked if one.metric.startswith(ANSWERS) is kind] for kind in (True, False))
+    first = [one for one in of_answers if not any(_ranks_more(other, one) for other in of_answers)]
+    rest = [_ranking(question, entries) for question in of_answers if question not in first]
     return join(
         _duels(direct),
-        *(_ranking(question, entries) for question in of_answers),
+        *(_ranking(question, entries) for question in first),
+        folded(f"{len(rest)} more, with other settings", *rest) if rest else None,
         *_apart(of_answers),
         _duels(others),
         *(_ranking(question, entries) for question in held_out),
@@ -101,6 +104,12 @@ def _ranking(question: Question, entries: Sequence[Entry]) -> Markup:
     lacking = [entry.name for entry in entries if not entry.row().last(question.metric)]
     without = f" It was not measured for {listed(lacking)}." if lacking else None
     return _finding([join(sentence, without)], charts.intervals(rows, label=label, line=question.chance))
+
+
+def _ranks_more(one: Question, other: Question) -> bool:
+    """Whether one question ranks all configurations that another one of the same metric ranks with other settings, and further ones."""
+    sides = [{side.entry.number for side in question.sides} for question in (one, other)]
+    return measures.metric(one.metric) == measures.metric(other.metric) and sides[0] > sides[1]
 
 
 def _apart(asked: Sequence[Question]) -> Iterator[Markup]:
@@ -166,7 +175,7 @@ def _by(one: Difference, *sides: Side) -> str:
     """A difference with its interval: "0.12 (0.03 to 0.21)", and of how many prompts where a side was measured on more."""
     digits = _digits(one)
     interval = f"{one.low:.{digits}f} to {one.high:.{digits}f}" if math.isfinite(one.low) else "too few prompts for an interval"
-    fewer = one.prompts < min(end.n for side in sides for end in side.ends)
+    fewer = one.paired and one.prompts < max(end.n for side in sides for end in side.ends)
     on = f", on the {one.prompts:,} prompts that have both" if fewer else ""
     return f"{one.value:.{digits}f} ({interval.replace('-', '−')}{on})".replace("-", "−", 1)
 

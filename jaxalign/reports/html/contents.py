@@ -124,7 +124,7 @@ def _of_log(folder, logged, facts) -> list[Evaluation]:
 
 def _named(entries: list[Entry]) -> list[Entry]:
     """The same with the settings of answers in the names of metrics wherever the runs were measured with several."""
-    runs = [run._replace(evaluations=[_among(entries, one) for one in run.evaluations]) for entry in entries for run in entry.runs]
+    runs = _asked([run for entry in entries for run in entry.runs], entries)
     of_log = [next((one.how for one in run.evaluations if one.time == BEFORE_ALL), measures.how("", [])) for run in runs]
     measured = [(name, how) for run, how in zip(runs, of_log, strict=True) for _, metrics in run.held_out for name in metrics]
     measured += [(name, one.how) for run in runs for one in run.evaluations for part in PARTS for name in getattr(one, part)]
@@ -142,9 +142,11 @@ def _named(entries: list[Entry]) -> list[Entry]:
     return [entry._replace(runs=[next(done) for _ in entry.runs]) for entry in entries]
 
 
-def _among(entries, one: Evaluation) -> Evaluation:
-    """The evaluation with its opponent called by its name in this report."""
-    return one._replace(how=one.how._replace(opponent=called(entries, one.how.opponent)))
+def _asked(runs, entries) -> list[Run]:
+    """The runs with the prompts among the settings of their evaluations, and opponents called by their names in this report."""
+    evaluations = [one for run in runs for one in run.evaluations]
+    hows = iter(measures.with_prompts([one.how._replace(opponent=called(entries, one.how.opponent)) for one in evaluations]))
+    return [run._replace(evaluations=[one._replace(how=next(hows)) for one in run.evaluations]) for run in runs]
 
 
 def _in_order(evaluations) -> list[Evaluation]:

@@ -1,5 +1,6 @@
 """What changed while training went: reward against KL, and every metric over the steps, all configurations in one panel."""
 
+import collections
 from collections.abc import Iterable, Sequence
 import math
 
@@ -9,7 +10,8 @@ from jaxalign.reports.html import charts, measures
 from jaxalign.reports.html.charts import Curve
 from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.markup import Markup, folded, join, tag
-from jaxalign.reports.html.measures import CONTROLLED, EXACT, REWARD, WIN_RATE
+from jaxalign.reports.html.measures import CONTROLLED, EXACT, REWARD, WIN_RATE, of
+from jaxalign.reports.html.questions import rewards
 from jaxalign.reports.page import ANSWERS
 
 KL = f"{ANSWERS}kl"
@@ -93,22 +95,19 @@ def _trade_off(entries, suffix) -> list[Markup]:
     """Panels of configurations that started from the same model."""
     rows = _rows(entries)
     named = {name.removeprefix(INITIAL): name for name in comparison.headline([row for _, row in rows])}
-    axes = sorted(_together(entries), key=lambda pair: (rank(pair[1]), pair[1], pair[0]))
+    together = _together(entries)
+    axes = sorted(together, key=lambda pair: (rank(pair[1]), measures.metric(pair[1]), -together[pair], pair))
     axes += [(named["kl"], named["accuracy"])] if {"kl", "accuracy"} <= named.keys() else []
     return [panel for x, y in axes if (panel := _path(rows, x, y, suffix))]
 
 
-def _together(entries) -> set[tuple[str, str]]:
-    """(KL, reward or win rate), as they are named, that an evaluation measured of the same answers."""
-    evaluations = [one.checkpoint for entry in entries for run in entry.runs for one in run.evaluations]
-    up = (REWARD, WIN_RATE)
-    return {
-        (x, y)
-        for metrics in evaluations
-        for x in metrics
-        for y in metrics
-        if measures.metric(x) == KL and (measures.metric(y) in up or y.startswith(f"{REWARD}/"))
-    }
+def _together(entries) -> collections.Counter[tuple[str, str]]:
+    """(KL, reward or win rate), as they are named, that evaluations measured of the same answers -> of how many configurations."""
+    found = collections.Counter()
+    for entry in entries:
+        evaluations = [one.checkpoint for run in entry.runs for one in run.evaluations]
+        found.update({(x, y) for one in evaluations for x in of(one, KL) for y in (*rewards(entries, one), *of(one, WIN_RATE))})
+    return found
 
 
 def _path(rows, x, y, suffix):

@@ -1,7 +1,7 @@
 """What a metric of answers means: how they were drawn and judged belongs to it, so that what differs in that has a name of its own."""
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
-import hashlib
 import json
 import re
 from typing import Any, NamedTuple
@@ -10,12 +10,15 @@ from jaxalign.reports.page import ANSWERS
 
 REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{ANSWERS}{name}" for name in ("reward", "exact_match", "win_rate", "win_rate_length_controlled"))
 RIGHT = EXACT.removeprefix(ANSWERS)  # among the rewards of a sample
+PROMPTS = "prompts "  # what stands before them among settings
 BEFORE_LABEL = " · "  # stands between a metric and what differs in its settings
 PART = re.compile(r", (?=\w+[ .])")  # between the settings of answers
 JUDGED = ("rewards", "judge", "against")  # settings that matter for some metrics only
 OF_PROMPTS = ("prompts", "limit")  # that the prompts themselves tell better
+OF_A_FILE = ("prompts ", "prompts.path ")
 INDIFFERENT = ("samples", "seed", "places", "kl")  # settings that change how exactly a metric is measured, and not what it means
 UNKNOWN = "settings not known"
+SHARED = 0.9  # of their prompts two evaluations share that are of the same ones: a row may be too long for one run, and not for another
 
 
 class How(NamedTuple):
@@ -25,7 +28,8 @@ class How(NamedTuple):
     rewards: Mapping[str, str]  # name -> what it is
     decides: str  # the name of the reward that verdicts come from, or the judge itself; "" where there is none
     opponent: str  # whose answers they were judged beside; "" for nobody's
-    asked: str  # the prompts in words
+    prompts: frozenset[str]  # empty where no samples tell
+    source: str  # what the prompts are, in words
 
     def of(self, metric: str) -> tuple[str, ...]:
         """The settings that change what a metric means."""
@@ -60,12 +64,27 @@ def how(settings: str, samples: Sequence[Mapping[str, Any]]) -> How:
     origins = (str(sample["against"].get("from") or "") for sample in samples if sample.get("against"))
     drawn = [part for part in parts if _key(part) not in (*JUDGED, *INDIFFERENT, *(OF_PROMPTS if samples else ()))]
     return How(
-        (*(drawn if settings else [UNKNOWN]), *([_prompts(samples)] if samples else [])),
+        tuple(drawn) if settings else (UNKNOWN,),
         {name: " ".join(values) for name, values in rewards.items()},
         judge or (next(iter(rewards)) if len(rewards) == 1 else ""),
         next(filter(None, origins), against),
-        _asked(settings, parts, samples),
+        frozenset(json.dumps([str(sample["id"]), sample["prompt"]], sort_keys=True) for sample in samples),
+        next((part.rpartition("/")[2].rpartition(" ")[2] for part in parts if part.startswith(OF_A_FILE)), "the held-out rows"),
     )
+
+
+def with_prompts(hows: Sequence[How]) -> list[How]:
+    """The same, with the prompts, in words, among the settings that change what is said."""
+    sets: dict[frozenset[str], frozenset[str]] = {}  # prompts -> the first ones that are as good as the same
+    for prompts in sorted({one.prompts for one in hows if one.prompts}, key=lambda prompts: (-len(prompts), sorted(prompts))):
+        sets[prompts] = next((one for one in sets.values() if len(prompts & one) >= SHARED * len(one)), prompts)
+    parts, words = {}, collections.Counter()
+    for one in (one for one in hows if one.prompts and sets[one.prompts] not in parts):
+        count = len(sets[one.prompts])
+        text = f"{count:,} prompt{'s' if count > 1 else ''}{'' if UNKNOWN in one.drawn else f' of {one.source}'}"
+        words[text] += 1
+        parts[sets[one.prompts]] = PROMPTS + text + (f", set {words[text]}" if words[text] > 1 else "")
+    return [one._replace(drawn=(*one.drawn, parts[sets[one.prompts]])) if one.prompts else one for one in hows]
 
 
 def named(measured: Iterable[tuple[str, How]]) -> dict[tuple[str, tuple[str, ...]], str]:
@@ -85,6 +104,11 @@ def metric(name: str) -> str:
     return name.partition(BEFORE_LABEL)[0]
 
 
+def of(names: Iterable[str], one: str) -> list[str]:
+    """The names of a metric among others, one for each way in which it was measured."""
+    return sorted(name for name in names if metric(name) == one)
+
+
 def label(name: str) -> str:
     """What differs in the settings of a name from those of the same metric; "" where nothing does."""
     return name.partition(BEFORE_LABEL)[2]
@@ -93,28 +117,13 @@ def label(name: str) -> str:
 def _labels(hows: Mapping[tuple[str, ...], How]) -> list[str]:
     """What each of several settings has that not all of them have, in words."""
     common = set.intersection(*map(set, hows))
-    differing = {_key(part) for parts in hows for part in parts if part not in common}
-    asked = {part: one.asked for parts, one in hows.items() for part in parts if _key(part) == "prompts"}
-    same = [text for text in asked.values() if list(asked.values()).count(text) > 1]
+    differing = {_key(part) for parts in hows for part in parts if part not in common} - {_key(UNKNOWN), _key(PROMPTS)}
     labels = []
     for parts in hows:
-        own = [part for part in parts if part not in common]
-        lacking = [] if UNKNOWN in parts else sorted(differing - {_key(part) for part in parts} - {_key(UNKNOWN), "prompts"})
-        texts = [f"{asked[part]} ({part[-4:]})" if asked.get(part) in same else asked.get(part, part) for part in own]
-        labels.append(", ".join([*texts, *(f"no {key}" for key in lacking)]))
+        lacking = [] if UNKNOWN in parts else sorted(differing - {_key(part) for part in parts})
+        own = [part.removeprefix(PROMPTS) for part in parts if part not in common]
+        labels.append(", ".join([*own, *(f"no {key}" for key in lacking)]))
     return [one if labels.count(one) == 1 else f"{one} ({number})" for number, one in enumerate(labels, 1)]
-
-
-def _prompts(samples) -> str:
-    """One word for a set of prompts, whatever file they are from."""
-    prompts = sorted({json.dumps([str(sample["id"]), sample["prompt"]], sort_keys=True) for sample in samples})
-    return f"prompts {hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:12]}"
-
-
-def _asked(settings, parts, samples):
-    count = len({json.dumps([str(sample["id"]), sample["prompt"]], sort_keys=True) for sample in samples})
-    source = next((part.partition(" ")[2] for part in parts if part.startswith(("prompts ", "prompts.path "))), "the held-out rows")
-    return f"{count:,} prompt{'s' if count != 1 else ''}{f' of {source}' if settings else ''}"
 
 
 def _reward(text, names):

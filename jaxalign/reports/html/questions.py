@@ -12,14 +12,13 @@ from jaxalign.reports.differences import Difference
 from jaxalign.reports.estimates import MISSING, Estimate, change
 from jaxalign.reports.html import measures
 from jaxalign.reports.html.contents import Entry, Evaluation
-from jaxalign.reports.html.measures import CONTROLLED, EXACT, REWARD, WIN_RATE
+from jaxalign.reports.html.measures import CONTROLLED, EXACT, REWARD, SHARED, WIN_RATE, of
 from jaxalign.reports.intervals import wilson
 from jaxalign.reports.page import ANSWERS
 
 CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
 PARTS = re.compile(r"[;,] ")  # between the parts of a setting
 DRAWN = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop")  # settings of answers that change what a reward means
-SHARED = 0.9  # of their prompts two sides must share to be compared prompt by prompt
 REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
 
 
@@ -72,11 +71,14 @@ class Duel(NamedTuple):
 
 
 def questions(entries: Sequence[Entry]) -> list[Question]:
-    """The metrics that rank at least one configuration, the most telling first: rewards of answers, exact match, held-out accuracy."""
+    """The metrics that rank at least one configuration, the most telling first: rewards of answers, exact match, held-out accuracy.
+
+    A metric that was measured with several settings is as many questions, first that of most configurations.
+    """
     rows = [(entry, row) for entry in entries if (row := entry.row()).runs]
     names = {name for _, row in rows for lines in row.runs.values() for name in lines[-1][1]}
-    asked = [(name, _worth(name), None) for name in sorted(filter(_is_reward(rows), names))]
-    asked += [(name, _worded("share of generated answers that are right", name), None) for name in _of(names, EXACT)]
+    asked = [(name, _worth(name), None) for name in rewards(entries, names)]
+    asked += [(name, _worded("share of generated answers that are right", name), None) for name in of(names, EXACT)]
     asked += [(name, "held-out accuracy", CHANCE) for name in comparison.headline([row for _, row in rows]) if name.endswith("accuracy")]
     found = []
     for metric, what, chance in asked:
@@ -85,21 +87,32 @@ def questions(entries: Sequence[Entry]) -> list[Question]:
         for kind in sorted(kinds):  # an accuracy that means something else is another question
             same = [side for side in sides if _kind(side.entry, metric) == kind]
             found.append(Question(metric, what + (f", {kind}" if kind and len(kinds) > 1 else ""), same, chance))
-    return found
+    order = list(dict.fromkeys(measures.metric(one.metric) for one in found))
+    return sorted(found, key=lambda one: (order.index(measures.metric(one.metric)), -len(one.sides)))
+
+
+def rewards(entries: Sequence[Entry], names: Iterable[str]) -> list[str]:
+    """The names of rewards; the one that verdicts come from is REWARD, whatever it is called, so that it is left out beside that."""
+    by_name = {}  # name of a reward -> whether it is REWARD, for each evaluation
+    for one in (one for entry in entries for run in entry.runs for one in run.evaluations):
+        for name in (name for name in one.checkpoint if measures.metric(name).startswith(f"{REWARD}/")):
+            by_name.setdefault(name, []).append(one.how.reward(measures.metric(name)) == one.how.decides)
+    others = [name for name in names if measures.metric(name).startswith(f"{REWARD}/") and not all(by_name.get(name, [False]))]
+    return [*of(names, REWARD), *sorted(others)]
 
 
 def duels(entries: Sequence[Entry]) -> list[Duel]:
     """The direct comparisons that were judged: of each seed the last against an opponent with the same settings, all seeds together."""
     evaluations: dict[tuple[int, str, str], list[Evaluation]] = {}
     for number, run in [(entry.number, run) for entry in entries for run in entry.runs]:
-        judged = [(name, one) for one in run.evaluations for name in _of(one.checkpoint, WIN_RATE) if 0 <= one.checkpoint[name].value <= 1]
+        judged = [(name, one) for one in run.evaluations for name in of(one.checkpoint, WIN_RATE) if 0 <= one.checkpoint[name].value <= 1]
         for (opponent, name), one in {(one.how.opponent or "its opponent", name): one for name, one in judged}.items():
             evaluations.setdefault((number, opponent, name), []).append(one)
     by_number = {entry.number: entry for entry in entries}
     found = []
     for (number, opponent, name), seeds in evaluations.items():
         verdicts = [sample["verdict"] for one in seeds for sample in one.samples if sample.get("verdict") is not None]
-        controlled = [one.checkpoint[even].value for one in seeds for even in _of(one.checkpoint, CONTROLLED)]
+        controlled = [one.checkpoint[even].value for one in seeds for even in of(one.checkpoint, CONTROLLED)]
         ties, rate = [verdict == TIE for verdict in verdicts], _win_rate([one.checkpoint[name] for one in seeds])
         how = ", ".join(part for part in PARTS.split(seeds[-1].settings) if _key(part) in (*DRAWN, "samples", "judge", "rewards"))
         several = sum(key[:2] == (number, opponent) for key in evaluations) > 1
@@ -144,22 +157,6 @@ def other_starts(question: Question) -> list[str]:
     models = [side.entry.facts.get("settings", {}).get("model", "").partition(";")[0] for side in question.sides]
     models = list(dict.fromkeys(filter(None, models)))
     return models if len(models) > 1 and not question.metric.startswith(ANSWERS) else []
-
-
-def _is_reward(rows):
-    """Whether a name is of a reward that ranks: of several rewards each, of the one that decides where it is the only one."""
-    several = [{measures.label(name) for name in _last(row) if name.startswith(f"{REWARD}/")} for _, row in rows]
-    alone = {name for (_, row), labels in zip(rows, several, strict=True) if not labels for name in _of(_last(row), REWARD)}
-    return lambda name: name in alone or measures.metric(name).startswith(f"{REWARD}/")
-
-
-def _last(row):
-    return {name for lines in row.runs.values() for name in lines[-1][1]}
-
-
-def _of(names: Iterable[str], metric: str) -> list[str]:
-    """The names of a metric among others, one for each way in which it was measured."""
-    return sorted(name for name in names if measures.metric(name) == metric)
 
 
 def _worth(name):
