@@ -25,7 +25,7 @@ WIN_RATES, INTERVALS = "reports/win_rates.py", "reports/intervals.py"
 JUDGE, ANNOTATIONS = "scoring/judge.py", "scoring/annotations.py"
 RUNS, MANIFEST = "training/runs.py", "manifest.py"
 KTO, RESPONSES, FORWARD, IFT = "objectives/kto.py", "objectives/families/responses.py", "training/forward.py", "objectives/ift.py"
-DIFFERENCES, QUESTIONS = "reports/differences.py", "reports/html/questions.py"
+DIFFERENCES, QUESTIONS, CONTENTS = "reports/differences.py", "reports/html/questions.py", "reports/html/contents.py"
 ADVANTAGES, SURROGATE, ADAPTIVE = "rollout/advantages.py", "objectives/families/surrogate.py", "objectives/families/adaptive_kl.py"
 RENDER, RENDERER, NAMES = "data/text/render.py", "data/text/renderer.py", "hf/names.py"
 
@@ -204,7 +204,7 @@ FUNCTIONS = (
     ),
     Function(
         "a report's answer",
-        "tests/reports/test_differences.py tests/test_report.py",
+        "tests/reports/test_differences.py tests/reports/test_estimates.py tests/test_report.py",
         (
             (DIFFERENCES, "for error in errors) / len(ends), min(", "for error in errors) / len(ends) ** 2, min("),
             (DIFFERENCES, "2 * opposite / end.n if", "0.0 if"),
@@ -212,7 +212,10 @@ FUNCTIONS = (
             (QUESTIONS, "for run in side.entry.finished() if math", "for run in side.entry.runs if math"),
             (QUESTIONS, "any(part not in other for", "all(part not in other for"),
             (DIFFERENCES, "/ (n - 1) / n, n - 1)", "/ (n - 1), n - 1)"),
-            (QUESTIONS, "<= 0.1 * paired.se + ROUNDING", "<= math.inf"),
+            (CONTENTS, "steps.get(step, {}) | of_answers", "of_answers | steps.get(step, {})"),
+            (CONTENTS, "one.step, one.time)", "one.step, -one.time)"),
+            ("reports/html/measures.py", "return (*self.drawn, f\"by {", "return (f\"by {"),
+            (ESTIMATES, "(np.asarray(before[1]) > 0) & (", "(np.asarray(before[1]) > 0) | ("),
             ("reports/html/answer.py", "level=differences.simultaneous(comparisons)", "level=differences.LEVEL"),
             ("reports/html/markup.py", "return Markup(html.escape(", "return Markup(("),
         ),

@@ -85,8 +85,8 @@ def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[
         found, missing = groups.read(folders, stages)
         if not found:
             raise ValueError(f"there is nothing to report: {' '.join(missing)}")
-        read = [Entry(group.name, i, [_run(name, folder) for name, folder in group.folders.items()]) for i, group in enumerate(found)]
-        entries = _named(read)
+        given = [Entry(group.name, i, [_run(name, folder) for name, folder in group.folders.items()]) for i, group in enumerate(found)]
+        entries = _named(given)
     for group, entry in zip(found, entries, strict=True):
         names = ["/".join(filter(None, (run.name, group.stage))) for run in entry.runs if not run.held_out]
         missing += [f"{name} was never evaluated on held-out prompts." for name in names]
