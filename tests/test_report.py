@@ -240,6 +240,17 @@ def test_of_each_seed_the_last_comparison_with_an_opponent_counts_and_those_of_t
     assert read() == [("other", 0.0, 1), ("reference", 0.75, 1)]
 
 
+def test_comparisons_with_different_settings_are_told_apart(tmp_path):
+    write(tmp_path / "run", lines=lines(0.6))
+    for tokens, won in ((8, 1.0), (9, 0.0)):
+        how = f"against other, max_new_tokens {tokens}, rewards.judge length"
+        evaluate(tmp_path / "run", [won] * 4, against=("other", [0.5] * 4), settings=how, file=f"step-9-{tokens}")
+    found = questions.duels(contents.read([tmp_path / "run"])[0])
+    assert sorted((one.label, one.rate.value) for one in found) == [("max_new_tokens 8", 1.0), ("max_new_tokens 9", 0.0)]
+    text = page(tmp_path, tmp_path / "run").text
+    assert "run against other (max_new_tokens 8) 1.00" in text and "run against other (max_new_tokens 9) 0.00" in text
+
+
 def test_what_started_from_different_models_stands_in_different_panels(tmp_path):
     for name, start in (("sft", "base"), ("dpo", "sft/export"), ("ipo", "sft/export")):
         write(tmp_path / name, lines=lines(0.6), objective=name, model=f"{start}; llama, 1,000 parameters")

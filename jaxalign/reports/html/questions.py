@@ -19,7 +19,7 @@ from jaxalign.reports.page import ANSWERS
 CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
 PARTS = re.compile(r"[;,] ")  # between the parts of a setting
 DRAWN = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop")  # settings of answers that change what a reward means
-REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
+OWN = REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
 
 
 class Side(NamedTuple):
@@ -62,7 +62,7 @@ class Duel(NamedTuple):
     @property
     def direct(self) -> bool:
         """Whether the opponent is another run or model, rather than its own start or the answers of the data."""
-        return self.opponent not in (REFERENCE, CHOSEN)
+        return self.opponent not in OWN
 
     @property
     def sign(self) -> int:
@@ -109,16 +109,22 @@ def duels(entries: Sequence[Entry]) -> list[Duel]:
         for (opponent, name), one in {(one.how.opponent or "its opponent", name): one for name, one in judged}.items():
             evaluations.setdefault((number, opponent, name), []).append(one)
     by_number = {entry.number: entry for entry in entries}
+    labels = {(opponent, name): _without(measures.label(name), f"against {opponent}") for _, opponent, name in evaluations}
     found = []
     for (number, opponent, name), seeds in evaluations.items():
         verdicts = [sample["verdict"] for one in seeds for sample in one.samples if sample.get("verdict") is not None]
         controlled = [one.checkpoint[even].value for one in seeds for even in of(one.checkpoint, CONTROLLED)]
         ties, rate = [verdict == TIE for verdict in verdicts], _win_rate([one.checkpoint[name] for one in seeds])
         how = ", ".join(part for part in PARTS.split(seeds[-1].settings) if _key(part) in (*DRAWN, "samples", "judge", "rewards"))
-        several = sum(key[:2] == (number, opponent) for key in evaluations) > 1
-        label = measures.label(name).replace(f"against {opponent}, ", "") if several else ""
+        shown = {label for (other, _), label in labels.items() if (other in OWN) is (opponent in OWN)}  # in one chart
+        label = labels[opponent, name] if len(shown) > 1 else ""
         found.append(Duel(by_number[number], opponent, label, rate, _mean(ties), _mean(controlled), how))
     return found
+
+
+def _without(label, part):
+    """A label without one of its parts."""
+    return f", {label}, ".replace(f", {part}, ", ", ").strip(", ")
 
 
 def gap(question: Question, first: Side, second: Side, *, level: float) -> Difference:
