@@ -36,7 +36,7 @@ FLAGS = (
     ("--reward", {"action": "append", "metavar": "SPEC", "help": "gsm8k, FILE.py:NAME, model:NAME, a dict, ...; may be repeated"}),
     ("--judge", {"metavar": "SPEC", "help": "decides which of two answers is better: MODEL@URL or a reward (default: the only reward)"}),
     ("--prompts", {"metavar": "FILE", "help": "rows with prompts (default: the held-out rows)"}),
-    ("--limit", {"metavar": "N", "help": "the first so many different prompts, or all (default: that of the run, else 64)"}),
+    ("--limit", {"metavar": "N", "help": "answer the first so many different prompts, or all (default: that of the run, else 64)"}),
     ("--samples", {"type": int, "help": "answers to every prompt"}),
     ("--max-new-tokens", {"type": int, "help": "an answer ends after so many tokens"}),
     ("--temperature", {"type": float, "help": "of the answers; 0: the likeliest token"}),

@@ -135,8 +135,8 @@ def _draw(options, training):
     from jaxalign.sampling import lines
 
     speaking, samples = _Model(_named(options), options), options.samples or 1
+    asked, prompts, counts = _asked(options, speaking)
     guide = _guide(options.guide or options.filter, training, speaking) if training else None
-    asked, prompts, counts = _asked(options, speaking, guide)
     if options.guide:
         return _guided(options, guide, speaking, asked, prompts, counts)
     lanes = max(1, samples // 4) if options.lanes is None else options.lanes
@@ -155,15 +155,16 @@ def _draw(options, training):
     return 0
 
 
-def _asked(options, speaking, guide):
+def _asked(options, speaking):
     """(prompts that can be answered, their token ids, counts of their rows); what was dropped is told."""
     from jaxalign.config.rollout_rules import room_of_prompts
     from jaxalign.data.raw.counts import Counts
     from jaxalign.sampling import guided, speaker
+    from jaxalign.training.sources import Source
 
     config, counts, renderer = speaking.model.config, Counts(), speaking.voice.renderer
     if options.guide:  # a line ends where the models do
-        room = guided.positions_of(speaking.model, guide.judge) - 1
+        room = guided.positions_of(config, Source(options.guide).decoder()) - 1
     else:
         room = room_of_prompts("--max-new-tokens", options.max_new_tokens, config.max_positions)
     able = {"most_tokens": room, "vocab_size": config.vocab_size}

@@ -162,7 +162,7 @@ def test_a_prompt_that_cannot_be_answered_is_told_and_counted_and_the_others_are
     err = capsys.readouterr().err
     assert "2 of 5 rows kept\n" in err and "dropped 2 by prompt_too_long; first is row 1: tale: the prompt has" in err
     assert "there is room for 500 beside max_new_tokens" in err
-    assert err.rstrip().endswith("3 of 5 rows have no sample; the lines at the beginning tell why.")
+    assert err.rstrip().endswith("rows without a sample: 3 of 5; the lines at the beginning tell why.")
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == [0, "b"]
 
 

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxalign.models import model as models
+from jaxalign.models.config import ModelConfig
 from jaxalign.sampling.sampler import Sampler
 from jaxalign.scoring import goal
 from jaxalign.scoring.scorer import Scorer
 
 
-def positions_of(model: models.Model, judge: Scorer) -> int:
+def positions_of(speaker: ModelConfig, judge: ModelConfig) -> int:
     """The positions of a prompt with its answer: both models read them."""
-    return min(model.config.max_positions, judge.model.config.max_positions)
+    return min(speaker.max_positions, judge.max_positions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def answer(
     """
     if samples < 1 or steps < 1:
         raise ValueError(f"guided decoding got samples={samples}, steps={steps}; both are at least 1.")
-    positions = positions_of(sampler.model, judge)
+    positions = positions_of(sampler.model.config, judge.model.config)
     if len(prompt) >= positions:
         raise ValueError(f"the prompt has {len(prompt):,} tokens, and the models have {positions:,} positions; shorten it.")
     ids, cosines, chances, stop = list(prompt), [], [], None

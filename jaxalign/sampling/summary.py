@@ -41,10 +41,11 @@ class Summary:
         ended = ", ".join(f"{self.ends[why]:,} {way}" for why, way in ways.items() if self.ends[why])
         rate = f"{usage.tokens:,} tokens in {seconds:.1f} s, {usage.tokens / max(seconds, 1e-9):,.0f} per second with compilation"
         busy = f"{usage.busy:.0%} of the lanes were busy"
-        lines = [f"{self.ends.total():,} samples: {rate}; {busy}; {ended or 'nothing was left to draw'}"]
+        count = self.ends.total()
+        lines = [f"{count:,} sample{'' if count == 1 else 's'}: {rate}; {busy}; {ended or 'nothing was left to draw'}"]
         if strings and self.ends and not self.ends["string"]:
             texts = ", ".join(map(repr, strings))
             lines.append(f"no sample contained --stop {texts}: each went on until something else ended it.")
         if dropped := self.counts.read - self.counts.kept:
-            lines.append(f"{dropped:,} of {self.counts.read:,} rows have no sample; the lines at the beginning tell why.")
+            lines.append(f"rows without a sample: {dropped:,} of {self.counts.read:,}; the lines at the beginning tell why.")
         return lines

@@ -77,6 +77,7 @@ def test_a_score_does_not_depend_on_the_others(judge):
 
 def test_texts_that_cannot_be_scored_are_counted_and_the_others_scored(folder):
     judge = rewards.make(f"model:{folder}")
+    assert judge.writes_prompt  # so that it takes no prompt that is written already
     scores = judge(["Hi."] * 3, ["Good day.", "y" * 400, "Good day."], [{}] * 3)
     assert np.isfinite(scores[[0, 2]]).all() and math.isnan(scores[1])
     (line,) = judge.lines()

@@ -79,7 +79,7 @@ def test_a_run_filters_and_guides_what_another_model_says(tmp_path, cache, capsy
     assert generate.main([*asked, "--samples", "2", "--guide", str(workdir), "--guide-steps", "2", "--out", str(tmp_path / "g.jsonl")]) == 0
     (line,) = [json.loads(line) for line in (tmp_path / "g.jsonl").read_text().splitlines()]
     assert len(line["cosines"]) == 2 and 2 <= len(line["token_ids"]) <= 24 and line["stop"] == "steps"
-    assert re.search(r"1 samples: \d+ tokens in .* per second with compilation; .*; 1 after 2 lines", capsys.readouterr().err)
+    assert re.search(r"1 sample: \d+ tokens in .* per second with compilation; .*; 1 after 2 lines", capsys.readouterr().err)
     for flags, words in (
         (["--filter", "package:stories260k"], "scores nothing; name a run"),
         (["--filter", str(workdir), "--template", "hh"], "is written otherwise than that of the model"),
