@@ -13,7 +13,7 @@
 #   --slices N         so many slices of this type (1), which are called NAME-0, NAME-1, ...; with several also --config.mesh.data=N.
 #                      Their hosts find each other by the metadata that the queued resource gives them; the lines of all but the
 #                      first slice are marked with its number
-#   --workdir FOLDER   all hosts see it
+#   --workdir FOLDER   all hosts see it; an absolute path
 #   --prepare COMMAND  runs on every host before the training, for example to mount that folder
 #   --create FLAG      a further flag of `gcloud compute tpus queued-resources create`, such as --create=--spot; may be given several times
 #   --project PROJECT  otherwise gcloud's own
@@ -188,6 +188,8 @@ case $action in
     (($#)) || usage "--config is missing"
     [[ " $*" == *" --workdir"* ]] || usage "--workdir is missing: a folder that all hosts see"
     [[ ! " $*" =~ " --workdir"[\ =][a-z0-9]+:// ]] || usage "--workdir is a folder that all hosts see; train.mirror keeps a copy in a bucket"
+    # a path below the checkout on a host, which `install` deletes
+    [[ " $*" =~ " --workdir"[\ =][/~] ]] || usage "--workdir is not absolute: write it as all hosts see it, such as /mnt/runs/NAME"
     run "$@"
     ;;
   status) say "request: $(request_state), slice$( ((slices == 1)) || echo s): $(node_states)" ;;

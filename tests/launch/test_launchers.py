@@ -48,6 +48,7 @@ def test_shellcheck_finds_nothing(script):
         (["tpu_pod.sh", "stop", "--name", "a"], "--zone is missing"),
         (["tpu_pod.sh", "run", "--name", "a", "--zone", "z", "--config", "a.py"], "--workdir is missing: a folder that all hosts see"),
         (["tpu_pod.sh", "run", "--name", "a", "--zone", "z", "--config=a.py", "--workdir=gs://b/r"], "train.mirror keeps a copy"),
+        (["tpu_pod.sh", "run", "--name", "a", "--zone", "z", "--config=a.py", "--workdir=runs/a"], "--workdir is not absolute"),
         (["tpu_pod.sh", "status", "--name", "a", "--zone", "z", "--slices", "0"], "--slices 0 is no number from 1"),
         (["slurm.sh", "--config", "a.py"], "sbatch --nodes 4"),
     ],
