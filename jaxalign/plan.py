@@ -8,7 +8,9 @@ compiled for the topology by its real compiler, which takes minutes for a large 
 
 from collections.abc import Sequence
 import json
+import math
 from pathlib import Path
+import re
 import sys
 
 from jaxalign.config.command_line import from_command_line, local, run
@@ -62,6 +64,7 @@ def _plan(argv):
         _write(options.json, plans)
         return 0
     plan = planning.quick(job)
+    estimated = plan["total_gib"]
     if not options.quick and topology.platform != "gpu":
         first = f"first estimate: {plan['total_gib']:.2f} GiB, {plan['step_s']:.3g} s per step; now the step is compiled"
         print(f"{first}, which takes minutes for a large model and is kept", file=sys.stderr)
@@ -76,7 +79,7 @@ def _plan(argv):
         if options.layout:
             print(f"picture: {pictures.layout(Path(options.layout), held)}")
     if not plan["fits"]:
-        found = plan_search.nearest(job, _progress)
+        found = plan_search.nearest(job, _progress, beyond=plan["total_gib"] / estimated)
         _progress("")
         print(f"nearest that fits: {_words(found)}")
         plan["nearest"] = found and {"change": found[0], **found[1]}
@@ -85,10 +88,14 @@ def _plan(argv):
 
 
 def _check(options, *, several: bool) -> None:
-    if options.price is not None and not options.price >= 0:
-        raise ValueError(f"--price {options.price} is below 0; give the price of one chip-hour.")
+    if options.price is not None and not 0 <= options.price < math.inf:
+        raise ValueError(f"--price {options.price} is no amount from 0; give the price of one chip-hour.")
     if options.rows_per_chip is not None and options.rows_per_chip < 1:
         raise ValueError(f"--rows-per-chip {options.rows_per_chip} is below 1; give the rows of a step for each chip.")
+    if options.search and options.compare:
+        raise ValueError("--search chooses the meshes itself, and --compare names them; give one of the two.")
+    if options.layout is not None and (options.search or options.compare):
+        raise ValueError("--layout shows one plan, and --search and --compare several; leave it out, and set mesh.* of the one to look at.")
     if several and (options.search or options.compare or options.layout is not None):
         raise ValueError("--search, --compare and --layout are about one topology; name one with --topology.")
     if options.plot and not several:
@@ -96,6 +103,11 @@ def _check(options, *, several: bool) -> None:
     for flag, path in (("--plot", options.plot), ("--layout", options.layout)):
         if path and not path.endswith(".png"):
             raise ValueError(f"{flag} {path}: the picture is a PNG; give its file a name that ends in .png.")
+    for flag, path in (("--plot", options.plot), ("--layout", options.layout), ("--json", options.json)):
+        if path and Path(path).is_dir():
+            raise ValueError(f"{flag} {path} is a folder; give the file to write.")
+        if path:  # before minutes of compiling
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _job(asked, topology):
@@ -114,7 +126,7 @@ def _mesh(text: str) -> dict[str, int]:
     sizes = dict.fromkeys(("data", "fsdp", "context", "tensor"), 1)
     for part in text.split(","):
         name, _, size = part.partition("=")
-        if name not in sizes or not size.lstrip("-").isdigit():
+        if name not in sizes or not re.fullmatch(r"-?[0-9]+", size):
             raise ValueError(f"--compare {text!r} is no mesh; write it like fsdp=16,tensor=4, with axes of {', '.join(sizes)}.")
         sizes[name] = int(size)
     return sizes

@@ -10,10 +10,15 @@ TENSOR = (1, 2, 4, 8)  # beyond 8, most models repeat their key heads
 CONTEXT = (1, 2, 4, 8, 16)
 
 
-def nearest(job: planning.Job, tell: Callable[[str], None] = lambda line: None) -> tuple[str, dict] | None:
+def nearest(
+    job: planning.Job, tell: Callable[[str], None] = lambda line: None, *, beyond: float = 1.0
+) -> tuple[str, dict] | None:
     """(the change in words, its plan) of the nearest job that fits by `quick`; None where none of those tried does.
 
     More microbatches come first, as they cost least; then remat, then parameters split further.
+
+    Args:
+      beyond: what the compiler needs for the job itself over what `quick` estimates; the changed job is taken to need as much more.
     """
     for changes in _changes(job):
         words = ", ".join(f"{_key(name)}={value}" for name, value in changes.items())
@@ -22,7 +27,7 @@ def nearest(job: planning.Job, tell: Callable[[str], None] = lambda line: None) 
             plan = planning.quick(job.changed(**changes))
         except ValueError:  # it does not split
             continue
-        if plan["fits"]:
+        if plan["total_gib"] * max(beyond, 1.0) <= plan["capacity_gib"]:
             return words, plan
     return None
 

@@ -110,6 +110,14 @@ def test_what_does_not_fit_is_answered_with_what_does(planned_run, tmp_path):
     assert found["nearest"]["fits"] and found["nearest"]["total_gib"] <= 16 < found["total_gib"]
 
 
+def test_what_the_compiler_alone_finds_too_large_is_answered_with_what_is_smaller():
+    large = job(batch=dict(rows=512))
+    estimated = planning.quick(large)
+    beyond = 1.01 * estimated["capacity_gib"] / estimated["total_gib"]  # the compiler's total is just more than a device has
+    _, smaller = plan_search.nearest(large, beyond=beyond)
+    assert estimated["fits"] and smaller["total_gib"] * beyond <= smaller["capacity_gib"]
+
+
 @pytest.mark.slow
 def test_a_search_and_a_comparison(planned_run, tmp_path):
     file = tmp_path / "small.py"
@@ -154,6 +162,10 @@ def test_weights_stay_within_a_slice():
     (("v5e:2x2", "--plot=x.png"), "draws several topologies"),
     (("v5e:2x2", "--layout", "x.svg"), "the picture is a PNG"),
     (("v5e:2x2", "--rows-per-chip", "0"), "is below 1"),
+    (("v5e:2x2", "--price", "inf"), "no amount from 0"),
+    (("v5e:2x2", "--search", "--compare", "fsdp=4"), "give one of the two"),
+    (("v5e:2x2", "--search", "--layout"), "shows one plan"),
+    (("v5e:2x2", "--json", "/"), "is a folder"),
 ])  # fmt: skip
 def test_flags_that_do_not_go_together_are_refused(monkeypatch, capsys, arguments, words):
     monkeypatch.setattr(topology, "set_environment", pytest.fail)
