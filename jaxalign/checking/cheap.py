@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.checking.steps import Subject
@@ -46,12 +45,12 @@ def start(subject: Subject, arrays: Mapping, *, holds: str, separate: bool, reco
         return skipped(name, "the reference is another model" if separate else "there is no reference")
     scored = arrays["slots"] >= 0
     if holds == "weights":
-        theirs = np.asarray(subject.logps(arrays, params={**(subject.state.frozen or {}), **subject.state.reference}))
-        apart = np.abs(np.asarray(subject.logps(arrays)) - theirs)[scored].max()
+        theirs = subject.logps(arrays, params={**(subject.state.frozen or {}), **subject.state.reference})
+        apart = np.abs(subject.logps(arrays) - theirs)[scored].max()
         return close(name, float(apart), EXACT, "the reference was not copied from the policy that training starts from")
     if not recorded:
         return skipped(name, "its log-probs are computed as the run goes")
-    apart = np.abs(np.asarray(subject.logps(arrays)) - arrays["columns"][COLUMN])[scored].mean()
+    apart = np.abs(subject.logps(arrays) - arrays["columns"][COLUMN])[scored].mean()
     cause = "the stored log-probs are of another model: the checkpoint has changed since; delete the prepared columns to compute them anew"
     return close(name, float(apart), TABLE, cause)
 
@@ -62,15 +61,15 @@ def repeats(subject: Subject, arrays: Mapping, *, noisy: bool) -> Verdict:
     if noisy:
         return skipped(name, "forward adds noise or warms up, as it is configured")
     first, second = (subject.logps(arrays, exact=False, step=step) for step in (0, 1))
-    apart = float(jnp.abs(first - second).max())
+    apart = float(np.abs(first - second).max())
     return verdict(name, apart == 0, f"difference {apart:.1e}", "dropout or other noise is left on")
 
 
 def drift(subject: Subject, arrays: Mapping, dtype: str) -> Verdict:
     """The log-probs in the run's dtype against those in float32, per scored token."""
-    scored = jnp.asarray(arrays["slots"] >= 0)
-    apart = jnp.abs(subject.logps(arrays, exact=False) - subject.logps(arrays))
-    mean = float(jnp.where(scored, apart, 0).sum() / jnp.maximum(scored.sum(), 1))
+    scored = arrays["slots"] >= 0
+    apart = np.abs(subject.logps(arrays, exact=False) - subject.logps(arrays))
+    mean = float(np.where(scored, apart, 0).sum() / max(scored.sum(), 1))
     cause = "sums run in a narrow type, or activations are too large for it; try model.dtype='float32'"
     return close(f"{dtype} against float32", mean, DRIFT[dtype], cause)
 
@@ -78,7 +77,7 @@ def drift(subject: Subject, arrays: Mapping, dtype: str) -> Verdict:
 def likelihood(subject: Subject, arrays: Mapping, vocabulary: int) -> Verdict:
     """A trained model finds the responses likelier than chance: the mean log-prob per token is finite and above that of a uniform guess."""
     scored = arrays["slots"] >= 0
-    mean = float(np.asarray(subject.logps(arrays))[scored].mean())
+    mean = float(subject.logps(arrays)[scored].mean())
     cause = "tokenizer or template do not fit the model, or its weights are random"
     return verdict(
         "responses likelier than chance",

@@ -8,7 +8,9 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxalign import offload
@@ -65,14 +67,18 @@ class Subject:
         """The gradient of the last `measure`."""
         return self.state.opt_state
 
-    def logps(self, arrays: Mapping, *, params=None, exact: bool = True, step: int = 0) -> jax.Array:
-        """Log-probs float32[R, T] of the policy, or of other parameters, on a batch."""
+    def logps(self, arrays: Mapping, *, params=None, exact: bool = True, step: int = 0) -> np.ndarray:
+        """Log-probs float32[R, T] of the policy, or of other parameters, on a batch.
+
+        Several processes all give the same batch, so that it is computed once for each; every process gets the rows of the first.
+        """
         key = "exact" if exact else "look"
         if key not in self._compiled:
             look = self.exact if exact else self.look
             self._compiled[key] = jax.jit(lambda params, batch, step: look(params, batch, step).logps)
         with jax.default_matmul_precision(PRECISION if exact else None):
-            return self._compiled[key](self.params if params is None else params, loader.to_device(arrays), jnp.int32(step))
+            logps = self._compiled[key](self.params if params is None else params, loader.to_device(arrays), jnp.int32(step))
+        return np.asarray(multihost_utils.process_allgather(logps, tiled=True))[: len(arrays["tokens"])]
 
     def mean_logp(self, arrays: Mapping) -> Callable:
         """trained parameters -> (mean log-prob of the scored tokens, its gradient), in float32."""

@@ -15,7 +15,7 @@ from jaxalign.checking import cheap, costly, steps, texts, verdicts
 from jaxalign.checking.verdicts import Verdict, skipped
 from jaxalign.config import build, computed, functions, planned, teacher
 from jaxalign.config.durations import durations
-from jaxalign.config.prepared import prepared_sets, to_stderr, training_sources
+from jaxalign.config.prepared import prepared_sets, training_sources
 from jaxalign.config.sets import check_rows
 from jaxalign.config.stages import training_stages
 from jaxalign.data.prepared import judgements
@@ -28,7 +28,7 @@ from jaxalign.models import model as models
 from jaxalign.sampling.law import Law
 from jaxalign.sampling.sampler import Sampler
 from jaxalign.sampling.stopping import Stopping
-from jaxalign.training import checkpoint, forward, reference
+from jaxalign.training import checkpoint, forward, reference, runs
 from jaxalign.training.sources import Source
 
 PARTS = 2  # microbatches that one part is compared with
@@ -141,7 +141,7 @@ def first(stages: Mapping[str, ConfigDict], *, wanted: bool) -> None:
     with jax.set_mesh(build.mesh(cfg)):
         for one in cheap_half(case(cfg)):
             found.append(one)
-            to_stderr([verdicts.line(one)])
+            runs.to_stderr(verdicts.line(one))
     if bad := verdicts.failed(found):
         names = ", ".join(one.name for one in bad)
         raise ValueError(f"the self-check failed: {names}. See the likely causes above, or leave --selfcheck out.")
@@ -220,7 +220,7 @@ def _sampler(one, mine) -> Verdict:
         arrays["segments"][row, : len(ids)] = 1
         arrays["slots"][row, len(prompts[sample.prompt]) : len(ids)] = 0
         places.append((row, slice(len(prompts[sample.prompt]), len(ids))))
-    logps = np.asarray(mine.logps(arrays))
+    logps = mine.logps(arrays)
     return costly.samples([(sample.token_ids, sample.logps) for sample in drawn], [logps[place] for place in places])
 
 

@@ -106,7 +106,7 @@ def test_a_forward_pass_with_dropout_is_found(case, monkeypatch):
 
 def test_a_reference_table_of_another_model_is_found(subject, case):
     def found(apart):
-        arrays = {**case.arrays, "columns": {reference.COLUMN: np.asarray(subject.logps(case.arrays)) + apart}}
+        arrays = {**case.arrays, "columns": {reference.COLUMN: subject.logps(case.arrays) + apart}}
         return cheap.start(subject, arrays, holds="logps", separate=False, recorded=True)
 
     assert found(0.0).result == verdicts.PASSED

@@ -55,7 +55,8 @@ def assert_same(folder, other, tolerance):
 def test_two_processes_equal_one_and_hand_over_to_others(tmp_path):
     two, one, cache = tmp_path / "two", tmp_path / "one", tmp_path / "prepared"
     launch(one, cache, 1)
-    launch(two, tmp_path / "other", 2)
+    checked = launch(two, tmp_path / "other", 2, "--selfcheck")[0]
+    assert "pass  forward pass repeats itself" in checked and "pass  responses likelier than chance" in checked
     for stage in STAGES:
         assert_same(two / stage, one / stage, 1e-6)
         lines = metrics(one / stage), metrics(two / stage)
