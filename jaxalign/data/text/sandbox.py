@@ -5,8 +5,10 @@ repeats them, so that the same template is refused on every machine, whatever it
 """
 
 import datetime
+import functools
 import json
 import re
+import types
 
 import jinja2
 import jinja2.ext
@@ -16,7 +18,9 @@ import jinja2.visitor
 
 MOST_STEPS = 2_000_000  # loop steps and calls of one rendering; a conversation of 1,000 turns takes about 20,000
 MOST_CHARACTERS = 50_000_000  # of one text that a template makes
+STEP_SIZE = 1_000  # characters or items of what a call or a filter makes that count as a step
 WIDTH = re.compile(r"\d{6,}")  # in a format such as %9999999d
+WIDENING = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch", "to_bytes")  # take a width
 
 
 class Unbounded(jinja2.TemplateError):
@@ -31,6 +35,8 @@ def compiled(text: str, date: str) -> jinja2.Template:
     """
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation])
     environment.filters["tojson"] = _to_json
+    environment.filters.update({name: environment.bounded(name, function) for name, function in environment.filters.items()})
+    del environment.globals["lipsum"]
     environment.filters["_steps"] = environment.steps
     environment.filters["_joined"] = lambda parts: environment.concat(str(part) for part in parts)
     environment.globals["raise_exception"] = _raise
@@ -52,8 +58,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
     taken = 0  # steps of this rendering so far
 
-    def step(self):
-        self.taken += 1
+    def step(self, count=1):
+        self.taken += count
         if self.taken > MOST_STEPS:
             raise Unbounded(f"it takes more than {MOST_STEPS:,} steps")
 
@@ -67,7 +73,28 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def call(self, context, function, /, *args, **kwargs):
         self.step()
-        return super().call(context, function, *args, **kwargs)
+        method = getattr(function, "__wrapped__", function)  # jinja wraps str.format
+        _check_arguments(getattr(method, "__name__", ""), [getattr(method, "__self__", None), *args, *kwargs.values()])
+        return self.measured(super().call(context, function, *args, **kwargs))
+
+    def bounded(self, name, function):
+        """The filter with its arguments looked at first, and counted as a call."""
+
+        @functools.wraps(function)  # also what jinja has to give it: the context, the environment
+        def filter(*args, **kwargs):
+            self.step()
+            args = [list(x) if name == "join" and isinstance(x, types.GeneratorType) else x for x in args]
+            _check_arguments(name, [*args, *kwargs.values()])
+            return self.measured(function(*args, **kwargs))
+
+        return filter
+
+    def measured(self, made):
+        """What a call has made, after counting steps for its size; items that are made one by one are counted as they come."""
+        if isinstance(made, (str, list, tuple, range)):
+            _check_size(len(made))
+            self.step(len(made) // STEP_SIZE)
+        return self.steps(made) if isinstance(made, types.GeneratorType) else made
 
     def call_binop(self, context, operator, left, right):
         if operator == "+" and isinstance(left, (str, list, tuple)):
@@ -78,13 +105,29 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             _check_size(left.bit_length() * max(right, 0))
         elif operator == "%" and isinstance(left, str):
-            _check_size(max((int(width) for width in WIDTH.findall(left)), default=0))
+            starred = [x for x in right if isinstance(x, int)] if "*" in left and isinstance(right, tuple) else []
+            _check_size(max([int(width) for width in WIDTH.findall(left)] + starred, default=0))
         return super().call_binop(context, operator, left, right)
 
     def concat(self, parts):
         parts = list(parts)
         _check_size(sum(map(len, parts)))
         return "".join(parts)
+
+
+def _check_arguments(name, arguments):
+    """Refuses what would make more of its arguments, the text of a method among them, than a text may be."""
+    texts, numbers = ([x for x in arguments if isinstance(x, kind)] for kind in (str, int))
+    if name in WIDENING:
+        breaks = sum(text.count("\n") + text.count("\t") for text in texts)
+        _check_size(max(numbers, default=0) * (1 + breaks))
+    elif name == "format" and texts:
+        _check_size(max((int(width) for width in WIDTH.findall(texts[0])), default=0))
+    elif name == "replace" and len(texts) == 3:
+        _check_size(len(texts[0]) + texts[0].count(texts[1]) * len(texts[2]))
+    elif name == "join":
+        items = [item for x in arguments if isinstance(x, (list, tuple)) for item in x]
+        _check_size(sum(len(item) for item in items if isinstance(item, str)) + len(items) * sum(map(len, texts)))
 
 
 def _check_size(size):
@@ -116,6 +159,7 @@ class _Bounded(jinja2.visitor.NodeTransformer):
 
 
 def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    _check_size(STEP_SIZE * (indent if isinstance(indent, int) else len(indent or "")))  # stands before each of many items
     # jinja's own filter escapes <, > and & for HTML, which would change the text that the model reads.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

@@ -37,6 +37,13 @@ def render(text, messages=HI, **options):
             "more than 50,000,000",
         ),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ 'a' | center(2000000000) }}", "2,000,000,000 characters"),
+        ("{{ 'a'.ljust(2000000000) }}", "2,000,000,000 characters"),
+        ("{{ '{:>2000000000}'.format(1) }}", "2,000,000,000 characters"),
+        ("{{ '%*d' % (2000000000, 1) }}", "2,000,000,000 characters"),
+        ("{{ [1] | tojson(indent=2000000000) }}", "characters, more than"),
+        ("{{ ('a' * 100000).replace('a', 'b' * 100000) }}", "10,000,100,000 characters"),
+        ("{{ (['a' * 5000] * 100000) | map('string') | join }}", "500,000,000 characters"),
     ],
 )
 def test_a_template_that_fails_or_does_not_end_refuses_the_row(text, words):
@@ -45,12 +52,19 @@ def test_a_template_that_fails_or_does_not_end_refuses_the_row(text, words):
     assert error.value.rule == "template"
 
 
+def test_numbers_and_digits_in_what_a_template_writes_are_no_widths():
+    text = "{{ 1700000000 | tojson }} {{ '{} {}'.format('5551234567', 1700000000) }} {{ [1700000000] | join(',') }}"
+    assert render(text) == "1700000000 5551234567 1700000000 1700000000"
+
+
 def test_a_refused_rendering_leaves_the_next_one_all_its_steps(monkeypatch):
     monkeypatch.setattr(sandbox, "MOST_STEPS", 10)
     text = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(RowError, match="more than 10 steps"):
         render(text, HI * 11)
     assert render(text, HI * 10) == "Hi" * 10
+    with pytest.raises(RowError, match="more than 10 steps"):
+        render("{{ ('a' * 20000) | upper }}")  # what a filter makes counts by its size
 
 
 @pytest.mark.parametrize(
