@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 LOOKS = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[opsu]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{30,})"
+    r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|AKIA[0-9A-Z]{16}"
+    r"|AIza[\w-]{30,}|ya29\.[\w.-]{20,}|xox[abeprs]-[\w-]{20,})"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # USER:PASSWORD of an address
 )
 NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_?KEY)$")  # of environment variables that hold one

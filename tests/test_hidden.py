@@ -11,6 +11,7 @@ from jaxalign.hf import load
 
 TOKEN = "hf_" + "aB3" * 11
 TEXTS = [TOKEN, "sk-" + "x1" * 20, "ghp_" + "9" * 30, "AKIA" + "Z" * 16, "https://me:secret@host/data.jsonl"]
+TEXTS += ["github_pat_" + "1aB_" * 10, "glpat-" + "x-Y1" * 5, "ya29." + "a0_-" * 20]
 
 
 @pytest.mark.parametrize("text", TEXTS)
