@@ -1,16 +1,22 @@
 """Commands that run as the processes of one run, over loopback. Not a test itself."""
 
 import os
+import re
 import socket
 import subprocess
 
 DEVICES = 8
 
 
+def flags(devices):
+    """XLA_FLAGS of a process with so many devices that compiles as these tests do."""
+    return re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
+
+
 def outcome(commands, *, devices=DEVICES):
     """(exit codes, messages) of commands that train together on so many devices, one process each; a hang has no time-out of its own."""
     count = len(commands)
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // count}"}
+    environment = {**os.environ, "XLA_FLAGS": flags(devices // count)}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         together = ["--coordinator", f"127.0.0.1:{probe.getsockname()[1]}", "--processes", str(count)]

@@ -3,8 +3,8 @@
 An objective is picked up by its file. Policy and reference have different random weights; groups are uneven, some are filler, some are
 pairs and some judged one by one, and all have a response of another prompt. Every objective looks at the batch with the model of light.py;
 those of DECODED look at it with the real decoder too. Every objective is tried on a mesh of all axes with microbatches; split tokens are
-for an objective of each family, and microbatches on one device for those that read statistics of the whole batch. An objective of each
-family is among the quick tests; the rest carries the marker slow. SWEEP=1 tries all of them on all further meshes.
+for one that looks twice and one with statistics, and microbatches on one device for two that read statistics of the whole batch. An
+objective of each family is among the quick tests; the rest carries the marker slow. SWEEP=1 tries all of them on all further meshes.
 """
 
 import functools
@@ -128,12 +128,14 @@ def is_quick(case: Case) -> bool:
 
 
 PARAMS = [pytest.param(case, marks=() if is_quick(case) else pytest.mark.slow) for case in CASES]
-SPLIT_TOKENS = (1, 2, 2, 2)  # data, fsdp, tensor, context; of whole decoders in test_split_tokens
+STATISTICS = ("kto", "una-ema")  # of this batch, and of those before it too; all are tried with microbatches on a mesh
+SPLIT_TOKENS = (1, 2, 2, 2)  # data, fsdp, tensor, context
+SPLIT = ("ift", "kto")  # that look twice or read statistics; losses of all families, with whole decoders, in test_split_tokens
 SHAPES = (((1, 1, 1), 8), ((1, 8, 1), 1), ((1, 1, 8), 1), (SPLIT_TOKENS, 2))
 PLACED = [  # how a mesh of one axis lays weights out is the decoder's
     (case, *shape)
     for case in CASES
-    for shape, tried in zip(SHAPES, (case.bound.statistics_names, case.lora, case.decoder and not case.lora, is_quick(case)), strict=True)
+    for shape, tried in zip(SHAPES, (str(case) in STATISTICS, case.lora, case.decoder and not case.lora, str(case) in SPLIT), strict=True)
     if tried or os.environ.get("SWEEP")
 ]
 

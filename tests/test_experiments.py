@@ -70,6 +70,7 @@ def test_both_ways_of_a_map_end_at_its_goal_and_the_optimal_one_is_optimal(name)
         grid.path("L")
 
 
+@pytest.mark.usefixtures("few_optimizations")
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [many_seeds.rmsprop, many_seeds.adam, many_seeds.gradient_descent])
 def test_a_seed_trained_among_others_ends_where_it_ends_alone(optimizer):
@@ -120,6 +121,7 @@ def test_the_lake_writes_its_table_and_sft_nears_the_optimal_policy(tmp_path, mo
     assert json.loads((tmp_path / "results.json").read_text())["standard map"]["SFT"]["difference"] == 0
 
 
+@pytest.mark.usefixtures("few_optimizations")
 @pytest.mark.slow
 def test_texts_of_the_tree_have_probability_one_together_and_are_those_of_a_plain_network():
     params = tree_mdp.start(2, first_seed=1)
@@ -215,6 +217,7 @@ def test_a_reward_model_of_arithmetic_that_is_none_is_named(tmp_path, arms, name
         arithmetic.run(tmp_path, arms=arms)
 
 
+@pytest.mark.usefixtures("few_optimizations")
 @pytest.mark.slow
 def test_arithmetic_writes_its_table_and_the_areas_are_shares(tmp_path, monkeypatch):
     monkeypatch.setattr(arithmetic, "COUNTS", {"solutions": 256, "pairs": 128, "held_out": 40, "questions": 4})
@@ -292,6 +295,7 @@ def test_answers_judged_one_by_one_stand_together_where_their_prompts_are_equal(
     assert judged[0].prompt == judged[2].prompt != judged[1].prompt
 
 
+@pytest.mark.usefixtures("few_optimizations")
 @pytest.mark.slow
 def test_reward_folds_writes_what_two_reward_models_make_of_held_out_pairs(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXALIGN_CACHE", str(tmp_path / "cache"))

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import several_processes
 
 from jaxalign.training.stop import CHECK_EVERY_STEPS
 
@@ -24,7 +25,7 @@ def test_two_local_processes_train_until_a_signal_and_save(tmp_path):
     command += [f"--config.train.{setting}" for setting in ("total_steps=1000", "eval_every_steps=0", "save_every_steps=5")]
     command += ["--config.data.eval=None"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "XLA_FLAGS": several_processes.flags(1)}
 
     with errors.open("w") as stderr, subprocess.Popen(command, env=environment, stderr=stderr) as launcher:
         while launcher.poll() is None and not steps(run):

@@ -111,6 +111,7 @@ def named(case) -> str:
     return "-".join([name, *(f"{key}={value}" for key, value in hparams.items())])
 
 
+@functools.cache
 def extremes(reads: tuple[str, ...]):
     """(policy, reference, batch) in which every group of GROUPS is one row; a third response is of another prompt, or the worst.
 

@@ -1,6 +1,7 @@
 """IFT against the golden vectors, values and gradients, and the identities that packing and its limits promise."""
 
 import json
+import os
 import pathlib
 
 import jax
@@ -189,7 +190,7 @@ def on_decoder(mode, arrays, mesh=(1, 1, 1)):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES if os.environ.get("SWEEP") else ("official", "eq21"))  # what the decoder gives is the same for all
 def test_packed_and_unpacked_shared_and_repeated_prompts_are_the_same_on_a_mesh(mode):
     text, alone = toys.groups(12, seed=3), np.arange(12, dtype=np.int32)[:, None]
     expected, expected_gradient = on_decoder(mode, pack.assemble(text, PLAN, row_tokens=64, share_prompt=True))

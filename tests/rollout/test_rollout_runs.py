@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import several_processes
 
 from jaxalign import train
 from jaxalign.sampling.sampler import Sampler
 from jaxalign.training import runs
 
-OPTIMIZED = True
 CONFIG = str(Path(__file__).parent / "spoken.py")
 DIE = str(Path(__file__).parents[1] / "run_and_die.py")
 
@@ -128,10 +128,9 @@ def test_two_processes_draw_the_rollouts_of_one(finished, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
     two = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
     command = [sys.executable, "-m", "jaxalign.train", *arguments(tmp_path, "grpo"), *two]
-    options = {"env": {**os.environ, "XLA_FLAGS": flags}, "stderr": subprocess.PIPE, "text": True}
+    options = {"env": {**os.environ, "XLA_FLAGS": several_processes.flags(4)}, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen([*command, "--process", str(i)], **options) for i in range(2)]
     try:
         messages = [process.communicate(timeout=300)[1] for process in processes]

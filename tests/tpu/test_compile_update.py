@@ -12,6 +12,8 @@ import sys
 
 import pytest
 
+OPTIMIZED = True  # as on the chips
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'jaxalign[tpu]'")

@@ -15,6 +15,7 @@ import killed
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import several_processes
 
 from jaxalign.training import runs
 
@@ -26,7 +27,7 @@ STEPS = 8
 @pytest.fixture
 def start(tmp_path):
     """(folder, seed) -> (exit code, messages) of a start; without a seed nobody kills it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(SCRIPT).parents[2]), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(SCRIPT).parents[2]), "XLA_FLAGS": several_processes.flags(2)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, SCRIPT], env=environment, text=True, **pipes) as server:
 

@@ -10,11 +10,11 @@ from jaxalign import train
 
 OPTIMIZED = ONE_DEVICE = True
 TINY = str(Path(__file__).parents[1] / "tiny.py")
-SETTINGS = ("train.total_steps=6", "train.save_every_steps=3", "train.eval_every_steps=3", "train.log_every_steps=1")
+SETTINGS = ("batch.rows=4", "train.total_steps=6", "train.save_every_steps=3", "train.eval_every_steps=3", "train.log_every_steps=1")
 CASES = {
-    "a reference that moved softly, and muon beside adamw": (
-        "dpo", "reference.rule=soft", "reference.alpha=0.6", "reference.every_steps=2",
-        "optimizer.name=muon", "optimizer.mu_dtype=bfloat16",
+    "a reference that moved softly, muon beside adamw, and a running mean of rewards": (
+        "una", "objective.offset=ema", "data.train.feedback=label", "data.eval.feedback=label",
+        "reference.rule=soft", "reference.alpha=0.6", "reference.every_steps=2", "optimizer.name=muon", "optimizer.mu_dtype=bfloat16",
     ),
     "a reference that moved hard, and moments, in the memory of the host": (
         "dpo", "reference.rule=hard", "reference.every_steps=2", "mesh.offload=('reference','optimizer')",
@@ -23,7 +23,6 @@ CASES = {
         "ipo", "reference.rule=hard_table", "reference.every_steps=4",
         "optimizer.name=lion", "optimizer.mu_dtype=bfloat16", "optimizer.learning_rate=1e-4",
     ),
-    "a running mean of rewards": ("una", "objective.offset=ema", "data.train.feedback=label", "data.eval.feedback=label"),
     "a reward head of several layers on a frozen decoder, and groups drawn by a column": (
         "reward", "model.reward_head=mlp", "model.trainable=reward_head", "data.sampling=priority", "data.sampling_column=reward",
     ),

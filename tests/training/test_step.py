@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import math
+import os
 import re
 
 import jax
 import jax.numpy as jnp
+import light
 import numpy as np
 import optax
 import pytest
@@ -19,6 +21,7 @@ from jaxalign.types import Outputs, Terms
 
 ROW_TOKENS = 64
 PLAN = np.arange(8, dtype=np.int32).reshape(4, 2)
+SWEEP = os.environ.get("SWEEP")
 ARRAY = re.compile(r"\b(?:pred|bf16|[fsu]\d+)\[([\d,]+)\]")
 
 
@@ -198,7 +201,12 @@ def numbered(policy, constant, batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_the_statistics_of_the_whole_batch_are_carried_to_the_next_step(on_one_device, microbatches):
-    train_step, state, batch = toys.make_step("bco", microbatches=microbatches), toys.make_state("bco"), toys.place(arrays())
+    bound, rule = objectives.bind("bco"), reference.RULES["frozen"]
+    train_step = step.make_train_step(
+        light.next_token, bound, rule.bind(), toys.keep_gradient(), optax.constant_schedule(0.1), microbatches=microbatches
+    )
+    state = step.init_state(light.params(0), toys.keep_gradient(), rule=rule, seed=0, statistics=bound.statistics_names)
+    state, batch = state.replace(reference={key: light.params(1)[key] for key in state.reference}), toys.place(arrays())
     state, _ = train_step(state, batch)
     first = jax.device_get(state.statistics)
     assert first["seen"] == pytest.approx(0.1) and first["rewards"] != 0  # its decay is 0.9
@@ -233,11 +241,8 @@ def test_groups_stay_with_their_rows_in_a_microbatch(on_one_device):
         np.testing.assert_array_equal(parts.valid[part], whole["valid"].reshape(4, 2, 3)[rows].reshape(4, 3))
 
 
-OTHERS = [pytest.param(rule, marks=pytest.mark.slow) for rule in sorted(optim.RULES) if rule != "adamw"]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["adamw", *OTHERS])
+@pytest.mark.parametrize("rule", sorted(optim.RULES) if SWEEP else ["adamw"])  # moments of the others: test_optim
 def test_state_and_metrics_stay_float32_under_bfloat16_compute(on_one_device, rule):
     schedule = optax.constant_schedule(1e-2)
     optimizer = optim.make_optimizer(optim.RULES[rule], schedule, max_grad_norm=1.0, weight_decay=0.1, axes=toys.model().axes)
@@ -253,27 +258,30 @@ def test_state_and_metrics_stay_float32_under_bfloat16_compute(on_one_device, ru
     np.testing.assert_allclose(metrics["loss"], exact["loss"], rtol=0.1)
 
 
+@functools.cache
+def of_rows(mesh, rows, microbatches):
+    """(metrics, parameters) after a step on the first two groups, or one, each in a row of its own, and rows of filler."""
+    plan = np.full((rows, 1), -1, np.int32)
+    plan[:2] = np.arange(min(rows, 2))[:, None]
+    batch = pack.assemble(toys.groups(8, 5), plan, row_tokens=ROW_TOKENS, share_prompt=True)
+    with jax.set_mesh(toys.mesh(mesh)):
+        state, metrics = toys.make_step("dpo", microbatches=microbatches)(toys.make_state("dpo"), toys.place(batch))
+        return jax.device_get((metrics, state.trainable))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "rows", "microbatches"),
     [
-        ((1, 1, 1), 1, 1),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (((1, 1, 1), 2, 2), ((1, 1, 8), 1, 1), ((4, 1, 2), 8, 2))),
+        ((1, 1, 1), 2, 2),
+        ((1, 1, 8), 1, 1),
+        ((4, 1, 2), 8, 2),
     ],
     ids=str,
 )
 def test_one_row_per_device_gives_the_step_of_any_other_layout(mesh, rows, microbatches):
     # jax 0.12 drops mesh axes of one device from the types of dimensions of size 1: every dimension of a batch is 1 somewhere here.
-    groups, plan = toys.groups(8, 5), np.full((rows, 1), -1, np.int32)
-    plan[:2] = np.arange(min(rows, 2))[:, None]
-
-    def run(mesh, rows, microbatches):
-        batch = pack.assemble(groups, plan[:rows], row_tokens=ROW_TOKENS, share_prompt=True)
-        with jax.set_mesh(toys.mesh(mesh)):
-            state, metrics = toys.make_step("dpo", microbatches=microbatches)(toys.make_state("dpo"), toys.place(batch))
-            return jax.device_get((metrics, state.trainable))
-
-    (metrics, trainable), (expected, other) = run(mesh, rows, microbatches), run((1, 1, 1), min(rows, 2), 1)
+    (metrics, trainable), (expected, other) = of_rows(mesh, rows, microbatches), of_rows((1, 1, 1), min(rows, 2), 1)
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), trainable, other)
@@ -291,7 +299,7 @@ def largest_array(objective, remat):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "full"])
+@pytest.mark.parametrize("remat", ["none", "full"] if SWEEP else ["none"])  # which keeps the most
 def test_no_array_of_the_compiled_step_has_a_vocabulary_for_every_token(on_one_device, remat):
     # attention scores of all heads would have 0.5 a layer, a chunk of the head has 0.25
     assert largest_array(toys.objective("dpo")[0], remat) <= 0.25

@@ -17,7 +17,6 @@ from jaxalign.training import checkpoint, metrics, runs
 from jaxalign.training.roll_back import Skipped
 from jaxalign.types import Outputs
 
-OPTIMIZED = True
 FILE = """
 import importlib.util
 
