@@ -44,7 +44,6 @@ def few_optimizations():
     """For a test of few steps in a module that is OPTIMIZED."""
     import jax
 
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -18,6 +18,7 @@ from jaxalign import sharding
 from jaxalign.training import sources
 
 pytestmark = pytest.mark.slow
+OPTIMIZED = True
 
 METHODS = os.environ.get("METHODS", "kto")  # METHODS=sft,dpo,kto python -m pytest -m slow THIS_FILE: all, continued by four as well
 STAGES = METHODS.split(",")
