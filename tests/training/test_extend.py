@@ -14,6 +14,7 @@ from jaxalign.config.resolve import resolve
 OPTIMIZED = True
 TINY = str(Path(__file__).parents[1] / "tiny.py")
 SHORT = ("train.total_steps=4", "train.save_every_steps=4", "train.eval_every_steps=4", "train.log_every_steps=1")
+WINDOWS = ("reference.rule=hard_table", "reference.every_steps=3", "data.eval=None")  # one reaches beyond the first end
 LONGER = ("train.extend_steps=3", "train.extend_learning_rate=0.0005")
 
 
@@ -32,24 +33,28 @@ def start(workdir, cache, *settings, code=0):
     return [{name: line[name] for name in ("step", "loss", "learning_rate", "grad_norm")} for line in lines if line["split"] == "train"]
 
 
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory, cache):
+    """(workdir, training lines) of a run that was extended at its end."""
+    workdir = tmp_path_factory.mktemp("later")
+    start(workdir, cache, *WINDOWS)
+    return workdir, start(workdir, cache, *WINDOWS, *LONGER)
+
+
 @pytest.mark.slow
-def test_a_run_extended_at_its_end_is_the_run_extended_from_the_start(tmp_path, cache):
-    settings = "reference.rule=hard_table", "reference.every_steps=3"  # the batches of a window reach beyond the first end
-    start(tmp_path / "later", cache, *settings, "data.eval=None")
-    later = start(tmp_path / "later", cache, *settings, "data.eval=None", *LONGER)
-    at_once = start(tmp_path / "at_once", cache, *settings, "data.eval=None", *LONGER)
+def test_a_run_extended_at_its_end_is_the_run_extended_from_the_start(extended, tmp_path, cache):
+    later, at_once = extended[1], start(tmp_path, cache, *WINDOWS, *LONGER)
     assert later == at_once and [line["step"] for line in later] == list(range(7))
     assert [line["learning_rate"] for line in later[4:]] == pytest.approx([5e-4] * 3)
 
 
 @pytest.mark.slow
-def test_an_extension_needs_a_rate_where_the_schedule_ends_at_0_and_does_not_end_before_the_checkpoint(tmp_path, cache, capsys):
-    start(tmp_path, cache, *LONGER)
-    start(tmp_path / "other", cache, "train.extend_steps=3", code=1)
+def test_an_extension_needs_a_rate_where_the_schedule_ends_at_0_and_does_not_end_before_the_checkpoint(extended, tmp_path, cache, capsys):
+    start(tmp_path, cache, "train.extend_steps=3", code=1)
     assert "optimizer.schedule='cosine' ends at a learning rate of 0" in capsys.readouterr().err
-    start(tmp_path, cache, "train.extend_steps=1", "train.extend_learning_rate=0.0005", code=1)
+    start(extended[0], cache, *WINDOWS, "train.extend_steps=1", "train.extend_learning_rate=0.0005", code=1)
     assert "holds step 7, beyond the 5 steps that are asked for" in capsys.readouterr().err
-    start(tmp_path, cache, "train.extend_steps=9", "train.extend_learning_rate=0.1", code=1)
+    start(extended[0], cache, *WINDOWS, "train.extend_steps=9", "train.extend_learning_rate=0.1", code=1)
     assert "train.extend_learning_rate: 0.0005 -> 0.1" in capsys.readouterr().err
 
 
