@@ -9,7 +9,7 @@ import pytest
 from report_runs import HOSTILE, PROMPTS, Elements, evaluate, write
 
 from jaxalign import report
-from jaxalign.reports.html import charts, contents, document, questions
+from jaxalign.reports.html import charts, contents, document, measures, questions
 from jaxalign.reports.html.markup import escaped, tag
 
 FOLLOWED = {"prompt": "p", "responses": [{"what": "chosen", "text": "yes", "before": -2.0, "after": -1.5}]}
@@ -249,6 +249,17 @@ def test_comparisons_with_different_settings_are_told_apart(tmp_path):
     assert sorted((one.label, one.rate.value) for one in found) == [("max_new_tokens 8", 1.0), ("max_new_tokens 9", 0.0)]
     text = page(tmp_path, tmp_path / "run").text
     assert "run against other (max_new_tokens 8) 1.00" in text and "run against other (max_new_tokens 9) 0.00" in text
+
+
+def test_the_weights_of_a_sum_belong_to_its_reward_and_not_to_how_answers_were_drawn(tmp_path):
+    settings = "max_new_tokens 8, stop ('x', 'y'), rewards.judge.of.a ('length', {}), rewards.judge.of.b ('gsm8k', 0.5), against other"
+    one, other = (measures.how(settings.format(weight), []) for weight in (1.0, 2.0))
+    assert one.drawn == other.drawn == ("max_new_tokens 8", "stop ('x', 'y')")
+    assert one.rewards == {"judge": "of.a ('length', 1.0) of.b ('gsm8k', 0.5)"} and one.of(measures.REWARD) != other.of(measures.REWARD)
+    write(tmp_path / "run", lines=lines(0.6))
+    evaluate(tmp_path / "run", [1.0] * 4, against=("other", [0.5] * 4), settings=settings.format(1.0))
+    (duel,) = questions.duels(contents.read([tmp_path / "run"])[0])
+    assert duel.settings == settings.format(1.0).removesuffix(", against other")
 
 
 def test_what_started_from_different_models_stands_in_different_panels(tmp_path):

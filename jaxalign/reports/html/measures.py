@@ -12,7 +12,7 @@ REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{ANSWERS}{name}" for name in ("reward",
 RIGHT = EXACT.removeprefix(ANSWERS)  # among the rewards of a sample
 PROMPTS = "prompts "  # what stands before them among settings
 BEFORE_LABEL = " · "  # stands between a metric and what differs in its settings
-PART = re.compile(r", (?=\w+[ .])")  # between the settings of answers
+PART = re.compile(r", (?=[^\W\d]\w*[ .])")  # between the settings of answers: a key follows, and no number of a list
 JUDGED = ("rewards", "judge", "against")  # settings that matter for some metrics only
 OF_PROMPTS = ("prompts", "limit")  # that the prompts themselves tell better
 OF_A_FILE = ("prompts ", "prompts.path ")

@@ -115,7 +115,7 @@ def duels(entries: Sequence[Entry]) -> list[Duel]:
         verdicts = [sample["verdict"] for one in seeds for sample in one.samples if sample.get("verdict") is not None]
         controlled = [one.checkpoint[even].value for one in seeds for even in of(one.checkpoint, CONTROLLED)]
         ties, rate = [verdict == TIE for verdict in verdicts], _win_rate([one.checkpoint[name] for one in seeds])
-        how = ", ".join(part for part in PARTS.split(seeds[-1].settings) if _key(part) in (*DRAWN, "samples", "judge", "rewards"))
+        how = ", ".join(part for part in measures.PART.split(seeds[-1].settings) if _key(part) in (*DRAWN, "samples", "judge", "rewards"))
         shown = {label for (other, _), label in labels.items() if (other in OWN) is (opponent in OWN)}  # in one chart
         label = labels[opponent, name] if len(shown) > 1 else ""
         found.append(Duel(by_number[number], opponent, label, rate, _mean(ties), _mean(controlled), how))
@@ -150,7 +150,7 @@ def differing(settings: Mapping[str, tuple[str, Sequence[str]]]) -> list[str]:
       settings: name -> (how they were drawn and judged, keys that matter beside DRAWN).
     """
     known = {
-        name: [part for part in PARTS.split(how) if f"{part.partition(' ')[0]}.".startswith(tuple(f"{key}." for key in (*DRAWN, *keys)))]
+        name: [part for part in measures.PART.split(how) if _key(part) in (*DRAWN, *keys)]
         for name, (how, keys) in settings.items()
         if how
     }
