@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import json
 import os
 from pathlib import Path
+import re
 import sys
 
 from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 COLUMN = "reward"  # name of the scores where --column is not given
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),
@@ -121,11 +123,17 @@ def _rows(options):
             if not rows:
                 raise ValueError("\n".join([*lines, f"no pair is left, so {options.out} is not written."]))
             with partial.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                file.writelines(_line(row) for row in rows)
             os.replace(partial, options.out)
         finally:
             partial.unlink(missing_ok=True)
     print("\n".join([*lines, f"{len(rows):,} rows: {options.out}"]))
+
+
+def _line(row):
+    """A row as a line of JSON; text that UTF-8 cannot write, which a column that nothing reads may hold, stands in it as it was read."""
+    line = json.dumps(row, ensure_ascii=False)
+    return (line if not SURROGATE.search(line) else json.dumps(row)) + "\n"
 
 
 def _judged(options):

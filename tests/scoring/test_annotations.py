@@ -111,6 +111,12 @@ def test_samples_are_not_scored_by_what_would_write_their_prompts_twice_or_lacks
     assert words in error and "add --prompts FILE, the file that generate read" in error
 
 
+def test_a_column_with_half_a_character_is_written_as_it_was_read(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "abc \u00e9", "note": "\\ud83d"}\n')
+    assert annotate.main(["--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--reward", "length"]) == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"text": "abc \u00e9", "note": "\ud83d", "reward": 5.0}
+
+
 def test_a_second_process_with_the_same_out_is_refused(tmp_path, capsys):
     files = ["--rows", write(tmp_path / "rows.jsonl", dict(text="abc")), "--out", str(tmp_path / "out.jsonl"), "--reward", "length"]
     with alone(tmp_path / "out.jsonl.partial", ""):

@@ -58,8 +58,13 @@ def written(example: Example) -> bytes:
     Raises:
       RowError: a text holds half a surrogate pair (rule "unicode"), or a tool or call holds what JSON cannot write.
     """
+    return as_json([example.prompt, example.responses, example.tools])
+
+
+def as_json(parts: Sequence) -> bytes:
+    """Parts of a row as UTF-8 JSON; raises as `written`."""
     try:
-        return json.dumps([example.prompt, example.responses, example.tools], ensure_ascii=False, allow_nan=False).encode("utf-8")
+        return json.dumps(parts, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError as error:
         before = error.object[max(0, error.start - 20) : error.start].rpartition('"')[2]  # what of it is the row's, not JSON's
         raise RowError(

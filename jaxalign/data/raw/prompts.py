@@ -7,6 +7,7 @@ from functools import partial
 from jaxalign.data.raw import asked, detect
 from jaxalign.data.raw.context import refuse_media, system_of, tools_of, with_system
 from jaxalign.data.raw.counts import Counts, RowError
+from jaxalign.data.raw.examples import as_json
 from jaxalign.data.raw.formats import to_example
 from jaxalign.data.raw.messages import Message
 from jaxalign.data.raw.records import EMPTY, Record
@@ -63,7 +64,9 @@ def of_row(values: dict, number: int, *, format: str | None = None, **how) -> As
     (prompt, tools), answer = _unanswered(row) if name is None else _answered(row, name, how)
     if not (prompt.strip() if isinstance(prompt, str) else prompt and prompt[-1]["content"].strip()):
         raise RowError("empty_prompt", "the prompt is empty; give every row a prompt.")
-    return Asked(own if isinstance(own, (str, int)) and own not in EMPTY else number, prompt, tools, answer, values, number)
+    named = own if isinstance(own, (str, int)) and own not in EMPTY else number
+    as_json([named, prompt, tools, answer])
+    return Asked(named, prompt, tools, answer, values, number)
 
 
 def is_sample(row: Mapping) -> bool:

@@ -120,3 +120,18 @@ def test_rows_without_a_prompt_are_counted(tmp_path):
     asked = list(prompts.read(sources.read({"path": str(file)}), counts))
     assert [(one.id, one.prompt) for one in asked] == [(0, "q"), (2, "r")]
     assert (counts.read, counts.kept, counts.rules["missing_column"].first_row) == (3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a \ud83d"},
+        {"messages": [{**USER, "content": "\ud83d"}]},
+        {"prompt": "q", "id": "\ud83d"},
+        {"text": "q", "answer": "\ud83d"},
+    ],
+)
+def test_half_a_character_is_refused_by_name(row):
+    with pytest.raises(RowError, match="half a character") as error:
+        prompts.of_row(row, 0)
+    assert error.value.rule == "unicode"
