@@ -116,8 +116,8 @@ def _settings(mark: Path) -> dict | None:
 
 
 def _differing(old: Mapping, new: Mapping) -> str:
-    names = [name for name in new if old.get(name) != json.loads(json.dumps(new[name]))]
-    return "its lines were made with " + ", ".join(f"{name}={old.get(name)!r}, not {new[name]!r}" for name in names)
+    names = [name for name in {**old, **new} if old.get(name) != json.loads(json.dumps(new.get(name)))]
+    return "its lines were made with " + ", ".join(f"{name}={old.get(name)!r}, not {new.get(name)!r}" for name in names)
 
 
 def line(asked_id: str | int, prompt: str, text: str, sample: Sample) -> dict:

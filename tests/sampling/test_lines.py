@@ -65,6 +65,9 @@ def test_lines_of_other_settings_are_not_continued_and_where_there_is_none_a_fil
     begun(tmp_path / "out.jsonl")
     with pytest.raises(ValueError, match=r"its lines were made with seed=0, not 1\. Give another --out"):
         lines_of(tmp_path / "out.jsonl", seed=1)
+    lines_of(tmp_path / "guided.jsonl", guide="run").add(KEYS[0], line(KEYS[0]))
+    with pytest.raises(ValueError, match=r"its lines were made with guide='run', not None\. Give another --out"):
+        lines_of(tmp_path / "guided.jsonl")
     (tmp_path / "out.jsonl").write_text("")
     with lines_of(tmp_path / "out.jsonl", seed=1) as lines:
         assert lines.done == set()
