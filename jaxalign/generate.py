@@ -163,10 +163,10 @@ def _asked(options, speaking):
     from jaxalign.training.sources import Source
 
     config, counts, renderer = speaking.model.config, Counts(), speaking.voice.renderer
-    if options.guide:  # a line ends where the models do
-        room = guided.positions_of(config, Source(options.guide).decoder()) - 1
-    else:
-        room = room_of_prompts("--max-new-tokens", options.max_new_tokens, config.max_positions)
+    judge = options.guide or options.filter  # it reads the prompt and the answer as well
+    positions = guided.positions_of(config, Source(judge).decoder()) if judge else config.max_positions
+    # a guided line ends where the models do
+    room = positions - 1 if options.guide else room_of_prompts("--max-new-tokens", options.max_new_tokens, positions)
     able = {"most_tokens": room, "vocab_size": config.vocab_size}
     if options.prompt is not None:
         asked = speaker.asked_text(options.prompt)

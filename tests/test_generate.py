@@ -1,7 +1,9 @@
 """`python -m jaxalign.generate`, on the small model of the package."""
 
+import argparse
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from jaxalign import generate
 from jaxalign.data.raw.counts import Counts
 from jaxalign.hosts.alone import alone
+from jaxalign.paths import ASSETS
 from jaxalign.sampling import speaker
 
 MODEL = ("--checkpoint", "package:stories260k")
@@ -164,6 +167,17 @@ def test_a_prompt_that_cannot_be_answered_is_told_and_counted_and_the_others_are
     assert "there is room for 500 beside max_new_tokens" in err
     assert err.rstrip().endswith("rows without a sample: 3 of 5; the lines at the beginning tell why.")
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == [0, "b"]
+
+
+@pytest.mark.parametrize("flag", ["filter", "guide"])
+def test_a_prompt_leaves_room_in_the_model_that_judges_as_well(flag, tmp_path):
+    folder = shutil.copytree(ASSETS / "stories260k", tmp_path / "short")
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 6}
+    (folder / "config.json").write_text(json.dumps(config))
+    options = dict.fromkeys(("filter", "guide", "workdir", "template"), None) | {"dtype": "auto", "max_new_tokens": 2, flag: str(folder)}
+    options = argparse.Namespace(**options, checkpoint=MODEL[1], prompt="Once upon a time there")
+    with pytest.raises(ValueError, match=f"there is room for {4 if flag == 'filter' else 5} beside max_new_tokens"):
+        generate._asked(options, generate._Model(MODEL[1], options))
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv"])
