@@ -43,11 +43,17 @@ def opened(cfg):
     return prepared_sets(cfg, tell=lambda _: None)
 
 
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory, cache):
+    """(workdir, losses) of a run of KTO, which reads log-probs of mismatched responses too."""
+    workdir = tmp_path_factory.mktemp("frozen")
+    return workdir, run(workdir, cache, objective="kto")
+
+
 @pytest.mark.slow
-def test_a_run_on_precomputed_log_probs_is_the_run_with_a_frozen_reference(tmp_path, cache):
-    frozen = run(tmp_path / "frozen", cache, objective="kto")  # it reads those of mismatched responses too
+def test_a_run_on_precomputed_log_probs_is_the_run_with_a_frozen_reference(tmp_path, cache, frozen):
     column = run(tmp_path / "column", cache, "--config.reference.rule=precomputed", objective="kto")
-    np.testing.assert_allclose(column, frozen, rtol=1e-5)
+    np.testing.assert_allclose(column, frozen[1], rtol=1e-5)
     saved = {path.name for path in (tmp_path / "column" / "checkpoints" / "4" / "rest").iterdir()}
     assert saved and not any("reference" in name for name in saved)  # the reference's weights are nowhere
 
@@ -175,10 +181,9 @@ def test_a_flag_that_columns_of_a_config_do_not_read_is_refused(flag, capsys):
 
 
 @pytest.mark.slow
-def test_an_advantage_without_its_reward_column_or_head_is_refused(tmp_path, cache):
-    run(tmp_path / "plain", cache)
+def test_an_advantage_without_its_reward_column_or_head_is_refused(cache, frozen):
     with pytest.raises(ValueError, match="is a run without a value head"):
-        scored(resolved(cache), "advantage", {"kind": "advantage", "model": str(tmp_path / "plain")})
+        scored(resolved(cache), "advantage", {"kind": "advantage", "model": str(frozen[0])})
 
 
 @pytest.mark.parametrize(

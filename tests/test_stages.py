@@ -15,10 +15,7 @@ OPTIMIZED = ONE_DEVICE = True
 STAGES = """
 import sys
 sys.path.insert(0, {folder!r})
-import test_stages
-
-def get_config():
-    return test_stages.{name}()
+from test_stages import get_config
 """
 
 
@@ -30,21 +27,14 @@ def stage(method, checkpoint="stage:sft", **sections):
     return cfg
 
 
-def margins():
+def get_config():
     implicit = dict(kind="implicit_reward", model="stage:other", reference="stage:sft", beta=0.2)
-    stages = dict(
-        sft=stage("sft", "package:stories260k"),
-        other=stage("dpo"),
-        modpo=stage("modpo", data=dict(computed=dict(margin=implicit)), objective=dict(weights=(0.5, 0.5))),
-    )
-    return ConfigDict(dict(stages=tuple(stages), **stages))
-
-
-def advantages():
     advantage = dict(kind="advantage", model="stage:value")
     drawn = dict(computed=dict(advantage=advantage), sampling="priority")
     stages = dict(
         sft=stage("sft", "package:stories260k"),
+        other=stage("dpo"),
+        modpo=stage("modpo", data=dict(computed=dict(margin=implicit)), objective=dict(weights=(0.5, 0.5))),
         value=stage("value", model=dict(value_head=1.0, trainable="value_head")),
         alol=stage("alol", data=drawn),
     )
@@ -53,18 +43,13 @@ def advantages():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("prepared")
-
-    def start(name):
-        """The run's folder and its cache."""
-        folder = tmp_path_factory.mktemp(name)
-        config = folder / "config.py"
-        config.write_text(STAGES.format(folder=str(Path(__file__).parent), name=name))
-        overrides = [f"--config.{stage}.data.prepared_dir={cache}" for stage in globals()[name]().stages]
-        assert train.main(["--config", str(config), "--workdir", str(folder / "run"), *overrides]) == 0
-        return folder / "run", cache
-
-    return start
+    """(the run's folder, its cache)."""
+    cache, folder = tmp_path_factory.mktemp("prepared"), tmp_path_factory.mktemp("stages")
+    config = folder / "config.py"
+    config.write_text(STAGES.format(folder=str(Path(__file__).parent)))
+    overrides = [f"--config.{stage}.data.prepared_dir={cache}" for stage in get_config().stages]
+    assert train.main(["--config", str(config), "--workdir", str(folder / "run"), *overrides]) == 0
+    return folder / "run", cache
 
 
 def columns(cache, name):
@@ -73,7 +58,7 @@ def columns(cache, name):
 
 
 def test_a_margin_is_the_implicit_reward_of_an_earlier_stage(run):
-    workdir, cache = run("margins")
+    workdir, cache = run
     found = columns(cache, "margin")
     assert len(found) == 2 and all(values.shape[1] == 2 and values.any() for values in found)
     other = log.read_metrics(workdir / "other", "eval")[-1]["rewards/margins"]
@@ -85,7 +70,7 @@ def test_a_margin_is_the_implicit_reward_of_an_earlier_stage(run):
 
 
 def test_an_advantage_is_the_reward_less_the_value_of_an_earlier_stage_and_is_drawn_by(run):
-    workdir, cache = run("advantages")
+    workdir, cache = run
     found = np.concatenate(columns(cache, "advantage"))
     held_out = log.read_metrics(workdir / "value", "eval")
     assert held_out[-1]["loss"] < held_out[0]["loss"]

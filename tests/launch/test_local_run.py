@@ -13,6 +13,7 @@ import several_processes
 from jaxalign.training.stop import CHECK_EVERY_STEPS
 
 pytestmark = pytest.mark.slow
+OPTIMIZED = True
 
 ROOT = Path(__file__).parents[2]
 ENDED = [f"process {number} ended with exit code 75" for number in range(2)]

@@ -21,7 +21,7 @@ OPTIMIZED = True
 pytestmark = pytest.mark.slow  # whole runs
 TINY = str(Path(__file__).parents[1] / "tiny.py") + ":sft"
 SETTINGS = ("train.total_steps=4", "train.save_every_steps=2", "train.eval_every_steps=2", "train.log_every_steps=1")
-FEW, MANY = range(1), range(1, 1 + int(os.environ.get("DAMAGES", 2)))  # a sweep: DAMAGES=60 python -m pytest -m slow THIS_FILE
+FEW, MANY = range(1), range(1, 1 + int(os.environ.get("DAMAGES", 1)))  # a sweep: DAMAGES=60 python -m pytest -m slow THIS_FILE
 
 
 def start(workdir, cache):
