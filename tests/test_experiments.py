@@ -41,6 +41,7 @@ def marked(values, slow):
 CELLS = [name for name in experiments.names() if name not in ("front", "gold", "reward_folds", "teacher_hacking")]
 
 
+@pytest.mark.usefixtures("few_optimizations")
 @pytest.mark.parametrize("name", marked(CELLS, ("arithmetic", "tree_mdp")))
 def test_an_experiment_that_is_asked_to_stop_ends_before_its_next_cell(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(arithmetic, "train", lambda model, params, *_, **__: (params, {"loss": 0.0}))

@@ -8,7 +8,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from losses import batch, means
+from losses import batch
 import numpy as np
 import pytest
 import toys
@@ -17,6 +17,7 @@ from jaxalign import objectives
 from jaxalign.hparams import hparams_of
 from jaxalign.objectives import ift, una
 from jaxalign.objectives.families.responses import KERNELS
+from jaxalign.training import step
 from jaxalign.types import Features, Outputs
 
 FAR = -1e4  # nats of a response; a diverged model is there
@@ -162,7 +163,7 @@ def one_valid(of, reads: tuple[str, ...]):
 
 @functools.lru_cache(maxsize=2)
 def compiled(name, hparams):
-    """(statistics, (terms, mean loss) and its gradient with respect to the policy's outputs): programs of an objective."""
+    """The program of an objective: (policy, reference, batch) -> ((mean loss, terms), gradient with respect to the policy's outputs)."""
     bound = objectives.bind(name, **dict(hparams))
 
     def mean(policy, reference, of, known):
@@ -170,17 +171,18 @@ def compiled(name, hparams):
         total = jnp.maximum(terms.weight.sum(), 1.0)
         return jnp.sum(jnp.where(terms.weight > 0, terms.loss, 0.0) * terms.weight) / total, terms
 
-    statistics = jax.jit(lambda policy, reference, of: bound.statistics(policy.replace(step=AT), reference, of))
-    return bound, statistics, jax.jit(jax.value_and_grad(mean, has_aux=True))
+    def whole(policy, reference, of):
+        sums = step._sums_of_statistics(bound, policy.replace(step=AT), reference, of)
+        known = bound.carry({name: jnp.float32(0) for name in sums}, step._means(sums), jnp.int32(0))
+        return jax.value_and_grad(mean, has_aux=True)(policy, reference, of, known)
+
+    return jax.jit(whole)
 
 
 def run(name, hparams, policy, reference, of):
     """(terms, mean loss and its gradient with respect to the policy's outputs), on a mesh of one device."""
-    bound, statistics, both = compiled(name, tuple(hparams.items()))
     with jax.set_mesh(toys.mesh()):
-        current = means(statistics(policy, reference, of))
-        known = bound.carry({key: jnp.float32(0) for key in current}, current, jnp.int32(0))
-        (value, terms), gradient = both(policy, reference, of, known)
+        (value, terms), gradient = compiled(name, tuple(hparams.items()))(policy, reference, of)
         return terms, value, gradient
 
 
