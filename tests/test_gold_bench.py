@@ -345,6 +345,7 @@ def test_a_cell_is_measured_and_kept(tmp_path, monkeypatch, answers):
     )
     monkeypatch.setattr(world, "make", lambda folder: made)
     monkeypatch.setattr(gold, "BEST_OF", (2,))
+    monkeypatch.setattr(world, "LONGEST", 12)  # tokens that are drawn
     options = {"cells": ("sentiment-78 dpo 1e-9", "sentiment-78 online_una 1e-9"), "seeds": 1, "steps": 2}
     found = gold.run(tmp_path, **options)
     kept = tmp_path / "cells" / "sentiment-78_dpo_1e-09_0.json"
