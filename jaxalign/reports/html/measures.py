@@ -12,12 +12,14 @@ REWARD, EXACT, WIN_RATE, CONTROLLED = (f"{ANSWERS}{name}" for name in ("reward",
 RIGHT = EXACT.removeprefix(ANSWERS)  # among the rewards of a sample
 PROMPTS = "prompts "  # what stands before them among settings
 BEFORE_LABEL = " · "  # stands between a metric and what differs in its settings
-PART = re.compile(r", (?=[^\W\d]\w*[ .])")  # between the settings of answers: a key follows, and no number of a list
 JUDGED = ("rewards", "judge", "against")  # settings that matter for some metrics only
 OF_PROMPTS = ("prompts", "limit")  # that the prompts themselves tell better
 OF_A_FILE = ("prompts ", "prompts.path ")
 INDIFFERENT = ("samples", "seed", "places", "kl")  # settings that change how exactly a metric is measured, and not what it means
-UNKNOWN = "settings not known"
+UNKNOWN, NO_PROMPTS = "settings not known", "prompts not known"
+DRAWN = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop")  # settings that change what is said
+KEYS = (*DRAWN, *JUDGED, *OF_PROMPTS, *INDIFFERENT)  # of eval.generate
+PART = re.compile(rf", (?=(?:{'|'.join(KEYS)})[ .])")  # between the settings of answers; a text among them may have commas as well
 SHARED = 0.9  # of their prompts two evaluations share that are of the same ones: a row may be too long for one run, and not for another
 
 
@@ -122,7 +124,7 @@ def _labels(hows: Mapping[tuple[str, ...], How]) -> list[str]:
     for parts in hows:
         lacking = [] if UNKNOWN in parts else sorted(differing - {_key(part) for part in parts})
         own = [part.removeprefix(PROMPTS) for part in parts if part not in common]
-        labels.append(", ".join([*own, *(f"no {key}" for key in lacking)]))
+        labels.append(", ".join([*own, *(f"no {key}" for key in lacking)]) or NO_PROMPTS)
     return [one if labels.count(one) == 1 else f"{one} ({number})" for number, one in enumerate(labels, 1)]
 
 

@@ -12,13 +12,12 @@ from jaxalign.reports.differences import Difference
 from jaxalign.reports.estimates import MISSING, Estimate, change
 from jaxalign.reports.html import measures
 from jaxalign.reports.html.contents import Entry, Evaluation
-from jaxalign.reports.html.measures import CONTROLLED, EXACT, REWARD, SHARED, WIN_RATE, of
+from jaxalign.reports.html.measures import CONTROLLED, DRAWN, EXACT, REWARD, SHARED, WIN_RATE, of
 from jaxalign.reports.intervals import wilson
 from jaxalign.reports.page import ANSWERS
 
 CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
 PARTS = re.compile(r"[;,] ")  # between the parts of a setting
-DRAWN = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop")  # settings of answers that change what a reward means
 OWN = REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
 
 
