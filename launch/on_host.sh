@@ -8,6 +8,7 @@
 set -euo pipefail
 STOPPED=143               # exit code of what SIGTERM ended
 GRACE_S=${GRACE_S:-120}   # for the save
+START_S=${START_S:-20}    # until what was started has written its process id
 (($# >= 2)) || { sed -n '2,/^[^#]/s/^# //p' "$0" >&2 && exit 2; }
 action=$1
 mkdir -p "$2"
@@ -28,12 +29,18 @@ start() { # ID COMMAND...
     flock -n 9 || exit 0
     trap : TERM
     "${@:2}" 9>&- &
-    echo $! >"$1/pid"
+    echo $! >"$1/pid" || { kill -KILL $!; exit 1; }
     while kill -0 $! 2>/dev/null; do wait $! || true; done
     code=0
     wait $! || code=$?
     echo "$code" >"$1/code"' start "$folder" "${@:2}" >"$folder/log" 2>&1 </dev/null &
-  until [[ -s $folder/pid ]]; do sleep 0.1; done
+  for ((tenths = 0; tenths < START_S * 10; tenths++)); do
+    if [[ -s $folder/pid ]]; then return; fi
+    sleep 0.1
+  done
+  rm -f "$folder/id"
+  say "nothing was started, as its process id could not be written to $folder within $START_S s; is the disk full? $(df -h "$folder" | tail -n 1)"
+  return 1
 }
 
 follow() { # ID COMMAND...

@@ -6,7 +6,8 @@
 # `run` asks for the slice unless it is there, waits for it, copies this checkout to every host (what git lists, as it is on disk),
 # installs it, starts the same command on all hosts and shows what they print. After a pre-emption (exit code 75, or the slice is gone) and
 # when a host cannot be reached (255) it does so again, and the run continues. Any other exit code ends it. When this shell ends or the
-# connection is lost the run goes on; the same command shows it again.
+# connection is lost the run goes on; the same command shows it again. Where gcloud fails, as without a network or with an expired login, it
+# is asked again for 21 minutes; an answer that does not come is never taken for a slice that is gone.
 # `stop` saves and ends the run (143), `delete` gives the slice back. From --config on, everything is for jaxalign.train.
 #   --type TYPE        accelerator type, such as v5litepod-16, v5p-128, v6e-64
 #   --version VERSION  runtime version, such as v2-alpha-tpuv5-lite, v2-alpha-tpuv5, v2-alpha-tpuv6e
@@ -23,6 +24,9 @@ set -euo pipefail
 # shellcheck source=launch/shared.sh
 source "$(dirname "$0")/shared.sh"
 STOPPED=75 UNREACHABLE=255 POLL_S=${POLL_S:-30}
+ATTEMPTS=9 PAUSE_S=${PAUSE_S:-5} # of a call of gcloud that fails; the pause doubles: 21 minutes in all
+# what gcloud answers where it makes no sense to try again; it ends with 2 where it does not know a flag
+FINAL='INVALID_ARGUMENT|PERMISSION_DENIED|FAILED_PRECONDITION|ALREADY_EXISTS|NOT_FOUND|OUT_OF_RANGE|UNIMPLEMENTED'
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 action=${1:-}
@@ -53,7 +57,7 @@ done
 where=(--zone "$zone")
 [[ ! $project ]] || where+=(--project "$project")
 folder=.jaxalign/$name # of the run, in the home folder of every host
-temporary='' followers=()
+temporary=$(mktemp -d) followers=()
 if ((slices == 1)); then
   nodes=("$name") as=(--node-id "$name") kind="$type" all="the slice is" one="the slice"
 else # gcloud counts from 2 on, and numbers the nodes from 0
@@ -62,14 +66,46 @@ else # gcloud counts from 2 on, and numbers the nodes from 0
 fi
 
 say() { echo "$name: $1" >&2; }
+
+tried() { # COMMAND of gcloud...: again after a pause where the network or the login fails; what gcloud says of errors is then in `words`
+  local attempt pause=$PAUSE_S status
+  for ((attempt = 1; ; attempt++)); do
+    status=0
+    "$@" 2>"$temporary/words" || status=$?
+    if ((!status || status == 2 || status == 127 || attempt == ATTEMPTS)); then break; fi
+    # the answer to an attempt before was lost
+    if ((attempt > 1)) && grep -q ALREADY_EXISTS "$temporary/words"; then status=0; fi
+    if ((!status)) || grep -qE "$FINAL" "$temporary/words"; then break; fi
+    say "gcloud fails: $(grep -m 1 . "$temporary/words" || echo "exit code $status"); tries again in $pause s"
+    sleep "$pause"
+    pause=$((pause * 2))
+  done
+  return "$status"
+}
+
+patiently() { # COMMAND of gcloud...: the same, with gcloud's own words at last
+  local status=0
+  tried "$@" || status=$?
+  cat "$temporary/words" >&2
+  return "$status"
+}
+
+described() { # COMMAND of gcloud...: the state that it prints; nothing where what it describes is not there
+  local status=0
+  tried "$@" || status=$?
+  if ((!status)) || grep -q NOT_FOUND "$temporary/words"; then return 0; fi
+  cat "$temporary/words" >&2
+  return "$status"
+}
+
 request() { gcloud compute tpus queued-resources "$1" "$name" "${where[@]}" "${@:2}"; }
-request_state() { request describe --format 'value(state.state)' 2>/dev/null || true; }
-give_back() { request delete --force --quiet; }
+request_state() { described request describe --format 'value(state.state)'; }
+give_back() { patiently request delete --force --quiet; }
 
 node_states() { # a word per slice
   local node states=() state
   for node in "${nodes[@]}"; do
-    state=$(gcloud compute tpus tpu-vm describe "$node" "${where[@]}" --format 'value(state)' 2>/dev/null || true)
+    state=$(described gcloud compute tpus tpu-vm describe "$node" "${where[@]}" --format 'value(state)') || return
     states+=("${state:-none}")
   done
   echo "${states[*]}"
@@ -113,8 +149,10 @@ trap leave EXIT
 
 ensure() { # waits until all slices are there
   local request states line shown=
-  until states=$(node_states) && ready "$states"; do
-    request=$(request_state)
+  while true; do
+    states=$(node_states) || return
+    ! ready "$states" || break
+    request=$(request_state) || return
     line=${request:-asks for $kind}
     ((slices == 1)) || line+=" ($states)"
     [[ $line == "$shown" ]] || say "$line"
@@ -122,9 +160,12 @@ ensure() { # waits until all slices are there
     case $request in
       '')
         [[ $type && $version ]] || usage "there is no slice ${nodes[0]} in $zone; --type and --version specify which to ask for"
-        request create "${as[@]}" --accelerator-type "$type" --runtime-version "$version" "${create[@]}"
+        patiently request create "${as[@]}" --accelerator-type "$type" --runtime-version "$version" "${create[@]}" || return
         ;;
-      SUSPENDED) give_back && continue ;;
+      SUSPENDED)
+        give_back || return
+        continue
+        ;;
       FAILED) say "the request failed: gcloud compute tpus queued-resources describe $name ${where[*]}" && return 1 ;;
     esac
     sleep "$POLL_S"
@@ -160,22 +201,26 @@ train() { # ID ARGUMENT of jaxalign.train...
 }
 
 run() { # ARGUMENT of jaxalign.train...
-  local code restart
-  temporary=$(mktemp -d)
+  local code restart states
   archive "$temporary/jaxalign.tar.gz"
   for ((restart = 0; restart <= restarts; restart++)); do
-    ensure
+    ensure || return
     say "copies $(du -h "$temporary/jaxalign.tar.gz" | cut -f1) to all hosts and installs them"
     code=0
     { install "$temporary/jaxalign.tar.gz" && train "$(date +%s)-$$-$restart" "$@"; } || code=$?
     if ((code == STOPPED)); then
       say "the run saved and ended, as it was pre-empted; it continues"
-    elif ((code)) && ! ready "$(node_states)"; then
+      continue
+    fi
+    ((code)) || return 0
+    states=$(node_states) || return
+    if ! ready "$states"; then
       say "$one is gone (exit code $code); the run continues on a new one from its newest checkpoint"
     elif ((code == UNREACHABLE)); then
       say "a host cannot be reached; tries again"
+      sleep "$POLL_S"
     else
-      ((code == 0)) || say "ended with exit code $code and is not started again"
+      say "ended with exit code $code and is not started again"
       return "$code"
     fi
   done
@@ -192,7 +237,11 @@ case $action in
     [[ " $*" =~ " --workdir"[\ =][/~] ]] || usage "--workdir is not absolute: write it as all hosts see it, such as /mnt/runs/NAME"
     run "$@"
     ;;
-  status) say "request: $(request_state), slice$( ((slices == 1)) || echo s): $(node_states)" ;;
+  status)
+    request=$(request_state)
+    states=$(node_states)
+    say "request: $request, slice$( ((slices == 1)) || echo s): $states"
+    ;;
   stop) on_slices execute "jaxalign/launch/on_host.sh stop $(quoted "$folder")" ;;
   delete) give_back ;;
 esac

@@ -26,6 +26,7 @@ class Stubs:
             "USER": f"of-a-test-{os.getpid()}",
             "RECORD": str(self.record),
             "POLL_S": "0",
+            "PAUSE_S": "0",
         }
 
     def command(self, name: str, body: str = "", *, records: bool = True) -> None:

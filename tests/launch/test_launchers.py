@@ -138,6 +138,15 @@ def test_a_process_on_a_host_is_started_once_per_id_and_shown_again(stubs):
     assert host(stubs, "running").returncode == 1
 
 
+def test_a_host_whose_disk_is_full_says_so_and_runs_nothing_on(stubs):
+    stubs.command("work", "sleep 5")
+    stubs.command("rm", '/bin/rm "$@"; if [[ ${!#} == */pid ]]; then ln -s /dev/full "${!#}"; fi', records=False)
+    stubs.environment["START_S"] = "1"
+    done = host(stubs, "follow", "1", "work")
+    assert done.returncode == 1 and "nothing was started" in done.stderr and "is the disk full?" in done.stderr
+    assert host(stubs, "running").returncode == 1
+
+
 def test_a_process_on_a_host_outlives_the_connection_and_is_stopped_by_name(stubs):
     stubs.command("work", 'trap "echo saved; exit 75" TERM; echo up; for i in {1..600}; do sleep 0.1; done')
     command = [str(stubs.checkout / "launch" / "on_host.sh"), "follow", str(stubs.home / "the run"), "1", "work"]
@@ -207,14 +216,24 @@ WHERE = ["--zone", "us-east5-a", "--project", "p"]
 
 
 def cloud(stubs, *, nodes=("READY",), requests=("ACTIVE",), codes=(0,), create="exit 0", scp=""):
-    """A gcloud whose slices have one host each, with a home folder of its own; states and exit codes of the runs follow each other."""
+    """A gcloud whose slices have one host each, with a home folder of its own; states and exit codes of the runs follow each other.
+
+    A state "" is of what is not there; with "lost" gcloud finds no network.
+    """
     stubs.command("uv", 'if [[ $1 == venv ]]; then mkdir -p "${@: -1}/bin"; ln -s "$(command -v python)" "${@: -1}/bin/python"; fi')
     stubs.command("python", f"echo 'step 1'; exit $({stubs.answers('codes', *map(str, codes))})")
     stubs.command(
         "gcloud",
-        f'''case "$3 $4" in
-  "tpu-vm describe") {stubs.answers("nodes", *nodes)} ;;
-  "queued-resources describe") {stubs.answers("requests", *requests)} ;;
+        f'''state() {{
+  case $1 in
+    "") echo "ERROR: (gcloud.compute.tpus.describe) NOT_FOUND: Resource 'pod' was not found." >&2; exit 1 ;;
+    lost) echo "ERROR: gcloud crashed (ConnectionError): no network" >&2; exit 1 ;;
+    *) echo "$1" ;;
+  esac
+}}
+case "$3 $4" in
+  "tpu-vm describe") state "$({stubs.answers("nodes", *nodes)})" ;;
+  "queued-resources describe") state "$({stubs.answers("requests", *requests)})" ;;
   "queued-resources create") {create} ;;
   "tpu-vm scp") {scp}
     mkdir -p "$HOME/${{6%:*}}"
@@ -261,6 +280,36 @@ def test_a_run_that_was_pre_empted_starts_again_on_a_new_slice(stubs):
     assert "saved and ended, as it was pre-empted; it continues" in done.stderr and "the slice is gone (exit code 134)" in done.stderr
     queued = [call[4] for call in calls(stubs, "gcloud", "compute", "tpus", "queued-resources")]
     assert queued == ["describe", "delete", "describe", "create"]
+
+
+def test_a_slice_of_which_gcloud_learns_nothing_is_not_gone(stubs):
+    cloud(stubs, nodes=("lost", "READY", "lost", "READY"), codes=(3,))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--type", "t", "--version", "v", *TRAIN)
+    assert done.returncode == 3 and "ended with exit code 3 and is not started again" in done.stderr
+    assert done.stderr.count("pod: gcloud fails: ERROR: gcloud crashed (ConnectionError): no network; tries again in 0 s") == 2
+    assert not calls(stubs, "gcloud", "compute", "tpus", "queued-resources")
+
+
+@pytest.mark.parametrize(
+    ("action", "nodes", "requests"),
+    [
+        ("run", ("lost",), ("",)), ("run", ("",), ("lost",)), ("run", ("READY", "lost"), ("",)),
+        ("status", ("lost",), ("",)), ("status", ("",), ("lost",)),
+    ],
+)  # fmt: skip
+def test_without_a_network_the_launcher_ends_with_the_words_of_gcloud_and_asks_for_nothing(stubs, action, nodes, requests):
+    cloud(stubs, nodes=nodes, requests=requests, codes=(255,))
+    done = stubs.run("tpu_pod.sh", action, *TPU, "--type", "t", "--version", "v", *TRAIN)
+    assert done.returncode == 1 and done.stderr.endswith("\nERROR: gcloud crashed (ConnectionError): no network\n")
+    assert "is gone" not in done.stderr and "request:" not in done.stderr
+    assert not calls(stubs, "gcloud", "compute", "tpus", "queued-resources", "create")
+
+
+def test_a_request_whose_answer_was_lost_is_not_made_twice(stubs):
+    create = f"{stubs.answers('creations', 'reset', 'ALREADY_EXISTS')} >&2; exit 1"
+    cloud(stubs, nodes=("", "READY"), requests=("",), create=create)
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--type", "t", "--version", "v", *TRAIN)
+    assert done.returncode == 0 and "gcloud fails: reset; tries again" in done.stderr
 
 
 @pytest.mark.parametrize("code", [1, 2, 143])
