@@ -43,7 +43,10 @@ class Run(NamedTuple):
 
 
 def run(body: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """The exit code of a command: what its body returns (None: 0), or 1 after printing the error that it raised, as one sentence."""
+    """The exit code of a command: what its body returns (None: 0), or 1 after printing the error that it raised, as one sentence.
+
+    Nothing is raised on: Python itself would print the traceback with the tokens that are in it.
+    """
     _leave_missing_tpu_alone()
     keep_programs(os.environ)
     take_gpu_memory(os.environ)
@@ -53,13 +56,9 @@ def run(body: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         print("\ninterrupted", file=sys.stderr)
         return watch.fail(INTERRUPTED, "interrupted")
     except Exception as error:
-        shows = os.environ.get(TRACEBACK)
-        whole = hidden.without(traceback.format_exc()) if shows else f"\n{sentence(error)}\n({TRACEBACK}=1 shows where.)"
-        print(whole, file=sys.stderr)
-        watch.fail(1, sentence(error))
-        if shows:
-            raise
-        return 1
+        shown = traceback.format_exc() if os.environ.get(TRACEBACK) else f"\n{sentence(error)}\n({TRACEBACK}=1 shows where.)"
+        print(hidden.without(shown), file=sys.stderr)
+        return watch.fail(1, sentence(error))
 
 
 def keep_programs(environ: MutableMapping[str, str]) -> None:

@@ -55,10 +55,11 @@ def test_an_error_is_one_sentence_and_exit_code_1(capsys, error, words):
     assert words in message and "JAXALIGN_TRACEBACK=1" in message and "Traceback" not in message
 
 
-def test_the_traceback_is_there_for_who_asks(monkeypatch):
+def test_the_traceback_is_there_for_who_asks(monkeypatch, capsys):
     monkeypatch.setenv("JAXALIGN_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="inner"):
-        command_line.run(raises(ValueError("inner")))
+    assert command_line.run(raises(ValueError("inner"))) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and shown.endswith("ValueError: inner\n\n") and "in body" in shown
 
 
 def test_exit_codes_are_those_of_the_body_and_of_ctrl_c():
