@@ -15,7 +15,9 @@ import time
 
 from jaxalign import paths
 
-USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? (?:hbm|vmem)")
+USED = re.compile(  # in the error for a program that does not fit: what it needs, in either of two forms
+    r"(?:[Uu]sed |required for HLO \w+ \()([\d.]+)([KMGT]?)i?B?(?: of [\d.]+[KMGT]?i?B? (?:hbm|vmem)|\) exceeds available HBM)"
+)
 FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")  # by which the user sets options of the compiler
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -16,11 +16,11 @@ def lines(plan: Mapping[str, Any]) -> list[str]:
     total = plan["total_gib"]
     verdict = "fits" if plan["fits"] else "DOES NOT FIT"
     out = [
-        f"{plan['what']} on {plan['topology']}: {plan['chips']:,} chips of {capacity:.0f} GiB, mesh {mesh(plan['mesh'])}",
+        f"{plan['what']} on {plan['topology']}: {plan['chips']:,} chips, mesh {mesh(plan['mesh'])}",
         f"shape {plan['shape']}; rows: {plan['rows']}",
         f"batch {plan['batch']}",
         "",
-        f"memory per device {amount(total).strip()} of {capacity:.1f} GiB, {verdict} ({plan['by']})",
+        f"memory per device {amount(total).strip()} of {capacity:.2f} GiB, {verdict} ({plan['by']})",
         *(f"  {name:<12} {amount(value)}  {'#' * round(40 * value / max(capacity, total))}" for name, value in memory.items()),
         "",
         f"arithmetic per device {plan['flops']['executed'] / 1e12:.4g} TFLOP, necessary {plan['flops']['necessary'] / 1e12:.4g}: "

@@ -17,6 +17,7 @@ LIBTPU = {  # libtpu looks for a TPU, and asks a metadata server, unless it is t
     "TPU_ACCELERATOR_TYPE": "v5p-128",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+MEGACORE = ("v4",)  # whose two cores are one device of jax on a TPU VM; libtpu must be told, and does so unasked for v5p
 FORMS = "v4, v5e, v5p, v6e, tpu7x with the chips of a slice as in v5p:4x4x4; 2xv5p:4x4x4 for two slices; gpu:h100:8; local or local:4"
 
 
@@ -119,9 +120,10 @@ def devices_of(topology: Topology) -> list:
     from jax.experimental import topologies
 
     name = f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}"
-    slices = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    options = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    options |= {"chip_config_name": "megacore"} if topology.chip.name in MEGACORE else {}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **slices).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except Exception as error:  # of whatever kind libtpu raises
         raise ValueError(
             f"--topology {topology.name} cannot be described here: {str(error).splitlines()[0]} It needs libtpu (pip install "

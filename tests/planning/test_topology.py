@@ -1,5 +1,12 @@
 """Topologies by name, the table of chips, and the rates of collectives and the bounds that follow from it."""
 
+import importlib.util
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
 import pytest
 
 from jaxalign import chips
@@ -77,3 +84,34 @@ def test_bounds_and_speed():
     assert (bounds.overlapped, bounds.serial, bounds.limit) == (2.0, 3.5, "links")
     speed = roofline.speed(2.0, flops=8 * 989e12, tokens=4e6, topology=chip, steps=3600, price=2.5)
     assert (speed.mfu, speed.tokens_per_s, speed.hours, speed.chip_hours, speed.cost) == (0.5, 2e6, 2.0, 16.0, 40.0)
+
+
+TOO_LARGE = """
+import json, re, sys
+from jaxalign.planning import compiled, topology
+
+topology.set_environment(topology.parse("v5p:2x2x1"))
+import jax
+
+found = {}
+for name in sys.argv[2:]:
+    devices = topology.devices_of(topology.parse(name))
+    x = jax.ShapeDtypeStruct((2**18, 2**18), "float32", sharding=jax.sharding.SingleDeviceSharding(devices[0]))
+    made = compiled.compile_step(jax.jit(lambda x: x + 1).lower(x), target=name, options={}, cache=sys.argv[1])
+    found[name] = len(devices), made.total / 2**30, float(re.search(r"available HBM .([0-9.]+)G", made.problem).group(1))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'jaxalign[tpu]'")
+def test_devices_and_memory_are_those_that_the_compiler_of_tpus_has(tmp_path):
+    names = ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"]
+    done = subprocess.run(
+        [sys.executable, "-c", TOO_LARGE, str(tmp_path), *names],
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parents[2])}, text=True, capture_output=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours = {name: topology.parse(name) for name in names}
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name, one in ours.items():  # 1 %: another version may keep some more or less for itself
+        assert found[name] == [one.devices, 512.0, pytest.approx(one.memory_bytes / chips.GIB, rel=0.01)], name
