@@ -33,7 +33,7 @@ SHOWN = 8  # plans of a search
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a plan; returns the exit code, 2 where it does not fit."""
+    """Prints a plan; returns the exit code: 2 where it does not fit, 1 where one of several cannot be planned."""
     return run(_plan, argv)
 
 
@@ -47,22 +47,24 @@ def _plan(argv):
     from jaxalign.planning import layout, pictures, text
 
     if len(given) > 1:
-        plans = [planning.quick(_job(asked, one)) for one in given]
-        print("\n".join([f"{plans[0]['what']}; shape {plans[0]['shape']}", f"rows: {plans[0]['rows']}", "", *text.by_topology(plans)]))
+        plans, failed = _all({one.name: lambda one=one: planning.quick(_job(asked, one)) for one in given})
+        print("\n".join([f"{plans[0]['what']}; shape {plans[0]['shape']}", f"rows: {plans[0]['rows']}", ""]))
+        print("\n".join(text.by_topology(plans, failed)))
         if options.plot:
             pictures.growth(Path(options.plot), plans)
-        _write(options.json, plans)
-        return 0
+        _write(options.json, [*plans, *failed])
+        return 1 if failed else 0
     job, (topology,) = _job(asked, given[0]), given
     if options.search or options.compare:
-        meshes = [job.changed(**_mesh(one)) for one in options.compare or ()]
-        plans = plan_search.search(job, _progress) if options.search else [planning.quick(one) for one in meshes]
+        meshes = {one: job.changed(**_mesh(one)) for one in options.compare or ()}
+        jobs = {name: lambda one=one: planning.quick(one) for name, one in meshes.items()}
+        plans, failed = (plan_search.search(job, _progress), []) if options.search else _all(jobs)
         _progress("")
         if not plans:
             raise ValueError(f"nothing that was tried fits {topology.name}; choose more chips, fewer rows, or shorter ones.")
-        print("\n".join([*text.lines(plans[0])[:3], "", *text.table(plans[:SHOWN] if options.search else plans)]))
-        _write(options.json, plans)
-        return 0
+        print("\n".join([*text.lines(plans[0])[:3], "", *text.table(plans[:SHOWN] if options.search else plans, failed)]))
+        _write(options.json, [*plans, *failed])
+        return 1 if failed else 0
     plan = planning.quick(job)
     estimated = plan["total_gib"]
     if not options.quick and topology.platform != "gpu":
@@ -85,6 +87,24 @@ def _plan(argv):
         plan["nearest"] = found and {"change": found[0], **found[1]}
     _write(options.json, plan)
     return 0 if plan["fits"] else 2
+
+
+def _all(quick) -> tuple[list[dict], list[dict]]:
+    """(the plans that functions by name give, {"name", "problem"} of each that raises).
+
+    Raises:
+      ValueError: all do.
+    """
+    plans, failed = [], []
+    for name, function in quick.items():
+        try:
+            plans.append(function())
+        except ValueError as error:
+            failed.append({"name": name, "problem": str(error)})
+    if not plans:
+        problems = dict.fromkeys(one["problem"] for one in failed)  # what is not about topology or mesh is the same for all
+        raise ValueError("\n".join(problems if len(problems) == 1 else [f"{one['name']}: {one['problem']}" for one in failed]))
+    return plans, failed
 
 
 def _check(options, *, several: bool) -> None:

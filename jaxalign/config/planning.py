@@ -237,6 +237,7 @@ def describe(job: Job, causes, total_bytes, flops, collectives, bounds, step_s, 
         "steps": steps,
         "hours": speed.hours,
         "chip_hours": speed.chip_hours,
+        "price": job.price,
         "cost": speed.cost,
         "notes": notes,
     }

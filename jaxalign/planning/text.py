@@ -69,22 +69,27 @@ def grouped(collectives: Iterable[Collective], *, asynchronous: Iterable[bool] =
     return list(sums.values())
 
 
-def table(plans: list[Mapping[str, Any]]) -> list[str]:
-    """A line for each of several plans."""
-    out = [f"{'mesh':<32} {'parts':>5} {'remat':<9} {'GiB':>8} {'fits':<5} {'step s':>8} {'tokens/s':>12} {'MFU':>6}  limit"]
+def table(plans: list[Mapping[str, Any]], failed: Iterable[Mapping[str, str]] = ()) -> list[str]:
+    """A line for each of several plans, with the cost where a price was given, and for each that failed: {"name", "problem"}."""
+    out = [f"{'mesh':<32} {'parts':>5} {'remat':<9} {'GiB':>8} {'fits':<5} {'step s':>8} {'tokens/s':>12} {'MFU':>6}"]
     for plan in plans:
         fits = "yes" if plan["fits"] else "no"
         shape = f"{mesh(plan['mesh']):<32} {plan['microbatches']:>5} {plan['remat']:<9} {plan['total_gib']:>8.2f} {fits:<5}"
-        speed = f"{plan['step_s']:>8.3g} {plan['tokens_per_s']:>12,.0f} {plan['mfu_forecast']:>6.1%}"
-        out.append(f"{shape} {speed}  {plan['limit']}")
-    return out
+        out.append(f"{shape} {plan['step_s']:>8.3g} {plan['tokens_per_s']:>12,.0f} {plan['mfu_forecast']:>6.1%}")
+    if _priced(plans):
+        out = [f"{line} {cell:>10}" for line, cell in zip(out, ["cost", *map(_cost, plans)], strict=True)]
+    out = [f"{line}  {cell}" for line, cell in zip(out, ["limit", *(plan["limit"] for plan in plans)], strict=True)]
+    return [*out, *(f"{one['name']:<32} cannot be planned: {one['problem']}" for one in failed)]
 
 
-def by_topology(plans: list[Mapping[str, Any]]) -> list[str]:
-    """A table in Markdown with a line for each of several plans: memory per device by cause, verdict, bound and forecast."""
+def by_topology(plans: list[Mapping[str, Any]], failed: Iterable[Mapping[str, str]] = ()) -> list[str]:
+    """A table in Markdown with a line for each of several plans: memory per device by cause, verdict, bound and forecast.
+
+    Where a price was given the last column is the cost. After them is a line for each that failed: {"name", "problem"}.
+    """
     causes = list(plans[0]["memory_gib"])
     heads = ["topology", "mesh", "rows", "remat", *causes, "GiB", "of", "fits", "sent GiB", *plans[0]["bound_s"]]
-    heads += ["step s", "tokens/s", "MFU"]
+    heads += ["step s", "tokens/s", "MFU", *(["cost"] if _priced(plans) else [])]
     out = [heads, ["---"] * len(heads)]
     for plan in plans:
         numbers = [*plan["memory_gib"].values(), plan["total_gib"], plan["capacity_gib"]]
@@ -94,7 +99,11 @@ def by_topology(plans: list[Mapping[str, Any]]) -> list[str]:
         speed = [f"{plan['step_s']:.3g}", f"{plan['tokens_per_s']:,.0f}", f"{plan['mfu_forecast']:.0%}"]
         verdict = ["yes" if plan["fits"] else "no", f"{sent:.1f}"]
         known = [plan["topology"], mesh(plan["mesh"]), rows, plan["remat"]]
-        out.append([*known, *(f"{value:.1f}" for value in numbers), *verdict, *seconds, *speed])
+        cost = [_cost(plan)] if _priced(plans) else []
+        out.append([*known, *(f"{value:.1f}" for value in numbers), *verdict, *seconds, *speed, *cost])
+    for one in failed:
+        words = f"cannot be planned: {one['problem']}".replace("|", "\\|").replace("\n", " ")
+        out.append([one["name"], words, *[""] * (len(heads) - 2)])
     return [f"| {' | '.join(cells)} |" for cells in out]
 
 
@@ -112,9 +121,18 @@ def _bounds(plan):
     return [f"{name} {seconds:.3g} s" for name, seconds in plan["bound_s"].items() if seconds or name != "network"]
 
 
+def _priced(plans) -> bool:
+    return plans[0]["price"] is not None
+
+
+def _cost(plan) -> str:
+    cost = plan["cost"]
+    return "not known" if cost is None else f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
+
+
 def _hours(plan):
     if plan["hours"] is None:
         return "hours: not known, as the length of the run is in epochs and its rows are not here; set train.total_steps"
-    cost = "" if plan["cost"] is None else f", {plan['cost']:,.0f} at the price given"
+    cost = "" if plan["cost"] is None else f", {_cost(plan)} at the price given"
     digits = 1 if plan["hours"] >= 1 else 1 - math.floor(math.log10(max(plan["hours"], 1e-9)))
     return f"run of {plan['steps']:,} steps: {plan['hours']:,.{digits}f} hours, {plan['chip_hours']:,.{digits}f} chip-hours{cost}"

@@ -136,6 +136,37 @@ def test_a_search_and_a_comparison(planned_run, tmp_path):
     assert {len(row) for row in rows} == {len(heads)} and picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    file = tmp_path_factory.mktemp("plan") / "small.py"
+    file.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({config().to_dict()!r})\n")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "failing", "words"),
+    [
+        (("--topology", "gpu:h100:2", "--compare", "fsdp=2", "fsdp=3"), "fsdp=3", "does not cover the 2 devices"),
+        (("--topology", "gpu:h100:2", "gpu:h100:3"), "gpu:h100:3", "16"),
+    ],
+    ids=["meshes", "topologies"],
+)
+def test_one_of_several_that_cannot_be_planned_is_named_and_the_others_are_shown_with_their_cost(
+    planned_run, small, arguments, failing, words
+):
+    code, shown, (good, bad) = planned_run("--config", small, *arguments, "--price", "2")
+    assert code == 1 and good["cost"] > 0 and bad["name"] == failing and words in bad["problem"]
+    (line,) = [line for line in shown.out.splitlines() if line.strip("| ").startswith(failing)]
+    assert f"cannot be planned: {bad['problem']}" in line
+    assert "cost" in shown.out and f"{good['cost']:.3g}" in shown.out
+
+
+def test_several_that_all_fail_are_one_error(planned_run, small, capsys):
+    arguments = ["--config", small, "--topology", "gpu:h100:2", "--compare"]
+    for meshes, words in ((("fsdp=3",), "ValueError: mesh data=1 x fsdp=3"), (("fsdp=3", "fsdp=5"), "\nfsdp=5: mesh data=1 x fsdp=5")):
+        assert plan.main([*arguments, *meshes]) == 1 and words in capsys.readouterr().err
+
+
 def test_context_divides_the_tokens_that_a_device_keeps():
     rows, split = (planning.quick(job(batch=dict(rows=8), mesh=dict(fsdp=8 // size, context=size))) for size in (1, 4))
     same = "activations", "parameters", "optimizer", "reference"
