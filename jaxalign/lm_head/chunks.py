@@ -17,6 +17,7 @@ from jaxalign import collectives, sharding
 
 CHUNK_TOKENS = 1024  # large enough that the matmul is efficient, small enough that [chunk, V] stays a fraction of a GiB
 REST_TOKENS = 128  # of a chunk of what is left: at most 127 tokens go through the head in vain
+SCOPE = "lm_head_chunks"  # name of the loops over chunks, in profiles and for `planning.program`
 
 
 class Options(NamedTuple):
@@ -47,7 +48,8 @@ def over_chunks(scored: jax.Array, options: Options, body: Callable, start):
     order = jnp.pad(jnp.argsort(~flat, stable=True), (0, rest), constant_values=flat.size)
 
     def over(size, first, count, carry):
-        return jax.lax.fori_loop(0, count, lambda i, c: body(jax.lax.dynamic_slice(order, (first + i * size,), (size,)), c), carry)
+        with jax.named_scope(SCOPE):
+            return jax.lax.fori_loop(0, count, lambda i, c: body(jax.lax.dynamic_slice(order, (first + i * size,), (size,)), c), carry)
 
     done = 0
     if rest < options.chunk <= flat.size:  # else no chunk is ever whole, and a program with one loop compiles faster

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from jaxalign.lm_head import chunks
 from jaxalign.models.attention import pallas_tpu, xla
 from jaxalign.planning import network
 
@@ -113,7 +114,8 @@ class _Walk:
         """Adds what the equations do, `times` over; local: inside shard_map, where a loop is none over the layers."""
         users = _users(jaxpr)
         chosen: dict = {}  # result of platform_index -> branch
-        head = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "while" and self._is_head(eqn)]
+        # by their name: a loop of attention may have products of the same shapes
+        head = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "while" and chunks.SCOPE in str(eqn.source_info.name_stack)]
         left = self.setting.scored
         for eqn in jaxpr.eqns:
             name = eqn.primitive.name
@@ -162,9 +164,6 @@ class _Walk:
 
     def _columns(self) -> float:
         return self.setting.vocabulary / self.setting.mesh.get("tensor", 1)
-
-    def _is_head(self, eqn) -> bool:
-        return any(self._columns() in out for out in _dots(eqn.params["body_jaxpr"].jaxpr))
 
     def _chunk(self, eqn) -> float:
         # the gradient of the table has a row for each number of the width, not of a chunk; the list of a chunk's places tells its length

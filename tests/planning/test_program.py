@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxalign import sharding
-from jaxalign.lm_head import logps
+from jaxalign.lm_head import chunks, logps
 from jaxalign.planning import program
 
 MESH = (2, 4, 1, 1, 2)  # data, fsdp, fsdp_inner, context, tensor
@@ -74,11 +74,12 @@ def test_loops_count_and_layers_keep_what_the_backward_pass_reads():
 def test_the_head_runs_as_often_as_there_are_scored_tokens(scored, chunk, trips):
     setting = SETTING.__class__(**{**vars(SETTING), "scored": scored})
 
-    def head(x, table, count):
+    def loop(x, table, count):
         return jax.lax.fori_loop(0, count, lambda i, total: total + (x @ table).sum(), 0.0)
 
     arguments = jnp.zeros((chunk, 8)), jnp.zeros((8, 320)), jnp.int32(1)  # 640 columns over tensor 2
-    found = program.work_of(jax.make_jaxpr(head)(*arguments), setting)
+    assert not program.work_of(jax.make_jaxpr(loop)(*arguments), setting).head_bytes  # of attention, with the same shapes
+    found = program.work_of(jax.make_jaxpr(jax.named_call(loop, name=chunks.SCOPE))(*arguments), setting)
     assert found.flops == trips * 2 * chunk * 8 * 320
     assert found.head_bytes == chunk * 320 * 4
 
