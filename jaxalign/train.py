@@ -14,17 +14,16 @@ import sys
 import time
 
 from jaxalign import hidden
-from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
+from jaxalign.config.command_line import PROCESSES, from_command_line, local, run, start_devices, workdir_of
 from jaxalign.hosts import watch
 from jaxalign.reports import start_up
 from jaxalign.training.parts import Parts
 
+SELFCHECK = "first run the checks of jaxalign.selfcheck that need no gradient (cheap, where nothing stands after it), or all of them"
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run (default: runs/NAME); an existing one is continued"}),
-    ("--coordinator", {"help": "HOST:PORT of the first process, for several processes; 'auto' on a TPU slice, under Slurm, in Kubernetes"}),
-    ("--processes", {"type": int, "help": "number of processes, with --coordinator HOST:PORT"}),
-    ("--process", {"type": int, "help": "number of this process, from 0, with --coordinator HOST:PORT"}),
-    ("--selfcheck", {"action": "store_true", "help": "first run the checks of jaxalign.selfcheck that need no gradient"}),
+    *PROCESSES,
+    ("--selfcheck", {"nargs": "?", "const": "cheap", "choices": ("cheap", "all"), "help": SELFCHECK}),
     ("--stopped-exit-code", {"type": int, "default": 0, "help": "exit code after a request to stop, for schedulers that then start again"}),
 )
 
@@ -37,17 +36,19 @@ def main(argv: list[str] | None = None) -> int:
 def _train(argv):
     asked = from_command_line(argv, __doc__.splitlines()[0], FLAGS, command="train")
     start_devices(asked)
-    from jaxalign.config import preflight, selfchecks
+    from jaxalign.config import checked, preflight
     from jaxalign.reports import summary
     from jaxalign.training.stop import StopRequest
 
     workdir, typed = workdir_of(asked), sys.argv[1:] if argv is None else argv
     logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs every file
     began = start_up.process_began() if argv is None else time.monotonic()
-    with watch.watching(preflight.watch_of(asked)) as channel, StopRequest() as stop, start_up.Clock(began) as clock:
-        clock.lap("imports")
+    lost_code = asked.options.stopped_exit_code or watch.LOST_CODE
+    with watch.watching(preflight.watch_of(asked, lost_code=lost_code)) as channel, StopRequest() as stop, start_up.Clock(began) as clock:
         preflight.check(asked.stages, channel=channel)
-        selfchecks.first(asked.stages, wanted=asked.options.selfcheck)
+        clock.lap("imports")
+        checked.first(asked.stages, asked.options.selfcheck, workdir=workdir)
+        clock.lap("checks")
         command = hidden.without(shlex.join(["python", "-m", "jaxalign.train", *typed]))
         for name, stage in _stages(asked, workdir, command, clock).items():
             if stop.requested() or not stage.run(workdir / name, stop):

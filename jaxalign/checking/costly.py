@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-import tempfile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.checking import steps
 from jaxalign.checking.steps import Subject
 from jaxalign.checking.verdicts import Verdict, close, skipped, verdict
+from jaxalign.hosts import watch
 from jaxalign.training import checkpoint
 
 SAME = 1e-4  # most relative difference of gradients that differ in the order of sums alone
@@ -36,7 +35,7 @@ def finite_difference(subject: Subject, arrays: Mapping) -> Verdict:
     norms = {path: float(norm) for (path, _), norm in zip(_leaves(gradient), steps.leaf_norms(gradient), strict=True)}
     order = sorted((path for path, norm in norms.items() if norm > 1e-2 * max(norms.values())), key=norms.get)
     worst, where = 0.0, ""
-    for path in {order[0], order[len(order) // 2], order[-1]} if order else ():
+    for path in dict.fromkeys((order[0], order[len(order) // 2], order[-1]) if order else ()):  # every process in the same order
         norm, leaf = norms[path], dict(_leaves(gradient))[path]
         size = CHANGE / norm
         values = [float(function(steps.moved(subject.state.trainable, path, leaf / norm, sign * size))[0]) for sign in (1, -1)]
@@ -51,11 +50,11 @@ def finite_difference(subject: Subject, arrays: Mapping) -> Verdict:
 def reference_stays(train_step: Callable, state, batch, *, rule: str, due: bool):
     """(verdict, state, metrics): one real step changes the policy, and leaves the reference, unless the rule moves it then."""
     name = "a step trains the policy alone"
-    before, theirs = steps.checksums(state.trainable), steps.checksums(state.reference)
-    before, theirs = [int(x) for x in before], [int(x) for x in theirs]
+    before, theirs = _checksums(state.trainable), _checksums(state.reference)
     state, metrics = train_step(state, batch)
-    trained = sum(int(x) != y for x, y in zip(steps.checksums(state.trainable), before, strict=True))
-    moved = sum(int(x) != y for x, y in zip(steps.checksums(state.reference), theirs, strict=True))
+    jax.block_until_ready(metrics)
+    trained = sum(x != y for x, y in zip(_checksums(state.trainable), before, strict=True))
+    moved = sum(x != y for x, y in zip(_checksums(state.reference), theirs, strict=True))
     found = f"{trained} of {len(before)} arrays of the policy change" + (f", {moved} of the reference" if theirs else "")
     cause = (
         "nothing is trained: see model.trainable and the learning rate"
@@ -65,33 +64,40 @@ def reference_stays(train_step: Callable, state, batch, *, rule: str, due: bool)
     return verdict(name, trained > 0 and (due or not moved), found, cause), state, metrics
 
 
-def resumes(train_step: Callable, state, batch, record: Mapping) -> tuple[Verdict, object]:
-    """(verdict, state): a state that was saved and read again is the same, bit for bit, and so is the step after it."""
-    with tempfile.TemporaryDirectory() as folder:
-        saved = checkpoint.Checkpoints(folder)
-        saved.save(state, step=1, run=dict(record))
-        saved.wait()
-        again = saved.restore(checkpoint.abstract_like(jax.tree.map(_shape, state)), 1)
-        saved.close()
-    different = sum(not np.array_equal(*map(_bits, pair)) for pair in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True))
+def resumes(train_step: Callable, state, batch, record: Mapping, folder: Path) -> tuple[Verdict, object]:
+    """(verdict, state): a state that was saved and read again is the same, bit for bit, and so is the step after it.
+
+    Args:
+      folder: an empty one, or one to make, that all processes see.
+    """
+    watch.at("the checkpoint of the self-check", limited=False)
+    saved = checkpoint.Checkpoints(folder)
+    saved.save(state, step=1, run=dict(record))
+    saved.wait()
+    watch.barrier("the checkpoint of the self-check, written", limited=False)
+    again = saved.restore(checkpoint.abstract_like(jax.tree.map(_shape, state)), 1)
+    saved.close()
+    different = len(steps.unequal(jax.tree.leaves(state), jax.tree.leaves(again)))
     _, first = train_step(state, batch)
+    first = jax.device_get(first)
     state, second = train_step(again, batch)
-    apart = [key for key in first if not np.array_equal(np.asarray(first[key]), np.asarray(second[key]), equal_nan=True)]
+    second = jax.device_get(second)
+    apart = [key for key in first if not np.array_equal(first[key], second[key], equal_nan=True)]
     found = f"{different} arrays and {len(apart)} metrics of the next step differ"
     return verdict(
         "resume is exact", not different and not apart, found, "the checkpoint leaves out a part of the state, or the disk changes bits"
     ), state
 
 
-def exports(save: Callable[[Path], None], load: Callable[[Path], dict], params: Mapping) -> Verdict:
-    """An exported folder, read again, has the same parameters."""
-    with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder) / "export")
-        again = load(Path(folder) / "export")
+def exports(save: Callable[[Path], None], load: Callable[[Path], dict], params: Mapping, folder: Path) -> Verdict:
+    """An exported folder, which is made here where all processes see it, has the same parameters when it is read again."""
+    watch.at("the export of the self-check", limited=False)
+    save(folder)
+    again = load(folder)
     known = {jax.tree_util.keystr(path): leaf for path, leaf in _leaves(params)}
     theirs = {jax.tree_util.keystr(path): leaf for path, leaf in _leaves(again)}
     common = sorted(known.keys() & theirs.keys())
-    different = [name for name in common if not bool(jnp.array_equal(known[name], theirs[name]))]
+    different = [common[place] for place in steps.unequal([known[name] for name in common], [theirs[name] for name in common])]
     passed = not different and theirs.keys() <= known.keys() and bool(common)
     return verdict(
         "export round trip",
@@ -118,5 +124,5 @@ def _shape(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
-def _bits(x) -> np.ndarray:
-    return np.asarray(x).view(np.uint8) if x.ndim else np.asarray(x)
+def _checksums(tree) -> list[int]:
+    return [int(x) for x in steps.checksums(tree)]

@@ -3,7 +3,7 @@
 The gradient is read from the train step itself, by an optimizer that keeps it and moves nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -36,7 +36,7 @@ class Subject:
     """What is checked, on the mesh in scope.
 
     `state` is a TrainState before the first step whose optimizer is the recorder. Batches are dicts of numpy arrays as from
-    `pack.assemble`.
+    `pack.assemble`; every process has all of their rows.
     """
 
     look: Callable[..., Any]  # (params, batch, step) -> Outputs in the run's dtype
@@ -59,7 +59,7 @@ class Subject:
             )
         state = self.state.replace(step=jnp.zeros((), jnp.int32), statistics=jax.tree.map(jnp.zeros_like, self.state.statistics))
         with jax.default_matmul_precision(PRECISION):
-            self.state, metrics = self._compiled[parts](state, loader.to_device(arrays))
+            self.state, metrics = self._compiled[parts](state, loader.shared(arrays))
         return {name: float(value) for name, value in metrics.items()}
 
     @property
@@ -68,21 +68,18 @@ class Subject:
         return self.state.opt_state
 
     def logps(self, arrays: Mapping, *, params=None, exact: bool = True, step: int = 0) -> np.ndarray:
-        """Log-probs float32[R, T] of the policy, or of other parameters, on a batch.
-
-        Several processes all give the same batch, so that it is computed once for each; every process gets the rows of the first.
-        """
+        """Log-probs float32[R, T] of the policy, or of other parameters, on a batch: all rows, on every process."""
         key = "exact" if exact else "look"
         if key not in self._compiled:
             look = self.exact if exact else self.look
             self._compiled[key] = jax.jit(lambda params, batch, step: look(params, batch, step).logps)
         with jax.default_matmul_precision(PRECISION if exact else None):
-            logps = self._compiled[key](self.params if params is None else params, loader.to_device(arrays), jnp.int32(step))
-        return np.asarray(multihost_utils.process_allgather(logps, tiled=True))[: len(arrays["tokens"])]
+            logps = self._compiled[key](self.params if params is None else params, loader.shared(arrays), jnp.int32(step))
+        return np.asarray(multihost_utils.process_allgather(logps, tiled=True))
 
     def mean_logp(self, arrays: Mapping) -> Callable:
         """trained parameters -> (mean log-prob of the scored tokens, its gradient), in float32."""
-        batch, frozen = loader.to_device(arrays), self.state.frozen or {}
+        batch, frozen = loader.shared(arrays), self.state.frozen or {}
 
         def mean(trainable, frozen, batch):
             scored = (batch.slots >= 0).sum()
@@ -124,6 +121,23 @@ def _norms(first, second):
 def leaf_norms(tree) -> list[jax.Array]:
     """The norm of every array."""
     return [jnp.sqrt(jnp.sum(jnp.square(x))) for x in jax.tree.leaves(tree)]
+
+
+def unequal(first: Sequence[jax.Array], second: Sequence[jax.Array]) -> list[int]:
+    """The places at which two lists have arrays of other bits, the same on every process; each compares the parts that it holds."""
+    bad = np.array([not _same_here(one, other) for one, other in zip(first, second, strict=True)], bool)
+    return np.flatnonzero(np.asarray(multihost_utils.process_allgather(bad)).reshape(-1, len(bad)).any(0)).tolist()
+
+
+def _same_here(first, second):
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    parts = zip(first.addressable_shards, jax.device_put(second, first.sharding).addressable_shards, strict=True)
+    return all(np.array_equal(_bits(one.data), _bits(other.data)) for one, other in parts)
+
+
+def _bits(x) -> np.ndarray:
+    return np.atleast_1d(np.asarray(x)).view(np.uint8)
 
 
 def moved(tree, path, direction, size):

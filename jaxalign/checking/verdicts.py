@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 import dataclasses
+import json
+
+from jaxalign.hosts import watch
+from jaxalign.hosts.channel import connected
 
 PASSED, FAILED, SKIPPED = "pass", "FAIL", "skip"
 
@@ -29,6 +33,22 @@ def skipped(name: str, why: str) -> Verdict:
 def close(name: str, difference: float, tolerance: float, cause: str) -> Verdict:
     """A check of a relative or absolute difference, which a NaN fails."""
     return verdict(name, difference <= tolerance, f"difference {difference:.1e}, at most {tolerance:.0e}", cause)
+
+
+def agreed(own: Verdict, number: int) -> Verdict:
+    """What all processes make of a check: the verdict of the first one, unless it fails on another, which is named.
+
+    Args:
+      own: of this process.
+      number: of the check.
+    """
+    if (channel := connected()) is None:
+        return own
+    channel.put(f"verdict {number}/{channel.number}", json.dumps(dataclasses.astuple(own)))
+    watch.barrier(f"the verdict on {own.name!r}")
+    theirs = {int(name): Verdict(*json.loads(text)) for name, text in channel.below(f"verdict {number}").items()}
+    bad = min((name for name, one in theirs.items() if one.result == FAILED), default=0)
+    return dataclasses.replace(theirs[bad], found=f"process {bad}: {theirs[bad].found}") if bad else theirs[0]
 
 
 def failed(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -32,6 +32,11 @@ GOOGLE_PCI_VENDOR = "0x1ae0"
 GPU_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # environment variables of jax: its share of a card's memory
 
 Flags = Sequence[tuple[str, dict[str, Any]]]  # (name, options of argparse)
+PROCESSES: Flags = (  # of commands that several processes run together
+    ("--coordinator", {"help": "HOST:PORT of the first process, for several processes; 'auto' on a TPU slice, under Slurm, in Kubernetes"}),
+    ("--processes", {"type": int, "help": "number of processes, with --coordinator HOST:PORT"}),
+    ("--process", {"type": int, "help": "number of this process, from 0, with --coordinator HOST:PORT"}),
+)
 
 
 class Run(NamedTuple):

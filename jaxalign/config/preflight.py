@@ -56,8 +56,8 @@ def check_rows(cfg: ConfigDict, name: str, sets: Sets, prepared: Sequence[str]) 
     agreement.check(f"rows of {name}", facts | _weights(cfg), channel=channel, way_out=OTHER_ROWS)
 
 
-def watch_of(asked: Run) -> Watch:
-    """The watch over a process that trains the stages that were asked for."""
+def watch_of(asked: Run, *, lost_code: int = LOST_CODE) -> Watch:
+    """The watch over a process that trains, or checks, the stages that were asked for; `lost_code` as in `Watch`."""
     sections = [cfg.train for cfg in training_stages(asked.stages).values()]
     limits = {}
     if sections:
@@ -66,7 +66,7 @@ def watch_of(asked: Run) -> Watch:
     channel = connected()
     if channel is not None:
         faulthandler.enable()  # jax aborts where the first process is gone
-    return Watch(channel, lost_code=asked.options.stopped_exit_code or LOST_CODE, **limits)
+    return Watch(channel, lost_code=lost_code, **limits)
 
 
 def _weights(cfg) -> dict[str, str]:

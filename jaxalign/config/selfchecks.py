@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 from functools import partial
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +12,24 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from jaxalign import sharding
-from jaxalign.checking import cheap, costly, steps, texts, verdicts
+from jaxalign.checking import cheap, costly, steps, texts
 from jaxalign.checking.verdicts import Verdict, skipped
 from jaxalign.config import build, computed, functions, planned, teacher
 from jaxalign.config.durations import durations
 from jaxalign.config.prepared import prepared_sets, training_sources
 from jaxalign.config.sets import check_rows
-from jaxalign.config.stages import training_stages
 from jaxalign.data.prepared import judgements
 from jaxalign.data.raw import sources
 from jaxalign.data.rows import loader, pack
 from jaxalign.data.rows.store import Prepared
 from jaxalign.hf import save, trained
+from jaxalign.hosts import watch
 from jaxalign.hparams import hparams_of
 from jaxalign.models import model as models
 from jaxalign.sampling.law import Law
 from jaxalign.sampling.sampler import Sampler
 from jaxalign.sampling.stopping import Stopping
-from jaxalign.training import checkpoint, forward, reference, runs
+from jaxalign.training import checkpoint, forward, reference
 from jaxalign.training.sources import Source
 
 PARTS = 2  # microbatches that one part is compared with
@@ -98,7 +99,7 @@ def subject(one: Case, params) -> steps.Subject:
 def cheap_half(one: Case) -> Iterator[Verdict]:
     """Checks that need no gradient, as they are done."""
     yield from _of_texts(one)
-    mine, mesh, cfg = subject(one, build.params(one.cfg, one.model)), sharding.mesh_shape(), one.cfg
+    mine, mesh, cfg = subject(one, _params(one)), sharding.mesh_shape(), one.cfg
     yield cheap.layout(mine.state.trainable, "parameters", mesh)
     if jax.tree.leaves(mine.state.reference):
         yield cheap.layout(mine.state.reference, "reference", mesh)
@@ -112,9 +113,13 @@ def cheap_half(one: Case) -> Iterator[Verdict]:
             yield cheap.drift(mine, one.arrays, str(build.dtype(cfg)))
 
 
-def costly_half(one: Case) -> Iterator[Verdict]:
-    """Checks of gradients, whole steps, checkpoints, exports and the sampler, as they are done."""
-    mine = subject(one, build.params(one.cfg, one.model))
+def costly_half(one: Case, scratch: Path) -> Iterator[Verdict]:
+    """Checks of gradients, whole steps, checkpoints, exports and the sampler, as they are done.
+
+    Args:
+      scratch: an empty folder that all processes see.
+    """
+    mine = subject(one, _params(one))
     baseline = mine.measure(one.arrays), steps.copied(mine.gradient)
     yield from _layouts(one, mine, baseline)
     cause = "a part's mean is averaged: sums and weights must be added up over the parts, and divided once"
@@ -123,28 +128,16 @@ def costly_half(one: Case) -> Iterator[Verdict]:
     if "no_logps" not in mine.objective.reads:
         yield costly.finite_difference(mine, one.arrays)
         yield _sampler(one, mine)
-    yield _export(one, mine)
+    yield _export(one, mine, scratch / "export")
     del mine, baseline
-    yield from _whole_steps(one)
+    yield from _whole_steps(one, scratch / "run")
 
 
-def first(stages: Mapping[str, ConfigDict], *, wanted: bool) -> None:
-    """Runs the cheap half on the first stage that trains, where it is wanted, and shows it on standard error.
-
-    Raises:
-      ValueError: a check failed.
-    """
-    cfg = next(iter(training_stages(stages).values()), None)
-    if not wanted or cfg is None:
-        return
-    found = []
-    with jax.set_mesh(build.mesh(cfg)):
-        for one in cheap_half(case(cfg)):
-            found.append(one)
-            runs.to_stderr(verdicts.line(one))
-    if bad := verdicts.failed(found):
-        names = ", ".join(one.name for one in bad)
-        raise ValueError(f"the self-check failed: {names}. See the likely causes above, or leave --selfcheck out.")
+def _params(one):
+    watch.at("the weights of the self-check", limited=False)
+    params = build.params(one.cfg, one.model)
+    watch.at("the self-check")
+    return params
 
 
 def _of_texts(one):
@@ -184,11 +177,11 @@ def _against_one_device(one, mine, baseline) -> Verdict:
     name, count = "mesh = one device", sum(x.size for x in jax.tree.leaves(one.model.shapes))
     if jax.device_count() == 1:
         return skipped(name, "there is one device")
-    if count > ONE_DEVICE or jax.process_count() > 1:
-        return skipped(name, "the model is too large for one device" if count > ONE_DEVICE else "there are several hosts")
+    if count > ONE_DEVICE:
+        return skipped(name, "the model is too large for one device")
     norms = np.array([float(x) for x in steps.leaf_norms(baseline[1])])
-    with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
-        alone = subject(one, build.params(one.cfg, one.model))
+    with jax.set_mesh(sharding.make_mesh(devices=jax.local_devices()[:1])):  # of every process, which do the same side by side
+        alone = subject(one, _params(one))
         metrics = alone.measure(one.arrays)
         theirs = np.array([float(x) for x in steps.leaf_norms(alone.gradient)])
     loss = abs(metrics["loss"] - baseline[0]["loss"]) / max(abs(baseline[0]["loss"]), 1e-6)
@@ -224,8 +217,8 @@ def _sampler(one, mine) -> Verdict:
     return costly.samples([(sample.token_ids, sample.logps) for sample in drawn], [logps[place] for place in places])
 
 
-def _export(one, mine) -> Verdict:
-    folder = build.tokenizer_folder(one.cfg)
+def _export(one, mine, written: Path) -> Verdict:
+    tokenizer = build.tokenizer_folder(one.cfg)
     params = mine.params if one.model.reward_head is not None else models.without_head(mine.params)
     params = {name: tree for name, tree in params.items() if name not in (models.VALUE_HEAD, models.CRITIC)}
     if one.model.features is not None or one.model.lora is not None or "no_logps" in mine.objective.reads:
@@ -235,25 +228,25 @@ def _export(one, mine) -> Verdict:
         built = models.build(one.model.config, reward_head=build.reward_head(one.cfg))
         return Source(str(path)).load(built)
 
-    return costly.exports(lambda path: save.save(path, one.model, params, tokenizer_from=folder), load, params)
+    return costly.exports(lambda path: save.save(path, one.model, params, tokenizer_from=tokenizer), load, params, written)
 
 
-def _whole_steps(one):
+def _whole_steps(one, scratch: Path):
     cfg, objective = one.cfg, functions.objective(one.cfg)
     lengths = durations(cfg, one.sets.train)
     made = build.functions(cfg, objective, one.model, lengths)
-    state = teacher.seated(cfg, made.init_state(build.params(cfg, one.model)))
+    state = teacher.seated(cfg, made.init_state(_params(one)))
     yield cheap.layout(state.opt_state, "optimizer", sharding.mesh_shape())
     parts = cfg.batch.gradient_accumulation_steps
     rows = unit() * parts
     plan = _filled(one.prepared.plan[:rows], rows)
     options = {"row_tokens": one.prepared.row_tokens, "share_prompt": one.prepared.share_prompt}
-    batch = loader.to_device(_with_reference(cfg, pack.assemble(one.prepared.groups, plan, **options)))
+    batch = loader.shared(_with_reference(cfg, pack.assemble(one.prepared.groups, plan, **options)))
     rule, due = cfg.reference.rule, reference.RULES[cfg.reference.rule].moves and lengths.every == 1
     found, state, _ = costly.reference_stays(made.train_step, state, batch, rule=rule, due=due)
     yield found
     record = checkpoint.run_record(cfg.to_dict(), one.model, build.tokenizer_folder(cfg), step=1, prepared=[])
-    found, _ = costly.resumes(made.train_step, state, batch, record)
+    found, _ = costly.resumes(made.train_step, state, batch, record, scratch)
     yield found
 
 

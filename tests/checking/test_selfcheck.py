@@ -9,7 +9,7 @@ import pytest
 
 from jaxalign import selfcheck, sharding
 from jaxalign.checking import cheap, verdicts
-from jaxalign.config import build, selfchecks
+from jaxalign.config import build, checked, selfchecks
 from jaxalign.config.files import load_file, override
 from jaxalign.config.resolve import resolve
 from jaxalign.models.attention import cached
@@ -122,17 +122,17 @@ def test_a_reference_that_is_not_the_start_is_found(subject, case):
 
 
 @pytest.mark.slow
-def test_means_of_means_are_found(case, monkeypatch):
+def test_means_of_means_are_found(case, monkeypatch, tmp_path):
     monkeypatch.setattr(step, "_weighted_sum", lambda value, weight: (value.sum() / weight.sum(), weight.sum() / weight.sum()))
-    found = next(one for one in selfchecks.costly_half(case) if "microbatches" in one.name)
+    found = next(one for one in selfchecks.costly_half(case, tmp_path) if "microbatches" in one.name)
     assert found.result == verdicts.FAILED and "added up" in found.cause
 
 
 @pytest.mark.slow
-def test_a_reference_that_is_the_policy_itself_is_found(case, monkeypatch):
+def test_a_reference_that_is_the_policy_itself_is_found(case, monkeypatch, tmp_path):
     rule = dataclasses.replace(reference.RULES["frozen"], move=lambda reference, trainable, step: trainable)
     monkeypatch.setitem(reference.RULES, "frozen", rule)
-    found = named(selfchecks._whole_steps(case), "a step trains the policy alone")
+    found = named(selfchecks._whole_steps(case, tmp_path), "a step trains the policy alone")
     assert found.result == verdicts.FAILED and "policy itself" in found.cause
 
 
@@ -159,11 +159,11 @@ def test_what_has_no_rows_is_refused(folder):
         selfchecks.case(cfg)
 
 
-def test_a_run_asked_to_check_itself_first_stops_where_a_check_fails(case, monkeypatch, capsys):
+def test_a_run_asked_to_check_itself_first_stops_where_a_check_fails(case, monkeypatch, capsys, tmp_path):
     bad = verdicts.verdict("forward pass repeats itself", False, "difference 1", "dropout or other noise is left on")
     monkeypatch.setattr(selfchecks, "case", lambda cfg: case)
     monkeypatch.setattr(selfchecks, "cheap_half", lambda one: iter([bad]))
-    selfchecks.first({"": case.cfg}, wanted=False)
+    checked.first({"": case.cfg}, None, workdir=tmp_path)
     with pytest.raises(ValueError, match="the self-check failed: forward pass repeats itself"):
-        selfchecks.first({"": case.cfg}, wanted=True)
+        checked.first({"": case.cfg}, "cheap", workdir=tmp_path)
     assert "likely cause: dropout" in capsys.readouterr().err

@@ -98,6 +98,23 @@ def counts(arrays: dict[str, np.ndarray]) -> dict[str, int]:
     }
 
 
+def shared(arrays: dict[str, np.ndarray]) -> Batch:
+    """The same arrays on every host of the mesh in scope as one global `Batch`, of which each host gives its own rows.
+
+    Raises:
+      ValueError: as `to_device`.
+    """
+    hosts = sorted({device.process_index for device in jax.sharding.get_mesh().devices.flat})
+    place, count = hosts.index(jax.process_index()), len(hosts)
+
+    def here(array):
+        part = len(array) // count
+        return array[place * part : (place + 1) * part]
+
+    sharding.check_rows(len(arrays["tokens"]), hosts=count, **_axes())
+    return to_device(jax.tree.map(here, arrays))
+
+
 def to_device(arrays: dict[str, np.ndarray]) -> Batch:
     """This host's arrays as one global `Batch`, split by rows over the mesh in scope.
 
