@@ -17,7 +17,7 @@ import threading
 import time
 
 from jaxalign.hosts.channel import Channel, connected
-from jaxalign.hosts.compiler import compiling
+from jaxalign.hosts.compiler import compiling, on_compiled
 
 LOST_S = 120.0  # also of what holds Python's lock for long; jax's own heartbeat is set to be slower
 STALL_S = 3600.0
@@ -88,6 +88,11 @@ class Watch:
     def at(self, place: str, *, limited: bool = True) -> None:
         """The main thread has come to a place; the last step before it is finished."""
         self.place = Place(place, self._clock(), limited)
+
+    def compiled(self, seconds: float) -> None:
+        """A thread has waited so long for the compiler; where it is the main thread, its place does not count that."""
+        if threading.get_ident() == self._main:
+            self.place = dataclasses.replace(self.place, since=min(self.place.since + seconds, self._clock()))
 
     def stepped(self) -> None:
         """This start has finished a step."""
@@ -169,10 +174,10 @@ class Watch:
 
     def _stalled(self, now) -> End | None:
         place = self.place
-        if compiling(sys._current_frames().get(self._main)):
+        if place.limited and self.stall_s is not None and now - place.since > self.stall_s:
+            if not compiling(sys._current_frames().get(self._main)):  # seldom: Python has crashed in frames of a thread that runs
+                return self._stall(now)
             self.place = dataclasses.replace(place, since=now)
-        elif place.limited and self.stall_s is not None and now - place.since > self.stall_s:
-            return self._stall(now)
         return None
 
     def _stall(self, now) -> End:
@@ -242,10 +247,12 @@ def watching(watch: Watch) -> Iterator[Channel | None]:
     global _WATCH
     _WATCH, ended = watch, False
     watch.begin()
+    forget = on_compiled(watch.compiled)
     try:
         yield watch.channel
         ended = True
     finally:
+        forget()
         if ended or watch.channel is None:
             watch.close()
             _WATCH = None

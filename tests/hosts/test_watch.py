@@ -132,7 +132,35 @@ def test_the_time_in_the_compiler_is_left_out(monkeypatch):
     monkeypatch.setattr(watch, "compiling", lambda frame: True)
     assert later(subject, clock, 1000) is None
     monkeypatch.setattr(watch, "compiling", lambda frame: False)
+    subject.compiled(1000)
     assert later(subject, clock, 300) is None and "step 0" in later(subject, clock, 400).text
+
+
+def test_what_was_compiled_is_left_out_and_the_frames_of_a_thread_that_runs_are_not_looked_at(monkeypatch):
+    clock = Clock()
+    subject = Watch(None, stall_s=600, clock=clock)
+    subject.at("step 0")
+    monkeypatch.setattr(watch, "compiling", lambda frame: pytest.fail("it was looked at"))
+    assert later(subject, clock, 500) is None
+    subject.compiled(450)
+    assert later(subject, clock, 500) is None
+    subject.compiled(9999)  # no place begins in the future
+    assert later(subject, clock, 600) is None
+    monkeypatch.setattr(watch, "compiling", lambda frame: False)
+    assert "step 0" in later(subject, clock, 1).text
+
+
+def test_the_watch_hears_of_programs_that_are_compiled_while_it_watches(monkeypatch):
+    import jax
+
+    heard, subject = [], Watch(None)
+    monkeypatch.setattr(subject, "compiled", heard.append)
+    with watch.watching(subject):
+        jax.jit(lambda x: x * 3.25 + 0.75)(1.0)
+    assert heard and all(seconds > 0 for seconds in heard)
+    heard.clear()
+    jax.jit(lambda x: x * 4.25 + 0.75)(1.0)
+    assert not heard
 
 
 def test_a_thread_in_the_compiler_is_seen():
