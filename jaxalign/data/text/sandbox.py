@@ -18,9 +18,12 @@ import jinja2.visitor
 
 MOST_STEPS = 2_000_000  # loop steps and calls of one rendering; a conversation of 1,000 turns takes about 20,000
 MOST_CHARACTERS = 50_000_000  # of one text that a template makes
+MOST_ITEMS = 300_000  # of lists within lists that become a text or are compared, each as often as it stands there
 STEP_SIZE = 1_000  # characters or items of what a call or a filter makes that count as a step
 WIDTH = re.compile(r"\d{6,}")  # in a format such as %9999999d
 WIDENING = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch", "to_bytes")  # take a width
+PASSING = ("attr", "batch", "count", "d", "default", "first", "items", "last", "length", "list", "map", "random", "reject", "rejectattr")
+PASSING += ("reverse", "select", "selectattr", "slice")  # filters that pass items on, or count them, and look into none
 
 
 class Unbounded(jinja2.TemplateError):
@@ -33,12 +36,15 @@ def compiled(text: str, date: str) -> jinja2.Template:
     Raises:
       jinja2.TemplateSyntaxError: the text is no jinja.
     """
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation])
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation], finalize=_counted)
     environment.filters["tojson"] = _to_json
     environment.filters.update({name: environment.bounded(name, function) for name, function in environment.filters.items()})
+    compared = {name: function for name, function in environment.tests.items() if function.__module__ == "_operator" or name == "in"}
+    environment.tests.update({name: lambda *sides, function=function: function(*_counted(sides)) for name, function in compared.items()})
     del environment.globals["lipsum"]
     environment.filters["_steps"] = environment.steps
-    environment.filters["_joined"] = lambda parts: environment.concat(str(part) for part in parts)
+    environment.filters["_joined"] = lambda parts: environment.concat(str(part) for part in _counted(parts))
+    environment.filters["_counted"] = _counted
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
     return environment.from_string(text)
@@ -74,8 +80,14 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call(self, context, function, /, *args, **kwargs):
         self.step()
         method = getattr(function, "__wrapped__", function)  # jinja wraps str.format
-        _check_arguments(getattr(method, "__name__", ""), [getattr(method, "__self__", None), *args, *kwargs.values()])
+        owner = getattr(method, "__self__", None)
+        if method is _raise or isinstance(owner, (str, list, tuple, dict)):
+            _counted([args, kwargs, owner if isinstance(owner, (list, tuple)) else None])
+        _check_arguments(getattr(method, "__name__", ""), [owner, *args, *kwargs.values()])
         return self.measured(super().call(context, function, *args, **kwargs))
+
+    def getitem(self, obj, argument):
+        return super().getitem(obj, _counted(argument))
 
     def bounded(self, name, function):
         """The filter with its arguments looked at first, and counted as a call."""
@@ -84,6 +96,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         def filter(*args, **kwargs):
             self.step()
             args = [list(x) if name == "join" and isinstance(x, types.GeneratorType) else x for x in args]
+            if name not in PASSING:
+                _counted([args, kwargs])
             _check_arguments(name, [*args, *kwargs.values()])
             return self.measured(function(*args, **kwargs))
 
@@ -105,6 +119,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             _check_size(left.bit_length() * max(right, 0))
         elif operator == "%" and isinstance(left, str):
+            _counted(right)
             starred = [x for x in right if isinstance(x, int)] if "*" in left and isinstance(right, tuple) else []
             _check_size(max([int(width) for width in WIDTH.findall(left)] + starred, default=0))
         return super().call_binop(context, operator, left, right)
@@ -130,6 +145,24 @@ def _check_arguments(name, arguments):
         _check_size(sum(len(item) for item in items if isinstance(item, str)) + len(items) * sum(map(len, texts)))
 
 
+def _counted(value):
+    """The value, where neither its items, those of the lists in it among them, nor the texts in them are too many for a text."""
+    if not isinstance(value, (list, tuple, dict)):
+        return value
+    rest, items, characters = [value], 0, 0
+    while rest:
+        one = rest.pop()
+        if isinstance(one, (list, tuple, dict)):
+            items += len(one)
+            if items > MOST_ITEMS:
+                raise Unbounded(f"it makes a text of, or compares, more than {MOST_ITEMS:,} items")
+            rest += [*one, *one.values()] if isinstance(one, dict) else one
+        elif isinstance(one, str):
+            characters += len(one)
+    _check_size(characters)
+    return value
+
+
 def _check_size(size):
     if size > MOST_CHARACTERS:
         raise Unbounded(f"it makes a text or number of {size:,} characters, more than {MOST_CHARACTERS:,}")
@@ -146,7 +179,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Bounded(jinja2.visitor.NodeTransformer):
-    """Passes the items of every loop through `_steps`, and the parts of every "a ~ b" through `_joined`."""
+    """Passes the items of every loop through `_steps`, the parts of "a ~ b" through `_joined`, what is compared through `_counted`."""
 
     def visit_For(self, node):
         self.generic_visit(node)
@@ -156,6 +189,22 @@ class _Bounded(jinja2.visitor.NodeTransformer):
     def visit_Concat(self, node):
         self.generic_visit(node)
         return jinja2.nodes.Filter(jinja2.nodes.List(node.nodes, lineno=node.lineno), "_joined", [], [], None, None, lineno=node.lineno)
+
+    def visit_Compare(self, node):
+        self.generic_visit(node)
+        for side in (node, *node.ops):
+            side.expr = self._count(side.expr)
+        return node
+
+    def visit_Pair(self, node):
+        self.generic_visit(node)
+        node.key = self._count(node.key)
+        return node
+
+    def _count(self, node):
+        if isinstance(node, jinja2.nodes.Const):
+            return node
+        return jinja2.nodes.Filter(node, "_counted", [], [], None, None, lineno=node.lineno)
 
 
 def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):

@@ -52,6 +52,28 @@ def test_a_template_that_fails_or_does_not_end_refuses_the_row(text, words):
     assert error.value.rule == "template"
 
 
+SHARED = "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}"
+SHARED += "{% set ns.y = {'a': ns.y, 'b': ns.y} %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ ns.x }}", "{{ ns.y | tojson }}", "{{ ns.x | string }}", "{{ ns.x | upper }}", "{{ 'a' ~ ns.x }}", "{{ '%s' % [ns.x] }}",
+        "{{ '{}'.format(ns.x) }}", "{{ ', '.join(ns.x) }}", "{{ [ns.x] | map('string') | join }}", "{{ raise_exception(ns.x) }}",
+        "{% set s %}{{ ns.y }}{% endset %}", "{% set ns.z = [ns.x, 0] %}{{ ns.z == [ns.y, 0] }}", "{{ ['a' * 10000] * 10000 }}",
+        "{{ ns.x is eq(ns.y) }}", "{{ [ns.x].index(ns.y) }}", "{{ {}.get((ns.x, 1)) }}", "{{ {(ns.x, 1): 2} }}", "{{ {}[(ns.x, 1)] }}",
+    ],
+)  # fmt: skip
+def test_lists_that_hold_one_list_twice_become_no_endless_text(text):
+    with pytest.raises(RowError, match="more than"):
+        render(SHARED + text)
+
+
+def test_lists_that_hold_one_list_twice_may_be_passed_on():
+    assert render(SHARED + "{{ ns.x | first | length }}{{ ns.y | length }}{{ [[1, 'a'], {'b': none}] }}") == "22[[1, 'a'], {'b': None}]"
+
+
 def test_numbers_and_digits_in_what_a_template_writes_are_no_widths():
     text = "{{ 1700000000 | tojson }} {{ '{} {}'.format('5551234567', 1700000000) }} {{ [1700000000] | join(',') }}"
     assert render(text) == "1700000000 5551234567 1700000000 1700000000"
