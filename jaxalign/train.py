@@ -19,7 +19,11 @@ from jaxalign.hosts import watch
 from jaxalign.reports import start_up
 from jaxalign.training.parts import Parts
 
+<<<<<<< HEAD
 SELFCHECK = "first run the checks of jaxalign.selfcheck that need no gradient (cheap, where nothing stands after it), or all of them"
+=======
+AHEAD = 2  # steps that devices may have before them beside the one they are at: a request to stop waits for no more
+>>>>>>> f653328 (At most two steps wait for the devices: a request to stop took as long as all steps until the next line of the log (10 minutes on a slow machine))
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run (default: runs/NAME); an existing one is continued"}),
     *PROCESSES,
@@ -186,7 +190,7 @@ def _loop(run: Parts, state, start: int, stop, *, evaluated: bool):
     theirs = teacher.model(run.cfg)
     meter = Meter(run.model.config, **build.work(run.cfg, run.model), teacher=theirs and theirs.config)
     pending = []
-    in_turn = jax.process_count() > 1 and jax.default_backend() == "cpu"  # queued steps of several CPU processes can hang
+    ahead = 0 if jax.process_count() > 1 and jax.default_backend() == "cpu" else AHEAD  # queued steps of several CPU processes can hang
     for step in range(start, total + 1):
         watch.at(f"step {step}")
         stopping, held_out_metrics = step < total and stop.requested(step), None
@@ -222,9 +226,9 @@ def _loop(run: Parts, state, start: int, stop, *, evaluated: bool):
         watch.at(f"step {step}")
         run.clock.lap("data")
         state, metrics = run.functions.train_step(state, batch)
-        if in_turn:
-            jax.block_until_ready(metrics)
         pending.append((step, metrics, arrays, window))
+        if len(pending) > ahead:
+            jax.block_until_ready(pending[-1 - ahead][1])
         if step == start or _is_due(step + 1, every.log_every, total):
             _flush(run, pending, meter)
 

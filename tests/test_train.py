@@ -1,5 +1,6 @@
 """Whole runs through the command line: what they write, and what they say when something is wrong."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxalign import sharding, train
+from jaxalign.config import build
 from jaxalign.models import lora
 from jaxalign.reports import log, start_up
 from jaxalign.training import sources
@@ -115,6 +117,29 @@ def test_a_stop_between_stages_ends_the_run_and_the_next_start_goes_on(tmp_path,
     assert not (tmp_path / "run" / "dpo").exists()
     assert train.main(arguments) == 0
     assert log.read_metrics(tmp_path / "run" / "dpo", "eval")[-1]["step"] == 2
+
+
+def test_no_more_than_two_steps_wait_for_the_devices(tmp_path, cache, monkeypatch):
+    sent, done = [], []
+    functions, wait = build.functions, jax.block_until_ready
+
+    def watched(*positional, **named):
+        made = functions(*positional, **named)
+
+        def step(state, batch):
+            state, metrics = made.train_step(state, batch)
+            if len(sent) > 1 + train.AHEAD:  # the first one is fetched for the log
+                assert any(one is sent[-1 - train.AHEAD] for one in done)
+            sent.append(metrics)
+            return state, metrics
+
+        return dataclasses.replace(made, train_step=step)
+
+    monkeypatch.setattr(build, "functions", watched)
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: done.append(tree) or wait(tree))
+    rest = ("--config.train.total_steps=6", "--config.train.log_every_steps=6", "--config.train.eval_every_steps=0")
+    assert start(tmp_path / "run", cache, *rest, config=f"{CONFIG}:sft") == 0
+    assert len(sent) == 6 and done
 
 
 @pytest.mark.slow
