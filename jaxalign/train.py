@@ -19,11 +19,8 @@ from jaxalign.hosts import watch
 from jaxalign.reports import start_up
 from jaxalign.training.parts import Parts
 
-<<<<<<< HEAD
 SELFCHECK = "first run the checks of jaxalign.selfcheck that need no gradient (cheap, where nothing stands after it), or all of them"
-=======
 AHEAD = 2  # steps that devices may have before them beside the one they are at: a request to stop waits for no more
->>>>>>> f653328 (At most two steps wait for the devices: a request to stop took as long as all steps until the next line of the log (10 minutes on a slow machine))
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run (default: runs/NAME); an existing one is continued"}),
     *PROCESSES,
