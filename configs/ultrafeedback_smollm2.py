@@ -6,7 +6,8 @@ Data:     the first 300 rows of a sample of UltraFeedback (MIT) with GPT-4 score
           folder, as in configs/ultrafeedback_stories.py. Prompts are cut to their last 96 tokens and answers to their first 128.
 Command:  python -m jaxalign.train --config configs/ultrafeedback_smollm2.py --workdir runs/smollm2
           python -m jaxalign.report runs/smollm2 --stages sft dpo una --out runs/smollm2.html
-Hardware: 2 CPU cores. Not yet run by us.
+Hardware: 2 CPU cores, 5 GiB; SFT takes half an hour of CPU time, of which its answers take 12 minutes.
+Measured: 2026-11-27, SFT alone: 28 steps, held-out loss 1.891 at the start and 1.841 after half of them. DPO and UNA were not run.
 """
 
 import os
