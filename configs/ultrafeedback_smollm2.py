@@ -7,7 +7,8 @@ Data:     the first 300 rows of a sample of UltraFeedback (MIT) with GPT-4 score
 Command:  python -m jaxalign.train --config configs/ultrafeedback_smollm2.py --workdir runs/smollm2
           python -m jaxalign.report runs/smollm2 --stages sft dpo una --out runs/smollm2.html
 Hardware: 2 CPU cores, 5 GiB; SFT takes half an hour of CPU time, of which its answers take 12 minutes.
-Measured: 2026-11-27, SFT alone: 28 steps, held-out loss 1.891 at the start and 1.841 after half of them. DPO and UNA were not run.
+Measured: 2026-11-27, SFT alone: 28 steps, held-out loss 1.891 -> 1.829 (60 answers), KL to its start 0.41 nats per answer. DPO and
+          UNA were not run.
 """
 
 import os
