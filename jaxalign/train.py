@@ -46,8 +46,8 @@ def _train(argv):
     began = start_up.process_began() if argv is None else time.monotonic()
     lost_code = asked.options.stopped_exit_code or watch.LOST_CODE
     with watch.watching(preflight.watch_of(asked, lost_code=lost_code)) as channel, StopRequest() as stop, start_up.Clock(began) as clock:
-        preflight.check(asked.stages, channel=channel)
         clock.lap("imports")
+        preflight.check(asked.stages, channel=channel)
         checked.first(asked.stages, asked.options.selfcheck, workdir=workdir)
         clock.lap("checks")
         command = hidden.without(shlex.join(["python", "-m", "jaxalign.train", *typed]))
