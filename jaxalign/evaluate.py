@@ -248,7 +248,7 @@ def _report(subject, numbers, answers, command):
     import rich.table
 
     from jaxalign.config import describe
-    from jaxalign.reports import alarms, log, page
+    from jaxalign.reports import alarms, log, page, wording
     from jaxalign.reports.estimates import MISSING
 
     before, after, first = numbers.start, numbers.checkpoint, page.headline(numbers.checkpoint)
@@ -260,7 +260,7 @@ def _report(subject, numbers, answers, command):
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(table)
-    how = [f"How they were drawn and judged: {one}." for one in describe.answers(subject.cfg).values()]
+    how = [f"How they were drawn and judged: {wording.text(one)}." for one in describe.answers(subject.cfg).values()]
     for sentence in (*numbers.sentences(), *how, *alarms.falling(before, after)):
         console.print(sentence, highlight=False)
     if subject.out:

@@ -17,7 +17,7 @@ def write(
       lines: {"step", NAME: value} each.
       text: stands wherever a user's text does.
       samples: of the summary.
-      answers: how the run's own answers were drawn and judged.
+      answers: how the run's own answers were drawn and judged, as `config.describe.answers` makes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     steps = [{"step": step, "split": "train", "loss": 1 / (step + 1), "speed/tokens_per_s": 900.0 + step} for step in range(10)]
@@ -42,7 +42,7 @@ def evaluate(folder, rewards, *, step=9, name="judge", text="an answer", against
       against: (who, rewards) of the answers that they were judged beside.
       prompts: their texts.
       se: the error of every metric.
-      settings: how the answers were drawn and judged.
+      settings: how the answers were drawn and judged, as `config.describe.answers` makes it.
       options: of `_numbers`, and metrics as NAME=value of generate/NAME besides the mean reward.
     """
     lines = []

@@ -13,6 +13,7 @@ from jaxalign.config import speech
 from jaxalign.reports.html import charts, contents, document, measures, questions
 from jaxalign.reports.html.markup import escaped, tag
 
+LENGTH = {"rewards": {"judge": "length"}}  # how answers are judged, as an evaluation writes it
 FOLLOWED = {"prompt": "p", "responses": [{"what": "chosen", "text": "yes", "before": -2.0, "after": -1.5}]}
 
 
@@ -115,7 +116,7 @@ def test_rewards_of_different_kinds_or_prompts_are_not_compared(tmp_path):
 def test_where_one_run_left_a_prompt_out_the_others_are_compared_and_counted(tmp_path):
     for name, count, gain in (("a", PROMPTS, 1.0), ("b", PROMPTS - 2, 0.0)):
         write(tmp_path / name, lines=lines(0.6), objective=name)
-        evaluate(tmp_path / name, [i + gain + i % 2 / 10 * gain for i in range(count)], settings="temperature 1.0, rewards.judge length")
+        evaluate(tmp_path / name, [i + gain + i % 2 / 10 * gain for i in range(count)], settings=LENGTH | {"temperature": 1.0})
     text = page(tmp_path, tmp_path / "a", tmp_path / "b").text
     found = re.search(rf"it beats b by 1\.0500? \(1\.03\d* to 1\.06\d*, on the {PROMPTS - 2} prompts that have both\)\.", text)
     assert found, text
@@ -124,7 +125,7 @@ def test_where_one_run_left_a_prompt_out_the_others_are_compared_and_counted(tmp
 def test_answers_that_were_drawn_otherwise_are_not_compared_and_told_with_their_opponents(tmp_path):
     for name, tokens, other in (("a", 24, "reference"), ("b", 8, f"{tmp_path}/a")):
         write(tmp_path / name, lines=[], objective=name)
-        how = f"max_new_tokens {tokens}, temperature 1.0, rewards.judge length, limit {tokens}"
+        how = {"max_new_tokens": tokens, "temperature": 1.0, **LENGTH, "limit": tokens}
         evaluate(tmp_path / name, [tokens + i % 3 for i in range(20)], against=(other, [9.5] * 20), settings=how)
     found = page(tmp_path, tmp_path / "a", tmp_path / "b")
     assert "not compared in generate/reward (a: max_new_tokens 24; b: max_new_tokens 8); evaluate all with the same flags" in found.text
@@ -132,19 +133,19 @@ def test_answers_that_were_drawn_otherwise_are_not_compared_and_told_with_their_
     assert "Settings: max_new_tokens 8, temperature 1.0, rewards.judge length." in found.text
     assert "They were drawn otherwise: a with max_new_tokens 24; b with max_new_tokens 8." in found.text
     assert "won against its start" in found.cards[0] and "lost against a" in found.cards[1]
-    evaluate(tmp_path / "b", [1.0] * 20, settings="max_new_tokens 24, temperature 1.0, samples 4, rewards.named length")
+    evaluate(tmp_path / "b", [1.0] * 20, settings={"max_new_tokens": 24, "temperature": 1.0, "samples": 4, "rewards": {"named": "length"}})
     text = page(tmp_path, tmp_path / "a", tmp_path / "b").text
     assert "otherwise" not in text and "different ways" not in text and "a is better in reward of generated answers: it beats b by" in text
 
 
 def test_a_later_evaluation_replaces_what_training_logged_with_the_same_settings_and_stands_apart_with_others(tmp_path):
-    how = "max_new_tokens 8, rewards.judge length"
+    how = {"max_new_tokens": 8, **LENGTH}
     write(tmp_path / "run", lines=lines(0.6, **{"generate/reward": 1.0, "generate/kl": 0.1}), answers=how)
     (tmp_path / "run/samples").mkdir()
     said = [{"id": i, "prompt": f"prompt {i}", "text": "t", "rewards": {"judge": 1.0}} for i in range(4)]
     (tmp_path / "run/samples/step-9.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
     evaluate(tmp_path / "run", [2.0, 4.0, 2.0, 4.0], settings=how, start={"reward": 1.5})
-    evaluate(tmp_path / "run", [9.0] * 4, settings="max_new_tokens 9, rewards.judge length", file="step-9-0a1b", start={"reward": 7.0})
+    evaluate(tmp_path / "run", [9.0] * 4, settings=how | {"max_new_tokens": 9}, file="step-9-0a1b", start={"reward": 7.0})
     (entry,), _ = contents.read([tmp_path / "run"])
     first, last = (dict(entry.runs[0].held_out)[step] for step in (0, 9))
     same, other = (f"generate/reward · max_new_tokens {limit}" for limit in (8, 9))
@@ -244,7 +245,7 @@ def test_of_each_seed_the_last_comparison_with_an_opponent_counts_and_those_of_t
 def test_comparisons_with_different_settings_are_told_apart(tmp_path):
     write(tmp_path / "run", lines=lines(0.6))
     for tokens, won in ((8, 1.0), (9, 0.0)):
-        how = f"against other, max_new_tokens {tokens}, rewards.judge length"
+        how = {"against": "other", "max_new_tokens": tokens, **LENGTH}
         evaluate(tmp_path / "run", [won] * 4, against=("other", [0.5] * 4), settings=how, file=f"step-9-{tokens}")
     found = questions.duels(contents.read([tmp_path / "run"])[0])
     assert sorted((one.label, one.rate.value) for one in found) == [("max_new_tokens 8", 1.0), ("max_new_tokens 9", 0.0)]
@@ -252,20 +253,62 @@ def test_comparisons_with_different_settings_are_told_apart(tmp_path):
     assert "run against other (max_new_tokens 8) 1.00" in text and "run against other (max_new_tokens 9) 0.00" in text
 
 
-def test_the_keys_of_settings_are_those_of_the_section():
-    assert set(measures.KEYS) == set(speech.GENERATE)
+def test_every_setting_of_the_section_has_its_place():
+    places = (measures.DRAWN, measures.JUDGED, measures.OF_PROMPTS, measures.INDIFFERENT)
+    assert sorted(key for keys in places for key in keys) == sorted(speech.GENERATE)
+
+
+def summed(weight):
+    """How answers were drawn and judged that a sum judges, one of whose rewards weighs this much."""
+    judge = {"says": "be kind, temperature 2", "of": {"a": ["length", weight]}}
+    return {"against": "other", "max_new_tokens": 8, "rewards": {"judge": judge}, "stop": ["x", "y, temperature 2"], "temperature": 1.0}
 
 
 def test_the_weights_of_a_sum_belong_to_its_reward_and_not_to_how_answers_were_drawn(tmp_path):
-    parts = "max_new_tokens 8", "stop ('x', 'y')", "rewards.judge.says be kind, and be terse", "rewards.judge.of.a ('length', {})"
-    settings = ", ".join([*parts, "against other"])
-    one, other = (measures.how(settings.format(weight), []) for weight in (1.0, 2.0))
-    assert one.drawn == other.drawn == ("max_new_tokens 8", "stop ('x', 'y')")
-    assert one.rewards == {"judge": "says be kind, and be terse of.a ('length', 1.0)"} and one.rewards != other.rewards
+    one, other = (measures.how(summed(weight), []) for weight in (1.0, 2.0))
+    drawn = "max_new_tokens 8", "stop ('x', 'y, temperature 2')", "temperature 1.0"
+    assert one.drawn == other.drawn and tuple(part.words for part in one.drawn) == drawn
+    assert one.rewards == {"judge": "says be kind, temperature 2 of.a ('length', 1.0)"} and one.rewards != other.rewards
     write(tmp_path / "run", lines=lines(0.6))
-    evaluate(tmp_path / "run", [1.0] * 4, against=("other", [0.5] * 4), settings=settings.format(1.0))
+    evaluate(tmp_path / "run", [1.0] * 4, against=("other", [0.5] * 4), settings=summed(1.0))
     (duel,) = questions.duels(contents.read([tmp_path / "run"])[0])
-    assert duel.settings == settings.format(1.0).removesuffix(", against other")
+    rewards = "rewards.judge.says be kind, temperature 2, rewards.judge.of.a ('length', 1.0)"
+    assert duel.settings == ", ".join([drawn[0], rewards, *drawn[1:]])
+
+
+def test_a_text_among_the_settings_is_no_setting(tmp_path):
+    for name, stop in (("a", ["x, temperature 2"]), ("b", ["x"])):
+        write(tmp_path / name, lines=[], objective=name)
+        evaluate(tmp_path / name, [1.0] * 4, settings={**LENGTH, "max_new_tokens": 8, "stop": stop, "temperature": 1.0})
+    text = page(tmp_path, tmp_path / "a", tmp_path / "b").text
+    assert "generate/reward (b: stop ('x',); a: stop ('x, temperature 2',)); evaluate all with the same flags" in text
+    assert "They were drawn otherwise: a with stop ('x, temperature 2',); b with stop ('x',)." in text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "source"),
+    [
+        ({"path": "data/some.jsonl", "weight": 1.0}, "some.jsonl"),
+        ({"path": ["data/some.jsonl", "my data/others.csv"]}, "some.jsonl, others.csv"),
+        ({"hf": "org/set", "split": "test"}, "set"),
+        ("data/some.jsonl", "some.jsonl"),
+        (None, "the held-out rows"),
+    ],
+)
+def test_the_source_of_prompts_is_named(prompts, source):
+    assert measures.how({**LENGTH} | ({"prompts": prompts} if prompts else {}), []).source == source
+
+
+def test_settings_that_an_older_version_wrote_as_a_text_are_shown_and_not_known(tmp_path):
+    written = "max_new_tokens 8, rewards.judge length, temperature 1.0"
+    for name, how in (("old", written), ("new", {"max_new_tokens": 8, **LENGTH, "temperature": 1.0})):
+        write(tmp_path / name, lines=lines(0.6), objective=name, answers=how)
+        evaluate(tmp_path / name, [1.0] * 4, against=("other", [0.5] * 4), settings=how)
+    found = page(tmp_path, tmp_path / "old", tmp_path / "new").text
+    known = "max_new_tokens 8, temperature 1.0, by length"
+    assert f"not compared in generate/reward (new: {known}; old: settings not known, by judge)" in found
+    assert f"oldstep-9{written}newstep-9{written}" in found and f"answers{written}" in found  # of the evaluations, and what is the same
+    assert "damaged" not in found and "drawn otherwise" not in found
 
 
 def test_what_started_from_different_models_stands_in_different_panels(tmp_path):
@@ -355,8 +398,9 @@ def replaced(value, path, new):
 
 @pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "evaluations/step-9.json", "evaluations/step-9.samples.jsonl"])
 def test_whatever_stands_in_a_file_the_page_is_made(tmp_path, name):
+    settings = {**summed(1.0), "prompts": {"path": "some.jsonl"}, "judge": "judge"}
     write(tmp_path / "run", lines=lines(0.6), samples=[FOLLOWED])
-    evaluate(tmp_path / "run", [0.5, 0.7], kl=1.0, against=("reference", [0.1, 0.7]))
+    evaluate(tmp_path / "run", [0.5, 0.7], kl=1.0, against=("reference", [0.1, 0.7]), settings=settings)
     file = tmp_path / "run" / name
     *before, last = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]
     for path in places(json.loads(last)):

@@ -10,7 +10,7 @@ from report_runs import Elements
 import tiny
 
 from jaxalign import evaluate, report, train
-from jaxalign.reports import log
+from jaxalign.reports import log, wording
 from jaxalign.training import runs
 
 pytestmark = pytest.mark.slow
@@ -104,7 +104,7 @@ def test_an_evaluation_finds_the_same_numbers_and_changes_with_errors(finished, 
     assert found["change"]["generate/kl"]["value"] > 0 and found["intervals"]["generate/win_rate"]["bootstrap"]
     assert lines(finished / "evaluations" / "step-4.samples.jsonl") == lines(finished / "samples" / "step-4.jsonl")
     how = json.loads((finished / "summary.json").read_text())["settings"]["answers"]
-    assert found["settings"] == {"answers": how} and how in (finished / "summary.md").read_text()
+    assert found["settings"] == {"answers": how} and wording.text(how) in (finished / "summary.md").read_text()
     shown = capsys.readouterr().out
     assert "Against reference it wins" in shown and "How they were drawn and judged: against reference, " in shown
 

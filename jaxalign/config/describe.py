@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxalign.models import quantized
 from jaxalign.models.attention import rule
 from jaxalign.models.model import Model
 from jaxalign.reports import facts as known
+from jaxalign.reports import wording
 from jaxalign.reports.samples import Samples
 
 OF_THE_MODEL = ("trainable", "dtype", "value_head", "reward_head", "critic", "critic_checkpoint")
@@ -36,8 +38,8 @@ def beginning(cfg: ConfigDict, model: Model, sets: Sequence[Prepared], lengths: 
     )
 
 
-def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, str]:
-    """What -> its value in a resolved configuration, without what is None."""
+def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, Any]:
+    """What -> its value in a resolved configuration, in words and without what is None; "answers" is a mapping, as `answers` makes it."""
     values = cfg.to_dict()
     parameters = quantized.count(model.shapes)
     weights = Path(values["model"]["checkpoint"] or "random weights")
@@ -53,16 +55,16 @@ def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, str
         "steps": f"{lengths.total:,}",
         "text": _listed(values["data"], only=OF_THE_TEXT),
         "seed": str(values["seed"]),
-        **({"rollouts": _listed(_flat(values["data"]["rollout"]))} if values["data"]["rollout"] else {}),
+        **({"rollouts": wording.text(_plain(values["data"]["rollout"]))} if values["data"]["rollout"] else {}),
         **answers(cfg),
         **questions(cfg),
     }
 
 
-def answers(cfg: ConfigDict) -> dict[str, str]:
-    """{"answers": how what the model says is drawn and judged}; nothing where it says nothing."""
+def answers(cfg: ConfigDict) -> dict[str, dict[str, Any]]:
+    """{"answers": how what the model says is drawn and judged, the section eval.generate for JSON}; nothing where it says nothing."""
     spec = cfg.to_dict()["eval"]["generate"]
-    return {} if spec is None else {"answers": _listed(_flat(spec))}
+    return {} if spec is None else {"answers": _plain(spec)}
 
 
 def evaluation(cfg: ConfigDict, command: str) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def evaluation(cfg: ConfigDict, command: str) -> dict[str, Any]:
 def questions(cfg: ConfigDict) -> dict[str, str]:
     """{"multiple choice": where the questions come from}; nothing where none are asked."""
     spec = cfg.to_dict()["eval"]["multiple_choice"]
-    return {} if spec is None else {"multiple choice": _listed(_flat(spec))}
+    return {} if spec is None else {"multiple choice": wording.text(_plain(spec))}
 
 
 def facts(
@@ -102,13 +104,14 @@ def facts(
     return {"data": {role: known.of_set(one) for role, one in data.items()}, "samples": texts, "run": run | known.of_machine()}
 
 
-def _flat(section):
-    """KEY or KEY.KEY -> value, without what is empty."""
-    flat = {}
-    for key, value in section.items():
-        below = _flat(value) if isinstance(value, dict) else {"": value}
-        flat |= {f"{key}.{name}" if name else key: one for name, one in below.items() if one not in (None, ())}
-    return flat
+def _plain(section):
+    """A section as JSON gives it back, without what is empty."""
+    return json.loads(json.dumps(_filled(section), default=str))
+
+
+def _filled(section):
+    values = {key: _filled(value) if isinstance(value, dict) else value for key, value in section.items()}
+    return {key: value for key, value in values.items() if value not in (None, (), {})}
 
 
 def _listed(section, *, first="", only=None):

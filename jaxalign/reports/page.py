@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from jaxalign.reports import alarms
+from jaxalign.reports import alarms, wording
 from jaxalign.reports.estimates import MISSING, Estimate
 
 HEADLINE = ("accuracy", "loss", "kl")  # in this order; the same names for every objective
@@ -139,7 +139,7 @@ def _data(stages):
 
 def _settings(stages):
     keys = list(dict.fromkeys(key for stage in stages for key in stage.facts["settings"]))
-    rows = [[key, *(stage.facts["settings"].get(key, "-") for stage in stages)] for key in keys]
+    rows = [[key, *(wording.text(stage.facts["settings"].get(key, "-")) for stage in stages)] for key in keys]
     return table(["setting", *(stage.name or "value" for stage in stages)], rows)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxalign.config import describe
-from jaxalign.reports import page, summary
+from jaxalign.reports import page, summary, wording
 from jaxalign.reports.estimates import Estimate
 
 RUN = {"start_step": 0, "starts": 1, "seconds": 63.4, "command": "python -m jaxalign.train --config x.py", "date": "2026-01-02"}
@@ -171,11 +171,19 @@ def test_a_log_that_lost_its_beginning_has_no_metrics_from_before_the_first_step
     assert "| `accuracy` | - | 0.625 ± 0.050 | 214 |" in (tmp_path / "summary.md").read_text()
 
 
-def test_settings_tell_how_answers_are_drawn_and_judged():
+def test_settings_tell_how_answers_are_drawn_and_judged_as_data_and_in_words(tmp_path):
     rewards = {"short": dict(kind="length", at_most=9)}
-    spec = dict(against="chosen", max_new_tokens=24, stop=(), limit=None, kl=False, rewards=rewards, judge="short")
-    told = describe.answers(ConfigDict(dict(eval=dict(generate=spec))))["answers"]
-    assert told == "against chosen, judge short, kl False, max_new_tokens 24, rewards.short.at_most 9, rewards.short.kind length"
+    spec = dict(against="chosen", max_new_tokens=24, stop=("x", "y, temperature 2"), limit=None, kl=False, rewards=rewards, prompts={})
+    answers = describe.answers(ConfigDict(dict(eval=dict(generate=spec))))["answers"]
+    data = {"against": "chosen", "kl": False, "max_new_tokens": 24, "rewards": rewards, "stop": ["x", "y, temperature 2"]}
+    assert answers == json.loads(json.dumps(answers)) == data
+    rewarded = "rewards.short.at_most 9, rewards.short.kind length"
+    told = f"against chosen, kl False, max_new_tokens 24, {rewarded}, stop ('x', 'y, temperature 2')"
+    assert wording.text(answers) == wording.text(told) == told
+    write_metrics(tmp_path)
+    for written in (answers, told):  # the text is what older versions wrote
+        summary.write(tmp_path, facts(settings={"answers": written}))
+        assert f"| answers | {told} |" in (tmp_path / "summary.md").read_text()
     assert describe.answers(ConfigDict(dict(eval=dict(generate=None)))) == {}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import re
 from typing import Any, NamedTuple
 
-from jaxalign.reports import comparison, groups, log, page, summary
+from jaxalign.reports import comparison, groups, log, page, summary, wording
 from jaxalign.reports.comparison import Evaluations
 from jaxalign.reports.estimates import MISSING, Estimate
 from jaxalign.reports.html import measures, shapes
@@ -32,8 +32,8 @@ class Evaluation(NamedTuple):
     checkpoint: dict[str, Estimate]
     change: dict[str, Estimate]
     samples: list[dict[str, Any]]  # as `evaluators.generation` makes them
-    settings: str  # how they were drawn and judged, as `config.describe` lists it; "" where it is not known
-    how: How  # the same, read
+    settings: str  # how they were drawn and judged, in words; "" where nothing tells
+    how: How  # the same, as data
     time: float  # when it ended, in seconds since 1970; what training logged was there before
 
 
@@ -117,15 +117,15 @@ def _of_log(folder, logged, facts) -> list[Evaluation]:
     if not steps:
         return []
     step, metrics = max(paths or steps), dict(logged)
-    samples, settings = _samples(paths[step]) if paths else [], facts.get("settings", {}).get("answers", "")
+    samples, settings = _samples(paths[step]) if paths else [], facts.get("settings", {}).get("answers", {})
     ends = metrics.get(0, {}), metrics.get(step, {})
-    return [Evaluation(log.ANSWERS, step, *ends, {}, samples, settings, measures.how(settings, samples), BEFORE_ALL)]
+    return [Evaluation(log.ANSWERS, step, *ends, {}, samples, wording.text(settings), measures.how(settings, samples), BEFORE_ALL)]
 
 
 def _named(entries: list[Entry]) -> list[Entry]:
     """The same with the settings of answers in the names of metrics wherever the runs were measured with several."""
     runs = _asked([run for entry in entries for run in entry.runs], entries)
-    of_log = [next((one.how for one in run.evaluations if one.time == BEFORE_ALL), measures.how("", [])) for run in runs]
+    of_log = [next((one.how for one in run.evaluations if one.time == BEFORE_ALL), measures.how({}, [])) for run in runs]
     measured = [(name, how) for run, how in zip(runs, of_log, strict=True) for _, metrics in run.held_out for name in metrics]
     measured += [(name, one.how) for run in runs for one in run.evaluations for part in PARTS for name in getattr(one, part)]
     names = measures.named(measured)
@@ -195,8 +195,9 @@ def _evaluation(path) -> Evaluation | None:
     parts = [{name: _estimate(one) for name, one in values[part].items()} for part in PARTS]
     beside = path.with_name(path.stem + SAMPLES)
     samples = _samples(beside) if beside.is_file() else []
-    settings = values["settings"].get("answers", "")
-    return Evaluation(path.stem, _step(path), *parts, samples, settings, measures.how(settings, samples), _time(values, path))
+    settings = values["settings"].get("answers", {})
+    how = measures.how(settings, samples)
+    return Evaluation(path.stem, _step(path), *parts, samples, wording.text(settings), how, _time(values, path))
 
 
 def _time(values, path) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import math
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +11,11 @@ from jaxalign.reports.differences import Difference
 from jaxalign.reports.estimates import MISSING, Estimate, change
 from jaxalign.reports.html import measures
 from jaxalign.reports.html.contents import Entry, Evaluation
-from jaxalign.reports.html.measures import CONTROLLED, DRAWN, EXACT, REWARD, SHARED, WIN_RATE, of
+from jaxalign.reports.html.measures import AGAINST, CONTROLLED, DRAWN, EXACT, REWARD, SHARED, WIN_RATE, How, of
 from jaxalign.reports.intervals import wilson
 from jaxalign.reports.page import ANSWERS
 
 CHANCE = TIE = 0.5  # of accuracy and of win rates; the verdict of a tie
-PARTS = re.compile(r"[;,] ")  # between the parts of a setting
 OWN = REFERENCE, CHOSEN = "reference", "chosen"  # as an evaluation calls the model that the run started from, and the answers of the data
 
 
@@ -108,22 +106,18 @@ def duels(entries: Sequence[Entry]) -> list[Duel]:
         for (opponent, name), one in {(one.how.opponent or "its opponent", name): one for name, one in judged}.items():
             evaluations.setdefault((number, opponent, name), []).append(one)
     by_number = {entry.number: entry for entry in entries}
-    labels = {(opponent, name): _without(measures.label(name), f"against {opponent}") for _, opponent, name in evaluations}
+    alike = {key[1:]: [one for one in seeds[-1].how.of(WIN_RATE) if one.key != AGAINST] for key, seeds in evaluations.items()}
+    labels = dict(zip(alike, measures.labels(alike.values()), strict=True))
     found = []
     for (number, opponent, name), seeds in evaluations.items():
         verdicts = [sample["verdict"] for one in seeds for sample in one.samples if sample.get("verdict") is not None]
         controlled = [one.checkpoint[even].value for one in seeds for even in of(one.checkpoint, CONTROLLED)]
         ties, rate = [verdict == TIE for verdict in verdicts], _win_rate([one.checkpoint[name] for one in seeds])
-        how = ", ".join(part for part in measures.PART.split(seeds[-1].settings) if _key(part) in (*DRAWN, "samples", "judge", "rewards"))
+        how = ", ".join(one.words for one in seeds[-1].how.settings if one.key in (*DRAWN, "samples", "judge", "rewards"))
         shown = {label for (other, _), label in labels.items() if (other in OWN) is (opponent in OWN)}  # in one chart
         label = labels[opponent, name] if len(shown) > 1 else ""
         found.append(Duel(by_number[number], opponent, label, rate, _mean(ties), _mean(controlled), how))
     return found
-
-
-def _without(label, part):
-    """A label without one of its parts."""
-    return f", {label}, ".replace(f", {part}, ", ", ").strip(", ")
 
 
 def gap(question: Question, first: Side, second: Side, *, level: float) -> Difference:
@@ -142,19 +136,11 @@ def on_other_prompts(question: Question) -> bool:
     return any(one != measured[0] for one in measured)
 
 
-def differing(settings: Mapping[str, tuple[str, Sequence[str]]]) -> list[str]:
-    """What differs in how answers were drawn: "NAME with KEY VALUE, ..." each. Of settings that are not known nothing is told.
-
-    Args:
-      settings: name -> (how they were drawn and judged, keys that matter beside DRAWN).
-    """
-    known = {
-        name: [part for part in measures.PART.split(how) if _key(part) in (*DRAWN, *keys)]
-        for name, (how, keys) in settings.items()
-        if how
-    }
-    own = {name: [part for part in parts if any(part not in other for other in known.values())] for name, parts in known.items()}
-    return [f"{name} with {', '.join(parts)}" for name, parts in own.items() if parts]
+def differing(hows: Mapping[str, How]) -> list[str]:
+    """What differs in how answers were drawn: "NAME with KEY VALUE, ..." each. Of settings that are not known nothing is told."""
+    known = {name: [one for one in how.settings if one.key in DRAWN] for name, how in hows.items() if how.settings}
+    own = {name: [one.words for one in parts if any(one not in other for other in known.values())] for name, parts in known.items()}
+    return [f"{name} with {', '.join(words)}" for name, words in own.items() if words]
 
 
 def other_starts(question: Question) -> list[str]:
@@ -176,11 +162,6 @@ def _kind(entry, metric) -> str:
     """What an accuracy is of, where its name does not tell: whether there is a reference."""
     rule = entry.facts.get("settings", {}).get("reference", "").partition(",")[0]
     return "without a reference" if not metric.startswith(ANSWERS) and rule == "none" else ""
-
-
-def _key(part) -> str:
-    """The key of a part of a setting, without what is below it."""
-    return part.partition(" ")[0].partition(".")[0]
 
 
 def since_start(question: Question, side: Side) -> tuple[float, Difference] | None:

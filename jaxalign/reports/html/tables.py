@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 import math
+import re
 import statistics
 
-from jaxalign.reports import comparison, log, start_up
+from jaxalign.reports import comparison, log, start_up, wording
 from jaxalign.reports.html import measures
 from jaxalign.reports.html.contents import Entry
 from jaxalign.reports.html.curves import rank
 from jaxalign.reports.html.markup import Markup, folded, join, table, tag
-from jaxalign.reports.html.questions import PARTS
 from jaxalign.reports.page import ANSWERS, MEANING
 
+BETWEEN = re.compile(r"[;,] ")  # the parts of a setting that is a text
 SPEED = (  # (key of a training line, heading, format)
     ("speed/tokens_per_s", "tokens per second", "{:,.0f}"),
     ("speed/step_s", "seconds per step", "{:.3g}"),
@@ -53,7 +54,7 @@ def settings(entries: Sequence[Entry]) -> Markup | None:
     if not there:
         return None
     keys = [key for key in dict.fromkeys(key for _, values in there for key in values) if key != "seed"]
-    parts = {key: [PARTS.split(str(values[key])) if key in values else ["–"] for _, values in there] for key in keys}
+    parts = {key: [_parts(values[key]) if key in values else ["–"] for _, values in there] for key in keys}
     common = {key: [part for part in of_all[0] if all(part in others for others in of_all)] for key, of_all in parts.items()}
     differing = [[key, *(_part([p for p in own if p not in common[key]]) for own in parts[key])] for key in keys]
     differing = [row for row in differing if any(cell != "–" for cell in row[1:])]
@@ -65,6 +66,10 @@ def settings(entries: Sequence[Entry]) -> Markup | None:
         table(["differs in", *(entry.name for entry, _ in there)], [*differing, ["seeds", *seeds]]),
         folded("What is the same", same),
     )
+
+
+def _parts(value):
+    return [one.words for one in wording.parts(value)] if isinstance(value, dict) else BETWEEN.split(value)
 
 
 def data(entries: Sequence[Entry]) -> Markup | None:

@@ -28,7 +28,7 @@ def generated(entries: Sequence[Entry]) -> Markup | None:
     shown = places[:: max(math.ceil(len(places) / SHOWN), 1)]
     prompts = {i: _prompt(common[i][1], [(entry, answers[common[i]]) for entry, answers in answered], entries) for i in places}
     note = f"Of {len(common):,} prompts, spread evenly, not chosen by hand; the first answer of the first seed to each."
-    drawn = differing({entry.name: (evaluations[entry.number].settings, ()) for entry, _ in answered})
+    drawn = differing({entry.name: evaluations[entry.number].how for entry, _ in answered})
     note += f" They were drawn otherwise: {'; '.join(drawn)}." if drawn else ""
     rest = [prompts[i] for i in places if i not in shown]
     return join(
