@@ -244,11 +244,12 @@ def test_of_each_seed_the_last_comparison_with_an_opponent_counts_and_those_of_t
 
 def test_comparisons_with_different_settings_are_told_apart(tmp_path):
     write(tmp_path / "run", lines=lines(0.6))
-    for tokens, won in ((8, 1.0), (9, 0.0)):
-        how = {"against": "other", "max_new_tokens": tokens, **LENGTH}
-        evaluate(tmp_path / "run", [won] * 4, against=("other", [0.5] * 4), settings=how, file=f"step-9-{tokens}")
+    for tokens, other, won in ((8, "other", 1.0), (9, "other", 0.0), (9, "third", 0.5)):
+        how = {"against": other, "max_new_tokens": tokens, **LENGTH}
+        evaluate(tmp_path / "run", [won] * 4, against=(other, [0.5] * 4), settings=how, file=f"step-9-{tokens}-{other}")
     found = questions.duels(contents.read([tmp_path / "run"])[0])
-    assert sorted((one.label, one.rate.value) for one in found) == [("max_new_tokens 8", 1.0), ("max_new_tokens 9", 0.0)]
+    expected = [("other", "max_new_tokens 8", 1.0), ("other", "max_new_tokens 9", 0.0), ("third", "max_new_tokens 9", 0.5)]
+    assert sorted((one.opponent, one.label, one.rate.value) for one in found) == expected
     text = page(tmp_path, tmp_path / "run").text
     assert "run against other (max_new_tokens 8) 1.00" in text and "run against other (max_new_tokens 9) 0.00" in text
 
