@@ -346,14 +346,16 @@ def test_a_cell_is_measured_and_kept(tmp_path, monkeypatch, answers):
     monkeypatch.setattr(world, "make", lambda folder: made)
     monkeypatch.setattr(gold, "BEST_OF", (2,))
     monkeypatch.setattr(world, "LONGEST", 12)  # tokens that are drawn
-    options = {"cells": ("sentiment-78 dpo 1e-9", "sentiment-78 online_una 1e-9"), "seeds": 1, "steps": 2}
+    names = ("dpo", "online_una", "sft_then_dpo")
+    options = {"cells": tuple(f"sentiment-78 {name} 1e-9" for name in names), "seeds": 1, "steps": 2}
     found = gold.run(tmp_path, **options)
     kept = tmp_path / "cells" / "sentiment-78_dpo_1e-09_0.json"
-    (one, other), (base,) = found["cells"], found["bases"]
+    (one, other, after), (base,) = found["cells"], found["bases"]
     assert other["gold/sentiment"] == pytest.approx(one["gold/sentiment"], abs=0.05)
     assert one["kl"][0] == pytest.approx(0, abs=1e-4)  # a policy that has not moved says what the base says
     assert one["gold/sentiment"] == pytest.approx(base["gold/sentiment"], abs=0.05)
     assert one["part"] == base["part"] == 0
+    assert after["kl"][0] > 1e-4 and after["loss"] == pytest.approx(np.log(2), abs=1e-6)  # SFT has moved it, and is the reference
     kept.write_text(kept.read_text().replace('"win"', '"kept": 1, "win"'))
     assert gold.run(tmp_path, **options)["cells"][0]["kept"] == 1
     assert (tmp_path / "plot.png").exists() and "dpo" in (tmp_path / "table.md").read_text()

@@ -121,13 +121,20 @@ class Bench:
         init, run = self._compiled(cell.method, method, method.reference_rule())
         source, carried = self._source(cell, method)
         heads = models.init_heads(self._model(method), jax.random.key(cell.seed)) if method.critic else {}
-        state = init({**self.world.copied(), **heads}).replace(source=carried)
+        state = init({**self._start(cell, method), **heads}).replace(source=carried)
         peak = Peak(jnp.full_like(state.opt_state[-1].learning_rate, cell.learning_rate))
         state, last = state.replace(opt_state=(*state.opt_state[:-1], peak)), {}
         for done in range(self.steps):
             state, _, batch = source.next(state, done)
             state, last = run(state, batch)
         return models.without_head(state.trainable), {name: float(value) for name, value in jax.device_get(last).items()}
+
+    def _start(self, cell, method):
+        """The parameters that a method starts from, which it may consume: the base, or what the method before it made of the base."""
+        if method.after is None:
+            return self.world.copied()
+        name, rate = method.after
+        return self.trained(cell._replace(method=name, learning_rate=rate))[0]
 
     def _source(self, cell: Cell, method: methods.Method):
         """(the source of the batches, what the state carries for it)."""

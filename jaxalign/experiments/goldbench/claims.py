@@ -31,12 +31,18 @@ CLAIMS = (  # (what is claimed, the method that should be above, the other one)
     ("A-LoL above SFT on the best", "alol", "sft_best"),
     ("A-LoL above DPO", "alol", "dpo"),
     ("IFT above SFT, both on the best", "ift_best", "sft_best"),
+    ("IFT above SFT followed by DPO", "ift_best", "sft_then_dpo"),
     ("DPO above SFT on the best", "dpo", "sft_best"),
     ("online DPO above DPO", "online_dpo", "dpo"),
     ("online UNA above UNA on scores", "online_una", "una_score"),
     ("online UNA above PPO", "online_una", "ppo"),
     ("online DPO above PPO", "online_dpo", "ppo"),
     ("RLOO above PPO", "rloo", "ppo"),
+    ("GRPO above PPO", "grpo", "ppo"),
+    ("online KTO above KTO", "online_kto", "kto"),
+    ("with the paper's betas, UNA on scores above UNA on thumbs", "una_score:beta=0.03", "una_binary:beta=0.01"),
+    ("with the paper's betas, UNA on scores above KTO", "una_score:beta=0.03", "kto:beta=0.03"),
+    ("with the paper's betas, UNA on scores above DPO", "una_score:beta=0.03", "dpo:beta=0.03"),
 )
 APPEARS, NOT, UNKNOWN = "appears", "does not: the reverse does", "cannot be told"
 

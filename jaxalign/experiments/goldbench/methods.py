@@ -25,6 +25,7 @@ class Method:
     online: str = ""  # the feedback that the policy's own samples get while it is trained, see `rollout.feedback`; "": offline
     samples: int = 2  # of a prompt, online
     rollout: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of that feedback
+    after: tuple[str, float] | None = None  # the method, and its learning rate, that makes the policy from which this one starts
 
     @property
     def critic(self) -> str | None:
@@ -36,11 +37,11 @@ class Method:
         return objectives.bind(self.objective, **self.options)
 
     def reference_rule(self) -> str:
-        """The rule: the base's log-probs as a column where that is enough, as samples bring them along."""
+        """The rule: the base's log-probs as a column where that is enough, as samples bring them along; else that of the start in memory."""
         reads = self.bound().reads
         if self.rule:
             return self.rule
-        if "mismatched" in reads or self.online:
+        if "mismatched" in reads or self.online or self.after:
             return "frozen"
         return "precomputed" if "reference" in reads else "none"
 
@@ -54,27 +55,28 @@ def _pairs(objective, rates, other="", **options):
 
 
 def _moving(method: Method, kind: str, every_steps: int, **options) -> Method:
-    rates = (1e-4, 1.7e-4, 3.5e-4)  # they go further with the same rate
+    rates = (method.rates[0], 1e-4, 1.7e-4, 3.5e-4)  # they go further with the same rate
     return dataclasses.replace(method, rates=rates, rule=kind, rule_options={"every_steps": every_steps, **options})
 
 
-DPO = _pairs("dpo", (1e-4, 2e-4, 4.5e-4), beta=BETA)
-IPO = _pairs("ipo", (1.2e-4, 2.5e-4, 6e-4), tau=BETA, length_normalised=False)
-KTO = Method("kto", "labels", (1.2e-4, 2.2e-4, 5e-4), {"beta": BETA})
+DPO = _pairs("dpo", (5e-5, 1e-4, 2e-4, 4.5e-4), beta=BETA)
+IPO = _pairs("ipo", (5e-5, 1.2e-4, 2.5e-4, 6e-4), tau=BETA, length_normalised=False)
+KTO = Method("kto", "labels", (4e-5, 1.2e-4, 2.2e-4, 5e-4), {"beta": BETA})
 SOFT, HARD = {"kind": "soft", "every_steps": 2, "alpha": 0.6}, {"kind": "hard", "every_steps": 3}  # of 30 steps
 WEIGHTS = (75, 50, 25)  # percent of the feedback's own gold, where there are two
 METHODS: dict[str, Method] = {
-    "una_score": Method("una", "scores", (1.5e-4, 3e-4, 1.2e-3), {"beta": BETA}),
-    "una_binary": Method("una", "labels", (1.5e-4, 3e-4, 8e-4), {"beta": BETA}),
+    "una_score": Method("una", "scores", (6e-5, 1.5e-4, 3e-4, 1.2e-3), {"beta": BETA}),
+    "una_binary": Method("una", "labels", (6e-5, 1.5e-4, 3e-4, 8e-4), {"beta": BETA}),
     "kto": KTO,
     "dpo": DPO,
     "ipo": IPO,
-    "alol": Method("alol", "advantages", (1.5e-4, 3e-4, 8e-4)),
-    "wbc": Method("wbc", "scores", (4e-4, 7e-4, 2e-3)),
-    "gold": Method("gold", "scores", (4e-4, 7e-4, 2e-3)),
-    "nll": Method("nll", "labels", (4e-4, 7e-4, 2e-3)),
-    "sft_best": Method("sft", "best", (4e-4, 7e-4, 2e-3)),
-    "ift_best": Method("ift", "best", (4e-4, 7e-4, 2e-3)),
+    "alol": Method("alol", "advantages", (6e-5, 1.5e-4, 3e-4, 8e-4)),
+    "wbc": Method("wbc", "scores", (1.5e-4, 4e-4, 7e-4, 2e-3)),
+    "gold": Method("gold", "scores", (1.5e-4, 4e-4, 7e-4, 2e-3)),
+    "nll": Method("nll", "labels", (1.5e-4, 4e-4, 7e-4, 2e-3)),
+    "sft_best": Method("sft", "best", (1.5e-4, 4e-4, 7e-4, 2e-3)),
+    "ift_best": Method("ift", "best", (1.5e-4, 4e-4, 7e-4, 2e-3)),
+    "sft_then_dpo": dataclasses.replace(DPO, after=("sft_best", 4e-4)),
     "tr_dpo_soft": _moving(DPO, **SOFT),
     "tr_dpo_hard": _moving(DPO, **HARD),
     "tr_ipo_soft": _moving(IPO, **SOFT),
@@ -84,14 +86,14 @@ METHODS: dict[str, Method] = {
     **{f"modpo_{w}": _pairs("modpo", DPO.rates, beta=BETA, weights=(w / 100, 1 - w / 100), other="plain") for w in WEIGHTS},
     **{f"mixed_{w}": dataclasses.replace(DPO, other="plain", share=w / 100) for w in WEIGHTS},
     "online_dpo": dataclasses.replace(DPO, online="pairs"),
-    "online_una": Method("una_online", "scores", (1e-4, 2e-4, 6e-4), {"beta": BETA}, online="scores"),
+    "online_una": Method("una_online", "scores", (4e-5, 1e-4, 2e-4, 6e-4), {"beta": BETA}, online="scores"),
     "online_kto": dataclasses.replace(KTO, online="labels", rollout={"threshold": 0.0}),
-    "ppo": Method("ppo", "scores", (1e-4, 2e-4, 6e-4), online="gae", rollout={"beta": BETA}),
-    "grpo": Method("grpo", "scores", (1e-4, 2e-4, 6e-4), {"beta": BETA}, online="group_advantage", samples=4),
+    "ppo": Method("ppo", "scores", (4e-5, 1e-4, 2e-4, 6e-4), online="gae", rollout={"beta": BETA}),
+    "grpo": Method("grpo", "scores", (4e-5, 1e-4, 2e-4, 6e-4), {"beta": BETA}, online="group_advantage", samples=4),
     "rloo": Method(
         "rloo",
         "scores",
-        (1e-4, 2e-4, 6e-4),
+        (4e-5, 1e-4, 2e-4, 6e-4),
         online="group_advantage",
         samples=4,
         rollout={"baseline": "leave_one_out", "scale": "none", "beta": BETA},
