@@ -55,27 +55,27 @@ def _pairs(objective, rates, other="", **options):
 
 
 def _moving(method: Method, kind: str, every_steps: int, **options) -> Method:
-    rates = (method.rates[0], 1e-4, 1.7e-4, 3.5e-4)  # they go further with the same rate
+    rates = (1e-4, 1.7e-4, 2.5e-4, 3.5e-4)  # they go further with the same rate
     return dataclasses.replace(method, rates=rates, rule=kind, rule_options={"every_steps": every_steps, **options})
 
 
-DPO = _pairs("dpo", (5e-5, 1e-4, 2e-4, 4.5e-4), beta=BETA)
-IPO = _pairs("ipo", (5e-5, 1.2e-4, 2.5e-4, 6e-4), tau=BETA, length_normalised=False)
-KTO = Method("kto", "labels", (4e-5, 1.2e-4, 2.2e-4, 5e-4), {"beta": BETA})
+DPO = _pairs("dpo", (1e-4, 2e-4, 3e-4, 4.5e-4), beta=BETA)
+IPO = _pairs("ipo", (1.2e-4, 2.5e-4, 4e-4, 6e-4), tau=BETA, length_normalised=False)
+KTO = Method("kto", "labels", (1.2e-4, 2.2e-4, 3.3e-4, 5e-4), {"beta": BETA})
 SOFT, HARD = {"kind": "soft", "every_steps": 2, "alpha": 0.6}, {"kind": "hard", "every_steps": 3}  # of 30 steps
 WEIGHTS = (75, 50, 25)  # percent of the feedback's own gold, where there are two
 METHODS: dict[str, Method] = {
-    "una_score": Method("una", "scores", (6e-5, 1.5e-4, 3e-4, 1.2e-3), {"beta": BETA}),
-    "una_binary": Method("una", "labels", (6e-5, 1.5e-4, 3e-4, 8e-4), {"beta": BETA}),
+    "una_score": Method("una", "scores", (1.5e-4, 3e-4, 6e-4, 1.2e-3), {"beta": BETA}),
+    "una_binary": Method("una", "labels", (1.5e-4, 3e-4, 5e-4, 8e-4), {"beta": BETA}),
     "kto": KTO,
     "dpo": DPO,
     "ipo": IPO,
-    "alol": Method("alol", "advantages", (6e-5, 1.5e-4, 3e-4, 8e-4)),
-    "wbc": Method("wbc", "scores", (1.5e-4, 4e-4, 7e-4, 2e-3)),
-    "gold": Method("gold", "scores", (1.5e-4, 4e-4, 7e-4, 2e-3)),
-    "nll": Method("nll", "labels", (1.5e-4, 4e-4, 7e-4, 2e-3)),
-    "sft_best": Method("sft", "best", (1.5e-4, 4e-4, 7e-4, 2e-3)),
-    "ift_best": Method("ift", "best", (1.5e-4, 4e-4, 7e-4, 2e-3)),
+    "alol": Method("alol", "advantages", (1.5e-4, 3e-4, 5e-4, 8e-4)),
+    "wbc": Method("wbc", "scores", (4e-4, 7e-4, 1.2e-3, 2e-3)),
+    "gold": Method("gold", "scores", (4e-4, 7e-4, 1.2e-3, 2e-3)),
+    "nll": Method("nll", "labels", (4e-4, 7e-4, 1.2e-3, 2e-3)),
+    "sft_best": Method("sft", "best", (4e-4, 7e-4, 1.2e-3, 2e-3)),
+    "ift_best": Method("ift", "best", (4e-4, 7e-4, 1.2e-3, 2e-3)),
     "sft_then_dpo": dataclasses.replace(DPO, after=("sft_best", 4e-4)),
     "tr_dpo_soft": _moving(DPO, **SOFT),
     "tr_dpo_hard": _moving(DPO, **HARD),
@@ -86,14 +86,14 @@ METHODS: dict[str, Method] = {
     **{f"modpo_{w}": _pairs("modpo", DPO.rates, beta=BETA, weights=(w / 100, 1 - w / 100), other="plain") for w in WEIGHTS},
     **{f"mixed_{w}": dataclasses.replace(DPO, other="plain", share=w / 100) for w in WEIGHTS},
     "online_dpo": dataclasses.replace(DPO, online="pairs"),
-    "online_una": Method("una_online", "scores", (4e-5, 1e-4, 2e-4, 6e-4), {"beta": BETA}, online="scores"),
+    "online_una": Method("una_online", "scores", (1e-4, 2e-4, 3.5e-4, 6e-4), {"beta": BETA}, online="scores"),
     "online_kto": dataclasses.replace(KTO, online="labels", rollout={"threshold": 0.0}),
-    "ppo": Method("ppo", "scores", (4e-5, 1e-4, 2e-4, 6e-4), online="gae", rollout={"beta": BETA}),
-    "grpo": Method("grpo", "scores", (4e-5, 1e-4, 2e-4, 6e-4), {"beta": BETA}, online="group_advantage", samples=4),
+    "ppo": Method("ppo", "scores", (1e-4, 2e-4, 3.5e-4, 6e-4), online="gae", rollout={"beta": BETA}),
+    "grpo": Method("grpo", "scores", (1e-4, 2e-4, 3.5e-4, 6e-4), {"beta": BETA}, online="group_advantage", samples=4),
     "rloo": Method(
         "rloo",
         "scores",
-        (4e-5, 1e-4, 2e-4, 6e-4),
+        (1e-4, 2e-4, 3.5e-4, 6e-4),
         online="group_advantage",
         samples=4,
         rollout={"baseline": "leave_one_out", "scale": "none", "beta": BETA},
