@@ -346,10 +346,10 @@ def test_a_cell_is_measured_and_kept(tmp_path, monkeypatch, answers):
     monkeypatch.setattr(world, "make", lambda folder: made)
     monkeypatch.setattr(gold, "BEST_OF", (2,))
     monkeypatch.setattr(world, "LONGEST", 12)  # tokens that are drawn
-    names = ("dpo", "online_una", "sft_then_dpo")
+    names = ("sft_best", "online_una", "sft_then_dpo")
     options = {"cells": tuple(f"sentiment-78 {name} 1e-9" for name in names), "seeds": 1, "steps": 2}
     found = gold.run(tmp_path, **options)
-    kept = tmp_path / "cells" / "sentiment-78_dpo_1e-09_0.json"
+    kept = tmp_path / "cells" / "sentiment-78_sft_best_1e-09_0.json"
     (one, other, after), (base,) = found["cells"], found["bases"]
     assert other["gold/sentiment"] == pytest.approx(one["gold/sentiment"], abs=0.05)
     assert one["kl"][0] == pytest.approx(0, abs=1e-4)  # a policy that has not moved says what the base says
@@ -358,4 +358,4 @@ def test_a_cell_is_measured_and_kept(tmp_path, monkeypatch, answers):
     assert after["kl"][0] > 1e-4 and after["loss"] == pytest.approx(np.log(2), abs=1e-6)  # SFT has moved it, and is the reference
     kept.write_text(kept.read_text().replace('"win"', '"kept": 1, "win"'))
     assert gold.run(tmp_path, **options)["cells"][0]["kept"] == 1
-    assert (tmp_path / "plot.png").exists() and "dpo" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "plot.png").exists() and "sft_then_dpo" in (tmp_path / "table.md").read_text()
