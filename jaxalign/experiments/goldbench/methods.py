@@ -37,7 +37,7 @@ class Method:
         return objectives.bind(self.objective, **self.options)
 
     def reference_rule(self) -> str:
-        """The rule: the base's log-probs as a column where that is enough, as samples bring them along; else that of the start in memory."""
+        """Its rule: the base's log-probs as a column where that is enough, as samples bring them along; else the start in memory."""
         reads = self.bound().reads
         if self.rule:
             return self.rule
