@@ -277,6 +277,12 @@ def test_the_weights_of_a_sum_belong_to_its_reward_and_not_to_how_answers_were_d
     assert duel.settings == ", ".join([drawn[0], rewards, *drawn[1:]])
 
 
+def test_the_only_reward_beside_an_endpoint_that_decides_is_not_by_the_endpoint():
+    one = measures.how({"rewards": {"short": "length"}, "judge": "model@http://host:1"}, [])
+    assert [part.words for part in one.of(measures.REWARD)] == ["by length"]
+    assert one.of(measures.WIN_RATE)[-1].words == "by model@http://host:1"
+
+
 def test_a_text_among_the_settings_is_no_setting(tmp_path):
     for name, stop in (("a", ["x, temperature 2"]), ("b", ["x"])):
         write(tmp_path / name, lines=[], objective=name)

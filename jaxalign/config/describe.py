@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxalign.config import build
+from jaxalign.config import build, judges
 from jaxalign.config.durations import Durations
 from jaxalign.config.prepared import Sets
 from jaxalign.data.rows.store import Prepared
@@ -62,9 +62,15 @@ def settings(cfg: ConfigDict, model: Model, lengths: Durations) -> dict[str, Any
 
 
 def answers(cfg: ConfigDict) -> dict[str, dict[str, Any]]:
-    """{"answers": how what the model says is drawn and judged, the section eval.generate for JSON}; nothing where it says nothing."""
+    """{"answers": how what the model says is drawn and judged, the section eval.generate for JSON}; nothing where it says nothing.
+
+    A judge stands among the rewards under the name that its scores have.
+    """
     spec = cfg.to_dict()["eval"]["generate"]
-    return {} if spec is None else {"answers": _plain(spec)}
+    if spec is None:
+        return {}
+    rewards, decides = judges.named(spec)
+    return {"answers": _plain({**spec, "rewards": rewards, "judge": decides})}
 
 
 def evaluation(cfg: ConfigDict, command: str) -> dict[str, Any]:

@@ -25,18 +25,23 @@ def judging(spec: Mapping[str, Any], makers: Makers = MAKE) -> Judging:
     Raises:
       ValueError: one of them is no reward and no judge, or none decides where answers are compared.
     """
-    specs = dict(sorted((spec["rewards"] or {}).items()))
-    decides = spec["judge"]
+    specs, decides = named(spec)
     if _is_endpoint(decides):
         decides = makers.judge(decides)
-    elif decides is not None and not (isinstance(decides, str) and decides in specs):
-        specs, decides = specs | {JUDGE: decides}, JUDGE
     if spec["against"] is not None and decides is None:
         if len(specs) != 1:
-            named = f"there are {', '.join(specs)}; name one of them" if specs else "there is none; set eval.generate.rewards"
-            raise ValueError(f"eval.generate.against={spec['against']!r} needs a reward that decides, and {named} in eval.generate.judge.")
+            there = f"there are {', '.join(specs)}; name one of them" if specs else "there is none; set eval.generate.rewards"
+            raise ValueError(f"eval.generate.against={spec['against']!r} needs a reward that decides, and {there} in eval.generate.judge.")
         decides = next(iter(specs))
     return Judging({name: makers.reward(one) for name, one in specs.items()}, decides)
+
+
+def named(spec: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """(name -> reward, what decides) as specs: a judge that scores is a reward, JUDGE where it has no other name; an endpoint is none."""
+    specs, decides = dict(sorted((spec["rewards"] or {}).items())), spec["judge"]
+    if decides is None or _is_endpoint(decides) or (isinstance(decides, str) and decides in specs):
+        return specs, decides
+    return specs | {JUDGE: decides}, JUDGE
 
 
 def _is_endpoint(spec):

@@ -173,7 +173,8 @@ def test_a_log_that_lost_its_beginning_has_no_metrics_from_before_the_first_step
 
 def test_settings_tell_how_answers_are_drawn_and_judged_as_data_and_in_words(tmp_path):
     rewards = {"short": dict(kind="length", at_most=9)}
-    spec = dict(against="chosen", max_new_tokens=24, stop=("x", "y, temperature 2"), limit=None, kl=False, rewards=rewards, prompts={})
+    spec = dict(against="chosen", max_new_tokens=24, stop=("x", "y, temperature 2"), limit=None, kl=False)
+    spec |= dict(rewards=rewards, prompts={}, judge=None)
     answers = describe.answers(ConfigDict(dict(eval=dict(generate=spec))))["answers"]
     data = {"against": "chosen", "kl": False, "max_new_tokens": 24, "rewards": rewards, "stop": ["x", "y, temperature 2"]}
     assert answers == json.loads(json.dumps(answers)) == data
@@ -185,6 +186,20 @@ def test_settings_tell_how_answers_are_drawn_and_judged_as_data_and_in_words(tmp
         summary.write(tmp_path, facts(settings={"answers": written}))
         assert f"| answers | {told} |" in (tmp_path / "summary.md").read_text()
     assert describe.answers(ConfigDict(dict(eval=dict(generate=None)))) == {}
+
+
+@pytest.mark.parametrize(
+    ("judge", "rewards", "decides"),
+    [
+        ("length", {"short": "exact_match", "judge": "length"}, "judge"),
+        ("short", {"short": "exact_match"}, "short"),
+        ("model@http://host:1", {"short": "exact_match"}, "model@http://host:1"),
+    ],
+)
+def test_a_judge_that_scores_is_told_among_the_rewards_by_the_name_of_its_scores(judge, rewards, decides):
+    spec = dict(rewards=dict(short="exact_match"), judge=judge)
+    told = describe.answers(ConfigDict(dict(eval=dict(generate=spec))))["answers"]
+    assert (told["rewards"], told["judge"]) == (rewards, decides)
 
 
 def test_settings_tell_where_the_questions_of_multiple_choice_come_from():

@@ -28,7 +28,7 @@ class How(NamedTuple):
     settings: tuple[Setting, ...]  # all of them; empty where they are not known
     drawn: tuple[Setting, ...]  # those that change what is said
     rewards: Mapping[str, str]  # name -> what it is
-    decides: str  # the name of the reward that verdicts come from, or the judge itself; "" where there is none
+    decides: str  # the name of the reward that verdicts come from, or the endpoint that gives them; "" where there is none
     opponent: str  # whose answers they were judged beside; "" for nobody's
     prompts: frozenset[str]  # empty where no samples tell
     source: str  # what the prompts are, in words
@@ -45,7 +45,7 @@ class How(NamedTuple):
     def reward(self, metric: str) -> str:
         """The name of the reward that a metric is the mean of; "" for other metrics."""
         if metric == REWARD:
-            return self.decides
+            return self.decides if self.decides in self.rewards or len(self.rewards) != 1 else next(iter(self.rewards))
         return RIGHT if metric == EXACT else metric.removeprefix(f"{REWARD}/") if metric.startswith(f"{REWARD}/") else ""
 
     def _by(self, name):
