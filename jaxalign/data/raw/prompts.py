@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 import dataclasses
 from functools import partial
+import math
 
 from jaxalign.data.raw import asked, detect
 from jaxalign.data.raw.context import refuse_media, system_of, tools_of, with_system
@@ -64,7 +65,7 @@ def of_row(values: dict, number: int, *, format: str | None = None, **how) -> As
     (prompt, tools), answer = _unanswered(row) if name is None else _answered(row, name, how)
     if not (prompt.strip() if isinstance(prompt, str) else prompt and prompt[-1]["content"].strip()):
         raise RowError("empty_prompt", "the prompt is empty; give every row a prompt.")
-    named = own if isinstance(own, (str, int)) and own not in EMPTY else number
+    named = own if isinstance(own, str | int) and not isinstance(own, bool) and own not in EMPTY else number
     as_json([named, prompt, tools, answer])
     return Asked(named, prompt, tools, answer, values, number)
 
@@ -136,8 +137,10 @@ def _unanswered(row):
 def _known(row):
     """The text of the column `answer`; None where it holds no text and no number, or stands beside choices."""
     value = row.get(ANSWER)
-    usable = isinstance(value, str | int | float) and not isinstance(value, bool) and "choices" not in row
-    return str(value) if usable and str(value).strip() else None
+    if "choices" in row or isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    missing = isinstance(value, float) and not math.isfinite(value)
+    return None if missing or not str(value).strip() else str(value)
 
 
 def _in_context(prompt, row):

@@ -45,6 +45,8 @@ def test_the_prompt_of_a_row_is_what_stands_before_the_answer(row, prompt):
         ({"prompt": "q", "answer": 24}, "24"),
         ({"question": "q", "answer": " "}, None),
         ({"question": "q", "answer": True}, None),
+        ({"question": "q", "answer": float("nan")}, None),  # what tables hold where a value is missing
+        ({"question": "q", "answer": 2.5}, "2.5"),
         ({"question": "q", "choices": ["a", "b"], "answer": 1}, None),
         ({"prompt": "q", "completion": "a", "label": False}, None),
         ({"prompt": "q", "completion": "a", "score": 0.0}, None),
@@ -101,6 +103,7 @@ def test_an_empty_prompt_is_called_empty(row, column):
 
 def test_a_row_keeps_its_own_name():
     assert prompts.of_row({"prompt": "q", "id": "x7"}, 3).id == "x7"
+    assert [prompts.of_row({"prompt": "q", "id": own}, 3).id for own in (7, True, float("nan"), "")] == [7, 3, 3, 3]  # a flag names nothing
 
 
 @pytest.mark.parametrize(
