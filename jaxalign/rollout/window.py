@@ -140,15 +140,18 @@ class Windows:
                 f"none of the {rewards.size:,} samples of step {step} has a reward, so there is nothing to train on; the newest checkpoint "
                 f"is kept. {' '.join(reward.lines())}"
             )
+        remarks = {} if reward is None else reward.remarks()
         if faults.keys() - self._known:
             yield from reward.lines()
+        else:
+            yield from (line for kind, line in remarks.items() if kind not in self._known)
         if not any(own["valid"].any() for own in arrays.values()):
             yield from self._once(f"step {step}: no sample of the window is trained on: {_why_alike(rewards)}.")
         elif reward is not None and rewards.shape[1] > 1 and tied(rewards).all():
             yield from self._once(f"step {step}: {_why_alike(rewards)}, so no sample of a prompt is better than another.")
         if not metrics[f"{NAME}/stopped"]:
             yield from self._once(f"step {step}: every sample of the window goes on until max_new_tokens and never stops by itself.")
-        self._known |= faults.keys()
+        self._known |= faults.keys() | remarks.keys()
 
     def _once(self, line):
         kind = line.partition(": ")[2]

@@ -14,7 +14,7 @@ import weakref
 
 import jaxalign
 from jaxalign import paths
-from jaxalign.scoring.faults import Fault
+from jaxalign.scoring.faults import Fault, Faults
 
 START_S = 120  # for the imports of the user's file
 PATIENCE = 3  # single calls in a row that may take too long before the rest of a batch is given up
@@ -40,7 +40,7 @@ class HostFunction:
         path = paths.resolve(file)
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {file}; {paths.nearby(path)}")
-        self._unexplained: list[Fault] = []  # of calls with several samples, each of which alone has a score
+        self._unexplained = Faults()  # of calls with several samples, each of which alone has a score
         self._target, self._seconds = (str(path.resolve()), name, dict(options), timeout_s), timeout_s
         self._process = self._connection = None
         self._start()
@@ -63,16 +63,16 @@ class HostFunction:
             one = self._call([[column[number]] for column in samples])
             scores.append(one if isinstance(one, Fault) else one[0])
         if not any(isinstance(score, Fault) for score in scores):
-            self._unexplained.append(whole)
+            self._unexplained.add(1, [(f"{count:,} samples", whole)])
         return scores
 
-    def remarks(self) -> list[str]:
-        """A line where calls with several samples failed though each sample alone has a score, as where a function gives one mean."""
+    def remarks(self) -> dict[str, str]:
+        """Rule -> a line, where calls with several samples failed by it though each sample alone has a score, as of one mean for all."""
         calls = self._unexplained
-        if not calls:
-            return []
-        count, first = f"{len(calls):,} calls with several samples", calls[0]
-        return [f"{count} failed, so each sample was scored alone; the first failed by {first.rule}: {first}"]
+        return {
+            rule: f"{count:,} calls with several samples failed by {rule}, so each sample was scored alone; first is {calls.first[rule]}"
+            for rule, count in calls.counts.items()
+        }
 
     def _start(self):
         ours, theirs = Pipe()

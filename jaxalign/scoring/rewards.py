@@ -85,8 +85,13 @@ class Reward:
     def lines(self) -> list[str]:
         """What went wrong so far, a line per reason; empty where nothing did."""
         effect = "left out" if math.isnan(self.fault_value) else f"given {self.fault_value:g}"
-        own = [f"reward {self.name!r}: {line}" for line in (*self.faults.lines(effect), *self.rule.remarks())]
+        own = [f"reward {self.name!r}: {line}" for line in (*self.faults.lines(effect), *self.rule.remarks().values())]
         return own + [line for part in self.rule.parts for line in part.lines()]
+
+    def remarks(self) -> dict[str, str]:
+        """Name of a kind -> its line, of the lines about calls that went wrong though every sample has a score."""
+        own = {f"{self.name}: {kind}": f"reward {self.name!r}: {line}" for kind, line in self.rule.remarks().items()}
+        return own | {kind: line for part in self.rule.parts for kind, line in part.remarks().items()}
 
 
 def make(spec: str | Mapping) -> Reward:

@@ -25,7 +25,7 @@ class Rule(NamedTuple):
     score: Callable[[Sequence, Sequence[str], Sequence[Mapping]], Sequence[float | Fault]]  # (prompts, completions, metadata)
     columns: tuple[str, ...] = ()
     parts: tuple[Callable, ...] = ()  # rewards that it sums
-    remarks: Callable[[], list[str]] = list  # what else is to be told of the calls so far
+    remarks: Callable[[], Mapping[str, str]] = dict  # kind -> what else is to be told of the calls so far
     ready: Callable[[], None] = lambda: None  # raises ValueError where samples cannot be scored at all
     writes_prompt: bool = False  # whether it writes the prompt with a chat template, or shows it to a judge: as it was asked, not rendered
 

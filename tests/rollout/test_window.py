@@ -41,11 +41,7 @@ class Speaker:
         return " ".join(map(str, sample.token_ids))
 
 
-def reward(score):
-    return Reward("mine", {}, Rule(score))
-
-
-def windows(score, judge=rewards_alone, *, prompts=6, endless=False, **missing_eos):
+def windows(score, judge=rewards_alone, *, prompts=6, endless=False, remarks=dict, **missing_eos):
     asked = [Asked(number, f"prompt {number}", columns={"answer": number}) for number in range(prompts)]
     paired = judge is pairs
     made = Layout(
@@ -53,7 +49,7 @@ def windows(score, judge=rewards_alone, *, prompts=6, endless=False, **missing_e
         computed=(), token_columns=(),
     )  # fmt: skip
     speech = Speech(Prompts(asked, [(5, 6 + number) for number in range(prompts)], SIZE, 0), Sampler(endless), Speaker(), K)
-    return Windows(speech, made, judge, reward(score), **missing_eos), speech
+    return Windows(speech, made, judge, Reward("mine", {}, Rule(score, remarks=remarks)), **missing_eos), speech
 
 
 def by_answer(prompts, completions, metadata):
@@ -142,6 +138,16 @@ def test_samples_without_a_reward_are_left_out_counted_by_the_reason_and_told_on
     assert first.metrics["rollout/faults/timeout"] == second.metrics["rollout/faults/timeout"] == SIZE
     assert "2 of 6 samples left out by timeout; first is the prompt 'prompt" in first.lines[0] and not second.lines
     assert first.metrics["rollout/reward"] == np.mean([0, 2, 3, 5])
+
+
+def test_calls_that_failed_though_every_sample_has_a_reward_are_told_once_of_each_kind():
+    remarks = {}
+    made, _ = windows(by_answer, remarks=lambda: remarks)
+    told = []
+    for number, now in enumerate([{"timeout": "1 call"}, {"timeout": "2 calls"}, {"timeout": "2 calls", "died": "3 calls"}]):
+        remarks |= now
+        told.append(made.draw(None, [number], step=number).lines)
+    assert told == [["reward 'mine': 1 call"], [], ["reward 'mine': 3 calls"]]
 
 
 def test_a_window_without_any_reward_stops_the_run_and_names_the_reason():

@@ -141,7 +141,9 @@ def test_a_configured_value_takes_the_place_of_a_missing_score(file):
 def test_a_function_that_gives_one_number_for_all_samples_is_told(file):
     scores, reward = score(f"{file}:mean", ["a", "b", "c"])
     assert scores.tolist() == [1, 1, 1] and not reward.faults.counts
-    assert "1 calls with several samples failed" in reward.lines()[0] and "(1,) for 3 samples" in reward.lines()[0]
+    (line,) = reward.lines()
+    assert "1 calls with several samples failed by wrong_shape" in line and "3 samples: " in line and "(1,) for 3 samples" in line
+    assert list(reward.remarks().values()) == [line]
 
 
 def test_a_sum_has_the_precision_and_the_range_of_its_weights():
