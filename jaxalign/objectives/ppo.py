@@ -35,7 +35,7 @@ def ppo(
     beta: float = 0.0,
     kl: str = "k3",
     target_kl: float = 0.0,
-    kl_rate: float = 0.1,
+    kl_rate: float = adaptive_kl.RATE,
     reduction: str = "token_mean",
 ) -> Terms:
     """-min(rho A, clip(rho) A) + value_coef / 2 max((V - G)^2, (V_clipped - G)^2) - entropy_coef H + beta kl at every token.

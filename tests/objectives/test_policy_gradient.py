@@ -244,9 +244,11 @@ def test_a_batch_moves_the_strength_of_the_kl_at_its_first_visit_alone():
         ("ppo", {"value_clip": -1.0}, "none is below 0"),
         ("ppo", {"target_kl": 1.0, "kl_rate": 5.0}, "a rate above 0 and 1 at most"),
         ("ppo", {"target_kl": 1.0, "kl_rate": 0.0}, "a rate above 0 and 1 at most"),
+        ("grpo", {"kl": "k2"}, "kl='k2' with beta=0.0, where the loss holds no KL; set beta above 0, or leave kl out"),
+        ("ppo", {"kl_rate": 0.2}, "kl_rate=0.2 without target_kl, to which it steers; set target_kl, or leave kl_rate out"),
         ("reinforce", {"baseline": "mean"}, "batch, none"),
     ],
 )
-def test_an_option_out_of_its_range_is_refused(name, hparams, words):
+def test_an_option_out_of_its_range_or_without_effect_is_refused(name, hparams, words):
     with pytest.raises(ValueError, match=words):
         of(name, LOGPS, rollout(), values=np.zeros(SLOTS.shape), **hparams)

@@ -13,13 +13,16 @@ from jaxalign.types import Array, Batch, Outputs, column, sum_responses, token_c
 
 NAME = "kl_factor"  # of the statistic
 FIRST_VISIT = "first_visit"  # column of responses: 1 where a batch of a rollout is trained on for the first time, 0 later
+RATE = 0.1  # of the steering, where none is named
 LARGEST = 0.2  # share by which the distance from the target counts at most
 
 
 def check(name: str, *, target_kl: float, kl_rate: float) -> None:
-    """Raises ValueError where an option of objective `name` is out of its range: beyond it the factor would stand still, or turn to NaN."""
+    """Raises ValueError where an option of objective `name` has no effect, or lies where the factor would stand still, or turn to NaN."""
     if not (0 <= target_kl < math.inf and 0 < kl_rate <= 1):
         raise ValueError(f"objective {name!r} got {target_kl=}, {kl_rate=}; a target is above 0 (0: none), a rate above 0 and 1 at most.")
+    if not target_kl and kl_rate != RATE:
+        raise ValueError(f"objective {name!r} got {kl_rate=} without target_kl, to which it steers; set target_kl, or leave kl_rate out.")
 
 
 def requires(*, target_kl: float) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from jaxalign.types import Array, Batch, Outputs, Terms, at_tokens, column, resp
 LOGPS = "rollout_logps"  # column of tokens
 REDUCTIONS = ("token_mean", "response_mean", "constant")
 LEVELS = ("token", "sequence")
-IN_LOSS = ("k2", "k3")  # estimates of the KL; the mean gradient of k1 in a loss is 0
+IN_LOSS = ("k3", "k2")  # estimates of the KL, the default first; the mean gradient of k1 in a loss is 0
 
 Metrics = dict[str, Array]  # float32 or bool
 
@@ -107,6 +107,8 @@ def check(
         raise ValueError(
             f"objective {name!r} got {beta=}, {kl=}; beta >= 0 weighs one of {', '.join(IN_LOSS)}: in a loss k1 pushes nowhere."
         )
+    if not beta and kl != IN_LOSS[0]:
+        raise ValueError(f"objective {name!r} got {kl=} with {beta=}, where the loss holds no KL; set beta above 0, or leave kl out.")
     if reduction not in REDUCTIONS or level not in LEVELS:
         raise ValueError(
             f"objective {name!r} got {reduction=}, ratio={level!r}; there are {', '.join(REDUCTIONS)} and {', '.join(LEVELS)}."
