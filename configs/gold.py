@@ -9,6 +9,7 @@ Bench:    stories260K writes stories, SFT on their sections makes a policy that 
 Data:     none. TinyStories, on which the model was trained, has the licence CDLA-Sharing-1.0 and so does not travel in the package; the
           model's own stories take its place. The package's dialogue pairs are no stories: the golds have no hold on them.
 Command:  python -m jaxalign.train --config configs/gold.py:dpo,0    # one method, one seed; also una_score, kto, ipo, alol, ...
+          python -m jaxalign.train --config configs/gold.py:main     # six seeds of the methods whose orders their papers claim
           python -m jaxalign.train --config configs/gold.py:all      # everything, cell by cell; goes on where it was stopped
 Hardware: 1 CPU core, no network.
 Measured: 2026-11-27, sentiment with 78 % agreement, three seeds, gold at KL 3 and at KL 4 with half of the 95 % interval; the start has
@@ -25,23 +26,35 @@ Measured: 2026-11-27, sentiment with 78 % agreement, three seeds, gold at KL 3 a
 
 from ml_collections import ConfigDict
 
-OFFLINE = ("una_score", "dpo", "kto", "una_binary", "ipo", "alol", "sft_best", "wbc", "gold", "nll", "ift_best")
+OFFLINE = (
+    "dpo", "una_score", "kto", "una_binary", "sft_best", "ift_best", "sft_then_dpo", "ipo", "alol", "wbc", "gold", "nll"
+)  # fmt: skip
 MOVING = ("tr_dpo_hard", "tr_dpo_soft", "tr_ipo_hard", "tr_kto_hard")
-ONLINE = ("online_dpo", "online_una", "ppo", "rloo", "grpo", "online_kto")
+ONLINE = ("online_una", "ppo", "online_dpo", "rloo", "grpo", "online_kto")
+MAIN = ("una_score", "una_binary", "kto", "dpo", "online_una", "ppo", "tr_dpo_hard")  # whose orders their papers claim
 TWO_GOLDS = tuple(f"{family}_{weight}" for family in ("modpo", "mixed") for weight in (75, 50, 25))
-LONG = "1e-3 2e-3"  # KL 10 to 40
-BETAS = (0.01, 0.03, 0.3)
+NOISE = ("una_score 1.5e-4 3e-4 6e-4", "una_binary 1.5e-4 3e-4 5e-4", "dpo 1e-4 2e-4 4.5e-4")  # at 65 % and at 95 %
+NOISY = ("alol 1.5e-4 3e-4 8e-4", "sft_best 4e-4 7e-4 2e-3")  # at 65 % too
+FAR = {name: "1e-3 2e-3" for name in ("dpo", "tr_dpo_hard", "tr_dpo_soft", "kto", "una_binary")}  # KL 10 to 40
+BY_PROXY = {name: "4.5e-4 1e-3 2e-3" for name in ("dpo", "tr_dpo_hard")} | {
+    "ipo": "1e-3 2e-3", "tr_ipo_hard": "6e-4 1e-3", "kto": "1e-3 2e-3", "tr_kto_hard": "6e-4 1e-3"
+}  # fmt: skip
+PAPER = (  # UNA's betas and, on scores, six times the others' rate
+    "una_score:beta=0.03 3e-4 6e-4 1.2e-3",
+    *(f"{method} 1e-4 2e-4 4e-4" for method in ("dpo:beta=0.03", "una_binary:beta=0.01", "kto:beta=0.03")),
+)
+BETAS = ("una_score:beta=0.01 1.5e-4 3e-4 6e-4", "una_score:beta=0.3 3e-4 6e-4 1.2e-3")
 
 
 def everything() -> tuple[str, ...]:
     """Cells, the most informative first."""
     return (
         *(f"sentiment-78 {method}" for method in OFFLINE + MOVING + ONLINE),
-        *(f"sentiment-95 {method}" for method in ("una_score", "dpo", "una_binary")),
-        *(f"sentiment-65 {method}" for method in ("una_score", "dpo", "una_binary")),
-        *(f"sentiment-78 {method} {LONG}" for method in ("dpo", "tr_dpo_soft", "tr_dpo_hard", "kto", "una_binary")),
-        *(f"{proxy} {method} 2e-4 4.5e-4 {LONG}" for proxy in ("proxy300", "proxy60") for method in ("dpo", "tr_dpo_hard")),
-        *(f"sentiment-78 una_score:beta={beta}" for beta in BETAS),
+        *(f"sentiment-{percent} {method}" for percent in (65, 95) for method in NOISE),
+        *(f"sentiment-65 {method}" for method in NOISY),
+        *(f"{proxy} {method} {rates}" for proxy in ("proxy60", "proxy300") for method, rates in BY_PROXY.items()),
+        *(f"sentiment-78 {method}" for method in PAPER + BETAS),
+        *(f"sentiment-78 {method} {rates}" for method, rates in FAR.items()),
         *(f"sentiment-78 {method}" for method in TWO_GOLDS),
         *(f"brevity-78 {method}" for method in ("una_score", "dpo", "kto", "una_binary")),
         *(f"structure-78 {method}" for method in ("una_score", "dpo")),
@@ -49,12 +62,14 @@ def everything() -> tuple[str, ...]:
 
 
 def get_config(which: str = "all") -> ConfigDict:
-    """`all`, or METHOD,SEED: one method on the main gold at its learning rates."""
+    """`all`: three seeds of everything; `main`: six of MAIN; METHOD,SEED: one method on the main gold at its learning rates."""
     if which == "all":
         options = dict(cells=everything(), seeds=3)
+    elif which == "main":
+        options = dict(cells=tuple(f"sentiment-78 {method}" for method in MAIN), seeds=6)
     else:
         method, _, number = which.partition(",")
         if not number.isdecimal():
-            raise ValueError(f"{which!r} is neither all nor METHOD,SEED; for example configs/gold.py:dpo,0.")
+            raise ValueError(f"{which!r} is neither all, nor main, nor METHOD,SEED; for example configs/gold.py:dpo,0.")
         options = dict(cells=(f"sentiment-78 {method}",), seeds=1, first_seed=int(number))
     return ConfigDict(dict(experiment=dict(name="gold", base="runs/gold_base", **options)))

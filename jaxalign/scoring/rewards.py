@@ -2,7 +2,8 @@
 
 A spec names one: "length", "exact_match", "gsm8k", "regex:PATTERN", "FILE.py:NAME", "model:RUN_OR_FOLDER", "judge:MODEL@https://HOST/v1";
 or a dict with its options, as dict(kind="length", unit="words"), dict(kind="python", function="FILE.py:NAME", timeout_s=5), and for a
-weighted sum dict(kind="sum", of={name: (spec, weight)}).
+weighted sum dict(kind="sum", of={name: (spec, weight)}). A dict of any kind may also hold COMMON: what stands for a score that is missing,
+and the mean, the standard deviation and the limit of a score that is brought to a known scale.
 """
 
 import collections.abc
@@ -27,7 +28,22 @@ from jaxalign.training.sources import Source
 PYTHON = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST_S = 86_400  # of a call of a function: a day
+COMMON = {"fault_value": float | None, "mean": float, "std": float, "clip": float | None}  # options of every kind
 TYPES = {collections.abc.Mapping: "a dict"}  # what a reader knows them as
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """(score - mean) / std, cut to [-clip, clip]; by statistics of reference answers, say, that stay while a policy is trained."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    clip: float | None = None
+
+    def __call__(self, score: float) -> float:
+        """A finite score on this scale."""
+        scaled = (score - self.mean) / self.std
+        return scaled if self.clip is None else min(max(scaled, -self.clip), self.clip)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +54,11 @@ class Reward:
     spec: Mapping[str, Any]  # plain values that make it
     rule: rules.Rule
     fault_value: float = math.nan  # NaN: left out of every mean
+    scale: Scale = Scale()
     faults: Faults = dataclasses.field(default_factory=Faults)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str], metadata: Sequence[Mapping]) -> np.ndarray:
-        """The score of every completion, float32[n]; `fault_value` where there is none, never infinite.
+        """The score of every completion on its scale, float32[n]; `fault_value`, as it is, where there is none; never infinite.
 
         Args:
           prompts: text or messages.
@@ -55,8 +72,9 @@ class Reward:
         written = [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts]
         scores = list(self.rule.score(written, completions, metadata))
         for number, score in enumerate(scores):
-            if not isinstance(score, Fault) and not abs(score) <= LARGEST:
-                scores[number] = Fault("not_finite", f"its score is {score}.")
+            if not isinstance(score, Fault):
+                scaled = self.scale(float(score)) if math.isfinite(score) else score
+                scores[number] = scaled if abs(scaled) <= LARGEST else Fault("not_finite", f"its score is {score}.")
         faults = [(shown(prompt), score) for prompt, score in zip(prompts, scores, strict=True) if isinstance(score, Fault)]
         self.faults.add(len(scores), faults)
         return np.array([self.fault_value if isinstance(score, Fault) else score for score in scores], np.float32)
@@ -97,16 +115,17 @@ class Reward:
 def make(spec: str | Mapping) -> Reward:
     """The reward that a spec names; see the top of this file.
 
-    Every dict may hold fault_value, the score of samples that cannot be scored; None leaves them out of every mean.
+    Every dict may hold fault_value, the score of samples that cannot be scored (None leaves them out of every mean), and what `Scale` has.
 
     Raises:
       ValueError, FileNotFoundError: the spec is none, an option is wrong, or there is no such file, function or model.
     """
     options = parse(spec)
     kind, fault_value = options.pop("kind"), options.pop("fault_value", None)
-    rule = KINDS[kind](**options)
     name = spec if isinstance(spec, str) else f"{kind}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
-    return Reward(name, parse(spec), rule, math.nan if fault_value is None else float(fault_value))
+    scale = Scale(**{key: options.pop(key) for key in ("mean", "std", "clip") if key in options})
+    rule = KINDS[kind](**options)
+    return Reward(name, parse(spec), rule, math.nan if fault_value is None else float(fault_value), scale)
 
 
 def parse(spec: str | Mapping) -> dict[str, Any]:
@@ -124,8 +143,9 @@ def parse(spec: str | Mapping) -> dict[str, Any]:
         raise ValueError(f"{spec!r} is no reward: there are {known}, or regex:PATTERN, FILE.py:NAME, model:NAME, judge:MODEL@URL.")
     accepted = hparams_of(KINDS[kind])
     for name, value in options.items():
-        if name not in ("kind", "fault_value", *accepted):
-            raise ValueError(f"reward {kind!r} has no option {name!r}{meant(name, accepted)}; it takes {', '.join(accepted)}.")
+        if name not in ("kind", *COMMON, *accepted):
+            known = [*accepted, *COMMON]
+            raise ValueError(f"reward {kind!r} has no option {name!r}{meant(name, known)}; it takes {', '.join(known)}.")
         if name != "kind":
             _check_value(kind, name, value)
     if missing := [name for name, default in accepted.items() if default is REQUIRED and name not in options]:
@@ -145,7 +165,7 @@ def _of_text(text):
 
 
 def _check_value(kind, name, value):
-    wanted = float | None if name == "fault_value" else typing.get_type_hints(KINDS[kind])[name]
+    wanted = COMMON[name] if name in COMMON else typing.get_type_hints(KINDS[kind])[name]
     kinds = [typing.get_origin(one) or one for one in (typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,))]
     accepted = (*kinds, int) if float in kinds else tuple(kinds)
     if not isinstance(value, accepted) or (type(value) is bool and bool not in kinds):  # bool is an int to isinstance
@@ -153,10 +173,18 @@ def _check_value(kind, name, value):
         raise ValueError(f"reward {kind!r}: {name}={value!r} is {type(value).__name__}, not {names}.")
     if value == "":
         raise ValueError(f"reward {kind!r}: {name}={value!r} must be a text.")
-    if name == "fault_value" and value is not None and not abs(value) <= LARGEST:
-        raise ValueError(f"reward {kind!r}: fault_value={value!r} is no finite number of float32; None leaves samples without a score out.")
+    if name in COMMON and value is not None:
+        _check_number(kind, name, value)
     if name == "timeout_s" and not 0 < value <= LONGEST_S:
         raise ValueError(f"reward {kind!r}: timeout_s={value!r} must be a number of seconds above 0 and at most {LONGEST_S:,}.")
+
+
+def _check_number(kind, name, value):
+    if not abs(value) <= LARGEST:
+        left = "; None leaves samples without a score out" if name == "fault_value" else ""
+        raise ValueError(f"reward {kind!r}: {name}={value!r} is no finite number of float32{left}.")
+    if name in ("std", "clip") and not value > 0:
+        raise ValueError(f"reward {kind!r}: {name}={value!r} must be above 0.")
 
 
 def _check_parts(of):

@@ -1,6 +1,8 @@
 """Rewards as functions: rules against known answers, functions of the user that fail in every way, and what a spec may say."""
 
+import json
 import math
+from pathlib import Path
 import re
 import time
 
@@ -10,6 +12,7 @@ import pytest
 from jaxalign.scoring import rewards
 from jaxalign.scoring.rules import final_number
 
+VECTORS = Path(__file__).parents[1] / "golden" / "vectors-policy-gradient.json"
 SOLUTION = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nAltogether 48+24 = <<48+24=72>>72.\n#### 72"  # the form of GSM8K
 
 
@@ -138,6 +141,29 @@ def test_a_configured_value_takes_the_place_of_a_missing_score(file):
     assert scores.tolist() == [-1, 2] and "1 of 2 samples given -1 by not_finite" in reward.lines()[0]
 
 
+SCORES = next(case for case in json.loads(VECTORS.read_text())["cases"] if case["id"] == "P1")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (dict(mean=SCORES["inputs"]["reference_mean"]), "scores_bias_only"),
+        (dict(mean=np.mean(SCORES["inputs"]["raw_scores"]), std=np.std(SCORES["inputs"]["raw_scores"])), "scores_zscore"),
+        (dict(mean=1.5, std=4.125**0.5, clip=SCORES["inputs"]["clip"]), "scores_zscore_clipped"),
+    ],
+)
+def test_the_golden_scores_come_out_on_their_scale(file, options, expected):
+    rows = [{"gold": score} for score in SCORES["inputs"]["raw_scores"]]
+    scores, reward = score(dict(kind="python", function=f"{file}:odd", fault_value=9, **options), ["fine"] * 4 + ["nan"], [*rows, {}])
+    np.testing.assert_allclose(scores[:4], SCORES["expected"][expected], rtol=1e-6)
+    assert scores[4] == 9  # as it is
+
+
+def test_a_score_that_leaves_float32_on_its_scale_is_none(file):
+    scores, reward = score(dict(kind="python", function=f"{file}:odd", std=1e-30), ["fine"] * 2, [{"gold": 1e10}, {"gold": 0.0}])
+    assert np.isnan(scores[0]) and scores[1] == 0 and reward.faults.counts == {"not_finite": 1}
+
+
 def test_a_function_that_gives_one_number_for_all_samples_is_told(file):
     scores, reward = score(f"{file}:mean", ["a", "b", "c"])
     assert scores.tolist() == [1, 1, 1] and not reward.faults.counts
@@ -196,6 +222,10 @@ def test_no_samples_have_no_scores_and_unequal_lists_are_an_error():
         (dict(kind="length", fault_value=math.nan), "fault_value=nan is no finite number"),
         (dict(kind="length", fault_value=1e300), "no finite number of float32"),
         (dict(kind="length", fault_value=10**400), "no finite number of float32"),
+        (dict(kind="length", std=0.0), "std=0.0 must be above 0"),
+        (dict(kind="length", clip=-1), "clip=-1 must be above 0"),
+        (dict(kind="length", mean=math.inf), "mean=inf is no finite number"),
+        (dict(kind="length", mean=None), "mean=None is NoneType, not float"),
         (dict(kind="length", at_most=True), "at_most=True is bool, not int or None"),
         (dict(kind=["length"]), "is no reward"),
         (dict(kind="exact_match", column=""), "must be a text"),
