@@ -256,7 +256,7 @@ def _source(cfg, look, lengths, rolling):
     rule = reference.RULES[cfg.reference.rule]
     if rolling is not None:
         rollout_look = step.make_rollout_look(look, metrics.kl, rolling.compute, teacher=teacher.look(cfg))
-        return partial(rolling.source, look=rollout_look, steps=lengths.total), rolling.carried
+        return partial(rolling.source, look=rollout_look, steps=lengths.planned), rolling.carried
     if rule.holds == "logps" and rule.moves:
         policy_logps = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": lengths.every}
         carried = partial(source.PolicyLogps.carried, lengths.every, cfg.batch.rows, cfg.data.row_tokens)

@@ -177,6 +177,7 @@ def _objective(resolved):
 
 def _log_probs(resolved):
     """What is computed of the log-probs of the policy that drew a sample: they are those of the trainer, and of that policy alone."""
+    from jaxalign.rollout.computed import REWARD
     from jaxalign.rollout.feedback import FEEDBACK
     from jaxalign.sampling.law import Law
     from jaxalign.training.step import ROLLOUT_LOGPS
@@ -185,9 +186,10 @@ def _log_probs(resolved):
     if spec["feedback"] not in FEEDBACK:
         return
     ratios, kind, own = ROLLOUT_LOGPS in objective.token_columns, FEEDBACK[spec["feedback"]], "own_samples" in objective.reads
-    if not ratios and kind.compute is None and not own:
+    fitted = f"columns.{REWARD}" in objective.reads  # its optimum is that of PPO on samples of the policy itself
+    if not ratios and kind.compute is None and not own and not fitted:
         return
-    who = f"objective {objective.name!r}" if ratios or own else f"feedback {spec['feedback']!r}"
+    who = f"objective {objective.name!r}" if ratios or own or fitted else f"feedback {spec['feedback']!r}"
     if spec["speaker"] != "policy":
         yield f"data.rollout.speaker={spec['speaker']!r}: {who} is about samples of the policy itself; {LEFT_OUT}, or train 'sft' on them."
     for key, plain in vars(Law()).items():

@@ -119,6 +119,11 @@ def as_scores(world, batch, rewards, policy, constant, key):
     return {}, batch.replace(reward=rewards)
 
 
+def as_rewards(world, batch, rewards, policy, constant, key):
+    """The rewards as a column."""
+    return {"rollout_reward": rewards}, batch
+
+
 def as_pairs(world, batch, rewards, policy, constant, key):
     """Two texts of a group by a Bradley-Terry judge: the first is preferred with probability sigmoid(R_1 - R_2), else they swap slots."""
     kept = jax.random.bernoulli(key, jax.nn.sigmoid(rewards[:, 0] - rewards[:, 1]))
@@ -131,7 +136,7 @@ METHODS = {
     "PPO": Method("ppo", with_critic, 1),
     "GRPO, KL in the reward": Method("grpo", in_group, 8),
     "RLOO, KL in the reward": Method("rloo", partial(in_group, baseline="leave_one_out", scale="none"), 8),
-    "UNA online, raw": Method("una", as_scores, 1, {"loss": "raw"}, ("beta",)),
+    "UNA online, raw": Method("una_online", as_rewards, 1, {"form": "raw"}, ("beta",)),
     "UNA online, raw, learned offset": Method("una", as_scores, 1, {"loss": "raw", "offset": "value_head"}, ("beta",)),
     "online DPO": Method("dpo", as_pairs, 2, {}, ("beta",)),
     "GRPO, k2 in the loss": Method("grpo", partial(in_group, scale="none", kl_in_reward=False), 8, {"kl": "k2"}, ("beta",)),

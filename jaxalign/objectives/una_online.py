@@ -22,7 +22,9 @@ def una_online(
     """(sigmoid(beta rho) - sigmoid(R))^2 for every response of reward R, rho = log pi - log pi_ref (equation 9).
 
     Where policy and denominator are equal: (1/2 - sigmoid(R))^2, or R^2 with form "raw". There is no critic, no advantage, no clip and no
-    ratio. Its optimum, where every response has beta rho = R + constant, is that of PPO with the same beta.
+    ratio. On samples of the policy itself, drawn from its whole distribution, the expected gradient of form "raw" is nought where
+    beta rho = R + constant, which is PPO's optimum with the same beta. That of "squashed" is nought there for the constant 0 alone, so it
+    ends nearby.
 
     Args:
       policy, reference: log-probs of the same batch.

@@ -99,7 +99,7 @@ class Rollouts:
       look: (state, batch) -> (columns by name, KL to the reference of every response float32[N, K], or None). Jitted here.
       finish: (all batches of the table, which of them are of this window) -> columns of all of them; None: nothing. Jitted here.
       share: of the steps that are rollouts at first and at the end, in [0, 1]; None for the second: the same.
-      steps: length of the run, over which the share goes from one to the other in a line.
+      steps: length of the run without an extension, over which the share goes from one to the other in a line.
       seed: of the coins.
     """
 

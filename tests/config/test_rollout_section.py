@@ -1,8 +1,11 @@
 """data.rollout: what does not go together is refused before anything is read, with the value and the way out."""
 
+from types import SimpleNamespace
+
 from ml_collections import ConfigDict
 import pytest
 
+from jaxalign.config import build
 from jaxalign.config.resolve import ConfigError, resolve
 
 ROLLOUT = dict(prompts="prompts.jsonl", samples=4, reward="length", feedback="pairs")
@@ -38,12 +41,20 @@ def test_rollouts_alone_are_enough_and_the_options_of_their_feedback_stand_besid
         (dict(name="una_online", form="raw"), dict(feedback="scores")),
         (dict(name="grpo"), dict(feedback="group_advantage", scale="none", every_steps=4, epochs=2)),
         (dict(name="sft"), dict(feedback="samples", reward=None)),
-        (dict(name="una_online"), dict(feedback="scores", top_p=0.9, top_k=40, min_p=0.1, temperature=0.7)),
+        (dict(name="una"), dict(feedback="scores", score_transform="none", top_p=0.9, top_k=40, min_p=0.1, temperature=0.7)),
         (dict(name="reinforce"), dict(feedback="group_advantage", baseline="none", scale="none")),
     ],
 )
 def test_every_feedback_has_an_objective_that_reads_it(objective, options):
     assert resolve(config(changed(**options), objective=objective)).objective.name == objective["name"]
+
+
+def test_an_extension_leaves_the_share_of_the_steps_before_it_as_it_was(monkeypatch):
+    monkeypatch.setattr(build.step, "make_rollout_look", lambda *_, **__: None)
+    cfg = resolve(config(changed(share=1.0, share_end=0.5), data=dict(train=dict(path="pairs.jsonl"), row_tokens=1024)))
+    rolling = SimpleNamespace(compute=None, carried=None, source=lambda **options: options)
+    made, _ = build._source(cfg, None, SimpleNamespace(total=12, planned=9), rolling)
+    assert made()["steps"] == 9
 
 
 def test_rollouts_may_share_the_steps_with_rows():
@@ -113,6 +124,11 @@ def rows(**data):
             dict(feedback="scores", min_p=0.1),
             dict(objective=dict(name="una_online", denominator="rollout")),
             "data.rollout.min_p=0.1: objective 'una_online' takes samples as drawn",
+        ),
+        (
+            dict(feedback="scores", temperature=0.7),
+            dict(objective=dict(name="una_online")),
+            "data.rollout.temperature=0.7: objective 'una_online' takes samples as drawn",
         ),
         (
             dict(feedback="group_advantage", beta=0.1, temperature=0.7, every_steps=1),

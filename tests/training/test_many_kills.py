@@ -20,6 +20,7 @@ import several_processes
 from jaxalign.training import runs
 
 KILLS = int(os.environ.get("KILLS", 1))
+IN_A_ROLLOUT = 2  # the first moment that is one; kills in data, steps, saves and evaluations have tests of their own
 SCRIPT = str(Path(killed.__file__))
 STEPS = 8
 
@@ -70,7 +71,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(start, tmp
         for name, array in arrays.items():
             np.testing.assert_array_equal(again[name], array, err_msg=name)
 
-    workdir, kills, seed = tmp_path / "killed", [], 0
+    workdir, kills, seed = tmp_path / "killed", [], IN_A_ROLLOUT
     while len(kills) < KILLS:
         code, messages = start(workdir, seed)
         assert code in (0, -signal.SIGKILL), (seed, killed.moment(seed), messages)
@@ -81,4 +82,5 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(start, tmp
     code, messages = start(workdir)
     assert code == 0, messages
     check(workdir)
+    assert kills[0] == "rollout"
     assert KILLS < 4 * len(killed.KINDS) or set(kills) == killed.KINDS.keys(), kills
