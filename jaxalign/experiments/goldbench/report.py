@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from jaxalign.experiments.goldbench import methods
-from jaxalign.experiments.goldbench.claims import FAR, KLS, NORMAL, at_kl, claims, curves, gold_of, pooled, prompt_errors, quantile
+from jaxalign.experiments.goldbench.claims import FAR, KLS, NORMAL, at_kl, claims, curves, gold_of, pooled, prompt_errors, quantile, student
 
 
 def tables(cells: Sequence[dict], bases: Sequence[dict], best: dict) -> dict:
@@ -57,14 +57,18 @@ def _equal(found, errors):
 
 
 def _at(found, errors, kl):
-    """(feedback, method) -> text: the gold at a KL with its interval, "-" where a seed has no cells on both sides of it."""
+    """(feedback, method) -> text: the gold at a KL with its interval, "-" where a seed has no cells on both sides of it.
+
+    Half of the interval is the larger of that with a variance that all methods share and that of the method's own seeds, as in `claims`.
+    """
     values = {key: {seed: at_kl(*curve, kl) for seed, curve in by_seed.items()} for key, by_seed in found.items()}
     known = {key: own for key, own in values.items() if not any(map(math.isnan, own.values()))}
     shown = dict.fromkeys(found, "-")
     for key, own in known.items():
         deviation, freedom = pooled({method: levels for (name, method), levels in known.items() if name == key[0]}, common=False)
-        half = math.hypot(quantile(freedom) * deviation / len(own) ** 0.5, NORMAL * errors[key]) if freedom and len(own) > 1 else math.inf
-        shown[key] = _about(float(np.mean(list(own.values()))), half, sign="")
+        mean, alone = student(list(own.values()))
+        shared = quantile(freedom) * deviation / len(own) ** 0.5 if freedom else math.inf
+        shown[key] = _about(mean, math.hypot(max(shared, alone), NORMAL * errors[key]), sign="")
     return shown
 
 
