@@ -55,7 +55,7 @@ def loss_of(name, policy, reference, batch):
 
 
 @files
-def test_no_gradient_reaches_the_reference_the_rewards_or_the_columns(name):
+def test_no_gradient_reaches_the_reference_the_rewards_or_the_columns_and_rewards_matter_where_they_are_read(name):
     policy, reference, batch = seen()
 
     def loss(policy, reference, reward, columns):
@@ -63,10 +63,16 @@ def test_no_gradient_reaches_the_reference_the_rewards_or_the_columns(name):
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), allow_int=True))
     to_policy, *others = gradient(policy, reference, batch.reward, batch.columns)
-    heads = to_policy.prompt_values, to_policy.rewards, to_policy.features.members, to_policy.values
-    read = to_policy.logps, to_policy.hidden, *heads
-    assert any(map(np.any, read))
+    assert any(map(np.any, read_of(to_policy)))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(others))
+    otherwise, *_ = gradient(policy, reference, 1 - batch.reward, batch.columns)
+    same = all(map(np.array_equal, read_of(to_policy), read_of(otherwise)))
+    assert same != bool({"rewards", "ranked"} & {*objectives.bind(name).reads})
+
+
+def read_of(outputs):
+    heads = outputs.prompt_values, outputs.rewards, outputs.features.members, outputs.values
+    return outputs.logps, outputs.hidden, *heads
 
 
 @pytest.mark.parametrize("name", sorted(AT_STEP_0))

@@ -92,7 +92,7 @@ def of_features(resolved: dict, reads: tuple[str, ...]) -> Iterator[str]:
 def unread(resolved: dict, reads: tuple[str, ...]) -> Iterator[str]:
     """Yields a problem for each column that the objective reads and a source lacks, and for each computed one that nothing reads."""
     name = resolved["objective"]["name"]
-    read = {key.removeprefix("columns.") for key in reads}
+    read = {key.removeprefix("columns.") for key in reads if key.startswith("columns.")}
     for where, source in sources(resolved["data"]):
         for column in read & given(resolved["data"]) - set(source["keep_columns"] or ()):
             yield f"{where}.keep_columns has no {column!r}, which objective {name!r} reads and another source has; name it there too."

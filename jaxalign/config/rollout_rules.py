@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from jaxalign.config import columns, functions
 from jaxalign.config.schema import DURATIONS
+from jaxalign.hparams import hparams_of
 
 OF_ROWS = ("epochs", "examples")  # units of durations that count the rows of training sets
 LEFT_OUT = "leave the key out"
@@ -165,8 +166,7 @@ def _objective(resolved):
         yield f"data.rollout.feedback={spec['feedback']!r}: {name} reads pairs; set feedback='pairs'."
     rewarded = REWARD in objective.columns
     if "unpaired" in reads and (kind.paired or (rewarded and spec["feedback"] in OF_SOME)):
-        way = "scores" if rewarded else "samples"
-        yield f"data.rollout.feedback={spec['feedback']!r}: {name} trains on every response; set feedback={way!r}."
+        yield f"data.rollout.feedback={spec['feedback']!r}: {name} trains on every response; set feedback={_fitting(objective)!r}."
     if rewarded and spec["reward"] is None and not kind.rewarded:
         yield f"data.rollout.reward is missing: {name} fits the rewards of samples."
     own = {column for names in columns.of_rollouts(spec) for column in names} & {key.rpartition("columns.")[2] for key in reads}
@@ -222,22 +222,46 @@ def least_share(spec: Mapping) -> float:
 
 def _rewards(resolved):
     """What an objective takes as the reward of a sample."""
+    from jaxalign.rollout.computed import REWARD
     from jaxalign.rollout.feedback import FEEDBACK
 
     spec, objective = resolved["data"]["rollout"], functions.objective(resolved)
     if spec["feedback"] not in FEEDBACK:
         return
-    kind, name, reads = FEEDBACK[spec["feedback"]], f"objective {objective.name!r}", {*objective.columns, *objective.token_columns}
-    if (computed := (*kind.columns, *kind.token_columns)) and not reads & {*computed}:
-        yield (
-            f"data.rollout.feedback={spec['feedback']!r} computes {', '.join(computed)}, and {name} reads none of them but rewards as they "
-            "are, which may be any number; set feedback='scores'."
-        )
-    if spec.get("score_transform") == "raw" and objective.hparams.get("loss") != "raw":
+    kind, name = FEEDBACK[spec["feedback"]], f"objective {objective.name!r}"
+    if wrong := _unfit(spec, kind, objective):
+        yield f"data.rollout.feedback={spec['feedback']!r} {wrong.format(name)}; set feedback={_fitting(objective)!r}."
+    if REWARD in objective.columns and "rewards" not in objective.reads:
+        for option in [option for option, default in hparams_of(kind.judge).items() if spec[option] != default]:
+            yield f"data.rollout.{option}={spec[option]!r} has no effect: {name} reads rewards as they are; {LEFT_OUT}."
+    elif spec.get("score_transform") == "raw" and objective.hparams.get("loss") != "raw":
         yield f"data.rollout.score_transform='raw': {name} takes scores from 0 to 1; set 'sigmoid', 'linear', or una's loss='raw'."
     for option, value in SETTLED.get(objective.name, {}).items():
         if spec.get(option, value) != value:
             yield f"data.rollout.{option}={spec[option]!r}: {name} is defined by {option}={value!r}; set that, or use 'grpo'."
+
+
+def _unfit(spec, kind, objective) -> str:
+    """What the feedback gives that the objective, {}, does not read, or reads in vain; "" if nothing. `_objective` judges pairs."""
+    from jaxalign.rollout.computed import REWARD
+
+    computed = (*kind.columns, *kind.token_columns)
+    if computed and not {*objective.columns, *objective.token_columns} & {*computed}:
+        return f"computes {', '.join(computed)}, and {{}} reads none of them"
+    if not (computed or kind.paired or kind.alike or REWARD in objective.columns) and "unpaired" in objective.reads:
+        return "grades samples, and {} trains on good and bad ones alike"
+    if kind.alike and "rewards" in objective.reads and least_share(spec) == 1:  # rows of data.train may have others
+        return "gives every response the reward 1, and {} tells responses apart by their rewards"
+    return ""
+
+
+def _fitting(objective) -> str:
+    """The feedback of single responses that an objective reads all of."""
+    from jaxalign.rollout.computed import REWARD
+
+    if "unpaired" not in objective.reads or REWARD in objective.columns:
+        return "labels" if "threshold" in objective.hparams else "scores"
+    return "samples" if "teacher" in objective.reads else "best"  # whose loss is of the teacher, or of the samples
 
 
 def room_of_prompts(key: str, new_tokens: int, positions: int) -> int:

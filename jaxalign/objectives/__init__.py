@@ -34,6 +34,7 @@ READS = {
     "unpaired": "groups of which every response is trained; pairs are refused",
     "ranked": "lists of at least two responses, best first",
     "mixed": "pairs and single responses; lists are refused, of which it would use two",
+    "rewards": "rewards, scores or labels, by which responses differ",
     "reference": "log-probs of a reference model",
     "teacher": "a reference that is another model, unless reference.rule names one of another kind",
     "own_samples": "samples of the policy alone, as its weights of the step give them",

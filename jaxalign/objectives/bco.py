@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxalign.objectives.families.responses import bce, mean_reward, response_terms, responses, reward_statistics, running_means
 from jaxalign.types import Array, Batch, Outputs, Terms
 
-REQUIRES = ("reference",)
+REQUIRES = ("reference", "rewards")
 
 
 def statistics(policy: Outputs, reference: Outputs, batch: Batch, *, beta: float) -> dict[str, tuple[Array, Array]]:

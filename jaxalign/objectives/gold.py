@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms, sum_responses
 
-REQUIRES = ()
+REQUIRES = ("rewards",)
 
 
 def gold(policy: Outputs, reference: Outputs | None, batch: Batch, *, floor: float = 0.1) -> Terms:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxalign.objectives.families.responses import l1, mismatched_log_ratios, response_terms, responses
 from jaxalign.types import Array, Batch, Outputs, Terms
 
-REQUIRES = ("reference", "mismatched")
+REQUIRES = ("reference", "mismatched", "rewards")
 
 
 def statistics(policy: Outputs, reference: Outputs, batch: Batch) -> dict[str, tuple[Array, Array]]:

@@ -3,7 +3,7 @@
 from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms, sum_responses
 
-REQUIRES = ("reference",)
+REQUIRES = ("reference", "rewards")
 
 
 def rlol(policy: Outputs, reference: Outputs, batch: Batch, *, clip: float = 0.9) -> Terms:

@@ -6,7 +6,7 @@ from jaxalign.objectives.dpo import dpo
 from jaxalign.objectives.families import responses
 from jaxalign.types import Array, Batch, Outputs, Terms
 
-REQUIRES = ("reference", "mixed")
+REQUIRES = ("reference", "mixed", "rewards")
 OFFSETS = ("zero", "const", "ema", "kl_batch", "value_head")
 
 

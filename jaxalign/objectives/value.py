@@ -8,8 +8,8 @@ REQUIRES = ("value_head", "value_head_alone")
 
 
 def requires(*, rewards: tuple) -> tuple[str, ...]:
-    """The columns that are summed."""
-    return tuple(f"columns.{name}" for name in rewards if name != "reward")
+    """What is summed."""
+    return tuple("rewards" if name == "reward" else f"columns.{name}" for name in rewards)
 
 
 def value(policy: Outputs, reference: Outputs | None, batch: Batch, *, rewards: tuple = ("reward",)) -> Terms:

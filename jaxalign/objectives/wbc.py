@@ -3,7 +3,7 @@
 from jaxalign.objectives.families import likelihood
 from jaxalign.types import Batch, Outputs, Terms
 
-REQUIRES = ()
+REQUIRES = ("rewards",)
 
 
 def wbc(policy: Outputs, reference: Outputs | None, batch: Batch) -> Terms:

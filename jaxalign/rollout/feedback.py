@@ -34,6 +34,7 @@ class Feedback:
     check: Callable[..., None] = lambda **_: None  # raises ValueError where an option is wrong
     lays: int | None = None  # samples of a prompt that are laid; None: all
     paired: bool = False  # response 0 of a group is preferred to response 1
+    alike: bool = False  # every response that is trained has the reward 1
     rewarded: bool = True  # whether it needs rewards
     least: int = 1  # samples per prompt
     compute: Callable[..., dict] | None = None  # its columns on the devices, see `computed`
@@ -165,9 +166,9 @@ def _all(rewards, valid, reward):
 
 
 FEEDBACK = {
-    "samples": Feedback(samples, rewarded=False),
+    "samples": Feedback(samples, alike=True, rewarded=False),
     "scores": Feedback(scores, check_scores),
-    "best": Feedback(best, lays=1, least=2),
+    "best": Feedback(best, lays=1, alike=True, least=2),
     "pairs": Feedback(pairs, lays=2, paired=True, least=2),
     "labels": Feedback(labels, check_labels),
     "group_advantage": Feedback(
