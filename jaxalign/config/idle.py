@@ -11,6 +11,14 @@ from jaxalign.data.raw.formats import FEEDBACK
 
 FILE = re.compile(rf".*({'|'.join(map(re.escape, SUFFIXES))})(\.gz)?", re.IGNORECASE)
 SCORING = ("score_range", "score_weights", "score_transform")
+# Keys of data about rows that hold texts, which rollouts alone have none of, and what holds for rollouts.
+OF_TEXTS = {
+    "max_response_tokens": ", which data.rollout.max_new_tokens ends",
+    "response_truncation": ", which are trained as they were drawn",
+    "prompt_truncation": ", which leave out a prompt that is too long",
+    "train_turns": ", whose one turn is trained",
+    "on_bad_row": ", which leave out a prompt that cannot be asked, and count it",
+}
 
 
 class Idle(NamedTuple):
@@ -25,6 +33,8 @@ SECTIONS = {
     "data": (
         Idle("sampling_column", lambda data: data["sampling"] == "shuffle", "on data.sampling='shuffle'"),
         Idle("max_groups_per_row", lambda data: not data["pack"], "on data.pack=False, where a row holds one group"),
+        Idle("sampling", lambda data: data["train"] is None, "without data.train"),
+        *(Idle(key, lambda data: data["train"] is None and data["eval"] is None, f"on rollouts{why}") for key, why in OF_TEXTS.items()),
     ),
     "optimizer": (Idle("min_lr_ratio", lambda own: own["schedule"] == "constant", "on optimizer.schedule='constant'"),),
     "train": (

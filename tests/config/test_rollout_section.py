@@ -62,6 +62,11 @@ def test_rollouts_may_share_the_steps_with_rows():
     assert resolve(config(changed(share=0.5), data=data)).data.rollout.share == 0.5
 
 
+def test_keys_of_texts_have_an_effect_where_rows_are_held_out():
+    held_out = dict(eval=dict(path="held.jsonl"), max_response_tokens=64, train_turns="all", on_bad_row="error")
+    assert resolve(config(data=held_out)).data.max_response_tokens == 64
+
+
 def rows(**data):
     return dict(train=dict(path="pairs.jsonl"), **data)
 
@@ -167,6 +172,12 @@ def rows(**data):
             "data.rollout.reward is missing: objective 'una_online' fits",
         ),
         (dict(seed=-1), {}, "data.rollout.seed=-1 is not at least 0"),
+        ({}, dict(data=dict(max_response_tokens=64)), "max_response_tokens=64 has no effect on rollouts, which data.rollout.max_new_"),
+        ({}, dict(data=dict(response_truncation="keep_start")), "data.response_truncation='keep_start' has no effect on rollouts"),
+        ({}, dict(data=dict(prompt_truncation="drop")), "data.prompt_truncation='drop' has no effect on rollouts"),
+        ({}, dict(data=dict(train_turns="all")), "data.train_turns='all' has no effect on rollouts"),
+        ({}, dict(data=dict(on_bad_row="error")), "data.on_bad_row='error' has no effect on rollouts"),
+        ({}, dict(data=dict(sampling="positive", sampling_column="reward")), "data.sampling='positive' has no effect without data.train"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused_with_the_way_out(rollout, sections, words):

@@ -29,7 +29,9 @@ def of_earlier_version(config, **changes):
 
 
 MIXTURE = dict(data=dict(train=(dict(path="x.jsonl", weight=2), dict(path="y")), eval=dict(a=dict(path="z"))))
+ROLLOUT = dict(prompts="p.jsonl", samples=2, reward="length", feedback="pairs")
 IDLE = [
+    (good(data=dict(rollout=ROLLOUT)), dict(data__max_response_tokens=64), "data.max_response_tokens=64"),
     (good(), dict(data__train__weight=3.0), "data.train.weight=3.0"),
     (good(), dict(data__train__split="test", data__train__data_dir="/x"), "data.train.split='test'"),
     (good(**MIXTURE), dict(data__train__0__config="abc"), "data.train[0].config='abc'"),
