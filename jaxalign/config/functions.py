@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import math
 from typing import Any
 
-from jaxalign.config.other_names import called_here
+from jaxalign.config.other_names import hint
 from jaxalign.config.schema import DURATIONS, LARGEST, SCHEMA, units
 from jaxalign.config.speech import ROLLOUT
 from jaxalign.hparams import REQUIRED, hparams_of
@@ -147,8 +147,8 @@ def fill_options(
     for option in sorted(set(given) - accepted.keys() - set(fixed), key=str):
         resolved.pop(option, None)
         known = [*accepted, *fixed]
-        if other := called_here(section, option, known):
-            yield f"{section}.{option} is called {other} here."
+        if line := hint(f"{section}.", section, option, known):
+            yield line
             continue
         misspelt.add(closest(option, known))
         yield f"{section}.{option}: {name!r} has no such option{meant(option, known)}; it takes {', '.join(accepted) or 'none'}."

@@ -5,8 +5,11 @@ from collections.abc import Collection
 from jaxalign.config.schema import DURATIONS, SCHEMA, SOURCE, units
 from jaxalign.suggest import TYPO, closest
 
-# In whatever section somebody writes them. Names of transformers' TrainingArguments, of TRL, axolotl and others.
-NAMES = {
+# What is ours in two places, with words that tell them apart; that of the section where somebody writes it is not what was meant.
+LENGTH = ("data.rollout.max_new_tokens (of samples)", "data.max_response_tokens (of rows)")
+BETA = ("objective.beta (in the loss)", "data.rollout.beta (in the reward of samples)")
+# In whatever section somebody writes them. Names of transformers' TrainingArguments, of TRL, OpenRLHF, verl, axolotl and others.
+NAMES: dict[str, str | tuple[str, ...]] = {
     # model
     "attn_implementation": "model.attention",
     "base_model": "model.checkpoint",
@@ -27,10 +30,10 @@ NAMES = {
     "datasets": "data.train",
     "dataset": "data.train",
     "eval_dataset": "data.eval",
-    "max_completion_length": "data.max_response_tokens",
+    "max_completion_length": LENGTH,
     "max_length": "data.row_tokens",
     "max_prompt_length": "data.max_prompt_tokens",
-    "max_response_length": "data.max_response_tokens",
+    "max_response_length": LENGTH,
     "max_seq_length": "data.row_tokens",
     "num_proc": "data.processes",
     "packing": "data.pack",
@@ -40,6 +43,9 @@ NAMES = {
     "truncation_mode": "data.prompt_truncation",
     "val_set_size": "data.eval_fraction",
     # rollouts
+    "init_kl_coef": "data.rollout.beta",
+    "kl_coef": "data.rollout.beta",
+    "lmbda": "data.rollout.share",
     "num_generations": "data.rollout.samples",
     "num_iterations": "data.rollout.epochs",
     "num_ppo_epochs": "data.rollout.epochs",
@@ -47,6 +53,8 @@ NAMES = {
     "response_length": "data.rollout.max_new_tokens",
     "reward_funcs": "data.rollout.reward",
     "reward_model_path": "data.rollout.reward",
+    "scale_rewards": "data.rollout.scale",
+    "seq_kd": "data.rollout.speaker='teacher'",
     # batch
     "batch_size": "batch.rows",
     "micro_batch_size": "batch.rows",
@@ -55,10 +63,20 @@ NAMES = {
     "per_device_train_batch_size": "batch.rows",
     "train_batch_size": "batch.rows",
     # objective and reference
-    "beta": "objective.beta",
-    "cliprange": "objective.clip_low",
+    "beta": BETA,
+    "clip_ratio": "objective.clip_low and objective.clip_high",
+    "clip_ratio_c": "objective.dual_clip",
+    "clip_ratio_high": "objective.clip_high",
+    "clip_ratio_low": "objective.clip_low",
+    "cliprange": "objective.clip_low and objective.clip_high",
     "cliprange_value": "objective.value_clip",
+    "delta": "objective.dual_clip",
     "desirable_weight": "objective.desirable_weight",
+    "eps_clip": "objective.clip_low and objective.clip_high",
+    "epsilon": "objective.clip_low and objective.clip_high",
+    "epsilon_high": "objective.clip_high",
+    "importance_sampling_level": "objective.ratio",
+    "kl_loss_coef": "objective.beta",
     "label_smoothing": "objective.label_smoothing",
     "loss_type": "objective.name",
     "precompute_ref_log_probs": "reference.rule='precomputed'",
@@ -105,12 +123,21 @@ NAMES = {
 OF_SECTION = {
     "batch.size": "batch.rows",
     "data.columns": "data.computed",
+    "data.rollout.max_completion_length": "data.rollout.max_new_tokens",
+    "data.rollout.max_response_length": "data.rollout.max_new_tokens",
+    "data.rollout.max_response_tokens": "data.rollout.max_new_tokens",
+    "data.rollout.max_tokens": "data.rollout.max_new_tokens",
+    "eval.generate.max_completion_length": "eval.generate.max_new_tokens",
+    "eval.generate.num_generations": "eval.generate.samples",
+    "eval.generate.response_length": "eval.generate.max_new_tokens",
     "eval.path": "data.eval",
     "eval.hf": "data.eval",
     "eval.tfds": "data.eval",
     "model.path": "model.checkpoint",
     "model.train": "model.trainable",
+    "objective.beta": "objective.beta",  # of an objective without one, which the list of its options says
     "optimizer.beta": "optimizer.b1",
+    "optimizer.epsilon": "optimizer.eps",
     "optimizer.final_fraction": "optimizer.min_lr_ratio",
     "reference.model": "model.checkpoint",
     "train.steps": "train.total_steps",
@@ -118,6 +145,11 @@ OF_SECTION = {
     "SOURCE.response_columns": "SOURCE.keep_columns",
     "SOURCE.name": "SOURCE.config",
     "SOURCE.file": "SOURCE.path",
+}
+# What there is no such key for, and what there is.
+NEAREST = {
+    "mask_truncated_completions": "a sample without an end is trained, and data.rollout.missing_eos_penalty lowers its reward",
+    "stop_token": "a sample ends where the model ends its turn, or at a text of data.rollout.stop",
 }
 
 
@@ -133,6 +165,17 @@ def _own() -> dict[str, str]:
 OWN = _own()
 
 
+def hint(where: str, section: str, key: str, known: Collection[str]) -> str:
+    """The sentence that leads from `key`, written below `where` ("data.eval."), to ours; "" where nothing is known of it.
+
+    The other arguments are those of `called_here`.
+    """
+    if other := called_here(section, key, known):
+        own = other.removeprefix(f"{section}.")
+        return f"{where}{key} is called {other if own == other else where + own} here."
+    return f"{where}{key} has no counterpart here: {NEAREST[key]}." if key in NEAREST else ""
+
+
 def called_here(section: str, key: str, known: Collection[str]) -> str:
     """The whole name here of what somebody calls `key` in a section; "" where nothing is known of it.
 
@@ -143,5 +186,7 @@ def called_here(section: str, key: str, known: Collection[str]) -> str:
     """
     whole = f"{section}.{key}" if section else key
     name = OF_SECTION.get(whole) or NAMES.get(key) or ("" if closest(key, known, least=TYPO) else OWN.get(key, ""))
-    name = name.replace("data.train.", "SOURCE.") if section == "SOURCE" else name
-    return "" if name == whole else name
+    names = [name] if isinstance(name, str) else name
+    if section == "SOURCE":
+        names = [one.replace("data.train.", "SOURCE.") for one in names]
+    return " or ".join(one for one in names if one.partition(" (")[0] != whole)

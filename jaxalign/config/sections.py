@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from jaxalign.config.lora import LORA
-from jaxalign.config.other_names import called_here
+from jaxalign.config.other_names import called_here, hint
 from jaxalign.config.schema import COLUMN, DURATIONS, LARGEST, SCHEMA, SOURCE, Field, named_sets, units
 from jaxalign.config.speech import GENERATE, ROLLOUT
 from jaxalign.hparams import REQUIRED
@@ -86,10 +86,9 @@ def _unknown(key, schema, prefix, problems) -> str | None:
     table = "SOURCE" if schema is SOURCE else section
     durations = {name: [f"{name}_{unit}" for unit in units(name)] for name in DURATIONS.get(section, ())}
     known = [k for k in schema if k != "*"] + [name for names in durations.values() for name in names]
-    if other := called_here(table, key, known):
-        name = other.removeprefix(f"{table}.")
-        problems.append(f"{prefix}{key} is called {prefix + name if name != other else other} here.")
-        return name
+    if line := hint(prefix, table, key, known):
+        problems.append(line)
+        return called_here(table, key, known).removeprefix(f"{table}.")
     shown = sorted([k for k in schema if k != "*"] + [f"{name}_[{'|'.join(units(name))}]" for name in durations])
     problems.append(f"{prefix}{key}: unknown key{meant(key, known)}; accepted here: {', '.join(shown)}.")
     return closest(key, known)
