@@ -250,6 +250,8 @@ def _unfit(spec, kind, objective) -> str:
         return f"computes {', '.join(computed)}, and {{}} reads none of them"
     if not (computed or kind.paired or kind.alike or REWARD in objective.columns) and "unpaired" in objective.reads:
         return "grades samples, and {} trains on good and bad ones alike"
+    if not kind.paired and kind.responses(spec["samples"]) < spec["samples"] and "own_samples" in objective.reads:
+        return "leaves out samples by their reward, and {} is right on all that the policy draws"
     if kind.alike and "rewards" in objective.reads and least_share(spec) == 1:  # rows of data.train may have others
         return "gives every response the reward 1, and {} tells responses apart by their rewards"
     return ""

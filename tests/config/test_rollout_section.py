@@ -197,6 +197,7 @@ SAMPLED = dict(feedback="samples", reward=None, samples=1)
         (dict(temperature=0.7), {}, "data.rollout.temperature=0.7: objective 'distill_sampled'"),
         (dict(top_p=0.9), {}, "data.rollout.top_p=0.9: objective 'distill_sampled'"),
         (dict(every_steps=2), {}, "data.rollout.every_steps=2: objective 'distill_sampled'"),
+        (dict(feedback="best", reward="length", samples=4), {}, "'best' leaves out samples by their reward, and objective 'distill_"),
         (dict(share_end=0.5), dict(train=dict(path="t.jsonl"), row_tokens=1024), "data.rollout.share=0.5: objective 'distill_sampled'"),
     ],
 )  # fmt: skip
@@ -204,7 +205,7 @@ def test_distillation_from_sampled_tokens_trains_on_nothing_but_the_policys_own_
     rest = dict(objective=dict(name="distill_sampled"), reference=dict(checkpoint="package:stories260k"))
     assert resolve(config(changed(**SAMPLED), **rest)).data.rollout.temperature == 1.0
     with pytest.raises(ConfigError) as error:
-        resolve(config(rollout and changed(**SAMPLED, **rollout), data=data, **rest))
+        resolve(config(rollout and changed(**SAMPLED | rollout), data=data, **rest))
     assert words in str(error.value), str(error.value)
 
 
