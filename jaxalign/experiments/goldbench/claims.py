@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 KLS = (1.0, 2.0, 3.0, 4.0)
-FAR = (8.0, 16.0)  # where rewards turn down that the policy has learned to exploit
+FAR = (8.0, 16.0, 32.0)  # where rewards turn down that the policy has learned to exploit
 NORMAL = 1.96  # for half of a 95 % interval
 CLAIMS = (  # (what is claimed, the method that should be above, the other one)
     ("scores beat thumbs: UNA on scores above UNA on thumbs", "una_score", "una_binary"),
