@@ -6,9 +6,12 @@ Data:     the first 300 rows of a sample of UltraFeedback (MIT) with GPT-4 score
           folder, as in configs/ultrafeedback_stories.py. Prompts are cut to their last 96 tokens and answers to their first 128.
 Command:  python -m jaxalign.train --config configs/ultrafeedback_smollm2.py --workdir runs/smollm2
           python -m jaxalign.report runs/smollm2 --stages sft dpo una --out runs/smollm2.html
-Hardware: 2 CPU cores, 5 GiB; SFT takes half an hour of CPU time, of which its answers take 12 minutes.
-Measured: 2026-11-27, SFT alone: 28 steps, held-out loss 1.891 -> 1.829 (60 answers), KL to its start 0.41 nats per answer. DPO and
-          UNA were not run.
+Hardware: 2 CPU cores, 6 GiB; an hour: 28 CPU minutes for SFT and about 45 for each of the others, a third of it for answers and KL.
+Measured: 2026-11-27, one seed, before -> after with standard errors; answers of 24 prompts against those of the stage's start.
+          SFT, 28 steps: held-out loss 1.891 -> 1.829 (0.078; 60 answers), KL 0.41 (0.03) nats per answer.
+          DPO, 50 steps: accuracy 50 -> 58 % (6.4; 60 pairs), 210 -> 246 characters (18), win rate by length 0.54 (0.10), KL 0.46 (0.04).
+          UNA, 50 steps: accuracy 50 -> 56 % (7.1; 50 pairs that differ in score), held-out loss 0.068 -> 0.059, 210 -> 229 characters (21),
+          win rate 0.58 (0.10), KL 0.27 (0.02). Neither accuracy can be told from chance, and no order of the two.
 """
 
 import os
@@ -46,7 +49,7 @@ def stage(name: str, *, model: str) -> ConfigDict:
             objective=OBJECTIVES[name],
             optimizer=dict(learning_rate=1e-5),
             eval=dict(generate=dict(limit=24, max_new_tokens=64, rewards=dict(length="length"), against="reference")),
-            train=dict(total_epochs=1, eval_every_percent=50, save_every_percent=100),
+            train=dict(total_epochs=1, eval_every_percent=100, save_every_percent=100),
             mesh=dict(cpu_devices=1),
         )
     )
