@@ -6,7 +6,7 @@ Data:     the first 300 rows of a sample of UltraFeedback (MIT) with GPT-4 score
           folder, as in configs/ultrafeedback_stories.py. Prompts are cut to their last 96 tokens and answers to their first 128.
 Command:  python -m jaxalign.train --config configs/ultrafeedback_smollm2.py --workdir runs/smollm2
           python -m jaxalign.report runs/smollm2 --stages sft dpo una --out runs/smollm2.html
-Hardware: 2 CPU cores, 6 GiB; an hour: 28 CPU minutes for SFT and about 45 for each of the others, a third of it for answers and KL.
+Hardware: 2 CPU cores, 6 GiB; an hour: 28 CPU minutes for SFT and about 50 for each of the others, a third of it for answers and KL.
 Measured: 2026-11-27, one seed, before -> after with standard errors; answers of 24 prompts against those of the stage's start.
           SFT, 28 steps: held-out loss 1.891 -> 1.829 (0.078; 60 answers), KL 0.41 (0.03) nats per answer.
           DPO, 50 steps: accuracy 50 -> 58 % (6.4; 60 pairs), 210 -> 246 characters (18), win rate by length 0.54 (0.10), KL 0.46 (0.04).
