@@ -182,10 +182,10 @@ def test_a_model_without_value_head_is_refused():
 def test_a_batch_without_mismatched_responses_is_refused_only_where_they_are_read():
     with pytest.raises(ValueError, match="reads column 'mismatched'"):
         evaluate("una", POLICY, REFERENCE, mixed(), offset="kl_batch")
-    assert objectives.bind("una").reads == ("reference", "mixed")
-    assert objectives.bind("una", offset="kl_batch").reads == ("reference", "mixed", "mismatched")
-    assert objectives.bind("una", offset="value_head").reads == ("reference", "mixed", "value_head", "scores_of_prompts")
-    assert objectives.bind("una", offset="value_head", loss="raw").reads == ("reference", "mixed", "value_head")
+    assert objectives.bind("una").reads == ("reference", "mixed", "rewards")
+    assert objectives.bind("una", offset="kl_batch").reads == ("reference", "mixed", "rewards", "mismatched")
+    assert objectives.bind("una", offset="value_head").reads == ("reference", "mixed", "rewards", "value_head", "scores_of_prompts")
+    assert objectives.bind("una", offset="value_head", loss="raw").reads == ("reference", "mixed", "rewards", "value_head")
 
 
 @pytest.mark.parametrize(
