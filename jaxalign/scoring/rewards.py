@@ -28,7 +28,6 @@ from jaxalign.training.sources import Source
 PYTHON = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST_S = 86_400  # of a call of a function: a day
-COMMON = {"fault_value": float | None, "mean": float, "std": float, "clip": float | None}  # options of every kind
 TYPES = {collections.abc.Mapping: "a dict"}  # what a reader knows them as
 
 
@@ -44,6 +43,9 @@ class Scale:
         """A finite score on this scale."""
         scaled = (score - self.mean) / self.std
         return scaled if self.clip is None else min(max(scaled, -self.clip), self.clip)
+
+
+COMMON = {"fault_value": float | None} | typing.get_type_hints(Scale)  # options of every kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +125,7 @@ def make(spec: str | Mapping) -> Reward:
     options = parse(spec)
     kind, fault_value = options.pop("kind"), options.pop("fault_value", None)
     name = spec if isinstance(spec, str) else f"{kind}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
-    scale = Scale(**{key: options.pop(key) for key in ("mean", "std", "clip") if key in options})
+    scale = Scale(**{key: options.pop(key) for key in COMMON if key in options})
     rule = KINDS[kind](**options)
     return Reward(name, parse(spec), rule, math.nan if fault_value is None else float(fault_value), scale)
 
