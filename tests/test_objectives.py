@@ -66,8 +66,9 @@ def test_no_gradient_reaches_the_reference_the_rewards_or_the_columns_and_reward
     assert any(map(np.any, read_of(to_policy)))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(others))
     otherwise, *_ = gradient(policy, reference, 1 - batch.reward, batch.columns)
-    same = all(map(np.array_equal, read_of(to_policy), read_of(otherwise)))
-    assert same != bool({"rewards", "ranked"} & {*objectives.bind(name).reads})
+    matter = not all(map(np.array_equal, read_of(to_policy), read_of(otherwise)))
+    declared = bool({"rewards", "ranked"} & {*objectives.bind(name).reads})
+    assert declared == matter, f"{name}: rewards change its gradient ({matter}), and its REQUIRES must say 'rewards' exactly then"
 
 
 def read_of(outputs):
