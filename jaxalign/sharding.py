@@ -281,18 +281,6 @@ def axis_names(entry) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
-def split_axis(x: jax.Array, parts: int, rows: int) -> jax.Array:
-    """[R * G, ...] -> [parts, R / parts * G, ...]: microbatch m takes rows m, parts + m, ... so that no row changes its device.
-
-    Every row brings its x.shape[0] // rows consecutive entries. `parts` must divide `rows`.
-    """
-    groups, rest = x.shape[0] // rows, (None,) * (x.ndim - 1)
-    # The output shardings are explicit: inference would drop the mesh axis of a dimension of size 1.
-    by_row = x.reshape(rows // parts, parts, groups, *x.shape[1:], out_sharding=spec("rows", None, None, *rest))
-    pieces = jax.numpy.moveaxis(by_row, 1, 0)
-    return pieces.reshape(parts, rows // parts * groups, *x.shape[1:], out_sharding=spec(None, "rows", *rest))
-
-
 def named(partition: PartitionSpec) -> NamedSharding:
     """The partition on the mesh in scope, for arrays made on the host; on an abstract mesh (`shapes_only`) for shapes alone."""
     concrete = jax.sharding.get_mesh()

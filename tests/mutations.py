@@ -96,7 +96,7 @@ FUNCTIONS = (
             (STEP, "reference_rule(state.reference, trainable, state", "reference_rule(state.reference, state.trainable, state"),
             (STEP, "jnp.where(weight > 0, value, 0.0) * weight, weight", "value * weight, weight"),
             (STEP, "against(state.initial, fresh)", "against(reference, fresh)"),
-            (STEP, "_statistics(objective, state, _add_up(measure, parts) if state.statistics else {})", "None"),
+            (STEP, "_statistics(objective, state, microbatch.added_up(measure, parts) if state.statistics else {})", "None"),
         ),
     ),
     Function(

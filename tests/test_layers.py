@@ -129,7 +129,7 @@ def test_data_is_made_without_jax(name):
 @modules
 def test_partitions_are_written_in_sharding_only(name):
     names = {node.attr for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)} | {member for _, member in imports(name)}
-    assert name == "sharding" or not names & {"PartitionSpec", "P"}, f"{name} names PartitionSpec; use sharding.spec, gather or split_axis."
+    assert name == "sharding" or not names & {"PartitionSpec", "P"}, f"{name} names PartitionSpec; use sharding.spec or gather."
 
 
 @modules

@@ -47,12 +47,3 @@ def test_lengths_count_scored_tokens_only():
     expected = [[groups.piece(g, 1 + k)[1].sum() for k in range(3)] for g in range(16)]
     np.testing.assert_array_equal(lengths, expected)
     assert lengths.dtype == jnp.float32 and lengths[1, 1] == 0
-
-
-def test_microbatches_keep_every_row_on_its_device():
-    with jax.set_mesh(toys.mesh((2, 2, 1))):
-        x = jax.device_put(np.arange(32.0).reshape(16, 2), sharding.named(sharding.rows_spec(2)))
-        parts = jax.jit(lambda x: sharding.split_axis(x, 2, 8))(x)  # 8 rows of two groups
-        homes = {shard.device: set(np.asarray(shard.data).ravel()) for shard in x.addressable_shards}
-        assert all(set(np.asarray(shard.data).ravel()) == homes[shard.device] for shard in parts.addressable_shards)
-    np.testing.assert_array_equal(parts[0][:, 0], [0, 2, 8, 10, 16, 18, 24, 26])

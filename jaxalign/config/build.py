@@ -253,14 +253,15 @@ def _measures(cfg) -> bool:
 
 def _source(cfg, look, lengths, rolling):
     """((dataset, first step) -> the source of the batches, what makes that which it carries)."""
-    rule = reference.RULES[cfg.reference.rule]
+    rule, parts = reference.RULES[cfg.reference.rule], cfg.batch.gradient_accumulation_steps
     if rolling is not None:
-        rollout_look = step.make_rollout_look(look, metrics.kl, rolling.compute, teacher=teacher.look(cfg))
+        rollout_look = step.make_rollout_look(look, metrics.kl, rolling.compute, teacher=teacher.look(cfg), microbatches=parts)
         return partial(rolling.source, look=rollout_look, steps=lengths.planned), rolling.carried
     if rule.holds == "logps" and rule.moves:
-        policy_logps = {"policy_logps": step.make_policy_logps(look), "column": reference.COLUMN, "every": lengths.every}
+        policy_logps = step.make_policy_logps(look, microbatches=parts)
+        options = {"policy_logps": policy_logps, "column": reference.COLUMN, "every": lengths.every}
         carried = partial(source.PolicyLogps.carried, lengths.every, cfg.batch.rows, cfg.data.row_tokens)
-        return partial(source.PolicyLogps, **policy_logps), carried
+        return partial(source.PolicyLogps, **options), carried
     return source.Rows, lambda: None
 
 

@@ -7,7 +7,6 @@ import math
 import time
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from jaxalign.rollout.computed import REWARD
@@ -41,7 +40,7 @@ class Speech:
 
 
 class Windows:
-    """Draws windows. Every process draws and rewards all of a window, takes the rewards of the first process, and lays its own rows."""
+    """Draws windows. Every process draws and rewards all of a window, by rewards that are the same in each, and lays its own rows."""
 
     def __init__(
         self,
@@ -108,7 +107,7 @@ class Windows:
         return drawn
 
     def _rewards(self, prompts, samples) -> tuple[np.ndarray, dict[str, int]]:
-        """(float32[n, K], NaN where there is none; how many samples have none, by the reason): those of the first process."""
+        """(float32[n, K], NaN where there is none; how many samples have none, by the reason): the same in every process."""
         speech, reward = self._speech, self._reward
         if reward is None:
             return np.ones((len(prompts), speech.samples), np.float32), {}
@@ -117,8 +116,6 @@ class Windows:
         stopping = speech.sampler.stopping
         texts = [speech.speaker.spoken(ids, sample, stopping) for (ids, _), sample in zip(asked, flat, strict=True)]
         rewards = np.asarray(reward([one.prompt for _, one in asked], texts, [one.columns for _, one in asked]), np.float32)
-        if jax.process_count() > 1:  # a judge may answer each process otherwise
-            rewards = np.asarray(multihost_utils.broadcast_one_to_all(rewards))
         faults = {rule: count - before.get(rule, 0) for rule, count in reward.faults.counts.items()}
         return rewards.reshape(len(prompts), speech.samples), {rule: count for rule, count in faults.items() if count}
 

@@ -31,11 +31,17 @@ def ask_all(ask: Callable[[Any], float], questions: Sequence, *, parallel: int, 
         patience, replies = _Patience(), []
         with ThreadPoolExecutor(parallel) as pool, progress.bar(len(questions), doing, quiet=quiet) as advance:
             for reply in pool.map(lambda question: patience.ask(ask, question), questions):
-                replies.append([reply.rule, str(reply)] if isinstance(reply, Fault) else reply)
+                replies.append(reply)
                 advance(1)
         return replies
 
-    return [Fault(*reply) if isinstance(reply, list) else reply for reply in from_first(answers)]
+    return scores_from_first(answers)
+
+
+def scores_from_first(make: Callable[[], Sequence[float | Fault]]) -> list[float | Fault]:
+    """What make() gives in the first process, in every process: numbers and faults."""
+    plain = from_first(lambda: [[score.rule, str(score)] if isinstance(score, Fault) else score for score in make()])
+    return [Fault(*score) if isinstance(score, list) else score for score in plain]
 
 
 def from_first(make: Callable[[], Any]) -> Any:

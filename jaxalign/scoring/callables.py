@@ -4,6 +4,7 @@ A thread cannot be ended, and a loop inside a C extension holds up its whole pro
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from multiprocessing.connection import Pipe
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ import weakref
 
 import jaxalign
 from jaxalign import paths
+from jaxalign.scoring import asking
 from jaxalign.scoring.faults import Fault, Faults
 
 START_S = 120  # for the imports of the user's file
@@ -46,7 +48,13 @@ class HostFunction:
         self._start()
 
     def __call__(self, prompts: Sequence, completions: Sequence[str], metadata: Sequence[Mapping]) -> list[float | Fault]:
-        """A number or a fault for every sample: "exception", "timeout", "died", "wrong_type" or "wrong_shape"."""
+        """A number or a fault for every sample: "exception", "timeout", "died", "wrong_type" or "wrong_shape".
+
+        With several processes the first one alone calls the function, which may cost money or answer otherwise each time.
+        """
+        return asking.scores_from_first(partial(self._scores, prompts, completions, metadata))
+
+    def _scores(self, prompts, completions, metadata):
         samples = [list(column) for column in (prompts, completions, metadata)]
         count = len(completions)
         whole = self._call(samples)

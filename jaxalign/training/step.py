@@ -15,6 +15,7 @@ import optax
 
 from jaxalign import offload, sharding
 from jaxalign.objectives import Objective
+from jaxalign.training import microbatch
 from jaxalign.training import reference as references
 from jaxalign.training.metrics import rankings
 from jaxalign.types import Batch, Outputs, TrainState, sum_responses
@@ -102,19 +103,19 @@ def make_train_step(
         if microbatches == 1:
             total, (sums, statistics) = gradients(state, batch, None)
         else:
-            parts = split_batch(batch, microbatches)
+            parts = microbatch.split(batch, microbatches)
 
             def measure(part):
                 policy, constant = outputs(state.trainable, state.frozen, state.reference, part, state.step)
                 return _sums_of_statistics(objective, policy, constant, part)
 
-            statistics = _statistics(objective, state, _add_up(measure, parts) if state.statistics else {})
+            statistics = _statistics(objective, state, microbatch.added_up(measure, parts) if state.statistics else {})
 
             def gradients_of(part):
                 total, (sums, _) = gradients(state, part, statistics)
                 return total, sums
 
-            total, sums = _add_up(gradients_of, parts)
+            total, sums = microbatch.added_up(gradients_of, parts)
         gradient = jax.tree.map(lambda g: g / jnp.where(sums["loss"][1] > 0, sums["loss"][1], 1.0), total)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
@@ -179,17 +180,30 @@ def make_eval_step(
     return jax.jit(eval_step)
 
 
-def make_policy_logps(forward: Forward):
-    """(state, batch) -> float32[R, T]: log-probs of the policy on a batch, without a gradient. Not jitted."""
+def make_policy_logps(forward: Forward, *, microbatches: int = 1):
+    """(state, batch) -> float32[R, T]: log-probs of the policy on a batch, without a gradient. Not jitted.
+
+    Args:
+      microbatches: parts of the rows, one after the other, as of the train step: a batch needs no more memory here than there.
+    """
 
     def policy_logps(state: TrainState, batch: Batch):
-        return forward(_whole(state.trainable, state.frozen), batch, state.step).logps
+        
+        def logps(part):
+            return forward(_whole(state.trainable, state.frozen), part, state.step).logps
+
+        return microbatch.joined(logps, batch, microbatches)
 
     return policy_logps
 
 
 def make_rollout_look(
-    forward: Forward, kl: Callable[[Outputs, Outputs, Batch], jax.Array], compute: Callable | None, *, teacher: Forward | None = None
+    forward: Forward,
+    kl: Callable[[Outputs, Outputs, Batch], jax.Array],
+    compute: Callable | None,
+    *,
+    teacher: Forward | None = None,
+    microbatches: int = 1,
 ):
     """(state, batch) -> ({ROLLOUT_LOGPS: log-probs of the policy, float32[R, T], ...}, KL to the reference by response, float32[N, K]).
 
@@ -200,9 +214,10 @@ def make_rollout_look(
       forward, teacher: those of the train step.
       kl: of tokens, float32[R, T].
       compute: (policy, reference, batch, statistics of the state) -> further columns by name; None: there are none.
+      microbatches: parts of the rows, see `make_policy_logps`.
     """
 
-    def look(state: TrainState, batch: Batch):
+    def look_at(state: TrainState, batch: Batch):
         policy, constant = outputs_of(forward, state.trainable, state.frozen, state.reference, batch, state.step, teacher=teacher)
         first = constant
         if state.initial is not None:
@@ -210,7 +225,7 @@ def make_rollout_look(
         by_response = None if first is None else sum_responses(kl(policy, first, batch), batch)
         return {ROLLOUT_LOGPS: policy.logps, **(compute(policy, constant, batch, state.statistics) if compute else {})}, by_response
 
-    return look
+    return lambda state, batch: microbatch.joined(partial(look_at, state), batch, microbatches)
 
 
 def outputs_of(forward, trainable, frozen, reference, batch, step, *, teacher=None):
@@ -229,24 +244,6 @@ def outputs_of(forward, trainable, frozen, reference, batch, step, *, teacher=No
     else:
         return policy, None
     return policy, jax.lax.stop_gradient(constant)
-
-
-def split_batch(batch: Batch, parts: int) -> Batch:
-    """Every array [R, ...] or [N, ...] -> [parts, R / parts, ...]; groups stay with their rows.
-
-    Raises:
-      ValueError: rows do not split into the parts, or the rows of a part over the devices.
-    """
-    rows, axes = batch.tokens.shape[0], sharding.mesh_shape()
-    sharding.check_rows(rows, parts=parts, data=axes["data"], fsdp=axes["fsdp"])
-    return jax.tree.map(lambda x: sharding.split_axis(x, parts, rows), batch)
-
-
-def _add_up(function, parts):
-    """The sum of function(part) over the parts of a batch, one after the other."""
-    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding), shapes)
-    return jax.lax.scan(lambda carry, part: (jax.tree.map(jnp.add, carry, function(part)), None), zeros, parts)[0]
 
 
 def _whole(trainable, frozen):

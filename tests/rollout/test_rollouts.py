@@ -163,17 +163,21 @@ def test_advantages_are_whitened_over_all_tokens_of_a_window_and_of_no_other(sha
         np.testing.assert_allclose(found, (given - given.mean()) / given.std(ddof=1), rtol=1e-5, atol=1e-6)
 
 
-def test_the_kl_is_to_the_initial_reference_where_one_is_kept_and_advantages_are_to_the_one_that_moved():
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_kl_is_to_the_initial_reference_where_one_is_kept_and_advantages_are_to_the_one_that_moved(parts):
+    seen = []
+
     def forward(value, batch, step):
+        seen.append(len(batch.tokens))
         return Outputs(value + 0.0 * batch.tokens)
 
     def difference(policy, reference, batch):
         return policy.logps - reference.logps
 
     def compute(policy, reference, batch, statistics):
-        return {"own": difference(policy, reference, batch)}
+        return {"own": difference(policy, reference, batch), "tokens": 1 * batch.tokens}
 
-    made = make_rollout_look(forward, difference, compute)
+    made = make_rollout_look(forward, difference, compute, microbatches=parts)
     batch = loader.to_device(said(0, 0))
     tokens = sum_responses(jnp.ones(batch.tokens.shape), batch)
     state = TrainState(jnp.int32(0), jnp.float32(5.0), jnp.float32(4.0), (), jnp.zeros(2, jnp.uint32))
@@ -181,3 +185,5 @@ def test_the_kl_is_to_the_initial_reference_where_one_is_kept_and_advantages_are
         columns, kl = made(state.replace(initial=initial), batch)
         np.testing.assert_array_equal(kl, distance * tokens)
         assert (columns["own"] == 1).all() and (columns["rollout_logps"] == 5).all()
+        np.testing.assert_array_equal(columns["tokens"], batch.tokens)
+    assert set(seen) == {len(batch.tokens) // parts}

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxalign.scoring import rewards
+from jaxalign.scoring import asking, rewards
 from jaxalign.scoring.rules import final_number
 
 VECTORS = Path(__file__).parents[1] / "golden" / "vectors-policy-gradient.json"
@@ -79,7 +79,7 @@ def test_a_pattern_that_takes_for_ever_is_ended():
 
 
 FUNCTIONS = """
-import ctypes, os, time
+import ctypes, os, random, time
 
 def words(prompts, completions, metadata, *, scale=1.0):
     print("this is no output")
@@ -98,6 +98,11 @@ def odd(prompts, completions, metadata):
     if "text" in completions:
         return ["good"] * len(completions)
     return [float("nan") if text == "nan" else 1e300 if text == "huge" else row["gold"] for text, row in zip(completions, metadata)]
+
+def noise(prompts, completions, metadata):
+    if "raise" in completions:
+        raise ValueError("no")
+    return [float("nan") if text == "nan" else random.random() for text in completions]
 
 def one_argument(prompts):
     return 1
@@ -119,6 +124,21 @@ def test_a_function_of_the_user_is_called_with_its_options_and_prints_no_output(
     assert score(spec, ["a b", "c"])[0].tolist() == [4, 2]
     out, err = capfd.readouterr()
     assert (out, err) == ("", "this is no output\n")
+
+
+def test_several_processes_call_a_function_of_the_user_once(file, monkeypatch):
+    sent, found = [], []
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    reward = rewards.make(f"{file}:noise")
+    for number in (0, 1):
+        monkeypatch.setattr("jax.process_index", lambda number=number: number)
+        hear = (lambda x: sent.append(x) or x) if number == 0 else (lambda x: sent.pop(0))
+        monkeypatch.setattr(asking.multihost_utils, "broadcast_one_to_all", hear)
+        found.append(reward(["a"] * 3, ["fine", "raise", "nan"], [{}] * 3))
+    assert not sent
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found[0]).tolist() == [True, False, False]
+    assert reward.faults.counts == {"exception": 2, "not_finite": 2}  # of both
 
 
 @pytest.mark.parametrize(
@@ -254,7 +274,7 @@ def test_a_spec_that_cannot_be_is_an_error_with_the_way_out(spec, words):
 @pytest.mark.parametrize(
     "name, text, words",
     [
-        ("wrods", FUNCTIONS, r"has no function 'wrods'; it has words, odd, one_argument, mean"),
+        ("wrods", FUNCTIONS, r"has no function 'wrods'; it has words, odd, noise, one_argument, mean"),
         ("one_argument", FUNCTIONS, r"called as one_argument\(prompts, completions, metadata\)"),
         ("words", "import nothing_of_this_name", r"mine.py, line 1: ModuleNotFoundError"),
         ("words", "def words(:", r"mine.py, line 1: SyntaxError"),

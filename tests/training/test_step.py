@@ -223,24 +223,6 @@ def test_a_batch_of_padding_changes_nothing_and_has_no_loss(on_one_device):
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before, jax.device_get(state.trainable))))
 
 
-@pytest.mark.parametrize(
-    ("mesh", "parts", "message"), [((1, 1, 1), 3, "multiple of 3"), ((2, 1, 1), 4, "data=2 x fsdp=1 = 2 devices")], ids=["parts", "devices"]
-)
-def test_rows_that_do_not_split_are_refused(mesh, parts, message):
-    words = rf"batch.rows=4 .* batch.gradient_accumulation_steps={parts}.*{message}"
-    with jax.set_mesh(toys.mesh(mesh)), pytest.raises(ValueError, match=words):
-        step.split_batch(toys.place(arrays()), parts)
-
-
-def test_groups_stay_with_their_rows_in_a_microbatch(on_one_device):
-    parts = step.split_batch(toys.place(arrays()), 2)
-    whole = arrays()
-    for part in range(2):
-        rows = [part, part + 2]
-        np.testing.assert_array_equal(parts.tokens[part], whole["tokens"][rows])
-        np.testing.assert_array_equal(parts.valid[part], whole["valid"].reshape(4, 2, 3)[rows].reshape(4, 3))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(optim.RULES) if SWEEP else ["adamw"])  # moments of the others: test_optim
 def test_state_and_metrics_stay_float32_under_bfloat16_compute(on_one_device, rule):
