@@ -20,8 +20,15 @@ def optimizer(cfg: ConfigDict, built: models.Model, schedule, trained: tuple[str
         weight_decay=cfg.optimizer.weight_decay,
         axes=axes if trained is None else {key: axes[key] for key in trained},
         by_layer="optimizer" in cfg.mesh.offload,
+        scales=_scales(cfg),
         **options(cfg, "optimizer"),
     )
+
+
+def _scales(cfg: ConfigDict) -> dict[str, float]:
+    """What the learning rates of the heads are times that of the decoder; empty where they are the same."""
+    own = cfg.optimizer.heads_learning_rate
+    return {} if own is None else dict.fromkeys(models.HEADS, own / cfg.optimizer.learning_rate)
 
 
 def learning_rate(cfg: ConfigDict, lengths: Durations):

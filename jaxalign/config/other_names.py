@@ -94,6 +94,8 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "beta2": "optimizer.b2",
     "betas": "optimizer.b1 and optimizer.b2",
     "clip_norm": "optimizer.max_grad_norm",
+    "critic_learning_rate": "optimizer.heads_learning_rate",
+    "critic_lr": "optimizer.heads_learning_rate",
     "gradient_clipping": "optimizer.max_grad_norm",
     "lr": "optimizer.learning_rate",
     "lr_scheduler": "optimizer.schedule",

@@ -202,6 +202,9 @@ SCHEMA: dict[str, Any] = {
     "optimizer": {
         "name": Field((str,), "adamw", "a rule of jaxalign/training/optim.py"),
         "learning_rate": Field((float,), REQUIRED, "peak learning rate", least=0),
+        "heads_learning_rate": Field(
+            (float, NONE), None, "peak of value head, reward head and critic, on the same schedule; None: learning_rate", least=0
+        ),
         "schedule": Field((str,), "cosine", "after the warm-up", ("constant", "linear", "cosine")),
         "min_lr_ratio": Field((float,), 0.0, "learning rate at the end, as a share of the peak", least=0, most=1),
         "weight_decay": Field((float,), 0.0, "decoupled, on matrices only", least=0),

@@ -5,7 +5,7 @@ the config. Moments are laid out like the parameters. Of the memory-saving forms
 factored second one (`adafactor`); it has no moments of 8 bits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +140,7 @@ def make_optimizer(
     weight_decay: float,
     axes,
     by_layer: bool = False,
+    scales: Mapping[str, float] | None = None,
     **hparams,
 ) -> optax.GradientTransformation:
     """Clip by global norm -> rule -> weight decay -> learning rate.
@@ -150,14 +151,26 @@ def make_optimizer(
       weight_decay: times the learning rate, on matrices only: norms and biases do not decay.
       axes: logical axes of every parameter (model.axes); "layers" does not count as a dimension of a matrix.
       by_layer: moments may rest in the memory of the host, see `layerwise`; the state is the same.
+      scales: top-level keys of the parameters -> what their learning rate is times that of the rest.
     """
     update = rule(axes, **hparams)
     return optax.chain(
         optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
         layer_by_layer(update) if by_layer else update,
         optax.add_decayed_weights(weight_decay, mask=_matrices(axes)) if weight_decay else optax.identity(),
-        optax.scale_by_learning_rate(schedule),
+        _scaled(optax.scale_by_learning_rate(schedule), scales or {}),
     )
+
+
+def _scaled(rate: optax.GradientTransformation, scales: Mapping[str, float]) -> optax.GradientTransformation:
+    """The same transformation with the same state, whose updates of these top-level keys are so many times as large."""
+
+    def update(updates, state, params=None):
+        updates, state = rate.update(updates, state, params)
+        own = {key: jax.tree.map(lambda x, times=scales[key]: times * x, updates[key]) for key in updates.keys() & scales.keys()}
+        return {**updates, **own}, state
+
+    return optax.GradientTransformation(rate.init, update) if scales else rate
 
 
 def _matrices(axes):

@@ -92,6 +92,21 @@ def test_adamw_is_that_of_numpy_with_clipping_first_and_decay_times_the_rate():
         np.testing.assert_allclose(value, expected[path], rtol=2e-5, atol=2e-6, err_msg=path)
 
 
+def test_the_learning_rate_of_a_head_is_its_own_and_the_state_is_the_same():
+    params = {name: {"kernel": jnp.ones((2, 2))} for name in ("layers", "critic")}
+    axes, how = {name: {"kernel": ("embed", "mlp")} for name in params}, dict(max_grad_norm=0.0, weight_decay=0.5)
+    plain, scaled = (
+        optim.make_optimizer(optim.adamw, optax.constant_schedule(0.1), axes=axes, **how, scales=scales)
+        for scales in (None, {"critic": 3.0, "value_head": 2.0})
+    )
+    state = plain.init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(scaled.init(params))
+    (expected, after), (found, same) = (optimizer.update(params, state, params) for optimizer in (plain, scaled))
+    np.testing.assert_array_equal(found["layers"]["kernel"], expected["layers"]["kernel"])
+    np.testing.assert_allclose(found["critic"]["kernel"], 3 * expected["critic"]["kernel"], rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, same, after)
+
+
 RULES = {**{name: {} for name in optim.RULES}, "lion-bf16": {"mu_dtype": "bfloat16"}, "muon-bf16": {"mu_dtype": "bfloat16"}}
 
 
