@@ -176,7 +176,7 @@ def _loop(run: Parts, state, start: int, stop, *, evaluated: bool):
     """
     import jax
 
-    from jaxalign.config import build, teacher
+    from jaxalign.config import build, rollouts, teacher
     from jaxalign.evaluators import held_out
     from jaxalign.reports.flops import Meter
     from jaxalign.training import guards
@@ -219,7 +219,7 @@ def _loop(run: Parts, state, start: int, stop, *, evaluated: bool):
             _flush(run, pending, meter)
             run.log.metrics("train", step, window)
         limit = {"most": run.cfg.train.max_kl, "saved": run.saved, "learning_rate": run.cfg.optimizer.learning_rate}
-        guards.check_kl(window.get("rollout/kl"), step, **limit, pulled=theirs is None)
+        guards.check_kl(window.get("rollout/kl"), step, **limit, pulls=rollouts.pulls(run.cfg))
         watch.at(f"step {step}")
         run.clock.lap("data")
         state, metrics = run.functions.train_step(state, batch)

@@ -138,11 +138,11 @@ def test_seeds_with_the_same_prompts_leave_their_error_in_the_interval():
     made = [x for seed in range(2) for name in ("dpo", "ipo") for x in cell(name, seed, 0.1)]
     assert claims.prompt_errors(made)["sentiment-78", "dpo"] == pytest.approx(0.01)
     bases = [{"seed": seed, "gold/sentiment": (0.4 + 0.002 * seed, 0.01)} for seed in range(2)]
-    (shared,) = (one.half for one in claims.claims(made, bases) if one.claim == "DPO above IPO")
+    (shared,) = (one.half for one in claims.claims(made, bases, claims.KLS) if one.claim == "DPO above IPO")
     assert shared >= 1.96 * 0.01 * 2**0.5
     own = [{**one, "part": one["seed"]} for one in made]
     assert claims.prompt_errors(own)["sentiment-78", "dpo"] == 0
-    assert next(one.half for one in claims.claims(own, bases) if one.claim == "DPO above IPO") < shared
+    assert next(one.half for one in claims.claims(own, bases, claims.KLS) if one.claim == "DPO above IPO") < shared
 
 
 @pytest.mark.parametrize(("half", "alone", "appears"), [(0.01, 0.02, True), (0.01, 0.2, False), (0.2, 0.01, False)])
@@ -153,7 +153,7 @@ def test_a_claim_needs_the_pooled_interval_and_that_of_its_own_seeds(half, alone
 def test_a_claim_without_cells_on_both_sides_cannot_be_told():
     found = [x for seed in range(3) for name, gain in (("dpo", 0.2), ("ipo", 0.1)) for x in cell(name, seed, gain)]
     found = [one for one in found if one["method"] == "dpo" or one["kl"][0] > 4]
-    (claim,) = (one for one in claims.claims(found, starts(3)) if one.claim == "DPO above IPO")
+    (claim,) = (one for one in claims.claims(found, starts(3), claims.KLS) if one.claim == "DPO above IPO")
     assert claim.kls == () and claim.verdict == claims.UNKNOWN
     assert all(one.kls == () for one in claims.claims(found, starts(3), claims.FAR))
     assert ["sentiment-78", claim.claim, "-", "-", "-", "3", claims.UNKNOWN] in next(
@@ -175,7 +175,7 @@ def starts(count):
 @pytest.mark.parametrize(("gains", "verdict"), [((0.15, 0.1), claims.APPEARS), ((0.1, 0.15), claims.NOT), ((0.1, 0.1), claims.UNKNOWN)])
 def test_a_claim_appears_only_where_its_interval_says_so(gains, verdict):
     found = [x for seed in range(3) for name, gain in zip(("dpo", "ipo"), gains, strict=True) for x in cell(name, seed, gain)]
-    assert [claim.verdict for claim in claims.claims(found, starts(3)) if claim.claim == "DPO above IPO"] == [verdict]
+    assert [claim.verdict for claim in claims.claims(found, starts(3), claims.KLS) if claim.claim == "DPO above IPO"] == [verdict]
     bases = [{**one, "distinct_2": 0.6} for one in starts(3)]
     headings = report.tables(found, bases, {"4": {"kl": 0.64, "gold/sentiment": 0.65}})
     assert headings["gold at equal KL"][1][-1][2] == "0.650 at KL 0.64 at most"  # ties make it less
@@ -193,10 +193,24 @@ def test_a_method_whose_seeds_differ_more_has_a_wider_interval():
     assert halves["kto"] == pytest.approx(own, abs=1e-3) and halves["kto"] > halves["dpo"] == halves["ipo"]
 
 
+def test_a_difference_that_changes_its_sign_with_the_kl_is_judged_in_each_band():
+    def bent(method, golds):
+        kls = (0.9, 2.1, 2.9, 4.5)
+        made = [{"feedback": "sentiment-78", "method": method, "seed": seed, "learning_rate": kl} for seed in range(3) for kl in kls]
+        values = [gold + 0.001 * one["seed"] for one, gold in zip(made, golds * 3, strict=True)]
+        return [{**one, "kl": (one["learning_rate"], 0.1), "gold/sentiment": (gold, 0.001)} for one, gold in zip(made, values, strict=True)]
+
+    found = bent("dpo", (0.50, 0.54, 0.55, 0.56)) + bent("ipo", (0.45, 0.50, 0.60, 0.66))
+    told = [one for one in claims.claims(found, starts(3), *claims.BANDS) if one.claim == "DPO above IPO"]
+    assert [(one.kls, one.verdict) for one in told] == [((1.0, 2.0), claims.APPEARS), ((3.0, 4.0), claims.NOT)]
+    (whole,) = (one for one in claims.claims(found, starts(3), claims.KLS) if one.claim == "DPO above IPO")
+    assert abs(whole.difference) < 0.02
+
+
 def test_one_seed_is_no_evidence():
     found = [x for name, gain in (("dpo", 0.2), ("ipo", 0.1)) for x in cell(name, 0, gain)]
     found += [x for seed in range(1, 3) for name in ("kto", "alol") for x in cell(name, seed, 0.1)]  # others have seeds
-    (claim,) = (one for one in claims.claims(found, starts(3)) if one.claim == "DPO above IPO")
+    (claim,) = (one for one in claims.claims(found, starts(3), claims.KLS) if one.claim == "DPO above IPO")
     assert claim.difference > 0 and claim.verdict == claims.UNKNOWN
 
 

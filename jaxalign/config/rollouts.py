@@ -32,6 +32,7 @@ from jaxalign.scoring.rewards import Reward
 from jaxalign.training.step import ROLLOUT_LOGPS
 
 BUCKET = 64  # rows have a multiple of so many tokens where data.row_tokens is None
+PULLS = ("data.rollout", "beta"), ("objective", "beta"), ("objective", "tau")
 LANES = 256  # samples that are drawn side by side, of all prompts together
 
 
@@ -58,6 +59,13 @@ def check(cfg: ConfigDict, model: models.Model) -> Reward | None:
     room_of_prompts("data.rollout.max_new_tokens", spec.max_new_tokens, _positions(cfg, model))
     sources.read(sources.given(source_of_prompts(spec.to_dict())))
     return None if spec.reward is None else rewards.make(spec.to_dict()["reward"])
+
+
+def pulls(cfg: ConfigDict) -> list[str]:
+    """The keys that hold the policy nearer to the reference where they are raised; none with a teacher, which it is to come near to."""
+    if teacher.has_one(cfg) or cfg.data.rollout is None:
+        return []
+    return [f"{place}.{key}" for place, key in PULLS if key in {"objective": cfg.objective, "data.rollout": cfg.data.rollout}[place]]
 
 
 def rolling(

@@ -14,11 +14,12 @@ import numpy as np
 
 from jaxalign import sharding
 from jaxalign.data.rows import loader
+from jaxalign.data.rows.pack import MISMATCHED
 from jaxalign.objectives.families.adaptive_kl import FIRST_VISIT
 from jaxalign.rollout.layout import Layout
 from jaxalign.rollout.prompts import COIN, generator
 from jaxalign.rollout.window import NAME, Windows
-from jaxalign.types import Array, Batch, TrainState
+from jaxalign.types import Array, Batch, TrainState, response_lengths
 
 
 class Rows:
@@ -127,7 +128,9 @@ class Rollouts:
             columns, kl = look(state, batch)
             batch = batch.replace(columns={**batch.columns, **columns})
             put = jax.tree.map(lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, entry, 0), window, vars(batch))
-            return put, None if kl is None else (jnp.sum(jnp.where(batch.valid, kl, 0.0)), jnp.sum(batch.valid))
+            laid = response_lengths(batch) > 0  # also what is not trained, as where all samples are equal
+            laid &= batch.columns[MISMATCHED] == 0 if MISMATCHED in batch.columns else True
+            return put, None if kl is None else (jnp.sum(jnp.where(laid, kl, 0.0)), jnp.sum(laid))
 
         def read(window, entry, first):
             fields = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, entry, keepdims=False), window)

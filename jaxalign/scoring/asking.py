@@ -48,7 +48,7 @@ def from_first(make: Callable[[], Any]) -> Any:
     """What make() gives in the first process, in every process; values that JSON can write.
 
     Raises:
-      ValueError: make() raised one, in every process.
+      ValueError: make() failed, in every process.
     """
     if jax.process_count() == 1:
         return make()
@@ -56,8 +56,8 @@ def from_first(make: Callable[[], Any]) -> Any:
     if jax.process_index() == 0:
         try:
             made = {"value": make()}
-        except ValueError as error:  # else the others would wait for ever
-            made = {"error": str(error)}
+        except Exception as error:  # else the others would wait for ever
+            made = {"error": str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"}
     text = json.dumps(made).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     letters = multihost_utils.broadcast_one_to_all(np.frombuffer(text[:size].ljust(size), np.uint8))

@@ -1,6 +1,6 @@
 """What becomes of a run that has gone wrong: it stops, or goes back to its last good checkpoint, which stays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import math
 
 from jaxalign.training.checkpoint import Checkpoints
@@ -90,7 +90,7 @@ def is_beyond(kl: float | None, most: float | None) -> bool:
     return None not in (kl, most) and not kl <= most
 
 
-def check_kl(kl: float | None, step: int, *, most: float | None, saved: Checkpoints, learning_rate: float, pulled: bool) -> None:
+def check_kl(kl: float | None, step: int, *, most: float | None, saved: Checkpoints, learning_rate: float, pulls: Sequence[str]) -> None:
     """Raises FloatingPointError where the KL `is_beyond` its limit; else the policy of this step is good as of `Checkpoints.good`.
 
     The policy moves between two windows, and what is saved there is not measured: known good is what was saved before a good window.
@@ -98,13 +98,13 @@ def check_kl(kl: float | None, step: int, *, most: float | None, saved: Checkpoi
     Args:
       kl: nats per sample, of a window that begins at this step; None: there is none.
       most: train.max_kl.
-      pulled: whether objective.beta pulls to the reference, which a teacher is not.
+      pulls: keys of the configuration that pull to the reference, where they are raised.
     """
     if is_beyond(kl, most):
         saved.wait()
         good = saved.newest_known_good()
         kept = "no checkpoint is of a policy within it" if good is None else f"the newest checkpoint of a policy within it is step {good}"
-        first = "Pull harder to the reference (objective.beta), lower" if pulled else "It is the KL to the teacher; lower"
+        first = f"Pull harder to the reference ({' or '.join(pulls)}), lower" if pulls else "Lower"
         raise FloatingPointError(
             f"rollout/kl is {kl:.4g} nats per sample at step {step}, more than train.max_kl={most:g}; {kept}. {first} "
             f"optimizer.learning_rate (now {learning_rate}) or raise train.max_kl, and start again in a new --workdir."

@@ -167,7 +167,7 @@ def _scaled(rate: optax.GradientTransformation, scales: Mapping[str, float]) -> 
 
     def update(updates, state, params=None):
         updates, state = rate.update(updates, state, params)
-        own = {key: jax.tree.map(lambda x, times=scales[key]: times * x, updates[key]) for key in updates.keys() & scales.keys()}
+        own = {key: jax.tree.map(lambda x, times=scales[key]: times * x, updates[key]) for key in updates if key in scales}
         return {**updates, **own}, state
 
     return optax.GradientTransformation(rate.init, update) if scales else rate

@@ -188,7 +188,6 @@ def make_policy_logps(forward: Forward, *, microbatches: int = 1):
     """
 
     def policy_logps(state: TrainState, batch: Batch):
-        
         def logps(part):
             return forward(_whole(state.trainable, state.frozen), part, state.step).logps
 

@@ -166,17 +166,17 @@ class Saved:
         return None
 
 
-@pytest.mark.parametrize(("kl", "pulled", "way"), [(0.6, True, r"\(objective.beta\)"), (float("nan"), False, "to the teacher; lower")])
-def test_a_kl_beyond_its_limit_stops_the_run_and_names_the_checkpoint_that_is_kept_and_the_way_out(kl, pulled, way):
+@pytest.mark.parametrize(("kl", "pulls", "way"), [(0.6, ["objective.beta"], r"\(objective.beta\)"), (float("nan"), [], "it. Lower opt")])
+def test_a_kl_beyond_its_limit_stops_the_run_and_names_the_checkpoint_that_is_kept_and_the_way_out(kl, pulls, way):
     saved = Saved()
     words = f"at step 6, more than train.max_kl=0.5; no checkpoint is of a policy within it.*{way}"
     with pytest.raises(FloatingPointError, match=words):
-        guards.check_kl(kl, 6, most=0.5, saved=saved, learning_rate=0.1, pulled=pulled)
+        guards.check_kl(kl, 6, most=0.5, saved=saved, learning_rate=0.1, pulls=pulls)
     assert saved.good == 3
 
 
 @pytest.mark.parametrize(("kl", "most", "good"), [(0.4, 0.5, 6), (None, 0.5, 3), (9.0, None, 3)])
 def test_a_kl_within_its_limit_makes_the_policy_a_good_one(kl, most, good):
     saved = Saved()
-    guards.check_kl(kl, 6, most=most, saved=saved, learning_rate=0.1, pulled=True)
+    guards.check_kl(kl, 6, most=most, saved=saved, learning_rate=0.1, pulls=[])
     assert saved.good == good

@@ -47,7 +47,7 @@ def test_the_newest_that_is_known_to_be_good_is_kept_beside_the_newest_also_over
     again = Checkpoints(tmp_path, keep_last=1)
     assert again.begin() == 6 and again.good == 3 and again.newest_known_good() == 3
     with pytest.raises(FloatingPointError, match=r"; the newest checkpoint of a policy within it is step 3\."):
-        guards.check_kl(9.0, 6, most=0.5, saved=again, learning_rate=0.1, pulled=True)
+        guards.check_kl(9.0, 6, most=0.5, saved=again, learning_rate=0.1, pulls=[])
 
 
 def test_two_best_by_a_metric_of_which_more_is_better(tmp_path):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 KLS = (1.0, 2.0, 3.0, 4.0)
+BANDS = KLS[:2], KLS[2:]  # judged apart: a difference may change its sign between them, and its mean over both would hide that
 FAR = (8.0, 16.0, 32.0)  # where rewards turn down that the policy has learned to exploit
 NORMAL = 1.96  # for half of a 95 % interval
 CLAIMS = (  # (what is claimed, the method that should be above, the other one)
@@ -149,8 +150,19 @@ def gold_of(feedback: str) -> str:
     return f"gold/{'sentiment' if feedback.startswith('proxy') else feedback.partition('-')[0]}"
 
 
-def claims(cells: Sequence[dict], bases: Sequence[dict], kls: Sequence[float] = KLS) -> list[Claim]:
-    """All of CLAIMS whose two methods were measured with the same feedback, at those KLs that both reach.
+def claims(cells: Sequence[dict], bases: Sequence[dict], *bands: Sequence[float]) -> list[Claim]:
+    """All of CLAIMS whose two methods were measured with the same feedback, in each band of KLs that both reach.
+
+    A claim whose methods meet in no band stands there once, without KLs.
+    """
+    told: list[Claim] = []
+    for same in zip(*(_claims(cells, bases, kls) for kls in bands), strict=True):
+        told += [one for one in same if one.kls] or same[:1]
+    return told
+
+
+def _claims(cells, bases, kls) -> list[Claim]:
+    """All of CLAIMS at those of the KLs that both methods reach.
 
     The variance between seeds is pooled over the methods of a feedback, each counted once; that of prompts which seeds share is added.
     """

@@ -7,12 +7,25 @@ import math
 import numpy as np
 
 from jaxalign.experiments.goldbench import methods
-from jaxalign.experiments.goldbench.claims import FAR, KLS, NORMAL, at_kl, claims, curves, gold_of, pooled, prompt_errors, quantile, student
+from jaxalign.experiments.goldbench.claims import (
+    BANDS,
+    FAR,
+    KLS,
+    NORMAL,
+    at_kl,
+    claims,
+    curves,
+    gold_of,
+    pooled,
+    prompt_errors,
+    quantile,
+    student,
+)
 
 
 def tables(cells: Sequence[dict], bases: Sequence[dict], best: dict) -> dict:
     """Heading -> (columns, rows) of text: claims, gold at equal KL, cells."""
-    found, errors, told = curves(cells, bases), prompt_errors(cells), claims(cells, bases)
+    found, errors, told = curves(cells, bases), prompt_errors(cells), claims(cells, bases, *BANDS)
     far = [claim for claim in claims(cells, bases, FAR) if claim.kls]
     columns = ["feedback", "claim", "KL", "difference ± half of the 95 % interval", "from its own seeds alone", "seeds", ""]
     equal, diverse = _equal(found, errors), _equal(curves(cells, bases, metric="distinct_2"), dict.fromkeys(found, 0.0))
