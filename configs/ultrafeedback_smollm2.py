@@ -38,7 +38,7 @@ def stage(name: str, *, model: str) -> ConfigDict:
         dict(
             model=dict(checkpoint=model),
             data=dict(
-                train=rows(TRAIN, 240, **SOURCES[name]),
+                train=rows(TRAIN, 300, **SOURCES[name]),
                 eval=rows(TEST, 60, **SOURCES[name]),
                 row_tokens=512,
                 max_prompt_tokens=96,
