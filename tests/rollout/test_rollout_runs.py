@@ -97,6 +97,13 @@ def test_a_window_whose_rewards_are_no_function_is_continued_with_the_rewards_th
 
 
 @pytest.mark.slow
+def test_a_run_whose_policy_goes_too_far_ends_with_its_kl_in_the_log_and_keeps_its_checkpoints(tmp_path, capfd):
+    assert train.main(arguments(tmp_path, "grpo", "train.max_kl=1e-4", "train.save_every_steps=2")) == 1
+    assert "at step 4, more than train.max_kl=0.0001; no checkpoint is of a policy within it. Pull harder" in capfd.readouterr().err
+    assert lines_of(tmp_path)[-1]["rollout/kl"] > 1e-3 and runs.steps(tmp_path)[-1] in (2, 4)
+
+
+@pytest.mark.slow
 def test_the_log_probs_of_the_sampler_are_those_that_the_trainer_computes(tmp_path, monkeypatch):
     drawn, draw = {}, Sampler.draw
 
@@ -142,3 +149,6 @@ def test_two_processes_draw_the_rollouts_of_one(finished, tmp_path):
         assert ours.keys() == theirs.keys()
         for name in ours.keys() - {"split"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+    ours, theirs = window_of(tmp_path), window_of(finished[0])
+    for name in ("tokens", "slots", "reward", "valid"):
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
