@@ -51,8 +51,10 @@ def reward(name):
 def window_of(workdir):
     """The first batch of the window that the newest checkpoint holds, on the host."""
     folder = runs.checkpoints(workdir) / str(runs.steps(workdir)[-1])
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        window = reader.restore(folder, args=ocp.args.Composite(source=ocp.args.StandardRestore()))["source"]
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.StandardCheckpointer() as reader:  # of processes whose devices are not here, too
+        saved = reader.metadata(folder / "source").item_metadata.tree
+        window = reader.restore(folder / "source", jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved))
     return jax.tree.map(lambda x: np.asarray(x)[0], window)
 
 
