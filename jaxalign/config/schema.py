@@ -237,8 +237,8 @@ SCHEMA: dict[str, Any] = {
         "max_kl": Field(
             (float, NONE),
             None,
-            "stop where the KL of rollouts, of the samples that are laid into rows (of 'pairs' the best and the worst), is above it: to "
-            "the reference, or the first one where it moves, in nats per sample",
+            "stop where the KL of rollouts, of the samples that are trained on (of 'pairs' the best and the worst), is above it: to the "
+            "reference, or the first one where it moves, in nats per sample",
             least=0,
         ),
         "on_nan": Field(

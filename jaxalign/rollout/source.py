@@ -14,12 +14,11 @@ import numpy as np
 
 from jaxalign import sharding
 from jaxalign.data.rows import loader
-from jaxalign.data.rows.pack import MISMATCHED
 from jaxalign.objectives.families.adaptive_kl import FIRST_VISIT
 from jaxalign.rollout.layout import Layout
 from jaxalign.rollout.prompts import COIN, generator
 from jaxalign.rollout.window import NAME, Windows
-from jaxalign.types import Array, Batch, TrainState, response_lengths
+from jaxalign.types import Array, Batch, TrainState
 
 
 class Rows:
@@ -128,9 +127,7 @@ class Rollouts:
             columns, kl = look(state, batch)
             batch = batch.replace(columns={**batch.columns, **columns})
             put = jax.tree.map(lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, entry, 0), window, vars(batch))
-            laid = response_lengths(batch) > 0  # also what is not trained, as where all samples are equal
-            laid &= batch.columns[MISMATCHED] == 0 if MISMATCHED in batch.columns else True
-            return put, None if kl is None else (jnp.sum(jnp.where(laid, kl, 0.0)), jnp.sum(laid))
+            return put, None if kl is None else (jnp.sum(jnp.where(batch.valid, kl, 0.0)), jnp.sum(batch.valid))
 
         def read(window, entry, first):
             fields = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, entry, keepdims=False), window)
@@ -193,7 +190,8 @@ class Rollouts:
         table = jax.block_until_ready(self._finished(table, np.isin(np.arange(self._distinct), entries)))
         if None not in sums:
             total, count = np.sum(sums, 0)
-            window.metrics[f"{NAME}/kl"] = float(total / max(count, 1))
+            if count:  # else nothing is laid into rows, as where all samples are equal, and no KL is known
+                window.metrics[f"{NAME}/kl"] = float(total / count)
         self._news = window.metrics, window.lines
         return state.replace(source=table)
 

@@ -166,7 +166,7 @@ class Saved:
         return None
 
 
-@pytest.mark.parametrize(("kl", "pulls", "way"), [(0.6, ["objective.beta"], r"\(objective.beta\)"), (float("nan"), [], "it. Lower opt")])
+@pytest.mark.parametrize(("kl", "pulls", "way"), [(0.6, ["objective.beta"], r"\(objective.beta\)"), (float("nan"), [], "Lower optimizer")])
 def test_a_kl_beyond_its_limit_stops_the_run_and_names_the_checkpoint_that_is_kept_and_the_way_out(kl, pulls, way):
     saved = Saved()
     words = f"at step 6, more than train.max_kl=0.5; no checkpoint is of a policy within it.*{way}"
