@@ -225,9 +225,11 @@ def _one_of(name):
     return ", ".join(f"{name}_{unit}" for unit in units("every"))
 
 
-def _rate_of_heads(optimizer, heads):
-    own = optimizer["heads_learning_rate"]
-    if own is not None and not heads:
+def _rate_of_heads(optimizer, model):
+    own, heads, trained = optimizer["heads_learning_rate"], ("value_head", "reward_head", "critic"), model["trainable"]
+    if own is not None and trained in heads:
+        yield f"optimizer.heads_learning_rate={own}: the {trained.replace('_', ' ')} alone is trained; set optimizer.learning_rate."
+    elif own is not None and all(model[head] is None for head in heads):
         yield f"optimizer.heads_learning_rate={own}: the model has no value head, reward head or critic; leave the key out."
     elif own is not None and not optimizer["learning_rate"]:
         yield f"optimizer.heads_learning_rate={own} goes by the schedule of optimizer.learning_rate, which is 0; set model.trainable."
@@ -253,7 +255,7 @@ def _objective_rule(resolved):
             yield f"model.trainable={head!r} but the model has none; set model.{head} {how}."
         if model["trainable"] == head and head not in reads:
             yield f"model.trainable={head!r} but objective {name!r} does not read the {head.replace('_', ' ')}; leave the key out."
-    yield from _rate_of_heads(resolved["optimizer"], [head for head in ("value_head", "reward_head", "critic") if model[head] is not None])
+    yield from _rate_of_heads(resolved["optimizer"], model)
     if model["critic_checkpoint"] is not None and model["critic"] is None:
         yield f"model.critic_checkpoint={model['critic_checkpoint']!r}: the model has no critic; set model.critic='linear'."
     if "no_logps" in reads and rule != "none":

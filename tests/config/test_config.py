@@ -66,6 +66,14 @@ def test_an_option_that_needs_a_reference_brings_one(beta, rule):
         (dict(objective=dict(name="dpoo")), ["objective.name='dpoo'", "dpo, dpo_nll"]),
         (dict(model=dict(checkpoint="a", critic="linear")), ["model.critic='linear': objective 'dpo' does not read it"]),
         (dict(optimizer=dict(learning_rate=1e-6, heads_learning_rate=1e-5)), ["heads_learning_rate=1e-05: the model has no value head"]),
+        (
+            dict(
+                objective=dict(name="value"),
+                model=dict(checkpoint="a", value_head=1.0, trainable="value_head"),
+                optimizer=dict(learning_rate=1e-6, heads_learning_rate=1e-5),
+            ),
+            ["heads_learning_rate=1e-05: the value head alone is trained; set optimizer.learning_rate"],
+        ),
         (dict(objective=dict(name="ppo")), ["reads the column of tokens", "set data.rollout"]),
         (dict(objective=dict(name="dpo", bta=0.1)), ["objective.bta", "it takes beta"]),
         (dict(objective=dict(name="dpo", beta="big")), ["objective.beta='big'", "not float"]),
