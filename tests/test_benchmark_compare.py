@@ -1,5 +1,6 @@
-"""The comparison with another library ends, at toy size, with equal losses and with times and memory of both sides."""
+"""A comparison with another library ends, at toy size, with equal losses and with times and memory of both sides."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -10,19 +11,23 @@ import pytest
 
 from jaxalign import chips
 from jaxalign.hf.load import load_config
-from tests.benchmarks.compare import report, weights, workload
-from tests.benchmarks.compare.cases import Case
+from tests.benchmarks.compare import __main__ as command
+from tests.benchmarks.compare import report, tunix_trainer, weights, workload
+from tests.benchmarks.compare.cases import PAD, Case
+from tests.benchmarks.compare.workload import Pair
 
 TOY = ("--case-set", "shape=toy", "--case-set", "lengths=short", "--case-set", "pairs=4", "--block", "1", "--rounds", "2")
 
 
 @pytest.mark.slow
-def test_both_sides_have_the_same_losses_and_are_timed_in_turn(tmp_path):
-    pytest.importorskip("torch", reason="needs torch: pip install 'jaxalign[parity]'")
-    command = [sys.executable, "-m", "tests.benchmarks.compare", "--peer", "torch", "--case", "dpo-tiny", *TOY]
+@pytest.mark.parametrize(("peer", "package"), [("torch", "jaxalign[parity]"), ("tunix", "google-tunix")])
+def test_both_sides_have_the_same_losses_and_are_timed_in_turn(tmp_path, peer, package):
+    if importlib.util.find_spec(peer) is None:
+        pytest.skip(f"needs {peer}: pip install '{package}'")
+    asked = [sys.executable, "-m", "tests.benchmarks.compare", "--peer", peer, "--case", "dpo-tiny", *TOY]
     environment = {**os.environ, "XLA_FLAGS": ""}
     done = subprocess.run(
-        [*command, "--json", str(tmp_path / "found.json")],
+        [*asked, "--json", str(tmp_path / "found.json")],
         cwd=Path(__file__).parents[1],
         env=environment,
         capture_output=True,
@@ -36,6 +41,33 @@ def test_both_sides_have_the_same_losses_and_are_timed_in_turn(tmp_path):
     low, high = found["speed_ratio_spread"]
     assert 0 < low <= found["speed_ratio"] <= high and found["memory_ratio"] > 0
     assert all(len(side["blocks"]) == 2 and side["tokens_per_s"] > 0 for side in found["sides"].values())
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ("--case kto", "method 'kto'"),
+        ("--case lora", "adapters of rank 16"),
+        ("--case precomputed", "a precomputed reference"),
+        ("--case dpo-1b", "dtype 'bfloat16', steps of 4 parts"),
+        ("--case dpo-tiny --device gpu", "device 'gpu'"),
+        ("--case dpo-tiny", "pip install google-tunix"),
+    ],
+)
+def test_tunix_refuses_what_it_cannot_run_before_anything_is_loaded(asked, sentence, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(command, "compare", lambda *_: pytest.fail("the comparison has begun"))
+    monkeypatch.setattr(sys, "argv", ["compare", "--peer", "tunix", *asked.split()])
+    with pytest.raises(SystemExit) as refused:
+        command.main()
+    assert sentence in str(refused.value)
+
+
+def test_tunix_gets_prompts_padded_on_the_left_and_answers_on_the_right():
+    first, second = tunix_trainer.padded([[Pair([5, 6], [[7, 8, 2], [9, 2]])], [Pair([3, 4, 5], [[8, 2], [2]])]])
+    assert first["prompt_ids"].tolist() == [[PAD, 5, 6]] and first["prompt_mask"].tolist() == [[0, 1, 1]]
+    assert first["rejected_ids"].tolist() == [[9, 2, PAD]] and first["rejected_mask"].tolist() == [[1, 1, 0]]
+    assert second["prompt_mask"].all() and second["chosen_mask"].tolist() == [[1, 1, 0]]
 
 
 def test_a_card_of_the_table_has_its_mfu_and_another_has_none(tmp_path):

@@ -1,6 +1,6 @@
 """Speed and memory of a training step beside another library's, on the same weights and the same pairs in the same order.
 
-    python -m tests.benchmarks.compare --peer trl|torch --case NAME [--json FILE]
+    python -m tests.benchmarks.compare --peer trl|torch|tunix --case NAME [--json FILE]
 
 Each side has a process of its own, which waits while the other works. First both take some steps whose losses are compared; where these
 differ by more than the tolerance nothing is timed. Then blocks of steps alternate: A B A B. Useful tokens are those of every sequence, the
@@ -23,11 +23,11 @@ import platform
 import sys
 import tempfile
 
-from tests.benchmarks.compare import report, weights, workload
+from tests.benchmarks.compare import report, tunix_trainer, weights, workload
 from tests.benchmarks.compare.cases import CASES, Case
 from tests.benchmarks.compare.link import Side
 
-PEERS = {"trl": "trl_trainers", "torch": "torch_loop"}
+PEERS = {"trl": "trl_trainers", "torch": "torch_loop", "tunix": "tunix_trainer"}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # of losses and log-probs, relative to 1 + their size
 
 
@@ -35,6 +35,8 @@ def main() -> int:
     """Compares one case; the exit code is 1 where the losses differ."""
     asked = _arguments()
     case = dataclasses.replace(CASES[asked.case], **dict(_setting(one) for one in asked.case_set))
+    if asked.peer == "tunix" and (problem := tunix_trainer.problem(case, asked.device)):
+        raise SystemExit(problem)
     with tempfile.TemporaryDirectory() as there:
         result = compare(case, asked, Path(there))
     print(report.table(result), flush=True)
@@ -159,7 +161,7 @@ def _setting(text):
 def _arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", required=True, choices=CASES)
-    parser.add_argument("--peer", required=True, choices=(*PEERS, "none"), help="none: our side alone")
+    parser.add_argument("--peer", required=True, choices=(*PEERS, "none"), help="tunix: google-tunix, DPO on CPU; none: our side alone")
     parser.add_argument("--checkpoint", metavar="FOLDER", help="weights and tokenizer; without it, random weights of the case's shape")
     parser.add_argument("--pairs", metavar="FILE", help="JSONL of prompt, chosen, rejected; without it, random ids of the case's lengths")
     parser.add_argument("--most", type=int, default=1024, help="tokens of a sequence of --pairs at most (default 1024)")
