@@ -42,7 +42,7 @@ class Function:
 CLIP = "        optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),\n"
 RULE = "        layer_by_layer(update) if by_layer else update,\n"
 DECAY = "        optax.add_decayed_weights(weight_decay, mask=_matrices(axes)) if weight_decay else optax.identity(),\n"
-RATE = "        optax.scale_by_learning_rate(schedule),\n"
+RATE = "        _scaled(optax.scale_by_learning_rate(schedule), scales or {}),\n"
 FUNCTIONS = (
     Function(
         "attention mask",
