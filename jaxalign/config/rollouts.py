@@ -32,7 +32,6 @@ from jaxalign.scoring.rewards import Reward
 from jaxalign.training.step import ROLLOUT_LOGPS
 
 BUCKET = 64  # rows have a multiple of so many tokens where data.row_tokens is None
-PULLS = ("data.rollout", "beta"), ("objective", "beta"), ("objective", "tau")
 LANES = 256  # samples that are drawn side by side, of all prompts together
 
 
@@ -65,7 +64,8 @@ def pulls(cfg: ConfigDict) -> list[str]:
     """The keys that hold the policy nearer to the reference where they are raised; none with a teacher, which it is to come near to."""
     if teacher.has_one(cfg) or cfg.data.rollout is None:
         return []
-    return [f"{place}.{key}" for place, key in PULLS if key in {"objective": cfg.objective, "data.rollout": cfg.data.rollout}[place]]
+    sections = {"data.rollout": cfg.data.rollout, "objective": cfg.objective}
+    return [f"{name}.{key}" for name, section in sections.items() for key in ("beta", "tau") if key in section]
 
 
 def rolling(

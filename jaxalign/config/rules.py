@@ -12,6 +12,7 @@ from jaxalign.hparams import hparams_of
 
 OF_RAW_ROWS = ("path", "hf", "tfds", "data_dir", "config", "split", "rename", "limit")  # keys of a source that any use of its rows reads
 OF_FORMAT = ("format", "score_range", "score_weights", "score_transform")
+HEADS = ("value_head", "reward_head", "critic")  # keys of the section model, and of the parameters
 
 
 def check(resolved: dict, *, bad: Collection[str] = ()) -> list[str]:
@@ -226,10 +227,10 @@ def _one_of(name):
 
 
 def _rate_of_heads(optimizer, model):
-    own, heads, trained = optimizer["heads_learning_rate"], ("value_head", "reward_head", "critic"), model["trainable"]
-    if own is not None and trained in heads:
+    own, trained = optimizer["heads_learning_rate"], model["trainable"]
+    if own is not None and trained in HEADS:
         yield f"optimizer.heads_learning_rate={own}: the {trained.replace('_', ' ')} alone is trained; set optimizer.learning_rate."
-    elif own is not None and all(model[head] is None for head in heads):
+    elif own is not None and all(model[head] is None for head in HEADS):
         yield f"optimizer.heads_learning_rate={own}: the model has no value head, reward head or critic; leave the key out."
     elif own is not None and not optimizer["learning_rate"]:
         yield f"optimizer.heads_learning_rate={own} goes by the schedule of optimizer.learning_rate, which is 0; set model.trainable."
@@ -247,7 +248,7 @@ def _objective_rule(resolved):
         return
     if (RULES[rule].moves or RULES[rule].holds == "logps") and "reference" not in reads:
         yield f"reference.rule={rule!r}: objective {name!r} reads no reference; leave the key out, or use 'frozen' to measure against."
-    for head in ("value_head", "reward_head", "critic"):
+    for head in HEADS:
         if model[head] is not None and head not in reads:
             yield f"model.{head}={model[head]!r}: objective {name!r} does not read it; leave the key out."
         if model["trainable"] == head and model[head] is None:
