@@ -190,6 +190,14 @@ def response_lengths(batch: Batch) -> Array:
     return sum_responses(jnp.ones_like(batch.slots, dtype=jnp.float32), batch)
 
 
+def weights_of_means(batch: Batch) -> Array:
+    """The weights that make a mean of tokens one of the responses' own means: float32[R, T], 1 / its length at a valid response's tokens.
+
+    They add up to 1 in a response, and to 0 in filler and where no token is scored.
+    """
+    return at_tokens(batch.valid.astype(jnp.float32) / jnp.maximum(response_lengths(batch), 1.0), batch)
+
+
 def _in_response(batch: Batch) -> Array:
     """Whether token t of row r is scored in slot g * K + k: bool[R, T, G * K]."""
     return batch.slots[:, :, None] == jnp.arange(batch.valid.size // batch.slots.shape[0])

@@ -2,7 +2,7 @@
 
 from jaxalign.lm_head.divergences import Kind
 from jaxalign.objectives.families import distillation
-from jaxalign.types import Batch, Outputs, Terms
+from jaxalign.types import Batch, Outputs, Terms, weights_of_means
 
 REQUIRES = ("reference", "teacher", "unpaired")
 REDUCTIONS = ("token_mean", "seq_mean")
@@ -36,7 +36,8 @@ def distill(
       loss_temperature: divides the logits of both; TRL's GKD does not let its temperature reach the loss.
       top_k: compare only the teacher's k likeliest tokens, both normalised there; 0: all. What the student gives to other tokens is then
         not seen.
-      reduction: "token_mean" over the scored tokens of the batch, or "seq_mean", the mean of every response's mean (equation 2).
+      reduction: "token_mean" over the scored tokens of the batch, or "seq_mean", the mean of every response's mean (equation 2);
+        a response without scored tokens counts in neither.
 
     Raises:
       ValueError: an option out of its range or without effect, or a teacher that is a table of log-probs.
@@ -49,6 +50,5 @@ def distill(
         raise ValueError(f"objective 'distill' got {beta=}, {rescale=} with {divergence=}: only 'jsd' reads them; leave them out.")
     by_token, metrics = distillation.measured("distill", policy, reference, batch, kind)
     by_token = by_token / min(beta, 1 - beta) if rescale else by_token
-    if reduction == "token_mean":
-        return Terms(by_token, distillation.token_weights(batch), metrics)
-    return Terms(distillation.mean_per_response(by_token, batch), batch.valid.astype(by_token.dtype), metrics)
+    weight = distillation.token_weights(batch) if reduction == "token_mean" else weights_of_means(batch)
+    return Terms(by_token, weight, metrics)

@@ -65,6 +65,15 @@ def test_both_reductions_and_the_kl_of_whole_texts_are_those_of_the_vector():
     np.testing.assert_allclose(mean(*terms.metrics["kl/forward"]), expected["token_mean"], rtol=2e-5)
 
 
+def test_a_response_without_scored_tokens_is_in_no_mean():
+    student, teacher, of = seen("D2")
+    of = of.replace(slots=of.slots.at[1].set(-1))
+    objective = objectives.bind("distill", reduction="seq_mean")
+    terms = jax.jit(lambda *x: objective.terms(*x, {}))(student, teacher, of)
+    first = np.compress(VECTORS["D2"]["inputs"]["mask"][0], VECTORS["D2"]["expected"]["per_token_forward_kl"][0])
+    np.testing.assert_allclose(mean(terms.loss, terms.weight), first.mean(), rtol=2e-5)
+
+
 def test_thirds_of_a_response_add_up_to_the_divergence():
     by_token, terms = loss()
     parts = [terms.metrics[f"divergence/{part}"] for part in ("front", "middle", "end")]

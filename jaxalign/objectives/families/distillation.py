@@ -65,11 +65,6 @@ def token_weights(batch: Batch) -> Array:
     return at_tokens(batch.valid.astype(jnp.float32), batch)
 
 
-def mean_per_response(x: Array, batch: Batch) -> Array:
-    """The mean of x [R, T] over the scored tokens of each response: float32[N, K]; 0 for filler."""
-    return sum_responses(x, batch) / jnp.maximum(response_lengths(batch), 1.0)
-
-
 def _third(batch):
     """Which of PARTS a scored token stands in: float32[R, T]. Positions of its response that are not scored count."""
     span = batch.positions.shape[1]

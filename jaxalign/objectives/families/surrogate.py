@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxalign.lm_head.entropy import token_entropy
 from jaxalign.objectives.families.kl_estimates import ESTIMATES, LARGEST, k1, k3
-from jaxalign.types import Array, Batch, Outputs, Terms, at_tokens, column, response_lengths, sum_responses, token_column
+from jaxalign.types import Array, Batch, Outputs, Terms, at_tokens, column, response_lengths, sum_responses, token_column, weights_of_means
 
 LOGPS = "rollout_logps"  # column of tokens
 REDUCTIONS = ("token_mean", "response_mean", "constant")
@@ -150,6 +150,6 @@ def terms(
         if reduction == "constant":
             loss = sum_responses(loss, batch) / max_tokens
         else:
-            weight = scored if reduction == "token_mean" else at_tokens(valid / jnp.maximum(response_lengths(batch), 1.0), batch)
+            weight = scored if reduction == "token_mean" else weights_of_means(batch)
     weights = {batch.tokens.shape: scored, batch.valid.shape: valid}
     return Terms(loss, weight, {name: (value.astype(jnp.float32), weights[value.shape]) for name, value in every.items()})
