@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxalign import sharding
 from jaxalign.config import build, planned, planned_rows, teacher
-from jaxalign.lm_head.chunks import CHUNK_TOKENS
+from jaxalign.lm_head import chunks
 from jaxalign.models import model as models
 from jaxalign.planning import compiled, hlo, memory, program, roofline, text
 from jaxalign.planning.topology import Topology, devices_of
@@ -123,11 +123,12 @@ def exact(job: Job, *, cache: str | None = None) -> dict[str, Any]:
     with jax.set_mesh(sharding.make_mesh(**mesh_of(job), devices=devices_of(topology))):
         step = planned.step(job.cfg, job.model, job.rows)
         lowered, options = step.function.lower(step.state, step.batch), overlap.options()
+        chunk = chunks.chunk_tokens(chunks.Options(job.model.config.vocab_size, None, chunks.CHUNK_TOKENS))
     made = compiled.compile_step(lowered, target=topology.name, options=options, cache=cache)
     if made.problem:
         plan = quick(job)
         return plan | {"fits": False, "total_gib": made.total / GIB, "by": "by the compiler", "notes": [*plan["notes"], made.problem]}
-    read = hlo.Program(made.text, trips=max(1.0, _setting(job).scored / CHUNK_TOKENS))
+    read = hlo.Program(made.text, trips=max(1.0, _setting(job).scored / chunk))
     sent = read.collectives(topology.devices)
     collectives = [
         program.Collective(one.kind, _group_axes(job, one), one.sent_bytes, one.times, one.loop, float(one.between_slices)) for one in sent

@@ -71,7 +71,14 @@ def test_nothing_scored_gives_zero_and_zero_gradient():
     (hidden, unembed, tokens, scored), _ = case(VOCAB)
     with jax.set_mesh(sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         hidden, unembed, tokens, unscored = place(hidden, unembed, tokens, jnp.zeros_like(scored))
-        value, gradient = jax.value_and_grad(
-            lambda h: jnp.sum(logps.token_logps(h, unembed, tokens, unscored, vocab_size=VOCAB))
-        )(hidden)
+        value, gradient = jax.value_and_grad(lambda h: jnp.sum(logps.token_logps(h, unembed, tokens, unscored, vocab_size=VOCAB)))(hidden)
     assert value == 0 and not gradient.any()
+
+
+@pytest.mark.parametrize(
+    ("platform", "vocab_size", "tokens"), [("cpu", 512, 1024), ("cpu", 32_000, 256), ("cpu", 262_144, 128), ("tpu", 32_000, 1024)]
+)
+def test_a_chunk_of_logits_stays_in_the_cache_of_a_cpu(platform, vocab_size, tokens):
+    with sharding.shapes_only((1, 1, 1, 1, 1), platform):
+        assert chunks.chunk_tokens(chunks.Options(vocab_size, None, chunks.CHUNK_TOKENS)) == tokens
+    assert chunks.chunk_tokens(chunks.Options(vocab_size, None, 64)) == 64  # what a caller asks for is the most
