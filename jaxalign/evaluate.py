@@ -211,7 +211,7 @@ def _states(subject, functions):
 
     from jaxalign.config import apart, build, evaluations
     from jaxalign.training import checkpoint
-    from jaxalign.training.runs import CheckpointError, record
+    from jaxalign.training.runs import CheckpointError
 
     cfg, model = subject.cfg, subject.model
     if isinstance(subject.weights, str):
@@ -223,7 +223,7 @@ def _states(subject, functions):
     workdir, step = subject.weights
     try:
         abstract = apart.left_out(cfg, model, build.abstract_state(cfg, model, functions.init_state))
-        state = apart.seated(cfg, model, checkpoint.restore(workdir, abstract, step), run=record(workdir, step))
+        state = apart.seated(cfg, model, checkpoint.restore(workdir, abstract, step), run=(workdir, step))
     except CheckpointError as error:
         if not subject.typed:
             raise

@@ -85,3 +85,12 @@ def test_a_card_of_the_table_has_its_mfu_and_another_has_none(tmp_path):
     assert fast["mfu"] == pytest.approx(needed / chips.named("h100").flops) == pytest.approx(2 * slow["mfu"])
     assert fast["mfu_sequences"] > fast["mfu"]  # prompts counted twice
     assert "mfu" not in measured("a card that nobody knows", 1.0)
+
+
+def test_a_side_that_ends_in_the_middle_keeps_what_both_have(tmp_path):
+    steps, block = workload.generated(Case("toy", "short", 4), steps=workload.CHECKED + 4, seed=0), 2
+    sides = {name: {"device": "cpu", "blocks": [{"wall": wall, "cpu": 1.0, "memory": 2**30}] * count} for name, wall, count in
+             (("ours", 1.0, 2), ("trl", 3.0, 1))}  # fmt: skip
+    result = {"device": "cpu", "sides": sides}
+    report.add_speeds(result, Case("toy", "short", 4), tmp_path, steps, block=block)
+    assert result["speed_ratio"] == 3.0

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxalign.config.lora import goes_on
+from jaxalign.config.lora import goes_on, same_base
 from jaxalign.models import lora
 from jaxalign.models import model as models
 from jaxalign.training import runs
@@ -28,6 +28,19 @@ def base(cfg: ConfigDict) -> Base | None:
     return Source(cfg.model.checkpoint).stands_on() if goes_on(cfg) else Base(cfg.model.checkpoint, cfg.seed)
 
 
+def settle(cfg: ConfigDict, before: dict[str, Any] | None) -> None:
+    """Names the run that adapters stand on, or go on from, with its step, so that it may go on while they are of use.
+
+    Args:
+      before: the record of the run that is continued, whose step is kept where the same run is named without one.
+    """
+    name = cfg.model.checkpoint
+    if cfg.model.lora is None or name is None or not Source(name).is_run:
+        return
+    was = before and before["config"]["model"]["checkpoint"]
+    cfg.model.checkpoint = was if was and was.partition("@")[0] == name else Source(name).with_step
+
+
 def check_start(cfg: ConfigDict, ours: models.Model) -> None:
     """Raises ValueError where the adapters that are to be trained on are not there, or are others than the section describes."""
     source = Source(cfg.model.checkpoint)
@@ -45,6 +58,10 @@ def check_start(cfg: ConfigDict, ours: models.Model) -> None:
     ]
     if maps[0] != maps[1]:
         differing.append(f"model.lora.targets={ours.lora.targets!r} are {', '.join(maps[0])}, and theirs are {', '.join(maps[1])}")
+    stored_as = runs.record(*source.place)["base_dtype"] if source.is_run else ours.base_dtype
+    random = source.stands_on().checkpoint is None  # weights of another type are drawn otherwise
+    if not same_base(ours.base_dtype, stored_as) or (random and ours.base_dtype != stored_as):
+        differing.append(f"model.lora.base_dtype is {ours.base_dtype!r}, and theirs is {stored_as!r}")
     if differing:
         raise ValueError(
             f"model.lora.start='checkpoint' trains the adapters of {source.name} on, which the section does not describe: "

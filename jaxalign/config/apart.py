@@ -1,12 +1,12 @@
 """What a train state holds and no checkpoint of its run does, as it is read from elsewhere: a teacher, and the base under adapters."""
 
-from typing import Any
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from jaxalign.config import adapters, teacher
 from jaxalign.models import model as models
-from jaxalign.training import bases, sources
+from jaxalign.training import bases, runs, sources
 from jaxalign.types import TrainState
 
 
@@ -16,13 +16,18 @@ def left_out(cfg: ConfigDict, model: models.Model, state: TrainState) -> TrainSt
     return teacher.left_out(cfg, state)
 
 
-def seated(cfg: ConfigDict, model: models.Model, state: TrainState, *, run: dict[str, Any] | None = None) -> TrainState:
+def seated(cfg: ConfigDict, model: models.Model, state: TrainState, *, run: tuple[Path, int] | None = None) -> TrainState:
     """The state with all its weights, read into their shards on the mesh in scope where it lacks them.
 
     Args:
-      run: a record of the run, which names what its adapters stand on; None: the configuration does.
+      run: the folder and the step of the run whose state it is, which says what its adapters stand on; None: the configuration does.
+
+    Raises:
+      ValueError: what the adapters of the run stand on has other weights now.
     """
     if model.lora is not None and state.frozen is None:
-        base = adapters.base(cfg) if run is None else bases.of_record(run)
+        base = adapters.base(cfg) if run is None else bases.of_record(runs.record(*run))
+        if run is not None:
+            bases.check(runs.record(*run), sources.identity(base), run[0])
         state = state.replace(frozen=sources.load_base(base, model))
     return teacher.seated(cfg, state)

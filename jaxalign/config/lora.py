@@ -51,6 +51,8 @@ def check(resolved: dict[str, Any]) -> Iterator[str]:
         )
     if model["lora"]["start"] == GOES_ON and model["checkpoint"] is None:
         yield "model.lora.start='checkpoint' trains adapters on that are there already; name them with model.checkpoint."
+    if not model["lora"]["targets"]:
+        yield "model.lora.targets=() adapts no map; '*' is all of them, or leave model.lora out to train all weights."
     if not model["lora"]["alpha"] > 0:
         yield "model.lora.alpha=0.0 turns the adapters off; give a number above 0, twice the rank is usual."
 
@@ -68,3 +70,13 @@ def unlike(ours: ConfigDict, earlier: ConfigDict) -> Iterator[str]:
     for key in ("rank", "alpha", "rank_stabilised", "targets"):
         if ours.model.lora[key] != earlier.model.lora[key]:
             yield f"whose {key} is {earlier.model.lora[key]!r} and not {ours.model.lora[key]!r}; set the same in both"
+    if not same_base(ours.model.lora.base_dtype, earlier.model.lora.base_dtype):
+        yield (
+            f"whose base_dtype is {earlier.model.lora.base_dtype!r} and not {ours.model.lora.base_dtype!r}: adapters make up for what the "
+            "codes of their base have lost; set the same in both"
+        )
+
+
+def same_base(one: str, other: str) -> bool:
+    """Whether weights that are stored so are the same but for rounding: codes of 8 and 4 bits are not."""
+    return one == other or not {one, other} & {"int8", "nf4"}

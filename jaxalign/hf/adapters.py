@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxalign.data.raw.notation import read_file
 from jaxalign.hf import names, notes
-from jaxalign.hf.load import put
+from jaxalign.hf.load import check_finite, put
 from jaxalign.hf.tensors import DTYPES, Stored, scan
 from jaxalign.models import model as models
 from jaxalign.models.lora import LORA, A, B, LoraConfig
@@ -38,7 +38,7 @@ def is_folder(folder: str | Path) -> bool:
 
 
 def base(folder: str | Path) -> str:
-    """The model that the folder's adapter stands on, as its config names it; an adapter beside it is found by a relative path too."""
+    """The model that the folder's adapter stands on, as its config names it; a relative path is one from where the command runs."""
     name = _config(Path(folder)).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ValueError(f"{Path(folder) / CONFIG} names no base_model_name_or_path; write there what model the adapter was trained on.")
@@ -114,6 +114,11 @@ def load_config(folder: str | Path, plain: models.Model) -> LoraConfig:
     modules = {module for module, tensor in by_module.items() if _name(tensor, A) in stored}
     if not modules:
         raise ValueError(f"{folder / WEIGHTS} holds no adapter of a linear map of this {plain.config.family}.")
+    if SCORE in stored and (shape := tuple(stored[SCORE].shape)) != (1, plain.config.width):
+        raise ValueError(
+            f"{SCORE} in {folder / WEIGHTS} has the shape {shape}, and a reward model of this {plain.config.family} has one label: "
+            f"(1, {plain.config.width:,}). Choose an adapter that was trained with num_labels=1."
+        )
     for module in sorted(modules):
         _check_shapes(folder, by_module[module], stored, plain)
     targets = {".".join(path[1:-1]) for module in modules for path, _ in by_module[module].leaves}
@@ -132,16 +137,19 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
     A map of a lower rank is filled up with zeros, and B carries what its own scale is more than that of the others.
 
     Raises:
-      ValueError: the adapter changes nothing.
+      ValueError: the adapter changes nothing, or is not finite.
     """
     folder = Path(folder)
     values, stored = _config(folder), _stored(folder)
-    check_change({name: stored[name].read() for name in stored}, str(folder))
+    arrays = {name: one.read() for name, one in stored.items()}
+    for name, array in arrays.items():
+        check_finite(array, name, folder / WEIGHTS)
+    check_change(arrays, str(folder))
     found = jax.tree.map(lambda shape: np.zeros(shape.shape, np.float32), model.shapes[LORA])
     for tensor, parts in _adapted(model):
         if _name(tensor, A) not in stored:
             continue  # of a layer that has none
-        a, b = (stored[_name(tensor, side)].read().astype(np.float32) for side in SIDES)
+        a, b = (arrays[_name(tensor, side)].astype(np.float32) for side in SIDES)
         factor = _scale(values, _module(tensor), len(a)) / model.lora.scale
         for part, path in parts:
             pair = _at(found, path[:-1])

@@ -78,11 +78,7 @@ def load(folder: str | Path, model: models.Model) -> dict[str, Any]:
     stored, wanted, params = _stored(_folder(folder), model.config), names.tensors(model), _allocate(model)
     for tensor in wanted:
         array = stored[tensor.name].read()
-        if bad := _count_not_finite(array):
-            raise ValueError(
-                f"tensor {tensor.name} in {stored[tensor.name].file} holds {bad:,} numbers that are not finite: these weights are damaged, "
-                "or their training diverged. Choose another checkpoint."
-            )
+        check_finite(array, tensor.name, stored[tensor.name].file)
         for (path, _), piece in zip(tensor.leaves, names.to_leaves(tensor, array, model.config), strict=True):
             parent, shape, axes = _parent(params, path), _at(model.shapes, path), _at(model.axes, path)
             if tensor.layer is None:
@@ -207,6 +203,15 @@ def put(array: np.ndarray, axes: tuple[str | None, ...]) -> jax.Array:
     # a copy: a device that is this host would go on reading the file
     moved = jax.make_array_from_callback(stored.shape, place, lambda index: np.array(stored[index], order="C"))
     return moved if order == sorted(order) else _transposed(moved, tuple(np.argsort(order).tolist()))
+
+
+def check_finite(array: np.ndarray, name: str, file) -> None:
+    """Raises ValueError where a tensor of a file holds numbers that are not finite."""
+    if bad := _count_not_finite(array):
+        raise ValueError(
+            f"tensor {name} in {file} holds {bad:,} numbers that are not finite: these weights are damaged, or their training diverged. "
+            "Choose another checkpoint."
+        )
 
 
 def _count_not_finite(array: np.ndarray) -> int:

@@ -24,7 +24,7 @@ class LoraConfig:
     """What the adapters of a model are.
 
     Raises:
-      ValueError: a rank below 1, or an alpha that is not above 0.
+      ValueError: a rank below 1, an alpha that is not above 0, or no targets.
     """
 
     rank: int
@@ -35,6 +35,8 @@ class LoraConfig:
     def __post_init__(self):
         if self.rank < 1 or not self.alpha > 0:
             raise ValueError(f"lora rank={self.rank}, alpha={self.alpha}: both must be above 0; 16 and 32.0 are usual.")
+        if not self.targets:
+            raise ValueError("lora targets=() adapt no map; '*' is all of them.")
 
     @property
     def scale(self) -> float:

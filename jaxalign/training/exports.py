@@ -55,7 +55,15 @@ def write_adapter(folder: str | Path, model: models.Model, params, *, workdir: s
     origin, arrays = bases.of_record(record).checkpoint, adapters.tensors(model, params)
     if origin is None:
         raise ValueError(f"{workdir} has adapters for random weights, which nobody else has: leave --adapter out to write the whole model.")
-    values = adapters.written_config(model, base_name=str(paths.resolve(origin)) if origin.startswith("package:") else origin)
+    where, *at = origin.partition("@")
+    there = Path(paths.resolve(where))
+    if runs.checkpoints(there).is_dir():
+        runs.to_stderr(
+            f"these adapters stand on the run {origin}, which jaxalign reads and peft does not; for peft, export that run and write its "
+            f"folder as base_model_name_or_path into {Path(folder) / adapters.CONFIG}."
+        )
+    name = "".join((str(there.resolve()), *at)) if there.exists() else origin  # whichever folder it is read from
+    values = adapters.written_config(model, base_name=name)
     if jax.process_index() == 0:
         with hf_save.whole_folder(folder) as partial:
             tensors.write(partial / adapters.WEIGHTS, {name: array.shape for name, array in arrays.items()}, dtype, arrays.get)

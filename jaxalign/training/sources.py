@@ -253,13 +253,13 @@ def restore_params(
     )
     section = run["config"]["model"]
     trained = runs.trained(section, model)
-    parts = {"trainable": {key: abstract[key] for key in trained} if trained else abstract}
+    parts = {"trainable": abstract if trained is None else {key: abstract[key] for key in trained}}
     base = {}
     if model.lora is not None:
         below = bases.of_record(run)
         bases.check(run, identity(below), workdir)
         base = load_base(below, model)
-    elif trained:
+    elif trained is not None:
         parts["frozen"] = {key: tree for key, tree in abstract.items() if key not in trained}
     trees = runs.read(workdir, step, parts)
     return model, {**base, **{key: leaf for name in parts for key, leaf in trees[name].items()}}, run

@@ -50,8 +50,8 @@ def init_state(
     """
 
     def init(params):
-        trainable = {key: params[key] for key in trained} if trained else params
-        rest = {key: value for key, value in params.items() if key not in trainable} if trained else None
+        trainable = params if trained is None else {key: params[key] for key in trained}
+        rest = None if trained is None else {key: value for key, value in params.items() if key not in trainable}
         start = {key: value for key, value in trainable.items() if key not in silent}
         holds = rule.holds == "weights" and not rule.separate
         reference = jax.tree.map(jnp.copy, trainable if rule.moves else start) if holds else None

@@ -124,3 +124,30 @@ def test_an_adapter_that_changes_nothing_is_an_error_when_written_and_when_read(
         tensors.write(tmp_path / "a" / adapters.WEIGHTS, {name: one.shape for name, one in silent.items()}, "float32", silent.get)
         with pytest.raises(ValueError, match="changes nothing"):
             adapters.load(tmp_path / "a", model)
+
+
+def test_a_number_that_is_not_finite_is_named(trained, tmp_path):
+    _, model, params = trained
+    with jax.set_mesh(toys.mesh()):
+        write(tmp_path / "a", model, params)
+        stored = {name: one.read().copy() for name, one in tensors.scan(tmp_path / "a" / adapters.WEIGHTS).items()}
+        name = max(stored)
+        stored[name].flat[0] = np.nan
+        tensors.write(tmp_path / "a" / adapters.WEIGHTS, {key: one.shape for key, one in stored.items()}, "float32", stored.get)
+        with pytest.raises(ValueError, match=f"tensor {name} in .*{adapters.WEIGHTS} holds 1 numbers that are not finite"):
+            adapters.load(tmp_path / "a", model)
+
+
+def test_a_classifier_of_several_labels_is_no_reward_model(trained, tmp_path):
+    _, model, params = trained
+    write(tmp_path / "a", model, params)
+    stored = {name: one.read().copy() for name, one in tensors.scan(tmp_path / "a" / adapters.WEIGHTS).items()}
+    for labels in (1, 2):
+        stored[adapters.SCORE] = np.ones((labels, toys.CONFIG.width), np.float32)
+        tensors.write(tmp_path / "a" / adapters.WEIGHTS, {key: one.shape for key, one in stored.items()}, "float32", stored.get)
+        judge = models.build(dataclasses.replace(toys.CONFIG, tied=True), reward_head="linear")
+        if labels == 1:
+            assert adapters.load_config(tmp_path / "a", judge)
+        else:
+            with pytest.raises(ValueError, match=r"score.weight in .* has the shape \(2, 32\), and a reward model .* has one label"):
+                adapters.load_config(tmp_path / "a", judge)

@@ -94,6 +94,9 @@ def test_an_implementation_for_whole_rows_is_not_chosen_where_their_tokens_are_s
         (288, "NVIDIA H100 80GB HBM3", "heads of at most 256 elements, not 288"),
         (128, "Tesla V100-SXM2-16GB", "not for 'Tesla V100-SXM2-16GB'"),
         (128, "gfx942", "not for 'gfx942'"),
+        (128, "NVIDIA GeForce RTX 2080 Ti", "not for 'NVIDIA GeForce RTX 2080 Ti'"),
+        (128, "NVIDIA TITAN V", "not for 'NVIDIA TITAN V'"),
+        (128, "NVIDIA RTX A6000", None),
     ],
 )
 def test_the_kernels_for_gpus_name_what_they_cannot_do(head_dim, kind, reason):

@@ -1,5 +1,6 @@
 """Whole runs with adapters: what their checkpoints hold, how they go on, and what reads them afterwards."""
 
+import contextlib
 import json
 from pathlib import Path
 import shutil
@@ -40,6 +41,18 @@ def run(base):
     return workdir
 
 
+@contextlib.contextmanager
+def other_weights(folder):
+    """The last numbers of its weights are zeros for a while."""
+    file = folder / "model.safetensors"
+    kept = file.read_bytes()
+    file.write_bytes(kept[:-64] + bytes(64))
+    try:
+        yield
+    finally:
+        file.write_bytes(kept)
+
+
 def restored(workdir, step=None):
     with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])):
         model, params, record = sources.restore_params(workdir, step)
@@ -63,13 +76,11 @@ def test_a_stopped_run_goes_on_bit_for_bit_on_its_own_base_only(run, base, tmp_p
     again = run.parent / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "10")
-    changed = tmp_path / "model"
-    shutil.copytree(base, changed)
-    with open(changed / "model.safetensors", "r+b") as file:
-        file.seek(-64, 2)
-        file.write(bytes(64))
-    assert train.main(arguments(again, changed)) == 1
-    assert "started from other weights" in capsys.readouterr().err
+    with other_weights(base):
+        assert train.main(arguments(again, base)) == 1
+        assert "started from other weights" in capsys.readouterr().err
+        assert evaluate.main(["--workdir", str(run), "--out", str(tmp_path / "numbers.json")]) == 1
+        assert "adapters fit the base that they were trained on alone" in capsys.readouterr().err
     assert train.main(arguments(again, tmp_path / "nowhere")) == 1
     assert train.main(arguments(again, base)) == 0
     assert "continues at step 5" in capsys.readouterr().err
@@ -117,17 +128,8 @@ def test_the_adapters_of_a_folder_begin_as_they_are_and_others_than_the_section_
     )
     assert "model.lora.targets=('q',) are attention.q, and theirs are attention.k," in message("--config.model.lora.targets=('q',)")
     assert f"model.checkpoint='{base}' on, and it has none" in message(checkpoint=base)
-    with open(base / "model.safetensors", "r+b") as file:
-        file.seek(-64, 2)
-        kept = file.read()
-        file.seek(-64, 2)
-        file.write(bytes(64))
-    try:
+    with other_weights(base):
         assert "was trained on weights with content" in message()
-    finally:
-        with open(base / "model.safetensors", "r+b") as file:
-            file.seek(-64, 2)
-            file.write(kept)
 
 
 def test_a_base_that_is_gone_or_another_is_refused():

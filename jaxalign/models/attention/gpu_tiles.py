@@ -3,6 +3,7 @@
 `python tests/benchmarks/attention_kernels.py --tune` times others beside it.
 """
 
+import re
 from typing import NamedTuple
 
 MOST_ELEMENTS = 256  # of a head
@@ -44,12 +45,13 @@ SMALL = {  # for all others
     (4, 128): Tiles(Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1)),
     (4, 256): Tiles(Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
 }
+OLDER = re.compile(r"GTX|TITAN|GeForce MX|RTX 20\d\d|NVIDIA T\d")  # cards of earlier generations, which multiply no bfloat16
 WITH_LARGE = ("A100", "H100", "H200", "GH200", "B100", "B200", "GB200")  # in the names of such cards
 
 
 def refusal(head_dim: int, device_kind: str | None) -> str | None:
     """Why the kernels cannot attend with heads of this size on such a device; None: they can."""
-    if device_kind is not None and not device_kind.startswith("NVIDIA"):  # so the names of cards begin that multiply bfloat16
+    if device_kind is not None and (not device_kind.startswith("NVIDIA") or OLDER.search(device_kind)):
         return f"its kernels are for NVIDIA cards of the Ampere generation or later, not for {device_kind!r}"
     return f"its kernels take heads of at most {MOST_ELEMENTS} elements, not {head_dim}" if head_dim > MOST_ELEMENTS else None
 

@@ -80,10 +80,11 @@ def compare(case: Case, asked, there: Path) -> dict:
 
 
 def _alternating(names, request, asked, logs, result, tolerance):
-    sides = {name: _start(name, request, logs) for name in names}
+    sides = {}
     try:
-        for name, side in sides.items():
-            _check(name, side, result)
+        for name in names:  # one after the other: what a start takes is told too
+            sides[name] = _start(name, request, logs)
+            _check(name, sides[name], result)
         if _equal(result, tolerance):
             for _ in range(asked.rounds):
                 for name, side in sides.items():

@@ -24,7 +24,7 @@ def add_speeds(result: dict, case: Case, folder, steps: list[list[workload.Pair]
     for peer in peers:
         if ours["blocks"] and peer["blocks"]:
             for kind, key in (("speed_ratio", "wall"), ("cpu_speed_ratio", "cpu")):
-                ratios = [b[key] / a[key] for a, b in zip(ours["blocks"], peer["blocks"], strict=True)]
+                ratios = [b[key] / a[key] for a, b in zip(ours["blocks"], peer["blocks"], strict=False)]
                 result[kind] = statistics.median(ratios)
                 result[f"{kind}_spread"] = [min(ratios), max(ratios)]
             result["memory_ratio"] = ours["memory_gib"] / peer["memory_gib"]
