@@ -282,7 +282,7 @@ FUNCTIONS = (
             (SURROGATE, "-jnp.minimum(plain, held)", "-held"),
             (SURROGATE, "0.5 * jnp.maximum(plain, held)", "0.5 * held"),
             (SURROGATE, "k3(-log_ratio", "k3(log_ratio"),
-            ("objectives/families/kl_estimates.py", "jnp.clip(-difference", "jnp.clip(difference"),
+            ("objectives/families/kl_estimates.py", "jnp.exp(-difference", "jnp.exp(difference"),
             (ADAPTIVE, "previous[NAME] + current", "current"),
         ),
     ),

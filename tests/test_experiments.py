@@ -12,7 +12,7 @@ import pytest
 
 from jaxalign import experiments, objectives
 from jaxalign.experiments import arithmetic, bandit, enumerable, frozen_lake, reward_folds, tree_mdp
-from jaxalign.experiments.parts import many_seeds
+from jaxalign.experiments.parts import many_seeds, results
 from jaxalign.experiments.parts.grids import GRIDS
 
 OPTIMIZED = True
@@ -49,6 +49,39 @@ def test_an_experiment_that_is_asked_to_stop_ends_before_its_next_cell(name, tmp
     monkeypatch.setattr(arithmetic, "COUNTS", dict.fromkeys(arithmetic.COUNTS, 4))
     assert not experiments.Experiment(name).run(tmp_path, SimpleNamespace(requested=lambda: True))
     assert "started again with the same --workdir" in capsys.readouterr().out and not (tmp_path / "results.json").exists()
+
+
+def test_results_of_other_options_are_no_results_of_these(tmp_path, monkeypatch, capsys):
+    calls, never = [], SimpleNamespace(requested=lambda: False)
+
+    def run(workdir, stop, **options):
+        calls.append(options)
+        results.write(workdir, title="Mine", tables={}, results=options)
+
+    monkeypatch.setattr(bandit, "run", run)
+    run.__module__ = bandit.__name__
+    for _ in range(2):
+        assert experiments.Experiment("bandit", seeds=3, arms=("a", "b")).run(tmp_path, never)
+    assert len(calls) == 1 and "done before" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"holds bandit with other options \(seeds: 3 -> 5\); choose a new --workdir"):
+        experiments.Experiment("bandit", seeds=5, arms=("a", "b")).run(tmp_path, never)
+    monkeypatch.setattr(bandit, "KEEPS", "cells", raising=False)
+    assert experiments.Experiment("bandit", seeds=5, arms=("a", "b")).run(tmp_path, never) and calls[-1]["seeds"] == 5
+    assert experiments.Experiment("bandit", seeds=5, arms=("a", "b")).run(tmp_path, never) and len(calls) == 2
+
+
+def test_results_are_there_when_the_plot_is(tmp_path):
+    def fails(axes):
+        raise OSError("no space left on the disk")
+
+    with pytest.raises(OSError, match="no space left"):
+        results.write(tmp_path, title="Mine", tables={}, results={}, panels=[("a", "x", "y", fails)])
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_texts_that_do_not_split_into_groups_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="experiment.texts=100 does not split into groups of 8"):
+        enumerable.run(tmp_path, texts=100)
 
 
 def test_optimal_actions_of_the_standard_map():

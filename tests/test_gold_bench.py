@@ -245,6 +245,9 @@ def test_the_front_of_what_is_better_in_both_golds_is_larger():
         ("sentiment-78 dpo:tau=1", "no option 'tau'"),
         ("sentiment-78 dpo fast", "no number"),
         ("sentiment-78", "no method ''"),
+        ("proxy0 dpo", "neither GOLD-PERCENT"),
+        ("proxy60 modpo_50", "has two golds, of which the second is 'plain'"),
+        ("plain-78 mixed_50", "has two golds, of which the second is 'plain'"),
     ],
 )
 def test_a_cell_that_names_nothing_is_refused(tmp_path, text, words):

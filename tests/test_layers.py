@@ -1,6 +1,7 @@
 """The rules of the source tree, read with ast: imports go down the levels, tools have their places, files and functions are short."""
 
 import ast
+import functools
 import graphlib
 import importlib
 from pathlib import Path
@@ -69,18 +70,29 @@ CODE = sorted(name for name, file in MODULES.items() if file.name != "__init__.p
 modules = pytest.mark.parametrize("name", CODE)
 
 
-def tree(name):
-    return ast.parse(MODULES[name].read_text())
+@functools.cache
+def nodes(name):
+    """All nodes of a module's tree, its root first."""
+    return tuple(ast.walk(ast.parse(MODULES[name].read_text())))
 
 
+@functools.cache
 def imports(name):
-    """(module, name or None) of every import, those inside functions too: `from a import b` gives (a, b), `import a` gives (a, None)."""
-    for node in ast.walk(tree(name)):
+    """{(module, name or None)} of every import, those inside functions too: `from a import b` gives (a, b), `import a` gives (a, None)."""
+    found = set()
+    for node in nodes(name):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
+            found.update((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: relative import on line {node.lineno}; write the whole path."
-            yield from ((node.module, alias.name) for alias in node.names)
+            found.update((node.module, alias.name) for alias in node.names)
+    return found
+
+
+@functools.cache
+def named(name):
+    """Names of attributes and of what is imported."""
+    return {node.attr for node in nodes(name) if isinstance(node, ast.Attribute)} | {member for _, member in imports(name)}
 
 
 def own(name):
@@ -115,9 +127,7 @@ def test_imports_have_no_cycle():
 
 @modules
 def test_flax_nnx_is_used_under_models_only(name):
-    uses = any(node.attr == "nnx" for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)) or any(
-        "nnx" in (module.split(".")[-1], member) for module, member in imports(name)
-    )
+    uses = "nnx" in named(name) or any(module.split(".")[-1] == "nnx" for module, _ in imports(name))
     assert not uses or name.startswith("models.")
 
 
@@ -128,14 +138,12 @@ def test_data_is_made_without_jax(name):
 
 @modules
 def test_partitions_are_written_in_sharding_only(name):
-    names = {node.attr for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)} | {member for _, member in imports(name)}
-    assert name == "sharding" or not names & {"PartitionSpec", "P"}, f"{name} names PartitionSpec; use sharding.spec or gather."
+    assert name == "sharding" or not named(name) & {"PartitionSpec", "P"}, f"{name} names PartitionSpec; use sharding.spec or gather."
 
 
 @modules
 def test_jit_is_called_where_the_design_says(name):
-    calls = {node.attr for node in ast.walk(tree(name)) if isinstance(node, ast.Attribute)} | {member for _, member in imports(name)}
-    assert name in JIT or not calls & {"jit", "pjit", "pmap"}
+    assert name in JIT or not named(name) & {"jit", "pjit", "pmap"}
 
 
 @modules
@@ -172,14 +180,14 @@ def test_files_are_short(name):
 
 @modules
 def test_functions_are_short(name):
-    functions = [node for node in ast.walk(tree(name)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [node for node in nodes(name) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = {node.name: size for node in functions if (size := node.end_lineno - node.lineno + 1) > FUNCTION_LINES}
     assert not long
 
 
 @modules
 def test_every_file_says_what_it_is_for(name):
-    assert ast.get_docstring(tree(name))
+    assert ast.get_docstring(nodes(name)[0])
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "data.tokenizer"])

@@ -62,6 +62,15 @@ def test_a_length_that_the_loop_cannot_measure_at_is_refused(steps, every, wrong
         teacher_hacking.points(steps, every)
 
 
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [({"arms": ("online",)}, "arms=.'online',.*arms of online_teacher, online_student"), ({"arms": ()}, "arms="), ({"seeds": 0}, "seeds=0")],
+)
+def test_what_cannot_be_measured_is_refused_before_a_teacher_learns(tmp_path, options, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        teacher_hacking.run(tmp_path, **options)
+
+
 @pytest.mark.slow
 def test_every_source_of_texts_runs_and_the_results_are_written(tmp_path, monkeypatch):
     for name, value in (("TEACHER_STEPS", 20), ("TEACHER_EVERY", 10), ("STUDENT_STEPS", 10)):

@@ -12,6 +12,7 @@ from jaxalign.config import adapters, apart, build, stored, teacher
 from jaxalign.config.durations import Durations
 from jaxalign.config.schema import units
 from jaxalign.models import model as models
+from jaxalign.scoring import rewards
 from jaxalign.training import bases, runs, sources
 from jaxalign.training.checkpoint import Checkpoints
 from jaxalign.training.runs import CheckpointError
@@ -31,7 +32,7 @@ FREE_TO_CHANGE = (
 
 
 def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Checkpoints, int, dict[str, Any]]:
-    """(the run's checkpoints, the step to begin with, what identifies the "weights" that it starts from, the "base" and the "teacher").
+    """(the run's checkpoints, the step to begin with, what identifies the "weights" that it starts from, "base", "teacher" and "reward").
 
     Raises:
       ValueError: settings, model or weights are not those of the run that is there, or the weights do not fit the model.
@@ -39,9 +40,11 @@ def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Check
     """
     kept = {"keep_last": cfg.train.keep_last, "keep_best": cfg.train.keep_best, "metric": cfg.train.best_metric}
     saved = Checkpoints(workdir, **kept, mirror=cfg.train.mirror)
-    start, weights = _start(saved, cfg.to_dict()), build.weights_identity(cfg)
+    start = _start(saved, cfg.to_dict())
+    before = saved.read_run(start) if start else None
+    adapters.settle(cfg, before)
+    weights = build.weights_identity(cfg)
     if start:
-        before = saved.read_run(start)
         check_same_run(before["config"], cfg.to_dict(), workdir)
         check_same_model(before, runs.model_record(model.config), weights, workdir)
     else:
@@ -53,7 +56,13 @@ def open_run(cfg: ConfigDict, model: models.Model, workdir: Path) -> tuple[Check
     taught = teacher.settle(cfg, model, build.renderer(cfg).tokenizer)
     if start:
         check_same_teacher(before, taught, workdir, way="Choose a new --workdir for this teacher, or go back to that one.")
-    return saved, start, {"weights": weights, "teacher": taught, "base": below}
+    judge = None if cfg.data.rollout is None or cfg.data.rollout.reward is None else rewards.content(cfg.data.rollout.to_dict()["reward"])
+    if start and before.get("reward", judge) != judge:
+        runs.to_stderr(
+            f"data.rollout.reward={cfg.data.rollout.reward!r} has other content than when the checkpoint of step {start} was written: its "
+            "window keeps the rewards that it has, and later samples are judged by what is there now."
+        )
+    return saved, start, {"weights": weights, "teacher": taught, "base": below, "reward": judge}
 
 
 def first_state(

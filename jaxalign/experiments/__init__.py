@@ -4,15 +4,21 @@ other stages.
 The file name is the registry. Each file holds `run(workdir, stop, **options) -> results`, which trains with the objectives, reference rules
 and the step of this package, on a forward of its own (`front` trains nothing), and writes table.md, results.json and plot.png into workdir.
 Its keyword arguments are its section of the config: `experiment=dict(name="frozen_lake", seeds=10)`. `stop()` says whether somebody asked
-the experiment to stop, which it does between two cells (`parts.until`).
+the experiment to stop, which it does between two cells (`parts.until`). Finished with other options, it is refused, unless the file says
+KEEPS, the name of a folder of parts that are measured once for all options.
 """
 
 from collections.abc import Callable
 import importlib
+import json
 from pathlib import Path
+import sys
 from typing import Any
 
+from jaxalign.experiments.parts.results import keep
 from jaxalign.experiments.parts.until import Stopped
+
+OPTIONS = "options.json"  # of the experiment whose results are in the folder
 
 
 class Experiment:
@@ -22,16 +28,29 @@ class Experiment:
         self.name, self.options = name, options
 
     def run(self, workdir: Path, stop) -> bool:
-        """Runs the experiment and prints its table, unless its results are there already; False if `stop` asked for it before the end."""
+        """Runs the experiment and prints its table, unless its results are there already; False if `stop` asked for it before the end.
+
+        Raises:
+          ValueError: there are results with other options, and the experiment keeps no parts with which it could go on.
+        """
+        file, asked, run = workdir / OPTIONS, json.loads(json.dumps(self.options)), named(self.name)
         if (workdir / "results.json").exists():
-            print(f"{self.name}: done before, see {workdir}")
-            return True
+            before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
+            changed = [f"{key}: {before.get(key)!r} -> {asked.get(key)!r}" for key in before | asked if before.get(key) != asked.get(key)]
+            if not changed:
+                print(f"{self.name}: done before, see {workdir}")
+                return True
+            if not hasattr(sys.modules[run.__module__], "KEEPS"):
+                raise ValueError(
+                    f"{workdir} holds {self.name} with other options ({'; '.join(changed)}); choose a new --workdir, or go back to those."
+                )
         workdir.mkdir(parents=True, exist_ok=True)
         try:
-            named(self.name)(workdir, stop.requested, **self.options)
+            run(workdir, stop.requested, **self.options)
         except Stopped:
             print(f"{self.name}: stopped before its end; started again with the same --workdir, it measures what it has not kept there")
             return False
+        keep(file, asked)
         print((workdir / "table.md").read_text())
         return True
 

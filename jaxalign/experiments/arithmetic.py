@@ -78,8 +78,8 @@ def run(
             found[str(seed)] = _of_seed(seed, arms, language_steps, reward_steps, stop)
     differences = {arm: _difference(found, arm, arms[0]) for arm in arms[1:]}
     everything = found | {"differences": differences}
-    results.write(Path(workdir), title="Running arithmetic", tables=_tables(found, differences), results=everything)
-    results.plot(Path(workdir), [(f"seed {seed}", "result", "AUROC of the reward", partial(_draw, every)) for seed, every in found.items()])
+    panels = [(f"seed {seed}", "result", "AUROC of the reward", partial(_draw, every)) for seed, every in found.items()]
+    results.write(Path(workdir), title="Running arithmetic", tables=_tables(found, differences), results=everything, panels=panels)
     return everything
 
 

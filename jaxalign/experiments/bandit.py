@@ -59,8 +59,8 @@ def run(workdir: Path, stop: Stop = never, *, steps: int = 4000, points: int = 8
         "gradient of on-policy raw UNA against -2 beta times that of RLHF": (["largest deviation, relative"], [[f"{deviation:.1e}"]]),
     }
     extra = {"optimum": optimum.tolist(), "ipo": {str(tau): p for tau, p in ipo.items()}, "gradient_deviation": deviation}
-    results.write(Path(workdir), title="Fixed points on a bandit", tables=tables, results=found | extra)
-    results.plot(Path(workdir), [("where training ends", "action", "probability", partial(_draw, found, optimum))])
+    panels = [("where training ends", "action", "probability", partial(_draw, found, optimum))]
+    results.write(Path(workdir), title="Fixed points on a bandit", tables=tables, results=found | extra, panels=panels)
     return found | extra
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import dataclasses
 from functools import partial
 import itertools
+import math
 from pathlib import Path
 
 import jax
@@ -164,7 +165,13 @@ def run(
       texts: of a rollout.
       learning_rate: of Adam, falling to 0 by a cosine.
       first_seed: of the draws.
+
+    Raises:
+      ValueError: texts do not split into the groups of a method.
     """
+    whole = math.lcm(*(method.responses for method in METHODS.values()))
+    if texts < whole or texts % whole:
+        raise ValueError(f"experiment.texts={texts} does not split into groups of {whole}, the largest of a method; choose a multiple.")
     found, tables, length = {}, {}, {"seeds": seeds, "rollouts": rollouts, "texts": texts}
     with many_seeds.one_device():
         for title, world in worlds().items():
@@ -176,9 +183,8 @@ def run(
             rows = [[name, *_cells(one)] for name, one in found[title].items() if name in METHODS]
             columns = ["method", "share of the best gain, mean", "least", "reward", "KL"]
             tables[f"{title}, beta {world.beta}: from {start:.4f} to at best {best:.4f}"] = columns, rows
-    results.write(Path(workdir), title=f"Known optima, {seeds} seeds", tables=tables, results=found)
     panels = [(title, "rollouts", "share of the best gain", partial(_draw, values)) for title, values in found.items()]
-    results.plot(Path(workdir), panels)
+    results.write(Path(workdir), title=f"Known optima, {seeds} seeds", tables=tables, results=found, panels=panels)
     return found
 
 

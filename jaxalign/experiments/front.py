@@ -37,9 +37,10 @@ def run(workdir: Path, stop: Stop = never, *, methods: dict, x: str, y: str, cor
         "points": (["method", "stage", x, y, "kl", "on the method's front"], rows),
         f"area above {tuple(corner)}": (["method", "hypervolume"], [[name, f"{one['hypervolume']:.4f}"] for name, one in found.items()]),
     }
-    results.write(workdir, title="Front", tables=tables, results=found)
     drawn = {name: [(place_x, place_y, stage) for stage, place_x, place_y in one["points"]] for name, one in found.items()}
+    workdir.mkdir(parents=True, exist_ok=True)
     pareto.front_plot(workdir / "plot.png", drawn, xlabel=x, ylabel=y)
+    results.write(workdir, title="Front", tables=tables, results=found)
     return found
 
 

@@ -57,8 +57,8 @@ def run(
     columns = ["method", *(f"step {step}" for step in at), "to SFT (se)"]
     tables = {heading: (columns, [_cells(method, values) for method, values in every.items()]) for heading, every in summary.items()}
     title = f"Frozen Lake: squared distance to the optimal policy, mean of {seeds} seeds"
-    results.write(Path(workdir), title=title, tables=tables, results=summary)
-    results.plot(Path(workdir), [(heading, "step", "squared distance", partial(_draw, every)) for heading, every in summary.items()])
+    panels = [(heading, "step", "squared distance", partial(_draw, every)) for heading, every in summary.items()]
+    results.write(Path(workdir), title=title, tables=tables, results=summary, panels=panels)
     return summary
 
 

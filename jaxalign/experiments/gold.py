@@ -15,6 +15,7 @@ from jaxalign.experiments.goldbench import claims, fronts, golds, methods, repor
 from jaxalign.experiments.parts import many_seeds, results
 from jaxalign.experiments.parts.until import Stop, never, until
 
+KEEPS = "cells"  # what a run with other options goes on with, see `experiments.Experiment`
 BEST_OF = (2, 4, 8, 16)
 BEST_PROMPTS = 128
 
@@ -59,8 +60,7 @@ def run(
     tables = report.tables(measured, bases, best)
     if front := fronts.rows(measured, bases):
         tables["two golds at once"] = (["KL", "", "MODPO", "mixed losses", "difference", "seeds"], front)
-    results.write(workdir, title="Gold bench", tables=tables, results=everything)
-    results.plot(workdir, report.panels(measured, bases, best))
+    results.write(workdir, title="Gold bench", tables=tables, results=everything, panels=report.panels(measured, bases, best))
     return everything
 
 
@@ -85,8 +85,10 @@ def _wanted(cells: Sequence[str], seeds: Sequence[int]) -> list[bench.Cell]:
     found = []
     for text in cells:
         feedback, method, *rates = [*str(text).split(), ""][:2] + str(text).split()[2:]
-        bench.parse(feedback)
+        judge = bench.parse(feedback)
         methods.check(method)
+        if (other := methods.named(method).other) and judge[0] in ("proxy", other):
+            raise ValueError(f"experiment.cells: {text!r} has two golds, of which the second is {other!r}; feedback is another gold's.")
         try:
             found += [(feedback, method, float(rate)) for rate in rates or methods.named(method).rates]
         except ValueError as error:
@@ -111,8 +113,5 @@ def _kept(file: Path, depends: Mapping, measure) -> dict:
     """What a file holds, or what is measured, then kept in it with what it depends on."""
     check_kept(file, depends)
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".partial")
-        unfinished.write_text(json.dumps({"depends": depends, "measured": measure()}, indent=1), encoding="utf-8")
-        unfinished.rename(file)
+        results.keep(file, {"depends": depends, "measured": measure()})
     return json.loads(file.read_text(encoding="utf-8"))["measured"]

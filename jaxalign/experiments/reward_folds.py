@@ -99,8 +99,8 @@ def run(
                 print(f"reward_folds: seed {seed}: {arm}: {said}", flush=True)
     found: dict[str, Any] = {arm: readings.summary(of_arm) for arm, of_arm in read_by.items()}
     found["difference"] = readings.difference(*(read_by[arm] for arm in ("goal_reward", "reward")))
-    results.write(Path(workdir), title="Reward models on judged answers", tables=_tables(found), results=found)
-    results.plot(Path(workdir), [("held out", "share of the answer", "AUROC of the reward", partial(_draw, found))])
+    panels = [("held out", "share of the answer", "AUROC of the reward", partial(_draw, found))]
+    results.write(Path(workdir), title="Reward models on judged answers", tables=_tables(found), results=found, panels=panels)
     return found
 
 

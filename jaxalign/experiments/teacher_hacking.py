@@ -22,7 +22,7 @@ import optax
 from jaxalign import objectives
 from jaxalign.evaluators.hacking import Curve
 from jaxalign.evaluators.sequence_kl import SequenceKL
-from jaxalign.experiments.parts import hacking_tables, many_seeds, tiny_decoder
+from jaxalign.experiments.parts import hacking_tables, many_seeds, results, tiny_decoder
 from jaxalign.experiments.parts.tiny_decoder import Size
 from jaxalign.experiments.parts.topics import Language
 from jaxalign.experiments.parts.until import Stop, check, never
@@ -61,6 +61,7 @@ ARMS = {
     "offline_1000x1_jsd": Arm("fixed", divergence={"divergence": "jsd"}),
 }
 MAIN = tuple(ARMS)[:5]
+KEEPS = "curves"  # what a run with other options goes on with, see `experiments.Experiment`
 
 
 def run(
@@ -84,8 +85,13 @@ def run(
       every: steps from one measurement to the next, up to twice so many half of it; ten early ones come on top.
       arms: names in ARMS.
       workers: arms that run side by side, each on a core.
+
+    Raises:
+      ValueError: an unknown arm, nothing to measure, or steps that cannot be measured at.
     """
     at = points(steps, every)
+    if not arms or set(arms) - ARMS.keys() or seeds < 1:
+        raise ValueError(f"experiment.arms={tuple(arms)!r}, experiment.seeds={seeds}: name a seed at least, and arms of {', '.join(ARMS)}.")
     folder = Path(workdir) / "curves"
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool:
@@ -171,7 +177,7 @@ class World:
             for done in range(0, at[-1] + 1, SCAN):
                 if done in at:
                     measured.append((max(done, 1), self.proxy.measure(state.trainable).value, self.golden.measure(state.trainable).value))
-                    file.write_text(json.dumps(measured))
+                    results.keep(file, measured)
                 if done < at[-1]:
                     state = run(state, texts(done, state.trainable))
         print(f"teacher_hacking: seed {self.seed}: {name}: proxy {measured[-1][1]:.2f}, golden {measured[-1][2]:.2f}")

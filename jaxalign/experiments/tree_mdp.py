@@ -72,8 +72,8 @@ def run(
     columns = ["data", "reference", "chosen (se)", "rejected", "out of data", "chosen, to frozen (se)"]
     rows = [[name, title, *_cells(values)] for name, every in found.items() for title, values in every.items()]
     title = f"Tree of 27 texts: probability of a chosen text and of all texts out of the data, mean of {seeds} seeds"
-    results.write(Path(workdir), title=title, tables={f"after {steps} steps": (columns, rows)}, results=found)
-    results.plot(Path(workdir), [(name, "step", "probability", partial(_draw, every)) for name, every in found.items()])
+    panels = [(name, "step", "probability", partial(_draw, every)) for name, every in found.items()]
+    results.write(Path(workdir), title=title, tables={f"after {steps} steps": (columns, rows)}, results=found, panels=panels)
     return found
 
 

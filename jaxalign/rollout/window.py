@@ -83,11 +83,13 @@ class Windows:
         rewards, faults = self._rewards(flat, samples)
         trained = self._without_end(rewards, np.array([[sample.stop != "length" for sample in own] for own in samples]))
         metrics = _metrics(rewards, trained, samples, faults)
-        arrays, size = {}, speech.prompts.batch
+        arrays, size, some = {}, speech.prompts.batch, False
         for i, number in enumerate(numbers):
             part = slice(i * size, (i + 1) * size)
-            arrays[number] = self._laid(prompts[i], samples[part], trained[part], number)
-        lines = list(self._told(step, trained, metrics, faults, arrays))
+            judged = self._judge(trained[part])
+            arrays[number] = self._laid(prompts[i], samples[part], trained[part], judged, number)
+            some = some or judged.valid.any()  # of all rows, in every process
+        lines = list(self._told(step, trained, metrics, faults, some=some))
         return Window(arrays, metrics | {"speed/rollout_s": time.perf_counter() - began}, lines)
 
     def _samples(self, params, prompts: Sequence[int], *, seed) -> list[list[Sample]]:
@@ -119,8 +121,7 @@ class Windows:
         faults = {rule: count - before.get(rule, 0) for rule, count in reward.faults.counts.items()}
         return rewards.reshape(len(prompts), speech.samples), {rule: count for rule, count in faults.items() if count}
 
-    def _laid(self, prompts, samples, rewards, number: int) -> dict:
-        judged = self._judge(rewards)
+    def _laid(self, prompts, samples, rewards, judged: Judged, number: int) -> dict:
         columns = {REWARD: np.take_along_axis(np.nan_to_num(rewards), judged.chosen, 1)}
         ids = [self._speech.prompts.ids[prompt] for prompt in prompts]
         responses = [[own[k].token_ids for k in chosen] for own, chosen in zip(samples, judged.chosen.tolist(), strict=True)]
@@ -129,8 +130,8 @@ class Windows:
         seed = int(generator(self._speech.prompts.seed, DONORS, number).integers(2**32))
         return self.layout.arrays(ids, responses, judged, columns, rows=rows, seed=seed)
 
-    def _told(self, step, rewards, metrics, faults, arrays) -> Iterator[str]:
-        """What is not as it should be, each kind of it once; `rewards` are those that are trained on."""
+    def _told(self, step, rewards, metrics, faults, *, some: bool) -> Iterator[str]:
+        """What is not as it should be, each kind of it once; `rewards` are those that are trained on, if `some` are."""
         reward = self._reward
         if np.isnan(rewards).all():
             raise ValueError(
@@ -142,7 +143,7 @@ class Windows:
             yield from reward.lines()
         else:
             yield from (line for kind, line in remarks.items() if kind not in self._known)
-        if not any(own["valid"].any() for own in arrays.values()):
+        if not some:
             yield from self._once(f"step {step}: no sample of the window is trained on: {_why_alike(rewards)}.")
         elif reward is not None and rewards.shape[1] > 1 and tied(rewards).all():
             yield from self._once(f"step {step}: {_why_alike(rewards)}, so no sample of a prompt is better than another.")

@@ -10,6 +10,7 @@ import collections.abc
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+from pathlib import Path
 import re
 import types
 import typing
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from jaxalign.hparams import REQUIRED, hparams_of
+from jaxalign.manifest import content_hash, hash_of
 from jaxalign.models.features import FeatureHeadConfig
 from jaxalign.scoring import features, grading, reward_model, rules
 from jaxalign.scoring.callables import HostFunction
 from jaxalign.scoring.faults import Fault, Faults, Prompt, shown
 from jaxalign.suggest import meant
+from jaxalign.training.runs import from_first
 from jaxalign.training.sources import Source
 
 PYTHON = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
@@ -128,6 +131,21 @@ def make(spec: str | Mapping) -> Reward:
     scale = Scale(**{key: options.pop(key) for key in COMMON if key in options})
     rule = KINDS[kind](**options)
     return Reward(name, parse(spec), rule, math.nan if fault_value is None else float(fault_value), scale)
+
+
+def content(spec: str | Mapping) -> str | None:
+    """A hash of what a reward is made of beside its spec, the file of a function or the weights of a model; None where there is nothing.
+
+    With several processes all must call this.
+    """
+    options = parse(spec)
+    if options["kind"] == "model":
+        return Source(options["model"]).identity()
+    if options["kind"] == "python":
+        file = Path(options["function"].rpartition(":")[0])
+        return from_first(lambda: hash_of([file]) if file.is_file() else None)
+    parts = {name: content(part) for name, (part, _) in options["of"].items()} if options["kind"] == "sum" else {}
+    return content_hash(parts) if any(parts.values()) else None
 
 
 def parse(spec: str | Mapping) -> dict[str, Any]:

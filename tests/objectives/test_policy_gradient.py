@@ -190,6 +190,11 @@ def test_the_mean_gradient_of_a_kl_in_the_loss_is_that_of_the_exact_kl(estimate)
     assert (np.abs(expected).max() > 1e-2) == (estimate != "k1")
 
 
+def test_k3_never_pushes_away_from_the_reference():
+    gradient = jax.vmap(jax.grad(surrogate.ESTIMATES["k3"]), (0, None))(jnp.array([-40.0, -24.0, -6.0, -5.0, -4.0, 30.0]), -5.0)
+    np.testing.assert_allclose(gradient, [0.0, 1 - np.exp(19.0), 1 - np.e, 0.0, 1 - np.exp(-1), 1.0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["ppo", "rloo"])
 def test_a_kl_in_the_reward_has_the_gradient_of_the_kl_of_whole_texts(name):
     old, constant = logps_of(TABLES[0]), logps_of(TABLES[1])

@@ -41,11 +41,11 @@ class Speaker:
         return " ".join(map(str, sample.token_ids))
 
 
-def windows(score, judge=rewards_alone, *, prompts=6, endless=False, remarks=dict, **missing_eos):
+def windows(score, judge=rewards_alone, *, prompts=6, rows=1, endless=False, remarks=dict, **missing_eos):
     asked = [Asked(number, f"prompt {number}", columns={"answer": number}) for number in range(prompts)]
     paired = judge is pairs
     made = Layout(
-        1, 64, SIZE, responses=2 if paired else K, paired=paired, share_prompt=True, mismatched=False, columns=("rollout_reward",),
+        rows, 64, SIZE, responses=2 if paired else K, paired=paired, share_prompt=True, mismatched=False, columns=("rollout_reward",),
         computed=(), token_columns=(),
     )  # fmt: skip
     speech = Speech(Prompts(asked, [(5, 6 + number) for number in range(prompts)], SIZE, 0), Sampler(endless), Speaker(), K)
@@ -99,6 +99,20 @@ def test_rewards_that_are_all_equal_are_told_once_and_nothing_is_trained():
     assert not first.arrays[0]["valid"].any() and first.metrics["rollout/ties"] == 1.0
     assert first.lines == ["step 0: no sample of the window is trained on: the rewards of a prompt's samples are all equal."]
     assert not second.lines
+
+
+def test_a_process_whose_own_rows_rest_does_not_say_that_all_do(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+
+    def equal_for(tied):
+        return lambda prompts, completions, rows: [0.0 if row["answer"] == tied else float(i) for i, row in enumerate(rows)]
+
+    _, speech = windows(by_answer)
+    for process, prompt in enumerate(speech.prompts.of_batch(0)):  # one prompt for each, in a row of its own
+        monkeypatch.setattr("jax.process_index", lambda process=process: process)
+        made, _ = windows(equal_for(prompt), pairs, rows=2)
+        window = made.draw(None, [0], step=0)
+        assert not window.arrays[0]["valid"].any() and not window.lines
 
 
 def test_rewards_that_are_missing_are_not_said_to_be_equal():

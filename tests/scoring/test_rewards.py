@@ -286,3 +286,12 @@ def test_a_file_without_the_function_is_an_error_before_anything_runs(tmp_path, 
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(ValueError, match=words):
         rewards.make(f"{tmp_path / 'mine.py'}:{name}")
+
+
+def test_the_content_of_a_reward_is_that_of_its_files(file):
+    mine = f"{file}:words"
+    before = rewards.content(mine), rewards.content(dict(kind="sum", of={"a": (mine, 1.0), "b": ("length", 0.5)}))
+    assert None not in before and rewards.content("length") is None and rewards.content(dict(kind="sum", of={"a": ("length", 1.0)})) is None
+    file.write_text(FUNCTIONS + "\n")
+    assert rewards.content(mine) not in (None, before[0])
+    assert rewards.content(dict(kind="sum", of={"a": (mine, 1.0), "b": ("length", 0.5)})) not in (None, before[1])

@@ -254,7 +254,7 @@ def parse(name: str) -> tuple[str, int]:
     gold, _, percent = name.partition("-")
     if gold in golds.GOLDS and percent.isdecimal() and 50 < int(percent) < 100:
         return gold, int(percent)
-    if name.removeprefix("proxy").isdecimal() and name.startswith("proxy"):
+    if name.startswith("proxy") and name.removeprefix("proxy").isdecimal() and int(name.removeprefix("proxy")):
         return "proxy", int(name.removeprefix("proxy"))
     raise ValueError(
         f"feedback {name!r} is neither GOLD-PERCENT, a gold of {', '.join(golds.GOLDS)} and the percent of labels that agree with it (51 "

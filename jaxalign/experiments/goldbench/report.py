@@ -113,7 +113,7 @@ def _cells(key, own):
 
 
 def panels(cells: Sequence[dict], bases: Sequence[dict], best: dict) -> list[tuple[str, str, str, Callable]]:
-    """(title, x, y, draw) for `results.plot`: gold against KL for each feedback, the proxy where there is one, and length."""
+    """(title, x, y, draw) for `results.write`: gold against KL for each feedback, the proxy where there is one, and length."""
     drawn = []
     cells = [cell for cell in cells if not methods.named(cell["method"]).other] or cells  # others are trained for another reward
     for feedback in dict.fromkeys(cell["feedback"] for cell in cells):

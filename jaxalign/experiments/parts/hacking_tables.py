@@ -62,12 +62,12 @@ def write(workdir: Path, seeds: dict, arms: tuple, *, oracle_entropy: float) -> 
     what = "golden of the teacher, least of its checkpoints on these texts: a little low"
     floor = [what, "", " / ".join(f"{start['floor']:.2f}" for start in starts), *[""] * 5]
     tables = {"nats per text, by seed": (columns, [*rows, begin, floor])}
-    results.write(workdir, title="Teacher hacking", tables=tables, results=everything)
-    results.plot(workdir, [
+    panels = [
         ("proxy and golden", "proxy: KL(teacher || student), falling", "golden: KL(oracle || student)", partial(_draw_plane, seeds, arms)),
         ("with the oracle: o least, x flagged in most seeds", "step", "golden", partial(_draw_golden, seeds, arms)),
         ("without it: proxy and its early power law", "step", "proxy", partial(_draw_proxy, seeds, arms)),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    results.write(workdir, title="Teacher hacking", tables=tables, results=everything, panels=panels)
     return everything
 
 

@@ -23,9 +23,9 @@ def k2(logps: Array, reference_logps: Array) -> Array:
 
 
 def k3(logps: Array, reference_logps: Array) -> Array:
-    """pi_ref / pi - 1 + k1; never below 0. The exponent is held within 20 nats."""
-    difference = logps - reference_logps
-    return jnp.exp(jnp.clip(-difference, -LARGEST, LARGEST)) - 1 + difference
+    """pi_ref / pi - 1 + k1; never below 0. Where pi is less than exp(-20) of pi_ref it is that of this limit, without a gradient."""
+    difference = jnp.maximum(logps - reference_logps, -LARGEST)
+    return jnp.exp(-difference) - 1 + difference
 
 
 ESTIMATES = {"k1": k1, "k2": k2, "k3": k3}
