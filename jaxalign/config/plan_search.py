@@ -54,8 +54,12 @@ def _splits(job: planning.Job, tensor: int, context: int) -> bool:
 
 
 def search(job: planning.Job, tell: Callable[[str], None] = lambda line: None) -> list[dict]:
-    """Plans of meshes, remat and the fewest microbatches that fit, the fastest by `quick` first; without those that fit in no way."""
-    plans, slowest = [], {}
+    """Plans of meshes, remat and the fewest microbatches that fit, the fastest by `quick` first; without those that fit in no way.
+
+    Raises:
+      ValueError: batch or model split over none of the meshes.
+    """
+    plans, slowest, splits, problem = [], {}, False, ""
     for one in candidates(job):
         mesh = one.sizes
         tell(f"{text.mesh(planning.mesh_of(one))}, remat {one.cfg.model.remat}")
@@ -64,13 +68,18 @@ def search(job: planning.Job, tell: Callable[[str], None] = lambda line: None) -
         while True:
             try:
                 plan = planning.quick(one)
-            except ValueError:
+            except ValueError as error:
+                problem = f": {error}"
                 break
+            splits = True
             if plan["fits"]:
                 plans.append(plan)
                 slowest[mesh] = plan["microbatches"] == 1
                 break
             one = one.changed(microbatches=one.cfg.batch.gradient_accumulation_steps * 2)
+    if not splits:
+        what = f"batch.rows={job.cfg.batch.rows} with rows of {job.rows.tokens:,} tokens"
+        raise ValueError(f"{what} split over {job.topology.name} in no way that was tried{problem}; choose another number of rows.")
     return sorted(plans, key=lambda plan: plan["step_s"])
 
 

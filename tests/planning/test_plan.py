@@ -182,6 +182,11 @@ def test_a_search_splits_the_tokens_of_few_rows():
     assert all(one["data"] * one["fsdp"] <= 2 for one in meshes)
 
 
+def test_a_search_says_where_nothing_splits():
+    with pytest.raises(ValueError, match="batch.rows=5 with rows of 64 tokens split over v5e:16x16 in no way that was tried"):
+        plan_search.search(job("v5e:16x16", batch=dict(rows=5), mesh=dict(fsdp=-1)))
+
+
 def test_weights_stay_within_a_slice():
     assert job("2xv5e:2x4", mesh=dict(data=2)).axes == {"data": 2, "fsdp": 2, "fsdp_inner": 4, "context": 1, "tensor": 1}
     with pytest.raises(ValueError, match="set mesh.data=2, or a multiple of it, and mesh.fsdp=-1"):
