@@ -254,6 +254,7 @@ def run_record(
     teacher: str | None = None,
     skipped: Skipped = NOTHING_SKIPPED,
     base: dict[str, Any] | None = None,
+    reward: str | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint records of its run.
 
@@ -262,6 +263,7 @@ def run_record(
       weights: a hash of those that the run started from.
       base: what the adapters stand on, with the hash of its weights; None where there are none.
       teacher: a hash of the weights of a reference that is another model, which no checkpoint holds.
+      reward: a hash of the files that the reward of rollouts is made of; None where there are none.
       tokenizer_files: what the files of the run's own copy of the tokenizer are like, as `manifest.describe` gives it.
       skipped: batches that the run went past when it rolled back.
 
@@ -279,6 +281,7 @@ def run_record(
         "weights": weights,
         "base": base,
         "teacher": teacher,
+        "reward": reward,
         "tokenizer": str(Path(tokenizer).absolute()),
         "tokenizer_files": tokenizer_files,
         "data": {"seed": config["seed"], "step": step, "prepared": prepared, "skipped": dataclasses.asdict(skipped)},
