@@ -91,11 +91,15 @@ def test_a_run_that_was_killed_in_a_save_goes_on_from_the_save_before(finished, 
 
 
 @pytest.mark.slow
-def test_a_window_whose_rewards_are_no_function_is_continued_with_the_rewards_that_it_had(tmp_path):
-    settings = reward("noise"), "train.total_steps=4"
+def test_a_window_is_continued_with_the_rewards_that_it_had_and_a_reward_of_other_content_is_named(tmp_path, capfd):
+    file = Path(shutil.copy(CONFIG, tmp_path / "mine.py"))
+    settings = f"data.rollout.reward={file}:noise", "train.total_steps=4"  # no function of the texts
     whole = start(tmp_path, "grpo", *settings)
+    assert "other content" not in capfd.readouterr().err
     stop_at(tmp_path, 1)
+    file.write_text(file.read_text() + "\n")
     assert start(tmp_path, "grpo", *settings) == whole
+    assert "mine.py:noise' has other content than when the checkpoint of step 1 was written" in capfd.readouterr().err
 
 
 @pytest.mark.slow
