@@ -1,4 +1,4 @@
-"""SFT, then DPO and UNA-score, of a real pretrained model on the CPU of a laptop within an hour: 200 judged pairs, answers before and after.
+"""SFT, then DPO and UNA-score, of a real pretrained model on two CPU cores within an hour: 200 judged pairs, answers before and after.
 
 Papers:   DPO, arXiv 2305.18290; UNA, arXiv 2408.15339.
 Model:    SmolLM2-135M-Instruct (Apache-2.0), from the hub or from the folder that JAXALIGN_MODEL names.
