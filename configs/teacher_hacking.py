@@ -17,8 +17,8 @@ Reading:  the order of the arms is the paper's in every seed: fresh texts, more 
           1,800 on; offline_200x5 in one, as its proxy turns up too; online_student in one, at the last step. The alarm without an oracle
           (a slope ratio below 0.25) rings in every seed for the two arms that turn up most and for no other. Online slope ratios are 0.40
           to 0.52, where 0.45 and more were expected; from weights that start as GPT-2's do they are 0.44 to 0.51, fixed texts of 1,000
-          prompts are flagged in two seeds of three, and four texts per prompt end as near as fresh ones in one. What helps is what the paper names: fresh texts of teacher or student, and more texts
-          per prompt. Mixed sources are not measured.
+          prompts are flagged in two seeds of three, and four texts per prompt end as near as fresh ones in one. What helps is what the
+          paper names: fresh texts of teacher or student, and more texts per prompt. Mixed sources are not measured.
 """
 
 from ml_collections import ConfigDict
