@@ -10,6 +10,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=2"  # compiles a quarter faster than 3; no slower on tiny models
+os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=300"  # 40 abort where a busy machine has fewer cores
 if metadata.version("jax").startswith("0.10."):  # newer ones have no such flag, and abort at it
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # compiles a third faster
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
