@@ -89,7 +89,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_on_its_own_base_only(run, base, tmp_p
 
 
 @pytest.mark.slow
-def test_an_export_is_merged_and_evaluates_as_the_run_does(run, tmp_path):
+def test_an_export_is_merged_and_evaluates_as_the_run_does(run, base, tmp_path):
     assert export.main(["--workdir", str(run), "--out", str(tmp_path / "merged")]) == 0
     with jax.set_mesh(sharding.make_mesh(fsdp=1, devices=jax.devices()[:1])):
         model, params, _ = sources.restore_params(run)
@@ -97,6 +97,8 @@ def test_an_export_is_merged_and_evaluates_as_the_run_does(run, tmp_path):
         written = load.load(tmp_path / "merged", plain)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), written, whole)
         assert export.main(["--workdir", str(run), "--out", str(tmp_path / "adapter"), "--adapter"]) == 0
+        written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert written["base_model_name_or_path"] == str(base.resolve())
         of_adapter = sources.Source(str(tmp_path / "adapter"))
         assert of_adapter.identity() and of_adapter.tokenizer() == of_adapter.name
         jax.tree.map(np.testing.assert_array_equal, of_adapter.load(plain), whole)
