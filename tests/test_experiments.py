@@ -65,7 +65,7 @@ def test_results_of_other_options_are_no_results_of_these(tmp_path, monkeypatch,
     assert len(calls) == 1 and "done before" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"holds bandit with other options \(seeds: 3 -> 5\); choose a new --workdir"):
         experiments.Experiment("bandit", seeds=5, arms=("a", "b")).run(tmp_path, never)
-    monkeypatch.setattr(bandit, "KEEPS", "cells", raising=False)
+    monkeypatch.setattr(bandit, "KEEPS_PARTS", True, raising=False)
     assert experiments.Experiment("bandit", seeds=5, arms=("a", "b")).run(tmp_path, never) and calls[-1]["seeds"] == 5
     assert experiments.Experiment("bandit", seeds=5, arms=("a", "b")).run(tmp_path, never) and len(calls) == 2
 

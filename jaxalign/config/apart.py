@@ -26,8 +26,11 @@ def seated(cfg: ConfigDict, model: models.Model, state: TrainState, *, run: tupl
       ValueError: what the adapters of the run stand on has other weights now.
     """
     if model.lora is not None and state.frozen is None:
-        base = adapters.base(cfg) if run is None else bases.of_record(runs.record(*run))
-        if run is not None:
-            bases.check(runs.record(*run), sources.identity(base), run[0])
+        if run is None:
+            base = adapters.base(cfg)
+        else:
+            record = runs.record(*run)
+            base = bases.of_record(record)
+            bases.check(record, sources.identity(base), run[0])
         state = state.replace(frozen=sources.load_base(base, model))
     return teacher.seated(cfg, state)

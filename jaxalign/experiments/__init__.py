@@ -4,8 +4,8 @@ other stages.
 The file name is the registry. Each file holds `run(workdir, stop, **options) -> results`, which trains with the objectives, reference rules
 and the step of this package, on a forward of its own (`front` trains nothing), and writes table.md, results.json and plot.png into workdir.
 Its keyword arguments are its section of the config: `experiment=dict(name="frozen_lake", seeds=10)`. `stop()` says whether somebody asked
-the experiment to stop, which it does between two cells (`parts.until`). Finished with other options, it is refused, unless the file says
-KEEPS, the name of a folder of parts that are measured once for all options.
+the experiment to stop, which it does between two cells (`parts.until`). The options of what is finished stand in options.json: with
+other ones it is refused, unless the file says KEEPS_PARTS = True, as it keeps what it measured and goes on with that.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Experiment:
             if not changed:
                 print(f"{self.name}: done before, see {workdir}")
                 return True
-            if not hasattr(sys.modules[run.__module__], "KEEPS"):
+            if not getattr(sys.modules[run.__module__], "KEEPS_PARTS", False):
                 raise ValueError(
                     f"{workdir} holds {self.name} with other options ({'; '.join(changed)}); choose a new --workdir, or go back to those."
                 )

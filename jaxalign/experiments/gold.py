@@ -15,7 +15,7 @@ from jaxalign.experiments.goldbench import claims, fronts, golds, methods, repor
 from jaxalign.experiments.parts import many_seeds, results
 from jaxalign.experiments.parts.until import Stop, never, until
 
-KEEPS = "cells"  # what a run with other options goes on with, see `experiments.Experiment`
+KEEPS_PARTS = True  # its cells, see `experiments`
 BEST_OF = (2, 4, 8, 16)
 BEST_PROMPTS = 128
 

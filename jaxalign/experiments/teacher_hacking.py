@@ -61,7 +61,7 @@ ARMS = {
     "offline_1000x1_jsd": Arm("fixed", divergence={"divergence": "jsd"}),
 }
 MAIN = tuple(ARMS)[:5]
-KEEPS = "curves"  # what a run with other options goes on with, see `experiments.Experiment`
+KEEPS_PARTS = True  # the curves of arms, see `experiments`
 
 
 def run(

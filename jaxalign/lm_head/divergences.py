@@ -74,7 +74,7 @@ def token_divergence(
       kind: of the divergence.
       vocab_size: number of tokens of both; further rows of unembed are padding.
       softcaps: of the logits of student and teacher, None for plain ones.
-      chunk_tokens: tokens that go through the heads at a time.
+      chunk_tokens: the most tokens that go through the heads at a time; on CPU fewer, see `chunks.chunk_tokens`.
 
     Raises:
       ValueError: a value of `kind` is out of its range.

@@ -26,7 +26,7 @@ def token_logps(hidden, unembed, tokens, scored, *, vocab_size: int, softcap: fl
       scored: bool[R, T]; must be False at t = 0 and wherever the token before belongs to another sequence.
       vocab_size: number of real tokens.
       softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), None for plain logits.
-      chunk_tokens: tokens that go through the head at a time.
+      chunk_tokens: the most tokens that go through the head at a time; on CPU fewer, see `chunks.chunk_tokens`.
     """
     options = Options(vocab_size, softcap, chunk_tokens)
     return heads.by_token(_operator(hidden, unembed, heads.by_state(tokens), heads.by_state(scored), options))
