@@ -70,13 +70,13 @@ def test_tunix_gets_prompts_padded_on_the_left_and_answers_on_the_right():
     assert second["prompt_mask"].all() and second["chosen_mask"].tolist() == [[1, 1, 0]]
 
 
-def test_a_card_of_the_table_has_its_mfu_and_another_has_none(tmp_path):
+def test_a_card_of_the_table_has_its_mfu_a_cpu_the_share_of_its_rate_and_another_card_none(tmp_path):
     case, block = Case("toy", "short", 4), 2
     weights.write(case, tmp_path / "toy")
     steps = workload.generated(case, steps=workload.CHECKED + block, seed=0)
 
-    def measured(device, seconds):
-        side = {"device": device, "blocks": [{"wall": seconds, "cpu": 1.0, "memory": 2**30}]}
+    def measured(device, seconds, **known):
+        side = {"device": device, **known, "blocks": [{"wall": seconds, "cpu": 1.0, "memory": 2**30}]}
         report.add_speeds({"device": "gpu", "sides": {"ours": side}}, case, tmp_path / "toy", steps, block=block)
         return side
 
@@ -85,6 +85,7 @@ def test_a_card_of_the_table_has_its_mfu_and_another_has_none(tmp_path):
     assert fast["mfu"] == pytest.approx(needed / chips.named("h100").flops) == pytest.approx(2 * slow["mfu"])
     assert fast["mfu_sequences"] > fast["mfu"]  # prompts counted twice
     assert "mfu" not in measured("a card that nobody knows", 1.0)
+    assert measured("cpu", 1.0, gemm_flops=2 * needed)["mfu"] == pytest.approx(0.5)
 
 
 def test_a_side_that_ends_in_the_middle_keeps_what_both_have(tmp_path):

@@ -7,10 +7,11 @@ differ by more than the tolerance nothing is timed. Then blocks of steps alterna
 prompt once per answer, without padding, whatever a side computes. speed_ratio is the peer's time over ours (above 1: we are faster),
 memory_ratio our peak over the peer's. Spread is the smallest and the largest ratio of neighbouring blocks.
 
-MFU, on a card of the table in `jaxalign/chips.py`: the FLOPs that the mathematics needs, over seconds and the bf16 peak. A trained
-matmul weight costs 6 FLOPs per token and 4 where it is frozen under adapters, the reference's forward pass 2, attention 4 per layer, head
-width and visible key in a forward pass and twice that in a backward pass; the head counts on scored tokens alone. `mfu` counts a shared
-prompt once, `mfu_sequences` once per answer, as if every sequence stood alone.
+MFU, on a card of the table in `jaxalign/chips.py`: the FLOPs that the mathematics needs, over seconds and the bf16 peak; on a CPU, of our
+side, over the rate of a product of 2,048 x 2,048 float32 matrices, measured at its start. A trained matmul weight costs 6 FLOPs per token
+and 4 where it is frozen under adapters, the reference's forward pass 2, attention 4 per layer, head width and visible key in a forward
+pass and twice that in a backward pass; the head counts on scored tokens alone. `mfu` counts a shared prompt once, `mfu_sequences` once per
+answer, as if every sequence stood alone.
 """
 
 import argparse

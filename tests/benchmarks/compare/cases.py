@@ -87,7 +87,7 @@ class Case:
     peer_parts: int = 1  # the same on the other side, which needs more memory
     dtype: str = "float32"  # of the matmuls, on both sides
     learning_rate: float = 1e-4
-    remat: str = "none"
+    remat: str = "dots"
 
     @property
     def config(self) -> dict:
@@ -110,7 +110,7 @@ CASES = {
     "kto": Case("tiny", "even", 8, method="kto"),
     "sft": Case("tiny", "even", 16, method="sft"),
     "lora": Case("small", "even", 8, rank=16),
-    "dpo-1b": Case("1b", "chat", 32, rows=8, peer_parts=4, dtype="bfloat16", learning_rate=1e-5, remat="dots"),
-    "lora-8b": Case("8b", "chat", 16, rows=4, peer_parts=4, rank=16, dtype="bfloat16", remat="dots"),
+    "dpo-1b": Case("1b", "chat", 32, rows=8, peer_parts=4, dtype="bfloat16", learning_rate=1e-5),
+    "lora-8b": Case("8b", "chat", 16, rows=4, peer_parts=4, rank=16, dtype="bfloat16"),
     "dpo-8b": Case("8b", "chat", 16, rows=4, peer_parts=4, dtype="bfloat16", learning_rate=1e-6, remat="full"),
 }

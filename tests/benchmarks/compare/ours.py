@@ -40,7 +40,8 @@ def serve(link: Link, asked: dict) -> None:
         seconds = {"imports": imported - started, "weights": loaded - imported, "compile": compiled - loaded}
         versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
         shape = " x ".join(map(str, first["tokens"].shape))
-        link.say(seconds=seconds, versions=versions, device=jax.devices()[0].device_kind, rows=shape, fill=fill)
+        rate = {"gemm_flops": gemm_flops()} if asked["device"] == "cpu" else {}
+        link.say(seconds=seconds, versions=versions, device=jax.devices()[0].device_kind, rows=shape, fill=fill, **rate)
         ahead = iter(batches)
         while True:
             count = link.ask()
@@ -52,6 +53,20 @@ def serve(link: Link, asked: dict) -> None:
             times = clock.read()
             metrics = jax.device_get(metrics)
             link.say(**times, losses=[float(one["loss"]) for one in metrics], **first_logps(metrics[0], case), memory=memory())
+
+
+def gemm_flops(size: int = 2048, times: int = 5) -> float:
+    """FLOP/s of a product of two float32 matrices of this size, the fastest of some."""
+    import jax
+    import jax.numpy as jnp
+
+    product, square = jax.jit(jnp.matmul), jnp.ones((size, size))
+    seconds = []
+    for _ in range(1 + times):
+        start = time.perf_counter()
+        jax.block_until_ready(product(square, square))
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds[1:])
 
 
 def configuration(case: Case, folder: str, settings: dict):

@@ -18,8 +18,7 @@ def add_speeds(result: dict, case: Case, folder, steps: list[list[workload.Pair]
         side["tokens_per_cpu_s"] = statistics.median(tokens / one["cpu"] for tokens, one in done)
         side["step_s"] = statistics.median(one["wall"] for one in side["blocks"]) / block
         side["memory_gib"] = max(one["memory"] for one in side["blocks"]) / 2**30
-        if result["device"] == "gpu":
-            side |= _mfu(case, folder, timed, side)
+        side |= _mfu(case, folder, timed, side)
     ours, *peers = result["sides"].values() or [None]
     for peer in peers:
         if ours["blocks"] and peer["blocks"]:
@@ -31,18 +30,19 @@ def add_speeds(result: dict, case: Case, folder, steps: list[list[workload.Pair]
 
 
 def _mfu(case, folder, timed, side):
-    """{"mfu", "mfu_sequences"} of a side on the card that it names; {} for a card without a known peak."""
+    """{"mfu", "mfu_sequences"} of a side on the card that it names, or of its own rate of matrix products; {} where neither is known."""
     from jaxalign import chips
     from jaxalign.hf.load import load_config
 
     chip = chips.of_device(side["device"])
-    if chip is None:
+    peak = side.get("gemm_flops") or (chip and chip.flops)
+    if not peak:
         return {}
     config, seconds = load_config(folder), sum(one["wall"] for one in side["blocks"])
     shares = {}
     for name, shared in (("mfu", True), ("mfu_sequences", False)):
         done = sum(_flops(config, case, pairs, shared=shared) for pairs, _ in zip(timed, side["blocks"], strict=False))
-        shares[name] = done / seconds / chip.flops
+        shares[name] = done / seconds / peak
     return shares
 
 
