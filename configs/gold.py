@@ -22,8 +22,8 @@ Measured: 2026-11-27, sentiment with 78 % agreement, three seeds, gold at KL 3 a
             una_binary  0.577 (0.017)  0.579 (0.020)  ift_best    0.461 (0.017)  0.464 (0.020)
           By cells of two to four rates, the variance pooled over methods. From another start, with six seeds, at KL 1 and 2 and at KL 3 and
           4: online UNA is above PPO by 0.052 (0.020) and 0.056 (0.024), UNA on scores above DPO by 0.024 (0.013) and below it by 0.026
-          (0.014), KTO above DPO by 0.023 (0.013) and 0.030 (0.014). There too labels of 65, 78 and 95 %, proxies, UNA's betas and rates:
-          configs/README.md. Not measured are rloo, grpo and online_kto, brevity and structure.
+          (0.014), KTO above DPO by 0.023 (0.013) and 0.030 (0.014). There too labels of 65, 78 and 95 %, proxies, UNA's betas and rates,
+          GRPO, RLOO and online KTO, brevity and structure: configs/README.md.
 """
 
 from ml_collections import ConfigDict

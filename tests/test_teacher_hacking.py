@@ -91,7 +91,7 @@ def test_every_source_of_texts_runs_and_the_results_are_written(tmp_path, monkey
 @pytest.mark.slow
 def test_fresh_texts_of_the_teacher_end_nearer_to_the_truth_than_a_few_fixed_ones(tmp_path):
     # published for 600 steps of a prototype: 3.89 and 4.52, 4.14 and 4.49
-    found = teacher_hacking.run(tmp_path, seeds=1, steps=600, arms=("online_teacher", "offline_200x5"))["golden_final"]
+    found = teacher_hacking.run(tmp_path, seeds=1, steps=600, every=600, arms=("online_teacher", "offline_200x5"))["golden_final"]
     assert found["online_teacher"] + 0.2 < found["offline_200x5"]
 
 
