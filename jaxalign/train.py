@@ -149,6 +149,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
         if jax.process_index() == 0:
             _summarize(loop, finished, start_step=start, command=command, seconds=time.monotonic() - clock.began)
         saved.copy()
+        watch.barrier("the end of the run", limited=False)  # jax gives those that end first five minutes, and then ends the others
     return finished
 
 

@@ -3,20 +3,22 @@
 #   launch/gpu_node.sh --config FILE.py [FLAGS of jaxalign.train]
 # Several nodes over ssh, one process per node; the first one is the coordinator:
 #   launch/gpu_node.sh --hosts node1,node2 [OPTIONS] --config FILE.py --workdir FOLDER [FLAGS of jaxalign.train]
-#   launch/gpu_node.sh stop --hosts node1,node2 [--name NAME]
+#   launch/gpu_node.sh stop --hosts node1,node2 [--name NAME] [--grace SECONDS]
 # From --config on, everything is for jaxalign.train. --workdir is a folder that all nodes see.
 #   --port PORT    of the coordinator, which the other nodes can reach (8476)
 #   --dir FOLDER   this checkout on every node (where it is here)
 #   --python FILE  python with jaxalign on every node (the one of this shell)
 #   --name NAME    of the run on the nodes (jaxalign); two runs on the same nodes need two names
+#   --env NAME=X   a variable of the run on every node, such as --env=HF_TOKEN=...; may be given several times
+#   --grace SECONDS  for the save after a stop (600); what has not ended then is killed
 # ssh must work without a password. Ctrl-C or `stop` saves and ends everywhere. When the connection is lost the run goes on; the same
 # command shows it again. Exit code: that of the first process that fails, 143 after a stop, or 0.
 set -euo pipefail
-GRACE_S=${GRACE_S:-180} # on_host.sh kills before that
 # shellcheck source=launch/shared.sh
 source "$(dirname "$0")/shared.sh"
 
-hosts=() port=8476 dir=$(cd "$(dirname "$0")/.." && pwd) python=$(command -v python) name=jaxalign action=run
+hosts=() port=8476 dir=$(cd "$(dirname "$0")/.." && pwd) python=$(command -v python || true) name=jaxalign action=run
+environment=() grace=600
 if [[ ${1:-} == stop ]]; then action=stop && shift; fi
 while (($#)) && [[ $1 != --config* ]]; do
   [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
@@ -27,15 +29,21 @@ while (($#)) && [[ $1 != --config* ]]; do
     --dir) dir=$2 ;;
     --python) python=$2 ;;
     --name) name=$2 ;;
+    --env) environment+=("$2") ;;
+    --grace) grace=$2 ;;
     *) usage "unknown option $1; the flags of jaxalign.train stand after --config" ;;
   esac
   shift 2
 done
 count=${#hosts[@]}
+[[ $grace =~ ^[0-9]+$ ]] || usage "--grace $grace is no whole number"
+for variable in "${environment[@]}"; do [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || usage "--env $variable is not NAME=VALUE"; done
+GRACE_S=${GRACE_S:-$((grace + 60))} # on_host.sh kills before that
 platforms=${JAX_PLATFORMS:-cuda,cpu} # a node without a working GPU is an error, and not a slow run
 if [[ $action == run ]]; then
   (($#)) || usage "--config is missing"
-  ((count)) || JAX_PLATFORMS=$platforms exec python -m jaxalign.train "$@"
+  [[ $python ]] || usage "there is no python on this PATH; give --python FILE"
+  ((count)) || exec env "JAX_PLATFORMS=$platforms" "${environment[@]}" "$python" -m jaxalign.train "$@"
   [[ " $*" == *" --workdir"* ]] || usage "--workdir is missing: a folder that all nodes see"
 fi
 ((count)) || usage "--hosts is missing"
@@ -45,17 +53,17 @@ on() { # HOST ACTION ARGUMENT...: runs on_host.sh there
 }
 request() {
   local host
-  for host in "${hosts[@]}"; do on "$host" stop & done
+  for host in "${hosts[@]}"; do on "$host" stop "$grace" & done
 }
 if [[ $action == stop ]]; then
   code=0
-  for ((number = 0; number < count; number++)); do begin "$number" on "${hosts[number]}" stop; done
+  for ((number = 0; number < count; number++)); do begin "$number" on "${hosts[number]}" stop "$grace"; done
   finish true || code=$?
   exit "$code"
 fi
 
 id=$(date +%s)-$$
-train=(env "JAX_PLATFORMS=$platforms" "$python" -m jaxalign.train "$@" --coordinator "${hosts[0]#*@}:$port" --processes "$count")
+train=(env "JAX_PLATFORMS=$platforms" "${environment[@]}" "$python" -m jaxalign.train "$@" --coordinator "${hosts[0]#*@}:$port" --processes "$count")
 for ((number = 0; number < count; number++)); do
   begin "$number" on "${hosts[number]}" follow "$id" "${train[@]}" --process "$number"
 done

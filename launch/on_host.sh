@@ -2,12 +2,14 @@
 # What tpu_pod.sh and gpu_node.sh run on every host: a process that goes on when the connection to the host is lost.
 #   launch/on_host.sh follow FOLDER ID COMMAND...  shows what COMMAND prints and ends with its exit code, after starting it, unless it was
 #                                                  started under this ID or something runs in FOLDER
-#   launch/on_host.sh stop FOLDER                  asks it to save and end (SIGTERM), and kills it if it does not; `follow` ends with 143
+#   launch/on_host.sh stop FOLDER [SECONDS]        asks it to save and end (SIGTERM), and kills it if it has not after that time (1), else 0;
+#                                                  `follow` ends with 143 where it saved, else with its exit code
 #   launch/on_host.sh running FOLDER               ends with 0 if something runs in FOLDER
 # FOLDER lies on a disk of the host. It keeps the files lock, id, pid, log, code and, after `stop`, stopped.
 set -euo pipefail
-STOPPED=143               # exit code of what SIGTERM ended
-GRACE_S=${GRACE_S:-120}   # for the save
+STOPPED=143               # exit code of what saved and ended, as somebody asked
+RESTART=75                # exit code of what may be started again
+GRACE_S=${GRACE_S:-600}   # for the save
 START_S=${START_S:-20}    # until what was started has written its process id
 (($# >= 2)) || { sed -n '2,/^[^#]/s/^# //p' "$0" >&2 && exit 2; }
 action=$1
@@ -51,27 +53,30 @@ follow() { # ID COMMAND...
   fi
   tail -n +1 -s 0.2 --pid "$(<"$folder/pid")" -f "$folder/log"
   while running; do sleep 0.1; done
-  if [[ -e $folder/stopped ]]; then return "$STOPPED"; fi
-  if [[ ! -s $folder/code ]]; then say "the run ended without an exit code; was the host started anew?" && return 1; fi
-  return "$(<"$folder/code")"
+  if [[ ! -s $folder/code ]]; then say "the run ended without an exit code; was the host started anew?" && return "$RESTART"; fi
+  code=$(<"$folder/code")
+  if [[ -e $folder/stopped && $code =~ ^(0|$RESTART)$ ]]; then return "$STOPPED"; fi
+  return "$code"
 }
 
-stop() {
+stop() { # [SECONDS]
+  local grace=${1:-$GRACE_S}
   if ! running; then say "nothing runs" && return; fi
   : >"$folder/stopped"
   kill -TERM "$(<"$folder/pid")" 2>/dev/null || true
   say "asked to save and end"
-  for ((tenths = 0; tenths < GRACE_S * 10; tenths++)); do
+  for ((tenths = 0; tenths < grace * 10; tenths++)); do
     running || return 0
     sleep 0.1
   done
-  say "killed after $GRACE_S s"
   kill -KILL "$(<"$folder/pid")" 2>/dev/null || true
+  say "killed after $grace s, so the run continues from its newest checkpoint; --grace SECONDS gives the save more time"
+  return 1
 }
 
 case $action in
   follow) follow "$@" ;;
-  stop) stop ;;
+  stop) stop "$@" ;;
   running) running ;;
   *) say "unknown: $action" && exit 2 ;;
 esac

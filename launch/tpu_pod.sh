@@ -2,12 +2,13 @@
 # A TPU slice on Google Cloud, or several: TPU VMs from a queued resource, one process per host.
 #   launch/tpu_pod.sh run --name NAME --zone ZONE --type TYPE --version VERSION [OPTIONS] \
 #     --config FILE.py --workdir FOLDER [FLAGS of jaxalign.train]
-#   launch/tpu_pod.sh status|stop|delete --name NAME --zone ZONE [--slices N] [--project PROJECT]
+#   launch/tpu_pod.sh status|stop|delete --name NAME --zone ZONE [--slices N] [--project PROJECT] [--grace SECONDS]
 # `run` asks for the slice unless it is there, waits for it, copies this checkout to every host (what git lists, as it is on disk),
 # installs it, starts the same command on all hosts and shows what they print. After a pre-emption (exit code 75, or the slice is gone) and
-# when a host cannot be reached (255) it does so again, and the run continues. Any other exit code ends it. When this shell ends or the
-# connection is lost the run goes on; the same command shows it again. Where gcloud fails, as without a network or with an expired login, it
-# is asked again for 21 minutes; an answer that does not come is never taken for a slice that is gone.
+# when a host cannot be reached (255) it does so again, and the run continues. Any other exit code ends it, and so does the end of the request
+# (`delete`). When this shell ends or the connection is lost the run goes on; the same command shows it again. Where gcloud fails to tell how
+# slice and request are, or to ask for them, as without a network or with an expired login, it is asked again for 21 minutes; an answer that
+# does not come is never taken for a slice that is gone.
 # `stop` saves and ends the run (143), `delete` gives the slice back. From --config on, everything is for jaxalign.train.
 #   --type TYPE        accelerator type, such as v5litepod-16, v5p-128, v6e-64
 #   --version VERSION  runtime version, such as v2-alpha-tpuv5-lite, v2-alpha-tpuv5, v2-alpha-tpuv6e
@@ -15,6 +16,8 @@
 #                      Their hosts find each other by the metadata that the queued resource gives them; the lines of all but the
 #                      first slice are marked with its number
 #   --workdir FOLDER   all hosts see it; an absolute path
+#   --env NAME=X       a variable of the run on all hosts, such as --env=HF_TOKEN=...; may be given several times
+#   --grace SECONDS    of `stop`: for the save (600); what has not ended then is killed
 #   --prepare COMMAND  runs on every host before the training, for example to mount that folder
 #   --create FLAG      a further flag of `gcloud compute tpus queued-resources create`, such as --create=--spot; may be given several times
 #   --project PROJECT  otherwise gcloud's own
@@ -33,6 +36,7 @@ action=${1:-}
 [[ $action =~ ^(run|status|stop|delete)$ ]] || usage "the first word is run, status, stop or delete"
 shift
 name='' zone='' project='' type='' version='' slices=1 prepare=true create=(--quiet) restarts=100
+environment=() grace=600
 while (($#)) && [[ $1 != --config* ]]; do
   [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
   (($# > 1)) || usage "$1 has no value, or --config is missing"
@@ -46,6 +50,8 @@ while (($#)) && [[ $1 != --config* ]]; do
     --prepare) prepare=$2 ;;
     --create) create+=("$2") ;;
     --restarts) restarts=$2 ;;
+    --env) environment+=("$2") ;;
+    --grace) grace=$2 ;;
     *) usage "unknown option $1; the flags of jaxalign.train stand after --config" ;;
   esac
   shift 2
@@ -53,6 +59,8 @@ done
 [[ $name ]] || usage "--name is missing"
 [[ $zone ]] || usage "--zone is missing"
 [[ $restarts =~ ^[0-9]+$ ]] || usage "--restarts $restarts is no whole number"
+[[ $grace =~ ^[0-9]+$ ]] || usage "--grace $grace is no whole number"
+for variable in "${environment[@]}"; do [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || usage "--env $variable is not NAME=VALUE"; done
 [[ $slices =~ ^[1-9][0-9]*$ ]] || usage "--slices $slices is no number from 1"
 where=(--zone "$zone")
 [[ ! $project ]] || where+=(--project "$project")
@@ -147,8 +155,8 @@ leave() { # what shows the run ends with this shell
 }
 trap leave EXIT
 
-ensure() { # waits until all slices are there
-  local request states line shown=
+ensure() { # [KNOWN]: waits until all slices are there; KNOWN is not empty where they were there before
+  local request states line shown='' known=${1:-}
   while true; do
     states=$(node_states) || return
     ! ready "$states" || break
@@ -159,14 +167,19 @@ ensure() { # waits until all slices are there
     shown=$line
     case $request in
       '')
+        if [[ $known && $states =~ ^none(\ none)*$ ]]; then
+          say "its request is gone, as it was deleted; nothing is asked for anew" && return 1
+        fi
         [[ $type && $version ]] || usage "there is no slice ${nodes[0]} in $zone; --type and --version specify which to ask for"
         patiently request create "${as[@]}" --accelerator-type "$type" --runtime-version "$version" "${create[@]}" || return
         ;;
       SUSPENDED)
         give_back || return
+        known=''
         continue
         ;;
       FAILED) say "the request failed: gcloud compute tpus queued-resources describe $name ${where[*]}" && return 1 ;;
+      *) known=yes ;;
     esac
     sleep "$POLL_S"
   done
@@ -195,24 +208,25 @@ $prepare"
 
 train() { # ID ARGUMENT of jaxalign.train...
   # shellcheck disable=SC2088
-  on_slices execute "cd jaxalign && launch/on_host.sh follow ~/$(quoted "$folder" "$1")~/jaxalign-python/bin/python -m jaxalign.train $(
+  on_slices execute "cd jaxalign && launch/on_host.sh follow ~/$(quoted "$folder" "$1" env "${environment[@]}")~/jaxalign-python/bin/python -m jaxalign.train $(
     quoted "${@:2}" --coordinator auto --stopped-exit-code "$STOPPED"
   )"
 }
 
 run() { # ARGUMENT of jaxalign.train...
-  local code restart states
+  local code restart states known='' kept="$all still there: launch/tpu_pod.sh delete --name $name ${where[*]} gives back what costs"
   archive "$temporary/jaxalign.tar.gz"
   for ((restart = 0; restart <= restarts; restart++)); do
-    ensure || return
+    ensure "$known" || return
+    known=yes
     say "copies $(du -h "$temporary/jaxalign.tar.gz" | cut -f1) to all hosts and installs them"
     code=0
     { install "$temporary/jaxalign.tar.gz" && train "$(date +%s)-$$-$restart" "$@"; } || code=$?
     if ((code == STOPPED)); then
-      say "the run saved and ended, as it was pre-empted; it continues"
+      say "the run ended with $STOPPED, after a save or as it lost a process or a host, see above; it continues"
       continue
     fi
-    ((code)) || return 0
+    ((code)) || { say "the run is at its end; $kept" && return 0; }
     states=$(node_states) || return
     if ! ready "$states"; then
       say "$one is gone (exit code $code); the run continues on a new one from its newest checkpoint"
@@ -220,7 +234,7 @@ run() { # ARGUMENT of jaxalign.train...
       say "a host cannot be reached; tries again"
       sleep "$POLL_S"
     else
-      say "ended with exit code $code and is not started again"
+      say "ended with exit code $code and is not started again; $kept"
       return "$code"
     fi
   done
@@ -242,6 +256,6 @@ case $action in
     states=$(node_states)
     say "request: $request, slice$( ((slices == 1)) || echo s): $states"
     ;;
-  stop) on_slices execute "jaxalign/launch/on_host.sh stop $(quoted "$folder")" ;;
+  stop) on_slices execute "jaxalign/launch/on_host.sh stop $(quoted "$folder" "$grace")" ;;
   delete) give_back ;;
 esac

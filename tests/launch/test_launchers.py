@@ -50,6 +50,9 @@ def test_shellcheck_finds_nothing(script):
         (["tpu_pod.sh", "run", "--name", "a", "--zone", "z", "--config=a.py", "--workdir=gs://b/r"], "train.mirror keeps a copy"),
         (["tpu_pod.sh", "run", "--name", "a", "--zone", "z", "--config=a.py", "--workdir=runs/a"], "--workdir is not absolute"),
         (["tpu_pod.sh", "status", "--name", "a", "--zone", "z", "--slices", "0"], "--slices 0 is no number from 1"),
+        (["tpu_pod.sh", "stop", "--name", "a", "--zone", "z", "--grace", "soon"], "--grace soon is no whole number"),
+        (["tpu_pod.sh", "run", "--name", "a", "--zone", "z", "--env", "KEY", "--config=a.py"], "--env KEY is not NAME=VALUE"),
+        (["gpu_node.sh", "--env=KEY", "--config=a.py"], "--env KEY is not NAME=VALUE"),
         (["slurm.sh", "--config", "a.py"], "sbatch --nodes 4"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
@@ -98,8 +101,8 @@ def test_local_hands_a_signal_on_to_all(stubs):
 
 
 def test_one_gpu_node_is_one_process_that_refuses_to_run_without_its_gpus(stubs):
-    stubs.command("python", "echo $JAX_PLATFORMS")
-    assert stubs.run("gpu_node.sh", *TRAIN).stdout == "cuda,cpu\n"
+    stubs.command("python", "echo $JAX_PLATFORMS $LEVEL")
+    assert stubs.run("gpu_node.sh", "--env=LEVEL=high", *TRAIN).stdout == "cuda,cpu high\n"
     assert stubs.recorded() == [["python", "-m", "jaxalign.train", *TRAIN]]
 
 
@@ -178,9 +181,28 @@ def test_a_process_that_does_not_end_is_killed(stubs):
     command = [str(stubs.checkout / "launch" / "on_host.sh"), "follow", str(stubs.home / "the run"), "1", "work"]
     with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout.readline() == "up\n"
-        assert "killed after 1 s" in host(stubs, "stop").stderr
+        stopped = host(stubs, "stop")
+        assert stopped.returncode == 1 and "killed after 1 s, so the run continues from its newest checkpoint" in stopped.stderr
         follower.stdout.read()
-    assert follower.returncode == 143
+    assert follower.returncode == 137  # nothing was saved, so it is not 143
+
+
+def test_a_run_whose_save_fails_after_a_stop_is_no_run_that_saved(stubs):
+    stubs.command("work", 'trap "exit 1" TERM; echo up; for i in {1..600}; do sleep 0.1; done')
+    command = [str(stubs.checkout / "launch" / "on_host.sh"), "follow", str(stubs.home / "the run"), "1", "work"]
+    with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout.readline() == "up\n"
+        assert host(stubs, "stop", "30").returncode == 0
+        follower.stdout.read()
+    assert follower.returncode == 1
+
+
+def test_a_run_whose_host_started_anew_may_start_again(stubs):
+    stubs.command("work", "exit 0")
+    assert host(stubs, "follow", "1", "work").returncode == 0
+    (stubs.home / "the run" / "code").unlink()  # as where the host went down in the middle
+    done = host(stubs, "follow", "1", "work")
+    assert done.returncode == 75 and "was the host started anew?" in done.stderr and len(stubs.recorded()) == 1
 
 
 def slurm(stubs, code, *, requeue=0):
@@ -277,9 +299,31 @@ def test_a_run_that_was_pre_empted_starts_again_on_a_new_slice(stubs):
     done = stubs.run("tpu_pod.sh", "run", *TPU, "--type", "t", "--version", "v", *TRAIN)
     assert done.returncode == 0, done.stderr
     assert len(calls(stubs, "python")) == 3
-    assert "saved and ended, as it was pre-empted; it continues" in done.stderr and "the slice is gone (exit code 134)" in done.stderr
+    assert "ended with 75, after a save or as it lost a process" in done.stderr and "the slice is gone (exit code 134)" in done.stderr
     queued = [call[4] for call in calls(stubs, "gcloud", "compute", "tpus", "queued-resources")]
     assert queued == ["describe", "delete", "describe", "create"]
+
+
+def test_a_slice_that_somebody_gave_back_is_not_asked_for_again(stubs):
+    cloud(stubs, nodes=("READY", ""), requests=("",), codes=(255,))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--type", "t", "--version", "v", *TRAIN)
+    assert done.returncode == 1 and "its request is gone, as it was deleted; nothing is asked for anew" in done.stderr
+    assert not calls(stubs, "gcloud", "compute", "tpus", "queued-resources", "create")
+
+
+def test_a_request_that_is_deleted_while_it_waits_is_not_made_again(stubs):
+    cloud(stubs, nodes=("",), requests=("WAITING_FOR_RESOURCES", ""))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--type", "t", "--version", "v", *TRAIN)
+    assert done.returncode == 1 and "pod: WAITING_FOR_RESOURCES" in done.stderr and "its request is gone" in done.stderr
+    assert not calls(stubs, "gcloud", "compute", "tpus", "queued-resources", "create")
+
+
+def test_variables_reach_the_hosts_of_a_slice_and_the_end_says_what_still_costs(stubs):
+    cloud(stubs)
+    stubs.command("python", 'echo "$HF_TOKEN, $EMPTY"')
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--env", "HF_TOKEN=a b'c", "--env=EMPTY=", *TRAIN)
+    assert done.returncode == 0 and "a b'c, \n" in done.stdout
+    assert "the slice is still there: launch/tpu_pod.sh delete --name pod --zone us-east5-a --project p gives back" in done.stderr
 
 
 def test_a_slice_of_which_gcloud_learns_nothing_is_not_gone(stubs):
