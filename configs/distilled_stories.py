@@ -44,7 +44,7 @@ def stage(seed: int, *, model: dict, rate: float, train: dict, rollout: dict | N
                 eval=dict(source, path="package:sf_dialogue/test.jsonl.gz"),
                 rollout=rollout,
                 template="plain",
-                row_tokens=256,
+                row_tokens=320,  # two prompts of the greatest length with their samples
                 processes=1,
             ),
             batch=dict(rows=8),
