@@ -7,7 +7,12 @@ Data:     the chosen answers of the quickstart's 412 training and 214 held-out r
 Command:  python -m jaxalign.train --config configs/distilled_stories.py        (or :SEED)
 Compare:  held-out "kl", KL(student || teacher) in nats per token of the data's own answers; "kl/forward", KL(teacher || student), of the
           arms of `distill`. "sft" trains on without a teacher for as many steps.
-Measured: not yet: the configuration passes its checks and has not been run.
+Hardware: CPU, 10 minutes of one core.
+Measured: 2026-11-28, seed 0, "kl" and "kl/forward" at the end, standard errors 0.06 and 0.04 at most; before 3.98 and 1.41:
+            on_data     2.85  1.14    on_teacher  3.20  1.21    on_student          4.17  1.54    sampled  4.10   -
+            sft         3.07   -      mixed       3.37  1.22    on_student_reverse  3.58  2.24
+Reading:  on the data's answers the data's own texts bring most, then the teacher's, and the student's own nothing but with the reverse KL,
+          which pays with the forward one. That says nothing of what the student writes itself, and it is one seed.
 """
 
 from ml_collections import ConfigDict
