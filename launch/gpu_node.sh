@@ -18,7 +18,7 @@ set -euo pipefail
 source "$(dirname "$0")/shared.sh"
 
 hosts=() port=8476 dir=$(cd "$(dirname "$0")/.." && pwd) python=$(command -v python || true) name=jaxalign action=run
-environment=() grace=600
+environment=(env) grace=600
 if [[ ${1:-} == stop ]]; then action=stop && shift; fi
 while (($#)) && [[ $1 != --config* ]]; do
   [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
@@ -29,7 +29,10 @@ while (($#)) && [[ $1 != --config* ]]; do
     --dir) dir=$2 ;;
     --python) python=$2 ;;
     --name) name=$2 ;;
-    --env) environment+=("$2") ;;
+    --env)
+      [[ $2 =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || usage "--env $2 is not NAME=VALUE"
+      environment+=("$2")
+      ;;
     --grace) grace=$2 ;;
     *) usage "unknown option $1; the flags of jaxalign.train stand after --config" ;;
   esac
@@ -37,13 +40,12 @@ while (($#)) && [[ $1 != --config* ]]; do
 done
 count=${#hosts[@]}
 [[ $grace =~ ^[0-9]+$ ]] || usage "--grace $grace is no whole number"
-for variable in "${environment[@]}"; do [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || usage "--env $variable is not NAME=VALUE"; done
-GRACE_S=${GRACE_S:-$((grace + 60))} # on_host.sh kills before that
+GRACE_S=$((grace + 60)) # on_host.sh kills before that
 platforms=${JAX_PLATFORMS:-cuda,cpu} # a node without a working GPU is an error, and not a slow run
 if [[ $action == run ]]; then
   (($#)) || usage "--config is missing"
   [[ $python ]] || usage "there is no python on this PATH; give --python FILE"
-  ((count)) || exec env "JAX_PLATFORMS=$platforms" "${environment[@]}" "$python" -m jaxalign.train "$@"
+  ((count)) || exec "${environment[@]}" "JAX_PLATFORMS=$platforms" "$python" -m jaxalign.train "$@"
   [[ " $*" == *" --workdir"* ]] || usage "--workdir is missing: a folder that all nodes see"
 fi
 ((count)) || usage "--hosts is missing"
@@ -63,7 +65,7 @@ if [[ $action == stop ]]; then
 fi
 
 id=$(date +%s)-$$
-train=(env "JAX_PLATFORMS=$platforms" "${environment[@]}" "$python" -m jaxalign.train "$@" --coordinator "${hosts[0]#*@}:$port" --processes "$count")
+train=("${environment[@]}" "JAX_PLATFORMS=$platforms" "$python" -m jaxalign.train "$@" --coordinator "${hosts[0]#*@}:$port" --processes "$count")
 for ((number = 0; number < count; number++)); do
   begin "$number" on "${hosts[number]}" follow "$id" "${train[@]}" --process "$number"
 done

@@ -36,7 +36,7 @@ action=${1:-}
 [[ $action =~ ^(run|status|stop|delete)$ ]] || usage "the first word is run, status, stop or delete"
 shift
 name='' zone='' project='' type='' version='' slices=1 prepare=true create=(--quiet) restarts=100
-environment=() grace=600
+environment=(env) grace=600
 while (($#)) && [[ $1 != --config* ]]; do
   [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
   (($# > 1)) || usage "$1 has no value, or --config is missing"
@@ -50,7 +50,10 @@ while (($#)) && [[ $1 != --config* ]]; do
     --prepare) prepare=$2 ;;
     --create) create+=("$2") ;;
     --restarts) restarts=$2 ;;
-    --env) environment+=("$2") ;;
+    --env)
+      [[ $2 =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || usage "--env $2 is not NAME=VALUE"
+      environment+=("$2")
+      ;;
     --grace) grace=$2 ;;
     *) usage "unknown option $1; the flags of jaxalign.train stand after --config" ;;
   esac
@@ -60,7 +63,6 @@ done
 [[ $zone ]] || usage "--zone is missing"
 [[ $restarts =~ ^[0-9]+$ ]] || usage "--restarts $restarts is no whole number"
 [[ $grace =~ ^[0-9]+$ ]] || usage "--grace $grace is no whole number"
-for variable in "${environment[@]}"; do [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || usage "--env $variable is not NAME=VALUE"; done
 [[ $slices =~ ^[1-9][0-9]*$ ]] || usage "--slices $slices is no number from 1"
 where=(--zone "$zone")
 [[ ! $project ]] || where+=(--project "$project")
@@ -208,7 +210,7 @@ $prepare"
 
 train() { # ID ARGUMENT of jaxalign.train...
   # shellcheck disable=SC2088
-  on_slices execute "cd jaxalign && launch/on_host.sh follow ~/$(quoted "$folder" "$1" env "${environment[@]}")~/jaxalign-python/bin/python -m jaxalign.train $(
+  on_slices execute "cd jaxalign && launch/on_host.sh follow ~/$(quoted "$folder" "$1" "${environment[@]}")~/jaxalign-python/bin/python -m jaxalign.train $(
     quoted "${@:2}" --coordinator auto --stopped-exit-code "$STOPPED"
   )"
 }
