@@ -147,6 +147,8 @@ def _meta(source, rows, recipe, renderer, how):
         "rows": len(rows),
         "format_version": GROUPS_FORMAT,
     }
+    if recipe.format == "ranked" and recipe.keep_columns:
+        depends["kept_by_rank"] = True  # once they stood in the order of the row beside answers by rank: only such sets are made again
     return {
         "name": rows.name,
         "source": source,

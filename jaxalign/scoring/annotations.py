@@ -226,6 +226,7 @@ def _judged(values, format, base):
     row = Record(values if name not in ("paired", "hh") else {key: value for key, value in values.items() if not _judges(key)})
     # and any score is accepted
     example = to_example(row, name=name, scoring=Scoring(transform="sigmoid") if name == "scored" else None, base=base)
+    example = example if name in PAIRS else example.as_in_row()  # as the scores will stand beside them
     unread, count = row.unread(), len(example.responses)
     carried = {column: row.peek(column) for column in unread if column in row and not _about(column, row.peek(column), count)}
     filtered = [column for column, value in values.items() if column not in row and value not in EMPTY]

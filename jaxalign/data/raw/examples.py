@@ -8,6 +8,8 @@ import dataclasses
 import itertools
 import json
 
+import numpy as np
+
 from jaxalign.data.raw.counts import RowError
 from jaxalign.data.raw.messages import TOOLS, Message
 from jaxalign.data.raw.records import Record
@@ -27,12 +29,18 @@ class Example:
     paired: bool  # response 0 is preferred to response 1
     columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # name -> a number of every response
     tools: tuple[dict, ...] = ()  # JSON schemas of what may be called
+    places: tuple[int, ...] | None = dataclasses.field(default=None, compare=False)  # of the responses in the row; None: as they stand
 
     def only(self, which: Sequence[int], *, paired: bool) -> "Example":
         """The same example with the responses of these numbers, in this order."""
         columns = {name: tuple(values[k] for k in which) for name, values in self.columns.items()}
-        responses, rewards = (tuple(values[k] for k in which) for values in (self.responses, self.rewards))
-        return dataclasses.replace(self, responses=responses, rewards=rewards, paired=paired, columns=columns)
+        places = range(len(self.responses)) if self.places is None else self.places
+        responses, rewards, places = (tuple(values[k] for k in which) for values in (self.responses, self.rewards, places))
+        return dataclasses.replace(self, responses=responses, rewards=rewards, paired=paired, columns=columns, places=places)
+
+    def as_in_row(self) -> "Example":
+        """The same responses in the order in which the row has them; response 0 is not the preferred one any more."""
+        return self if self.places is None else self.only(np.argsort(self.places).tolist(), paired=False)
 
 
 def check(example: Example) -> None:

@@ -180,6 +180,8 @@ def _with_numbers(example, row, name, scoring, feedback, keep_columns):
             raise RowError("scores_against_order", f"the rewards of chosen and rejected are {rewards[0]:.3g} and {rewards[1]:.3g}.")
         example = dataclasses.replace(example, rewards=rewards)
     kept = {ours: scores.numbers(row, theirs, count=count, sides=pair, kept=True) for ours, theirs in keep_columns.items()}
+    if example.places is not None:  # numbers stand in the row as its answers do
+        kept = {ours: tuple(values[place] for place in example.places) for ours, values in kept.items()}
     return dataclasses.replace(example, columns=kept)
 
 

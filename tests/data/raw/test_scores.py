@@ -94,6 +94,13 @@ def test_a_pair_of_a_scored_list_is_the_best_and_the_worst_whatever_the_order(or
     assert example.columns == {"help": (2.0, 3.0)}
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_kept_column_of_a_ranked_row_stays_with_its_answers(order):
+    row = {"prompt": "p", "completions": [("a", "b", "c")[k] for k in order], "ranks": [k + 1 for k in order]}
+    example = convert({**row, "helps": [10 * k for k in order]}, "ranked", keep_columns={"help": "helps"})
+    assert example.responses == ("a", "b", "c") and example.columns == {"help": (0.0, 10.0, 20.0)}
+
+
 @pytest.mark.parametrize(
     ("row", "name", "options", "rule", "words"),
     [
