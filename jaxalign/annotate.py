@@ -147,8 +147,10 @@ def _judged(options):
     judges = judge.make(specs.of_flag(options.judge)) if options.judge else None
     judged = _read(options, reward)
     column = options.column or COLUMN
-    if not (options.relabel or options.pairs):
+    made = options.relabel or options.pairs  # rows, of which those that are read give columns alone
+    if not made:
         annotations.check_free(judged, column)
+    annotations.check_written(judged, options.rows, carried=made)
     with jax.set_mesh(sharding.whole_mesh()):
         return _relabel(column, judged, reward, judges) if options.relabel else _score(options, column, judged, reward)
 

@@ -7,6 +7,7 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -129,6 +130,20 @@ def check_free(judged: Sequence[Judged], name: str) -> None:
         new = _sides(name) if _is_pair(one) else [name]
         if taken := next((column for row in one.rows for column in new if column in row), None):
             raise ValueError(f"the rows have a column {taken!r} already; name another with --column.")
+
+
+def check_written(judged: Sequence[Judged], file: str, *, carried: bool) -> None:
+    """Raises ValueError where a line of JSON cannot hold a column of the rows; before anything is scored.
+
+    Args:
+      file: what the rows come from, for the message.
+      carried: the columns that go into new rows are written, and not the rows as they are.
+    """
+    for column, value in ((key, value) for one in judged for row in ([one.carried] if carried else one.rows) for key, value in row.items()):
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{file}: the column {column!r} cannot be written as JSON: {error}. Give a file without it.") from error
 
 
 def with_column(judged: Judged, scores: np.ndarray, name: str) -> list[dict]:

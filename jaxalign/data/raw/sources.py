@@ -6,10 +6,12 @@ columns, "text.0" and "metadata.score" reach into one, and {name: None} leaves o
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
+import datetime
 import decimal
 import math
 import re
 from typing import Any
+import uuid
 
 from jaxalign import suggest
 from jaxalign.data.raw import files, libraries, notation
@@ -143,7 +145,7 @@ def _span(total, match):
 
 
 def _plain(value, depth=0):
-    # TFDS gives bytes, numpy numbers and arrays; formats know text, numbers, lists and dicts.
+    # TFDS gives bytes, numpy numbers and arrays, arrow gives dates; formats, and what writes rows, know text, numbers, lists and dicts.
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, (dict, list, tuple)):
@@ -157,6 +159,12 @@ def _plain(value, depth=0):
         return {key: _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, decimal.Decimal):
         return float(value)
+    if isinstance(value, (datetime.date, datetime.time)):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, uuid.UUID):
+        return str(value)
     return _plain(value.tolist(), depth) if type(value).__module__ == "numpy" else value
 
 
