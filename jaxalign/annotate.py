@@ -10,11 +10,10 @@ and the worst answer of every prompt, of rows with several answers or of samples
 
 from collections.abc import Sequence
 import json
-import os
-from pathlib import Path
 import re
 import sys
 
+from jaxalign import outputs
 from jaxalign.config.command_line import from_command_line, local, run, start_devices, workdir_of
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
@@ -98,10 +97,7 @@ def _check(options):
         )
     if not options.out:
         raise ValueError("--out FILE.jsonl is missing: it gets the rows.")
-    if Path(options.out).is_dir():
-        raise ValueError(f"--out {options.out} is a folder; name a file in it.")
-    if Path(options.out).exists():
-        raise ValueError(f"--out {options.out} is there already; name another file, or remove it.")
+    outputs.check_new(options.out)
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit} must be at least 1.")
     if options.judge and options.column is not None:
@@ -113,20 +109,12 @@ def _check(options):
 
 
 def _rows(options):
-    from jaxalign.hosts.alone import alone
-
-    partial = Path(f"{options.out}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with alone(partial, f"another process writes {options.out}; wait for it, or give another --out."):
-        try:
-            rows, lines = _judged(options)
-            if not rows:
-                raise ValueError("\n".join([*lines, f"no pair is left, so {options.out} is not written."]))
-            with partial.open("w", encoding="utf-8") as file:
-                file.writelines(_line(row) for row in rows)
-            os.replace(partial, options.out)
-        finally:
-            partial.unlink(missing_ok=True)
+    with outputs.whole(options.out) as partial:
+        rows, lines = _judged(options)
+        if not rows:
+            raise ValueError("\n".join([*lines, f"no pair is left, so {options.out} is not written."]))
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(_line(row) for row in rows)
     print("\n".join([*lines, f"{len(rows):,} rows: {options.out}"]))
 
 

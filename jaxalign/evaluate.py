@@ -9,6 +9,7 @@ A run is evaluated with the configuration in its checkpoint, in which any key ca
 --reward and --against make the model answer prompts, and judge its answers: they set keys of eval.generate.
 """
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ import shlex
 import sys
 from typing import Any, NamedTuple
 
+from jaxalign import outputs
 from jaxalign.config.command_line import Run, local, parse_with_overrides, run, start_devices
 
 PIPED_WIDTH = 160  # columns of a table that goes to a file or a pipe
@@ -64,8 +66,8 @@ def _evaluate(argv):
         raise ValueError("give --workdir RUN, or --checkpoint FOLDER with --config FILE.py: one of them is evaluated.")
     if options.step and options.checkpoint:
         raise ValueError(f"--step is of --workdir; a step of a run is named --checkpoint RUN@{options.step}, and a folder has none.")
-    if options.out and Path(options.out).is_dir():
-        raise ValueError(f"--out {options.out} is a folder; name a file for the numbers, like {Path(options.out) / 'evaluation.json'}.")
+    if options.out:
+        outputs.check_new(options.out)
     if bool(options.config) != bool(options.checkpoint):
         raise ValueError("--config and --checkpoint go together; a run is evaluated with its own configuration, and --config.KEY=VALUE.")
     from jaxalign.config import answer_flags
@@ -76,11 +78,30 @@ def _evaluate(argv):
 
     from jaxalign.config import build
 
-    with jax.set_mesh(build.mesh(subject.cfg)):
-        numbers, answers = _measure(subject)
+    named = _files(subject)
+    if options.out and named[1:]:
+        outputs.check_new(named[1], made="the file for the answers")
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(outputs.whole(file)) for file in named if jax.process_index() == 0]
+        with jax.set_mesh(build.mesh(subject.cfg)):
+            numbers, answers = _measure(subject)
+        if jax.process_index() == 0:
+            command = shlex.join(["python", "-m", "jaxalign.evaluate", *(sys.argv[1:] if argv is None else argv)])
+            _report(subject, numbers)
+            _write(files, subject, numbers, answers, command)
     if jax.process_index() == 0:
-        command = shlex.join(["python", "-m", "jaxalign.evaluate", *(sys.argv[1:] if argv is None else argv)])
-        _report(subject, numbers, answers, command)
+        for what, file in zip(("Numbers", "Answers"), named, strict=False):
+            print(f"{what}: {file}", file=sys.stderr)
+
+
+def _files(subject) -> list[Path]:
+    """The files that are written: for the numbers, and where there are answers for them; none without --out and a run."""
+    from jaxalign.reports.html.contents import SAMPLES
+
+    if subject.out is None:
+        return []
+    answers = subject.out.with_name(subject.out.name.removesuffix(".json") + SAMPLES)
+    return [subject.out, answers] if subject.cfg.eval.generate is not None else [subject.out]
 
 
 def _of_run(options, overrides) -> Subject:
@@ -243,12 +264,12 @@ def _states(subject, functions):
     yield "after", state
 
 
-def _report(subject, numbers, answers, command):
+def _report(subject, numbers):
     import rich.console
     import rich.table
 
     from jaxalign.config import describe
-    from jaxalign.reports import alarms, log, page, wording
+    from jaxalign.reports import alarms, page, wording
     from jaxalign.reports.estimates import MISSING
 
     before, after, first = numbers.start, numbers.checkpoint, page.headline(numbers.checkpoint)
@@ -263,13 +284,15 @@ def _report(subject, numbers, answers, command):
     how = [f"How they were drawn and judged: {wording.text(one)}." for one in describe.answers(subject.cfg).values()]
     for sentence in (*numbers.sentences(), *how, *alarms.falling(before, after)):
         console.print(sentence, highlight=False)
-    if subject.out:
-        subject.out.parent.mkdir(parents=True, exist_ok=True)
-        subject.out.write_text(json.dumps(describe.evaluation(subject.cfg, command) | numbers.as_dict(), indent=1), encoding="utf-8")
-        print(f"Numbers: {subject.out}", file=sys.stderr)
-        if answers:
-            log.write_lines(subject.out.with_suffix(".samples.jsonl"), answers)
-            print(f"Answers: {subject.out.with_suffix('.samples.jsonl')}", file=sys.stderr)
+
+
+def _write(files, subject, numbers, answers, command):
+    from jaxalign.config import describe
+
+    for file in files[:1]:
+        file.write_text(json.dumps(describe.evaluation(subject.cfg, command) | numbers.as_dict(), indent=1), encoding="utf-8")
+    for file in files[1:]:
+        file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answers), encoding="utf-8")
 
 
 if __name__ == "__main__":

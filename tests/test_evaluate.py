@@ -169,3 +169,36 @@ def test_what_cannot_be_evaluated_is_refused_with_the_way_out(finished, flags, m
 def test_where_a_checkpoint_does_not_hold_the_start_of_its_run_the_start_may_be_named(finished, capsys):
     assert evaluate.main(["--workdir", str(finished / "sft"), "--config.model.checkpoint=/nope"]) == 0
     assert "What the run started from is not there any more: /nope is not a folder" in capsys.readouterr().err
+
+
+ANSWERS = ["--reward", "length", "--against", "chosen", "--limit", "2", "--max-new-tokens", "2", "--config.eval.generate.kl=False"]
+
+
+@pytest.mark.parametrize(
+    ("out", "flags", "words"),
+    [
+        ("prompts.jsonl", ANSWERS, "prompts.jsonl is there already; name another file, or remove it"),
+        ("run-0.5.json", ANSWERS, "the file for the answers, {folder}/run-0.5.samples.jsonl, is there already; give another --out"),
+        ("prompts.jsonl/x.json", [], "{folder}/prompts.jsonl/x.json cannot be written"),
+    ],
+)
+def test_a_file_that_is_there_or_cannot_be_written_is_told_before_anything_is_measured(finished, out, flags, words, tmp_path, monkeypatch):
+    for name in ("prompts.jsonl", "run-0.5.samples.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "mine"}\n')
+    monkeypatch.setattr(evaluate, "_measure", lambda _: pytest.fail("it was measured"))
+    with pytest.raises(ValueError) as error:
+        evaluate._evaluate(["--workdir", str(finished / "dpo"), "--out", str(tmp_path / out), *flags])
+    assert words.format(folder=tmp_path) in str(error.value)
+    files = sorted(tmp_path.iterdir())
+    assert [path.name for path in files] == ["prompts.jsonl", "run-0.5.samples.jsonl"] and {path.read_text() for path in files} == {
+        '{"prompt": "mine"}\n'
+    }
+
+
+def test_a_name_with_a_dot_stays_whole_and_the_default_file_of_a_run_is_written_anew(finished, tmp_path):
+    assert evaluate.main(["--workdir", str(finished / "dpo"), "--out", str(tmp_path / "run-0.5"), *ANSWERS]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0.5", "run-0.5.samples.jsonl"]
+    assert len((tmp_path / "run-0.5.samples.jsonl").read_text().splitlines()) == 2 and "loss" in numbers(tmp_path / "run-0.5")["change"]
+    for _ in range(2):
+        assert evaluate.main(["--workdir", str(finished / "sft")]) == 0
+    assert not list((finished / "sft" / "evaluations").glob("*.partial"))

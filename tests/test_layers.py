@@ -21,6 +21,7 @@ ROOMS = (  # from the ground up: a room imports from rooms that stand before it,
     "hub",  # names on the Hugging Face hub
     "manifest",  # hashes of files and settings
     "hosts",  # what processes of a run tell each other
+    "outputs",  # files of a name that a person gave
     "chips",  # what accelerators can do
     "sharding",  # the table of axes
     "collectives",  # of weights

@@ -161,7 +161,7 @@ class RunLog:
 def write_lines(path: Path, lines: Iterable[Mapping]) -> None:
     """Writes a JSONL file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.name}.partial")
     partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     os.replace(partial, path)
 
