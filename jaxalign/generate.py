@@ -132,13 +132,15 @@ def _training(name):
 
 
 def _draw(options, training):
+    from jaxalign.config import goal_of_run
     from jaxalign.sampling import lines
 
     speaking, samples = _Model(_named(options), options), options.samples or 1
     asked, prompts, counts = _asked(options, speaking)
-    guide = _guide(options.guide or options.filter, training, speaking) if training else None
+    if training:
+        goal_of_run.check_writing(options.guide or options.filter, speaking.voice.renderer)
     if options.guide:
-        return _guided(options, guide, speaking, asked, prompts, counts)
+        return _guided(options, training, speaking, asked, prompts, counts)
     lanes = max(1, samples // 4) if options.lanes is None else options.lanes
     sampler, voice = speaking.sampler(places=min(options.places or 64, len(prompts) * samples), lanes=lanes), speaking.voice
 
@@ -149,6 +151,7 @@ def _draw(options, training):
             yield (sample.prompt, sample.number), lines.line(asked[sample.prompt].id, voice.shown(prompt), text, sample)
 
     with _lines(options, speaking, sampler, prompts, [one.id for one in asked]) as out:
+        guide = _guide(options.filter, training, speaking) if training else None
         made = _written(options, speaking, sampler, drawn, out, counts, total=len(prompts) * samples)
         if guide:
             _filter(options, guide, asked, prompts, out.read() if out else made)
@@ -206,13 +209,14 @@ def _written(options, speaking, sampler, drawn, out, counts, *, total, steps=Non
 def _guide(name, training, speaking):
     from jaxalign.config import goal_of_run
 
-    return goal_of_run.guide(name, training, speaking.voice.renderer, dtype=speaking.dtype, quiet=False)
+    return goal_of_run.guide(name, training, dtype=speaking.dtype, quiet=False)
 
 
 def _filter(options, guide, asked, prompts, lines):
     """Writes or prints the lines that are left, and tells what the filter did."""
     import jax
 
+    from jaxalign.config import speech_flags
     from jaxalign.reports import log
     from jaxalign.sampling import filtered
 
@@ -229,7 +233,7 @@ def _filter(options, guide, asked, prompts, lines):
         if here
     ]
     if options.out:
-        file = Path(options.out).with_suffix(".kept.jsonl")
+        file = speech_flags.kept_file(options.out)
         log.write_lines(file, shown)
         print(f"{len(shown):,} samples are left: {file}", file=sys.stderr)
     else:
@@ -238,7 +242,7 @@ def _filter(options, guide, asked, prompts, lines):
     print("\n".join(left.report), file=sys.stderr)
 
 
-def _guided(options, guide, speaking, asked, prompts, counts):
+def _guided(options, training, speaking, asked, prompts, counts):
     """Answers whose every line is chosen by the goal of --guide."""
     from jaxalign.sampling import guided
 
@@ -254,23 +258,27 @@ def _guided(options, guide, speaking, asked, prompts, counts):
                 line = {"id": one.id, "sample": 0, "prompt": voice.shown(ids), "text": text, "token_ids": list(answer.token_ids)}
                 yield (number, 0), line | {"cosines": answer.cosines, "logps_per_token": answer.chances, "stop": answer.stop}
 
-    with _lines(options, speaking, sampler, prompts, [one.id for one in asked], guide=guide, **how) as out:
+    with _lines(options, speaking, sampler, prompts, [one.id for one in asked], **how) as out:
+        guide = _guide(options.guide, training, speaking)
         _written(options, speaking, sampler, drawn, out, counts, total=len(prompts), steps=steps)
     return 0
 
 
-def _lines(options, speaking, sampler, prompts, ids, *, guide=None, **how):
+def _lines(options, speaking, sampler, prompts, ids, **how):
     """The file of --out, locked while it is written; a context of None without it."""
     if not options.out:
         return contextlib.nullcontext()
     from jaxalign.manifest import content_hash
     from jaxalign.sampling import lines
+    from jaxalign.scoring import scorer
+    from jaxalign.training.sources import Source
 
-    samples = 1 if guide else options.samples or 1
+    samples = 1 if options.guide else options.samples or 1
     settings = {"model": speaking.name, "weights": speaking.source.identity(), "prompts": content_hash(prompts), "samples": samples}
     settings |= {"law": str(sampler.law), "stopping": str(sampler.stopping), "seed": sampler.seed, "dtype": str(sampler.dtype)}
-    if guide:
-        settings |= {"guide": options.guide, "guide_weights": guide.judge.weights, **{f"guide_{name}": x for name, x in how.items()}}
+    if options.guide:
+        weights = scorer.weights_of(Source(options.guide))
+        settings |= {"guide": options.guide, "guide_weights": weights, **{f"guide_{name}": x for name, x in how.items()}}
     return lines.Lines(Path(options.out), ids=ids, samples=samples, settings=settings)
 
 

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from jaxalign import generate
+from jaxalign.config import goal_of_run
 from jaxalign.data.raw.counts import Counts
 from jaxalign.hosts.alone import alone
 from jaxalign.paths import ASSETS
@@ -178,6 +179,32 @@ def test_a_prompt_leaves_room_in_the_model_that_judges_as_well(flag, tmp_path):
     options = argparse.Namespace(**options, checkpoint=MODEL[1], prompt="Once upon a time there")
     with pytest.raises(ValueError, match=f"there is room for {4 if flag == 'filter' else 5} beside max_new_tokens"):
         generate._asked(options, generate._Model(MODEL[1], options))
+
+
+@pytest.mark.parametrize("flag", ["--filter", "--guide"])
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [("p.jsonl", "p.jsonl is there and cannot be continued"), ("p.jsonl/out.jsonl", "p.jsonl"), (".", "is a folder; name a file in it")],
+)
+def test_a_file_that_cannot_be_written_is_told_before_a_goal_is_made(flag, out, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generate, "_training", lambda name: name)
+    monkeypatch.setattr(goal_of_run, "check_writing", lambda *_: None)
+    monkeypatch.setattr(generate, "_guide", lambda *_: pytest.fail("a goal was made"))
+    command = [*MODEL, "--prompts", prompts_of(tmp_path), flag, MODEL[1], "--out", str(tmp_path / out)]
+    (tmp_path / "p.jsonl").write_text('{"prompt": "mine"}\n')
+    assert generate.main(command) == 1
+    assert words in capsys.readouterr().err and (tmp_path / "p.jsonl").read_text() == '{"prompt": "mine"}\n'
+
+
+def test_samples_that_were_left_before_are_not_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generate, "_training", lambda name: pytest.fail("the run was read"))
+    (tmp_path / "run-0.5.kept.jsonl").write_text("earlier\n")
+    command = [*MODEL, "--prompts", prompts_of(tmp_path), "--filter", MODEL[1], "--out"]
+    for name in ("run-0.5", "run-0.5.jsonl"):
+        assert generate.main([*command, str(tmp_path / name)]) == 1
+        error = capsys.readouterr().err
+        assert f"the file of samples that are left, {tmp_path / 'run-0.5.kept.jsonl'}, is there already; give another --out" in error
+    assert (tmp_path / "run-0.5.kept.jsonl").read_text() == "earlier\n"
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv"])

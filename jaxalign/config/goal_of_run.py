@@ -1,5 +1,6 @@
 """The goal of a run with a reward head: made of the good answers that it trained on, and kept beside its checkpoints."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -43,31 +44,46 @@ def training_of(name: str) -> ConfigDict:
     return resolve(config)
 
 
-def guide(name: str, cfg: ConfigDict, renderer: Renderer, *, dtype: jnp.dtype, quiet: bool) -> Guide:
-    """The reward model of a run and its goal, from WORKDIR/goals/STEP.json or from its training answers. Needs a mesh in scope.
-
-    Args:
-      name: RUN, RUN@best or RUN@STEP.
-      cfg: its configuration, from `training_of`.
-      renderer: of the model whose answers it judges: both must write text alike.
-
-    Raises:
-      ValueError, FileNotFoundError: it writes text otherwise, or its training rows are not there any more.
-    """
-    source = Source(name)
-    ours, theirs = renderer.identity(), source.renderer().identity()
+def check_writing(name: str, renderer: Renderer) -> None:
+    """Raises ValueError where a run was trained on text that is written otherwise than by the renderer of the model that it judges."""
+    ours, theirs = renderer.identity(), Source(name).renderer().identity()
     if other := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
         raise ValueError(
             f"{name} was trained on text that is written otherwise than that of the model ({', '.join(other)}); set --template to that of "
             "its training, or train it from this model."
         )
+
+
+def guide(name: str, cfg: ConfigDict, *, dtype: jnp.dtype, quiet: bool) -> Guide:
+    """The reward model of a run and its goal, from WORKDIR/goals/STEP.json or from its training answers. Needs a mesh in scope.
+
+    A file that holds no goal is written anew. Where none can be written, as in a folder that is only read, this is told.
+
+    Args:
+      name: RUN, RUN@best or RUN@STEP; `check_writing` passes it.
+      cfg: its configuration, from `training_of`.
+
+    Raises:
+      ValueError, FileNotFoundError: its training rows are not there any more.
+    """
     judge = scorer.of_reward_model(name, dtype=dtype, attention="xla")
-    workdir, step = source.place
+    workdir, step = Source(name).place
     file = workdir / FOLDER / f"{step}.json"
-    if file.is_file() and (kept := goal.Goal.load(file)).weights == judge.weights:
+    if (kept := _kept(file)) is not None and kept.weights == judge.weights:
         return Guide(judge, kept)
     aim = goal.joined([goal.of_answers(judge, one, rows=cfg.batch.rows, quiet=quiet) for one in prepared_sets(cfg).train])
     if jax.process_index() == 0:
-        file.parent.mkdir(exist_ok=True)
-        aim.save(file)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            aim.save(file)
+        except OSError as error:
+            runs.to_stderr(f"the goal of {name} is not kept, and the next command makes it again: {error}")
     return Guide(judge, aim)
+
+
+def _kept(file: Path) -> goal.Goal | None:
+    """The goal in a file; None where there is none, or a file that cannot be read, as an interrupted save of earlier versions left."""
+    try:
+        return goal.Goal.load(file)
+    except (ValueError, OSError):
+        return None

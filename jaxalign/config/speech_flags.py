@@ -4,6 +4,7 @@ from argparse import Namespace
 import math
 from pathlib import Path
 
+from jaxalign import outputs
 from jaxalign.config.schema import LARGEST_SEED
 
 OF_PROMPTS = ("prompts", "prompt", "out", "limit", "samples", "places", "lanes", "filter", "guide")  # a chat has none of them
@@ -33,10 +34,17 @@ def check(options: Namespace) -> None:
     for name in ("samples", "places", "lanes", "limit", "guide_steps"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"{_flag(name)} {getattr(options, name)} must be at least 1.")
-    if options.out and Path(options.out).is_dir():
-        raise ValueError(f"--out {options.out} is a folder; name a file in it.")
+    if options.out:
+        outputs.check_file(options.out)
+    if options.out and options.filter:
+        outputs.check_new(kept_file(options.out), made="the file of samples that are left")
     if not 0 <= (options.seed or 0) <= LARGEST_SEED:
         raise ValueError(f"--seed {options.seed} must be in 0 to {LARGEST_SEED}.")
+
+
+def kept_file(out: str) -> Path:
+    """The file that gets the samples which --filter leaves, beside the one of all samples."""
+    return Path(f"{out.removesuffix('.jsonl')}.kept.jsonl")
 
 
 def temperature(options: Namespace) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -39,9 +40,14 @@ class Goal:
     writing: dict[str, str]  # how these were written: the tokenizer's hash and the template's name
 
     def save(self, file: Path) -> None:
-        """Writes the goal as a JSON file."""
+        """Writes the goal as a JSON file, whole or not at all."""
         contents = {"version": VERSION, **dataclasses.asdict(self), "vector": [float(x) for x in self.vector]}
-        file.write_text(json.dumps(contents) + "\n", encoding="utf-8")
+        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+        try:
+            partial.write_text(json.dumps(contents) + "\n", encoding="utf-8")
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, file: Path) -> "Goal":
