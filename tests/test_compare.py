@@ -150,7 +150,7 @@ def test_a_metric_that_only_some_stages_have_is_a_dash_elsewhere(runs, capsys):
     for folder in runs:
         write(folder / "sft", [{"step": 2, "loss": 1.5}])
     assert run("--runs", *runs, "--metrics", "kl") == 0
-    assert "| sft | 2 | - |" in capsys.readouterr().out
+    assert "| sft | 0 | - |" in capsys.readouterr().out
 
 
 def test_an_unknown_metric_is_refused_with_those_there_are(runs, tmp_path, capsys):
@@ -179,6 +179,27 @@ def test_what_a_run_lacks_is_named_and_the_others_are_compared(runs, tmp_path, c
         "ipo has 1 of 3 seeds.",
     ):
         assert f"- {sentence}" in text
+
+
+def test_a_run_without_a_value_is_no_seed_of_the_mean_and_is_named(tmp_path, capsys):
+    for seed, accuracy in enumerate((0.5, 0.75, None)):
+        lines = [{"step": 0, "accuracy": 0.5, "loss": 1.0}, {"step": 9, "accuracy": accuracy, "loss": 0.5}]
+        write(tmp_path / f"dpo_{seed}", lines, objective="dpo", seed=str(seed))
+    folders = sorted(tmp_path.iterdir())
+    assert run("--runs", *folders, "--metrics", "accuracy") == 0
+    out = capsys.readouterr().out
+    assert "| dpo | 2 | 0.625 (0.5 to 0.75) |" in out and "- dpo: dpo_2 has no accuracy at the end; the mean is of the others." in out
+    assert run("--runs", *folders, "--metrics", "accuracy", "loss") == 0
+    assert "| dpo | 3 | 0.625 (0.5 to 0.75), 2 of 3 seeds | 0.5 (0.5 to 0.5) |" in capsys.readouterr().out
+
+
+def test_a_run_that_is_left_out_of_the_table_is_not_in_the_curves(tmp_path):
+    for seed, last in enumerate((8, 8, 4)):
+        lines = [{"step": step, "loss": 1.0 + seed} for step in (0, 4, 8) if step <= last]
+        write(tmp_path / f"dpo_{seed}", lines, objective="dpo", seed=str(seed))
+    (row,), missing = comparison.read(sorted(tmp_path.iterdir()))
+    assert missing == ["dpo: dpo_2 was evaluated up to step 4 of 8; it is left out."]
+    assert list(comparison.points(row, ["loss"])) == [(step, [[1.0, 2.0]]) for step in (0, 4, 8)]
 
 
 @pytest.mark.parametrize(("flags", "message"), [(["--x", "kl"], "--x and --y go together"), (["--x", "kl", "--y", "acc"], "with --out")])

@@ -25,8 +25,12 @@ class Row(NamedTuple):
 
     def last(self, metric: str) -> list[Estimate]:
         """The metric at the end of every run that is finished; runs that lack it are left out."""
-        ends = [value(lines[-1][1], metric) for lines in self.finished().values()]
-        return [end for end in ends if math.isfinite(end.value)]
+        return list(self.ends(metric).values())
+
+    def ends(self, metric: str) -> dict[str, Estimate]:
+        """What `last` gives, by the name of the run's folder."""
+        ends = {run: value(lines[-1][1], metric) for run, lines in self.finished().items()}
+        return {run: end for run, end in ends.items() if math.isfinite(end.value)}
 
 
 def read(folders: Sequence[Path], stages: Sequence[str] | None = None) -> tuple[list[Row], list[str]]:
@@ -85,9 +89,11 @@ def check(rows: Sequence[Row], metric: str) -> None:
 
 def text(rows: Sequence[Row], metrics: Sequence[str], missing: Sequence[str]) -> str:
     """Markdown: a table of means (least to greatest) over seeds, one of their uncertainty, and what is missing."""
-    means = [[row.name, str(len(row.finished())), *(_cell(row.last(metric)) for metric in metrics)] for row in rows]
+    counts = [len({run for metric in metrics for run in row.ends(metric)}) for row in rows]
+    means = [[row.name, str(n), *(_cell(row.last(metric), n) for metric in metrics)] for row, n in zip(rows, counts, strict=True)]
+    missing = [*missing, *(sentence for row in rows for sentence in _undefined(row, metrics))]
     lines = [*page.table(["run", "seeds", *metrics], means), ""]
-    lines += ["Mean (least to greatest) over seeds, at the end of each run.", ""]
+    lines += ["Mean (least to greatest) over seeds, at the end of each run; seeds are those with a value of a metric here.", ""]
     details = [[row.name, metric, *_uncertainty(ends)] for metric in metrics for row in rows if (ends := row.last(metric))]
     lines += page.table(["run", "metric", "mean", "95 % interval over seeds", "standard error over prompts", "prompts"], details)
     lines += ["", "The interval is Student's, for what another seed would give on the same prompts in the mean; the standard error is for"]
@@ -103,8 +109,8 @@ def draw(out: Path, rows: Sequence[Row], metrics: Sequence[str], *, x: str | Non
 
 
 def points(row: Row, metrics: Sequence[str]) -> Iterator[tuple[int, list[list[float]]]]:
-    """(step, values of all runs for each metric) at the steps where all runs have all of them."""
-    runs = [dict(lines) for lines in row.runs.values()]
+    """(step, values of all finished runs for each metric) at the steps where all of these have all of them."""
+    runs = [dict(lines) for lines in row.finished().values()]
     for step in sorted(set.intersection(*map(set, runs))):
         values = [[value(lines[step], metric).value for lines in runs] for metric in metrics]
         if all(math.isfinite(v) for of_runs in values for v in of_runs):
@@ -127,12 +133,20 @@ def _gaps(row, most):
         yield f"{row.name} has {len(row.runs)} of {most} seeds."
 
 
-def _cell(ends):
+def _undefined(row, metrics):
+    for metric in metrics:
+        there, all_runs = row.ends(metric), row.finished()
+        if there and (without := [run for run in all_runs if run not in there]):
+            yield f"{row.name}: {', '.join(without)} {'have' if without[1:] else 'has'} no {metric} at the end; the mean is of the others."
+
+
+def _cell(ends, seeds):
     if not ends:
         return "-"
     values = [end.value for end in ends]
     mean = f"{sum(values) / len(values):.4g}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.4g} to {max(values):.4g})"
+    spread = f" ({min(values):.4g} to {max(values):.4g})" if len(values) > 1 else ""
+    return mean + spread + (f", {len(values)} of {seeds} seeds" if len(values) < seeds else "")
 
 
 def _uncertainty(ends):
