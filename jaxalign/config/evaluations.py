@@ -33,6 +33,7 @@ from jaxalign.training import forward
 from jaxalign.training.sources import Source
 
 MOST_LABELS = 12  # values of eval.by
+NO_VALUE = "empty"  # what a row without a value in eval.by is called
 REFERENCE, CHOSEN = "reference", "chosen"  # what eval.generate.against may be beside the name of a model
 
 
@@ -79,19 +80,20 @@ def evaluations(
     """
     makers = {"generate": partial(_speaking, judging=judging), "multiple_choice": _multiple_choice}
     parts = [make(cfg, model, sets, tell) for name, make in makers.items() if cfg.eval[name] is not None]
-    return Evaluations(parts, {} if cfg.eval.by is None else _labels(cfg, sets))
+    return Evaluations(parts, {} if cfg.eval.by is None else _labels(cfg, sets, tell))
 
 
-def _labels(cfg, sets) -> dict[str, np.ndarray]:
-    """What the rows of every held-out set have in the column eval.by, in the order of the set's rows."""
+def _labels(cfg, sets, tell) -> dict[str, np.ndarray]:
+    """What the rows of every held-out set have in the column eval.by, in the order of the set's rows; NO_VALUE where that is nothing."""
     labels = {}
     for name, source in held_out_sources(cfg).items():
         data, rows = sets.held_out[name], sources.read(sources.given(source))
-        values = [rows[number].get(cfg.eval.by) for number in data.source_rows.tolist()]
-        if None in values:
-            known = ", ".join(sorted(rows[int(data.source_rows[values.index(None)])]))
-            raise ValueError(f"eval.by={cfg.eval.by!r}: a row of {rows.name} has no such column, only {known}.")
-        texts = [str(value).replace("/", "-") for value in values]
+        records = [rows[number] for number in data.source_rows.tolist()]
+        if (lacks := next((record for record in records if cfg.eval.by not in record), None)) is not None:
+            raise ValueError(f"eval.by={cfg.eval.by!r}: a row of {rows.name} has no such column, only {', '.join(sorted(lacks))}.")
+        texts = _texts_of([record[cfg.eval.by] for record in records], f"eval.by={cfg.eval.by!r}: {rows.name}")
+        if without := texts.count(NO_VALUE):
+            tell([f"eval.by={cfg.eval.by!r}: {without:,} of {len(texts):,} rows of {rows.name} have no value; they are by/{NO_VALUE}"])
         if len(set(texts)) > MOST_LABELS:
             raise ValueError(
                 f"eval.by={cfg.eval.by!r} has {len(set(texts)):,} different values in {rows.name}, more than {MOST_LABELS}; name a column "
@@ -99,6 +101,23 @@ def _labels(cfg, sets) -> dict[str, np.ndarray]:
             )
         labels[name] = np.array([texts[group] if group >= 0 else "" for group in data.plan.ravel().tolist()])
     return labels
+
+
+def _texts_of(values: list, where: str) -> list[str]:
+    """The values as parts of a metric's name.
+
+    Raises:
+      ValueError: two values have one name.
+    """
+    named: dict[str, str] = {}  # part of a name -> the value that it stands for
+    texts = []
+    for value in values:
+        given = "" if value is None or not str(value).strip() else str(value)
+        text = given.replace("/", "-") or NO_VALUE
+        if (other := named.setdefault(text, given)) != given:
+            raise ValueError(f"{where} has the values {other!r} and {given!r}, which are both called {text!r}; change one of them.")
+        texts.append(text)
+    return texts
 
 
 def _multiple_choice(cfg, model, sets, tell) -> MultipleChoice:

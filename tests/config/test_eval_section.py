@@ -1,5 +1,6 @@
 """The section eval: what answers and questions are asked for, and what is refused with the way out."""
 
+import json
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -145,6 +146,32 @@ def test_held_out_rows_are_divided_by_what_a_column_has(tmp_path):
         cfg.eval.by = column
         with pytest.raises(ValueError, match=words):
             evaluations.evaluations(cfg, None, sets, judging=None)
+
+
+def divided(tmp_path, *values):
+    """(labels, what is told) of held-out rows with these values in the column "source"."""
+    rows = [dict(prompt=f"q{i}", chosen="a", rejected="b", **value) for i, value in enumerate(values)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole, told = tiny.get_config(), []
+    whole.data.prepared_dir = str(tmp_path)
+    whole.data.eval = dict(path=str(tmp_path / "rows.jsonl"))
+    whole.eval = dict(by="source")
+    cfg = resolve(whole)
+    sets = held_out_sets(cfg, tell=lambda lines: None)
+    return evaluations.evaluations(cfg, None, sets, judging=None, tell=told.extend).labels[""].tolist(), told
+
+
+def test_rows_without_a_value_are_a_part_with_a_name_and_counted(tmp_path):
+    labels, told = divided(tmp_path, dict(source="a/c"), dict(source=""), dict(source=None), dict(source=" "))
+    assert (labels.count("a-c"), labels.count("empty")) == (1, 3)
+    assert told == [f"eval.by='source': 3 of 4 rows of {tmp_path / 'rows.jsonl'} have no value; they are by/empty"]
+
+
+@pytest.mark.parametrize("one, other", [("a/b", "a-b"), ("a-b", "a/b"), ("", "empty"), ("x/y/z", "x-y/z")])
+def test_values_that_would_be_one_part_are_refused_by_name(one, other, tmp_path):
+    with pytest.raises(ValueError) as error:
+        divided(tmp_path, dict(source=one), dict(source="c"), dict(source=other))
+    assert f"has the values {one!r} and {other!r}, which are both called" in str(error.value)
 
 
 @pytest.mark.parametrize(
