@@ -27,8 +27,10 @@ def _export(arguments):
     import jax  # here, so that --help is fast
 
     from jaxalign import sharding
+    from jaxalign.hf import save
     from jaxalign.training import exports, runs, sources
 
+    save.check_new(given.out)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
     with jax.set_mesh(sharding.whole_mesh()):
         step = runs.chosen(given.workdir, runs.parse_step(given.step, given.workdir))

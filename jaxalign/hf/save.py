@@ -64,8 +64,7 @@ def save(
     folder = Path(folder)
     if dtype not in NAMES:
         raise ValueError(f"dtype {dtype!r} is not one of {sorted(NAMES)}.")
-    if folder.exists():
-        raise ValueError(f"{folder} exists; choose another folder or remove it.")
+    check_new(folder)
     if tokenizer_from is not None and not Path(tokenizer_from).is_dir():
         raise ValueError(f"tokenizer folder {tokenizer_from} is not a folder; give the folder that holds tokenizer.json.")
     values = {**config_json.to_json(model.config), "torch_dtype": dtype, **_token_ids(tokenizer_from)}
@@ -84,6 +83,12 @@ def save(
             for name in shapes:
                 tensor(name)
     watch.barrier("the export", limited=False)
+
+
+def check_new(folder: str | Path) -> None:
+    """Raises ValueError where there is something of the name of a folder that is to be written."""
+    if Path(folder).exists():
+        raise ValueError(f"{folder} exists; choose another folder or remove it.")
 
 
 @contextlib.contextmanager

@@ -49,8 +49,7 @@ def write_adapter(folder: str | Path, model: models.Model, params, *, workdir: s
     """
     if model.lora is None:
         raise ValueError(f"{workdir} is a run without adapters: leave --adapter out to write the whole model.")
-    if Path(folder).exists():
-        raise ValueError(f"{folder} exists; choose another folder or remove it.")
+    hf_save.check_new(folder)
     record = runs.record(workdir, step)
     origin, arrays = bases.of_record(record).checkpoint, adapters.tensors(model, params)
     if origin is None:

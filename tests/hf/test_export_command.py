@@ -47,6 +47,12 @@ def test_export_writes_the_restored_step_with_its_tokenizer(tmp_path, restored, 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), ours, theirs)
 
 
+@pytest.mark.parametrize("flags", [[], ["--adapter"]])
+def test_a_folder_that_is_there_is_refused_before_any_weight_is_read(tmp_path, restored, flags, capsys):
+    assert export.main(["--workdir", "run", "--out", str(tmp_path), "--step", "30", *flags]) == 1
+    assert f"{tmp_path} exists; choose another folder or remove it" in capsys.readouterr().err and not restored
+
+
 def test_export_refuses_an_unknown_dtype(capsys):
     with pytest.raises(SystemExit):
         export.main(["--workdir", "run", "--out", "out", "--dtype", "float16"])
