@@ -37,10 +37,11 @@ class Comparison(NamedTuple):
         lines = []
         if (rate := self.checkpoint.get(f"{NAME}/{WIN_RATE}")) and rate.n:
             own, even = self.intervals[f"{NAME}/{WIN_RATE}"], self.checkpoint[f"{NAME}/{CONTROLLED}"]
-            wilson, bootstrap = (f"{own[kind].low:.1%} to {own[kind].high:.1%}" for kind in (WILSON, BOOTSTRAP))
-            where = f"{wilson} by Wilson, {bootstrap} by bootstrap over prompts"
-            lines.append(f"Against {self.origin} it wins {rate.value:.1%} on {rate.n:,} prompts (95 % intervals: {where}).")
-            lines.append(f"At equal length it wins {even.value:.1%} ± {even.se:.1%}.")
+            kinds = {WILSON: "by Wilson", BOOTSTRAP: "by bootstrap over prompts"}
+            there = [f"{own[kind].low:.1%} to {own[kind].high:.1%} {how}" for kind, how in kinds.items() if math.isfinite(own[kind].low)]
+            where = f"95 % interval{'s' if there[1:] else ''}: {', '.join(there)}"
+            lines.append(f"Against {self.origin} it wins {rate.value:.1%} on {rate.n:,} prompt{'s' if rate.n > 1 else ''} ({where}).")
+            lines.append(f"At equal length it wins {even.value:.1%}{f' ± {even.se:.1%}' if math.isfinite(even.se) else ''}.")
         return lines
 
 

@@ -11,7 +11,7 @@ CHUNK = 2**22  # numbers that one chunk of bootstrap draws holds
 
 
 class Interval(NamedTuple):
-    """Where the true value lies in about 95 of 100 cases, unless another level is asked for; NaN where nothing was measured."""
+    """Where the true value lies in about 95 of 100 cases, unless another level is asked for; NaN where nothing tells."""
 
     low: float
     high: float
@@ -47,7 +47,7 @@ def bootstrap(sums: np.ndarray, weights: np.ndarray, *, seed: int, draws: int = 
     """Percentile bootstrap of `estimates.estimate`: prompts are drawn with replacement, all samples of a prompt together.
 
     Args:
-      sums, weights: float[N], as in `estimate`; prompts without weight do not count.
+      sums, weights: float[N], as in `estimate`; prompts without weight do not count, and of fewer than two others there is no interval.
       seed: of the draws.
       draws: how many times the prompts are drawn.
       level: share of such intervals that hold the true mean.
@@ -81,7 +81,7 @@ def paired_bootstrap(
 def _percentiles(columns: list[np.ndarray], statistic: Callable, seed: int, draws: int, level: float) -> Interval:
     """The interval of a statistic of column sums, over draws of their entries."""
     n = len(columns[0])
-    if not n:
+    if n < 2:  # every draw of one prompt is the same
         return Interval(math.nan, math.nan)
     generator, values, stacked = np.random.default_rng(seed), [], np.stack(columns, axis=1)
     for start in range(0, draws, step := max(1, CHUNK // n)):

@@ -145,6 +145,15 @@ def test_a_checkpoint_beside_its_start():
     assert compared.sentences()[0].startswith("Against start it wins 87.5% on 2 prompts")
 
 
+def test_of_a_single_prompt_no_spread_is_told():
+    generation = Generation(ASKED[:1], Judging({"long": rewards.make("length")}, "long"), samples=2)
+    others = generation.others("start", [["aa", "aa"]])
+    compared = comparison.compare(None, generation.measure(Voice(), answers([["a", "aaa"]]), others), origin="start")
+    first, second = compared.sentences()
+    assert first.startswith("Against start it wins 50.0% on 1 prompt (95 % interval: 5.5% to 94.5% by Wilson)")
+    assert second == "At equal length it wins 50.0%." and compared.as_dict()["intervals"]["generate/win_rate"]["bootstrap"] == [None, None]
+
+
 def test_without_the_start_the_checkpoint_stands_alone():
     compared = comparison.compare(None, measured(Judging({})), origin=None)
     assert compared.as_dict().keys() == {"start", "checkpoint", "change"} and not compared.start and not compared.sentences()

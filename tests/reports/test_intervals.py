@@ -41,6 +41,7 @@ def test_a_bootstrap_is_a_function_of_its_seed_and_leaves_prompts_without_weight
     sums, weights = np.array([1.0, 0.0, 0.0, 2.0]), np.array([1.0, 1.0, 0.0, 2.0])
     assert bootstrap(sums, weights, seed=0) == bootstrap(sums, weights, seed=0) == bootstrap(sums[[0, 1, 3]], weights[[0, 1, 3]], seed=0)
     assert all(map(math.isnan, bootstrap(np.zeros(3), np.zeros(3), seed=0)))
+    assert all(map(math.isnan, bootstrap(sums[:1], np.ones(1), seed=0)))  # all draws of one prompt are the same
 
 
 def test_what_two_measurements_of_a_prompt_share_cancels():
