@@ -18,6 +18,8 @@ from jaxalign.config.command_line import from_command_line, local, run, start_de
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 COLUMN = "reward"  # name of the scores where --column is not given
+OF_ANSWERS = "columns left out, since they may be about the answers as they were"
+OF_PROMPTS = "columns of --prompts left out, since a pair of samples has the id and the prompt alone"
 FLAGS = (
     ("--workdir", {"type": local, "help": "folder of the run whose stages data.computed names (default: runs/NAME)"}),
     ("--rows", {"metavar": "FILE", "type": local, "help": "rows of any format of data, or samples of generate, instead of --config"}),
@@ -77,8 +79,11 @@ def _columns(asked):
 def _report(prepared):
     for name, values in prepared.groups.columns.items():
         valid = values[prepared.groups.valid] if values.ndim == 2 else values
-        spread = f"mean {valid.mean():.4g}, standard deviation {valid.std():.4g}, {(valid > 0).mean():.1%} above 0"
-        print(f"{prepared.folder.parent.name}: {name}: {len(valid):,} numbers, {spread}")
+        print(f"{prepared.folder.parent.name}: {name}: {len(valid):,} numbers, {_spread(valid)}, {(valid > 0).mean():.1%} above 0")
+
+
+def _spread(values):
+    return f"mean {values.mean():.4g}" + (f", standard deviation {values.std():.4g}" if len(values) > 1 else "")
 
 
 def _check(options):
@@ -152,6 +157,8 @@ def _read(options, reward):
     rows = sources.read({"path": options.rows, **({} if options.limit is None else {"limit": options.limit})})
     counts, first = Counts(), next((row for row in map(rows.read, range(len(rows))) if isinstance(row, dict)), {})
     samples = prompts.is_sample(first) and not options.format
+    if options.prompts and options.format and prompts.is_sample(first):
+        raise ValueError(f"--format {options.format} is of rows, and {options.rows} has samples of generate; leave it out.")
     if options.prompts and not samples:
         raise ValueError(f"--prompts goes with samples of generate, and {options.rows} has none; leave it out.")
     if samples and options.pairs and not options.prompts:
@@ -186,7 +193,7 @@ def _scores(judged, reward):
     there = values[~np.isnan(values)]
     if not len(there):
         raise ValueError("no answer has a score:\n" + "\n".join(reward.lines()))
-    return scores, [f"{len(there):,} scores: mean {there.mean():.4g}, standard deviation {there.std():.4g}", *reward.lines()]
+    return scores, [f"{len(there):,} scores: {_spread(there)}", *reward.lines()]
 
 
 def _score(options, column, judged, reward):
@@ -199,7 +206,7 @@ def _score(options, column, judged, reward):
         return rows, lines
     rows, tally = annotations.best_and_worst(judged, scores, column, margin=options.margin or 0.0)
     made = f"{tally.kept:,} pairs of {len(judged):,} prompts; {tally.ties:,} are ties, {tally.missing:,} have fewer than two scores"
-    return rows, [*lines, made, *annotations.left_out(judged)]
+    return rows, [*lines, made, *annotations.left_out(judged, OF_PROMPTS if options.prompts else OF_ANSWERS)]
 
 
 def _relabel(column, judged, reward, judges):
@@ -224,7 +231,7 @@ def _relabel(column, judged, reward, judges):
     return rows, [
         *lines,
         f"{tally.kept:,} pairs as they were, {tally.turned:,} turned around, {left_out}",
-        *annotations.left_out(judged),
+        *annotations.left_out(judged, OF_ANSWERS),
         f"agreement with the labels, a tie counting half: {agrees:.3f} (95 %: {wilson(agrees, there)}) of {there:,} pairs",
     ]
 

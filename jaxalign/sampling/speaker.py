@@ -107,4 +107,4 @@ def shared_id(asked: Sequence[Asked]) -> list[str]:
     """A line that names the id that most prompts share; none where each has its own."""
     shared, count = collections.Counter(one.id for one in asked).most_common(1)[0]
     told = f"{count:,} prompts have the id {shared!r}; their samples can be told apart by the prompt alone"
-    return [f"{told}, and annotate --prompts refuses them."] if count > 1 else []
+    return [f"{told}, and annotate --prompts leaves them out."] if count > 1 else []

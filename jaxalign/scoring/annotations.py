@@ -15,12 +15,15 @@ import numpy as np
 
 from jaxalign.data import progress
 from jaxalign.data.raw import detect, prompts, survey
+from jaxalign.data.raw.asked import BESIDE_CHOICES
 from jaxalign.data.raw.choices import CHOICES
+from jaxalign.data.raw.context import SYSTEM
 from jaxalign.data.raw.counts import Counts, RowError
 from jaxalign.data.raw.examples import Messages
 from jaxalign.data.raw.formats import PAIRS, to_example
 from jaxalign.data.raw.labels import LABELS
-from jaxalign.data.raw.prompts import SAMPLE, Asked, is_sample
+from jaxalign.data.raw.messages import TOOLS
+from jaxalign.data.raw.prompts import ID, SAMPLE, Asked, is_sample
 from jaxalign.data.raw.records import EMPTY, Record
 from jaxalign.data.raw.scores import EVIDENCE_OF_ORDER, Scoring
 from jaxalign.data.raw.sources import Rows
@@ -30,6 +33,7 @@ from jaxalign.scoring.rewards import Prompt, Reward
 
 SIDES = ("chosen", "rejected")
 OF_ORDER = re.compile(r"(?<![a-z])(?:margin|gap|diff|difference|delta|strength|confidence|advantage|agreement)s?(?![a-z])", re.IGNORECASE)
+OF_PROMPT = (ID, *prompts.ASKING, *BESIDE_CHOICES, *SYSTEM, *TOOLS)  # columns of a row that are its prompt, or belong to it
 BATCH = 256  # responses that are scored between two steps of the progress bar
 
 
@@ -72,7 +76,7 @@ def read(rows: Rows, counts: Counts, *, format: str | None) -> Iterator[Judged]:
 
 
 def read_samples(rows: Rows, asked: Rows | None, counts: Counts) -> Iterator[Judged]:
-    """Yields the samples of each prompt, from lines of `generate`.
+    """Yields the samples of each prompt, from lines of `generate`; those of an id that several prompts have are dropped and counted.
 
     Args:
       rows: the lines. Those of a prompt have one id; without `asked`, also one prompt, since several rows may have had this id.
@@ -80,7 +84,7 @@ def read_samples(rows: Rows, asked: Rows | None, counts: Counts) -> Iterator[Jud
       counts: of the lines; is added to.
 
     Raises:
-      ValueError: a line is no sample, or its prompt is not among those asked, or two of these have its id.
+      ValueError: a line is no sample, or its prompt is not among those asked.
     """
     of_id = {} if asked is None else _by_id(asked)
     groups: dict[tuple[str | int, str | None], list[dict]] = {}
@@ -91,14 +95,20 @@ def read_samples(rows: Rows, asked: Rows | None, counts: Counts) -> Iterator[Jud
         for name, kinds in (("id", str | int), ("prompt", str), ("text", str)):
             if not isinstance(line[name], kinds):
                 raise ValueError(f"{rows.name}: {name} of line {number} is {line[name]!r}, which no sample of generate has.")
-        if asked is not None and of_id.get(line["id"]) is None:
-            what = "has more than once" if line["id"] in of_id else "does not have"
-            raise ValueError(f"{rows.name}: line {number} answers the prompt {line['id']!r}, which {asked.name} {what}.")
+        if asked is not None and line["id"] not in of_id:
+            raise ValueError(f"{rows.name}: line {number} answers the prompt {line['id']!r}, which {asked.name} does not have.")
+        counts.read += 1
+        if len(several := of_id.get(line["id"], ())) > 1:
+            which = ", ".join(str(prompt.number) for prompt in several)
+            what = f"the line answers the prompt {line['id']!r}, and rows {which} of {asked.name} have this id"
+            counts.add("same_id", "dropped", number, f"{what}; give each its own, and generate anew")
+            continue
         groups.setdefault((line["id"], line["prompt"] if asked is None else None), []).append(line)
-        counts.read, counts.kept = counts.read + 1, counts.kept + 1
+        counts.kept += 1
     for (key, _), lines in groups.items():
-        prompt, values = of_id.get(key, (Asked(key, lines[0]["prompt"]), {}))
-        yield Judged(prompt.prompt, tuple(line["text"] for line in lines), tuple(lines), False, values, {"id": key}, tools=prompt.tools)
+        (prompt,) = of_id.get(key, (Asked(key, lines[0]["prompt"]),))
+        texts, left = tuple(line["text"] for line in lines), tuple(name for name in _filled(prompt.columns) if name not in OF_PROMPT)
+        yield Judged(prompt.prompt, texts, tuple(lines), False, prompt.columns, {"id": key}, left, prompt.tools)
 
 
 def score(judged: Sequence[Judged], reward: Reward, *, quiet: bool) -> list[np.ndarray]:
@@ -199,11 +209,11 @@ def best_and_worst(judged: Sequence[Judged], scores: Sequence[np.ndarray], name:
     return rows, Tally(len(rows), 0, ties, missing)
 
 
-def left_out(judged: Sequence[Judged]) -> list[str]:
-    """A line that names the columns which new rows do not have; none where they have all."""
+def left_out(judged: Sequence[Judged], what: str) -> list[str]:
+    """A line that names the columns which new rows do not have, after `what` these are; none where they have all."""
     columns = collections.Counter(column for one in judged for column in one.left).most_common()
     names = ", ".join(f"{column} ({count:,} rows)" for column, count in columns)
-    return [f"columns left out, since they may be about the answers as they were: {names}"] if names else []
+    return [f"{what}: {names}"] if names else []
 
 
 def _is_pair(judged):
@@ -221,15 +231,20 @@ def _pair(judged, better, worse, scores, name):
     return {**judged.carried, "prompt": judged.prompt, **sides, **tools, **numbers}
 
 
-def _by_id(asked):
-    """id -> (prompt, raw row), or None where several rows have the id; rows without a prompt are left out."""
-    of_id: dict[str | int, tuple[Asked, dict] | None] = {}
+def _by_id(asked) -> dict[str | int, list[Asked]]:
+    """id -> the prompts of the rows that have it, more than one where these differ; rows without a prompt are left out."""
+    of_id: dict[str | int, list[Asked]] = {}
     for number in range(len(asked)):
         with contextlib.suppress(RowError):
-            values = asked[number]
-            prompt = prompts.of_row(values, number)
-            of_id[prompt.id] = None if prompt.id in of_id else (prompt, values)
+            prompt = prompts.of_row(asked[number], number)
+            same_id = of_id.setdefault(prompt.id, [])
+            if prompt.columns not in [other.columns for other in same_id]:
+                same_id.append(prompt)
     return of_id
+
+
+def _filled(values):
+    return [column for column, value in values.items() if value not in EMPTY]
 
 
 def _judged(values, format, base):
@@ -244,7 +259,7 @@ def _judged(values, format, base):
     example = example if name in PAIRS else example.as_in_row()  # as the scores will stand beside them
     unread, count = row.unread(), len(example.responses)
     carried = {column: row.peek(column) for column in unread if column in row and not _about(column, row.peek(column), count)}
-    filtered = [column for column, value in values.items() if column not in row and value not in EMPTY]
+    filtered = [column for column in _filled(values) if column not in row]
     left = tuple(column for column in (*filtered, *unread) if column not in carried)
     return Judged(example.prompt, example.responses, (dict(values),), name in PAIRS, dict(values), carried, left, example.tools)
 

@@ -1,16 +1,12 @@
 """`annotate --rows`: scores of the answers of every format, mended labels, pairs of samples; what it writes is read again."""
 
-import datetime
-from decimal import Decimal
 import json
 import math
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 
 from jaxalign import annotate
-from jaxalign.data.raw import sources
 from jaxalign.data.raw.counts import Counts
 from jaxalign.data.raw.formats import to_example
 from jaxalign.data.raw.sources import Rows
@@ -102,40 +98,6 @@ def test_a_column_that_is_there_is_told_before_anything_is_scored(row, flags, co
     assert not (tmp_path / "calls").exists() and not list(tmp_path.glob("out*"))
 
 
-def table_of_dates(path):
-    """Two rows with a column of each kind that JSON has no word for, as a parquet file; their length is a number that is scored."""
-    there = datetime.datetime(2024, 2, 29, 12, 30, 1, 500)
-    columns = dict(
-        prompt=["q", "r"], completion=["abc", "d"], made=[there, None], day=[there.date()] * 2, hour=[there.time()] * 2,
-        zoned=[there.replace(tzinfo=datetime.UTC)] * 2, took=[datetime.timedelta(seconds=1.5)] * 2, price=[Decimal("0.25")] * 2,
-        info=[dict(seen=[there])] * 2,
-    )  # fmt: skip
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    return str(path)
-
-
-def test_a_table_with_dates_gets_its_scores_and_the_dates_are_text(tmp_path):
-    rows, moment = table_of_dates(tmp_path / "rows.parquet"), "2024-02-29T12:30:01.000500"
-    assert annotate.main(["--rows", rows, "--out", str(tmp_path / "out.jsonl"), "--reward", "length"]) == 0
-    day = dict(day="2024-02-29", hour="12:30:01.000500", zoned=f"{moment}+00:00", took=1.5, price=0.25, info=dict(seen=[moment]))
-    assert read(tmp_path / "out.jsonl") == [
-        dict(prompt="q", completion="abc", made=moment, **day, reward=3.0),
-        dict(prompt="r", completion="d", made=None, **day, reward=1.0),
-    ]
-
-
-@pytest.mark.parametrize("flags", [[], ["--pairs"]])
-def test_a_column_that_no_line_can_hold_is_told_before_anything_is_scored(flags, tmp_path, monkeypatch, capsys):
-    (tmp_path / "mine.py").write_text(COUNTING.format(file=str(tmp_path / "calls")))
-    row = dict(prompt="q", responses=["abc", "d"], picture=object())
-    monkeypatch.setattr(sources, "read", lambda _: Rows([row], name="rows", identity="0"))
-    out = ["--rows", "pictures", "--out", str(tmp_path / "out.jsonl")]
-    assert annotate.main([*out, "--reward", f"{tmp_path / 'mine.py'}:score", *flags]) == 1
-    error = capsys.readouterr().err
-    assert "pictures: the column 'picture' cannot be written as JSON: Object of type object" in error
-    assert not (tmp_path / "calls").exists() and not list(tmp_path.glob("out*"))
-
-
 @pytest.mark.parametrize(
     "spec, words",
     [
@@ -189,7 +151,7 @@ def test_of_a_pair_that_is_turned_no_column_about_its_answers_is_carried_over_an
     rows, _ = annotations.relabelled(found, np.array([0, 1]), None, "reward")
     kept = dict(prompt="q", difficulty=4, answer="b")
     assert rows == [dict(kept, chosen="bbb", rejected="a"), dict(kept, chosen="a", rejected="bbb")]
-    (line,) = annotations.left_out(found)
+    (line,) = annotations.left_out(found, annotate.OF_ANSWERS)
     assert all(f"{column} (2 rows)" in line for column in about) and "difficulty" not in line
 
 
@@ -224,7 +186,9 @@ def test_the_command_makes_pairs_of_samples_with_the_prompts_as_they_were_asked(
     samples, questions = write(tmp_path / "samples.jsonl", *lines), write(tmp_path / "asked.jsonl", *asked)
     arguments = ["--rows", samples, "--reward", "gsm8k", "--prompts", questions]
     assert annotate.main([*arguments, "--pairs", "--out", str(tmp_path / "pairs.jsonl")]) == 0
-    assert "2 pairs of 2 prompts; 0 are ties, 0 have fewer than two scores" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 pairs of 2 prompts; 0 are ties, 0 have fewer than two scores" in out
+    assert "columns of --prompts left out, since a pair of samples has the id and the prompt alone: answer (2 rows)\n" in out
     rows = read(tmp_path / "pairs.jsonl")
     assert rows == [
         dict(id="a", prompt=[USER], chosen="it is 7", rejected="8", reward_chosen=1, reward_rejected=0),
@@ -233,6 +197,30 @@ def test_the_command_makes_pairs_of_samples_with_the_prompts_as_they_were_asked(
     assert len(to_example(rows[0], name="paired").responses) == 2
     assert annotate.main([*arguments, "--column", "right", "--out", str(tmp_path / "scored.jsonl")]) == 0
     assert read(tmp_path / "scored.jsonl") == [line | {"right": right} for line, right in zip(lines, [1, 0, 0, 0, 1, 0], strict=True)]
+
+
+def test_samples_of_an_id_that_several_prompts_have_are_dropped_and_counted(tmp_path, capsys):
+    asked = [dict(id="a", prompt="one"), dict(id="b", prompt="two"), dict(id="a", prompt="three"), *[dict(id="c", prompt="four")] * 2]
+    lines = [dict(id=key, sample=k, prompt=f"<s>{key}", text=text) for key in "abac" for k, text in enumerate(["x", "yy"])]
+    samples, questions = write(tmp_path / "samples.jsonl", *lines), write(tmp_path / "asked.jsonl", *asked)
+    arguments = ["--rows", samples, "--reward", "length", "--prompts", questions]
+    assert annotate.main([*arguments, "--pairs", "--out", str(tmp_path / "pairs.jsonl")]) == 0
+    error = capsys.readouterr().err
+    assert "4 of 8 rows kept" in error and "dropped 4 by same_id; first is row 0: " in error
+    assert "the line answers the prompt 'a', and rows 0, 2 of" in error
+    assert [(row["id"], row["prompt"]) for row in read(tmp_path / "pairs.jsonl")] == [("b", "two"), ("c", "four")]
+    assert annotate.main([*arguments, "--format", "completion", "--out", str(tmp_path / "out.jsonl")]) == 1
+    assert "--format completion is of rows, and " in capsys.readouterr().err
+    write(tmp_path / "samples.jsonl", dict(lines[0], id="z"))
+    assert annotate.main([*arguments, "--out", str(tmp_path / "out.jsonl")]) == 1
+    assert f"line 0 answers the prompt 'z', which {questions} does not have" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("texts, told", [(["abc"], "1 scores: mean 3\n"), (["abc", "d"], "2 scores: mean 2, standard deviation 1\n")])
+def test_the_spread_of_a_single_score_is_not_told(texts, told, tmp_path, capsys):
+    rows = write(tmp_path / "rows.jsonl", *(dict(text=text) for text in texts))
+    assert annotate.main(["--rows", rows, "--reward", "length", "--out", str(tmp_path / "out.jsonl")]) == 0
+    assert told in capsys.readouterr().out
 
 
 def test_the_command_mends_labels_and_says_how_often_they_were_right(tmp_path, capsys):
