@@ -19,21 +19,32 @@ def score(prompts, completions, metadata):
 """
 
 
-def table_of_dates(path):
-    """Two rows with a column of each kind that JSON has no word for, as a parquet file; their length is a number that is scored."""
+def parquet(table, folder):
+    pyarrow.parquet.write_table(table, folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def saved(table, folder):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset(table).save_to_disk(str(folder / "rows"))
+    return folder / "rows"
+
+
+def table_of_dates():
+    """Two rows with a column of each kind that JSON has no word for."""
     there = datetime.datetime(2024, 2, 29, 12, 30, 1, 500)
     columns = dict(
         prompt=["q", "r"], completion=["abc", "d"], made=[there, None], day=[there.date()] * 2, hour=[there.time()] * 2,
         zoned=[there.replace(tzinfo=datetime.UTC)] * 2, took=[datetime.timedelta(seconds=1.5)] * 2, price=[Decimal("0.25")] * 2,
         info=[dict(seen=[there])] * 2,
     )  # fmt: skip
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    return str(path)
+    return pyarrow.table(columns)
 
 
-def test_a_table_with_dates_gets_its_scores_and_the_dates_are_text(tmp_path):
-    rows, moment = table_of_dates(tmp_path / "rows.parquet"), "2024-02-29T12:30:01.000500"
-    assert annotate.main(["--rows", rows, "--out", str(tmp_path / "out.jsonl"), "--reward", "length"]) == 0
+@pytest.mark.parametrize("write", [parquet, saved])
+def test_a_table_with_dates_gets_its_scores_and_the_dates_are_text(tmp_path, write):
+    rows, moment = write(table_of_dates(), tmp_path), "2024-02-29T12:30:01.000500"
+    assert annotate.main(["--rows", str(rows), "--out", str(tmp_path / "out.jsonl"), "--reward", "length"]) == 0
     day = dict(day="2024-02-29", hour="12:30:01.000500", zoned=f"{moment}+00:00", took=1.5, price=0.25, info=dict(seen=[moment]))
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
