@@ -60,8 +60,8 @@ JIT = {  # of hf: a tensor; of experiments: many steps of a tiny model in one ca
     "experiments.enumerable",
     "experiments.teacher_hacking",
     "checking.steps",
-    *("training.step", "training.overlap", "rollout.source", "scoring.scorer", "scoring.goal", "sampling.sampler", "hf.load", "hf.save"),
-    *("models.draw", "models.merge", "models.quantized"),
+    *("training.step", "training.compiler_options", "rollout.source", "scoring.scorer", "scoring.goal", "sampling.sampler"),
+    *("hf.load", "hf.save", "models.draw", "models.merge", "models.quantized"),
 }
 FILE_LINES, OBJECTIVE_LINES, FUNCTION_LINES = 300, 80, 60
 

@@ -31,7 +31,7 @@ from jaxalign.models.config import ModelConfig
 from jaxalign.models.features import FeatureHeadConfig, head_of
 from jaxalign.models.heads import ValueHeadConfig
 from jaxalign.rollout import source
-from jaxalign.training import checkpoint, forward, guards, metrics, overlap, reference, runs, step
+from jaxalign.training import checkpoint, compiler_options, forward, guards, metrics, reference, runs, step
 from jaxalign.training.sources import Source
 from jaxalign.types import TrainState
 
@@ -233,7 +233,7 @@ def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Mo
     train_step = step.make_train_step(look, objective, moves, optimizer, schedule, microbatches=parts, teacher=theirs)
     return Functions(
         init_state,
-        overlap.overlapped(step.skipping(train_step, largest)),
+        compiler_options.with_options(step.skipping(train_step, largest)),
         step.make_eval_step(look, objective, metrics.kl, teacher=theirs),
         make_source,
     )

@@ -15,7 +15,7 @@ from jaxalign.models import model as models
 from jaxalign.planning import compiled, hlo, memory, program, roofline, text
 from jaxalign.planning.topology import Topology, devices_of
 from jaxalign.reports.flops import step_flops
-from jaxalign.training import overlap
+from jaxalign.training import compiler_options
 
 GIB = 2**30
 KERNELS = 0.5  # share of the peak that a kernel is taken to reach
@@ -122,7 +122,7 @@ def exact(job: Job, *, cache: str | None = None) -> dict[str, Any]:
     topology, traced = job.topology, trace(job)
     with jax.set_mesh(sharding.make_mesh(**mesh_of(job), devices=devices_of(topology))):
         step = planned.step(job.cfg, job.model, job.rows)
-        lowered, options = step.function.lower(step.state, step.batch), overlap.options()
+        lowered, options = step.function.lower(step.state, step.batch), compiler_options.options()
         chunk = chunks.chunk_tokens(chunks.Options(job.model.config.vocab_size, None, chunks.CHUNK_TOKENS))
     made = compiled.compile_step(lowered, target=topology.name, options=options, cache=cache)
     if made.problem:
@@ -161,7 +161,7 @@ def _causes(job, traced) -> dict[str, float]:
     mesh, width = mesh_of(job), np.dtype(build.dtype(job.cfg)).itemsize
     table = job.model.config.padded_vocab * job.model.config.width / mesh["tensor"]
     layer = sum(x.size for x in _leaves(job.model.shapes["layers"])) / job.model.config.layers / mesh["tensor"]
-    ahead = mesh["fsdp"] > 1 and job.topology.platform in overlap.OPTIONS
+    ahead = mesh["fsdp"] > 1 and job.topology.platform in compiler_options.GATHERS_AHEAD
     learned = ("embed" if job.model.config.tied else "head") in traced.step.state.trainable
     sizes = {"table_bytes": table * width, "table_gradient_bytes": table * 4 if learned else 0.0}
     sizes |= {"prefetched_bytes": layer * width if ahead else 0.0, "batch_bytes": batch}

@@ -23,7 +23,7 @@ Array = jax.Array
 Attend = Callable[[Array, Array, Array, Array, Any], tuple[Array, Any]]
 
 
-SHORT_SUM = 4  # a product that sums over so many times fewer numbers than each token's result has is computed again
+SHORT_SUM = 8  # a product whose result has more than so many times the numbers of each sum is computed again
 
 
 def _all_but_gathers(primitive, *_, **__) -> bool:
@@ -39,7 +39,7 @@ def _products(primitive, *operands, **options) -> bool:
     if primitive.name != "dot_general" or options["dimension_numbers"][1][0]:
         return False
     summed = math.prod(operands[1].shape[axis] for axis in options["dimension_numbers"][0][1])
-    return summed * SHORT_SUM > math.prod(operands[1].shape) // summed
+    return summed * SHORT_SUM >= math.prod(operands[1].shape) // summed
 
 
 _attention = jax.checkpoint_policies.save_only_these_names(ATTENDED)  # else attention is computed three times: again for its own gradient

@@ -247,7 +247,7 @@ def test_a_checkpoint_of_no_known_shape_asks_for_a_preset():
 def test_the_weights_of_one_layer_are_gathered_ahead_on_tpus(monkeypatch):
     here = job(mesh=dict(fsdp=-1))
     temporary = planning.quick(here)["memory_gib"]["temporary"]
-    monkeypatch.setattr(planning.overlap, "OPTIONS", {})
+    monkeypatch.setattr(planning.compiler_options, "GATHERS_AHEAD", ())
     weights = sum(x.size for x in jax.tree.leaves(here.model.shapes["layers"])) / here.model.config.layers
     width = jax.numpy.dtype(build.dtype(here.cfg)).itemsize
     assert temporary - planning.quick(here)["memory_gib"]["temporary"] == pytest.approx(weights * width / 2**30)

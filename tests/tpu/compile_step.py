@@ -23,7 +23,7 @@ from jaxalign import objectives, sharding  # noqa: E402
 from jaxalign.models import model as models  # noqa: E402
 from jaxalign.models.config import ModelConfig  # noqa: E402
 from jaxalign.planning import hlo  # noqa: E402
-from jaxalign.training import forward, optim, overlap, reference, step  # noqa: E402
+from jaxalign.training import compiler_options, forward, optim, reference, step  # noqa: E402
 from jaxalign.types import Batch, TrainState  # noqa: E402
 
 CONFIG = ModelConfig(  # Llama 3's vocabulary and ratios, an eighth of its depth
@@ -78,7 +78,7 @@ def main(topology: str, data: int, fsdp: int, tensor: int, context: int) -> None
     with jax.set_mesh(sharding.make_mesh(data, fsdp, tensor, devices=devices, context=context)):
         state, batch = abstract_state(model, optimizer), abstract_batch(ROWS_A_DEVICE * data * fsdp)
         start = time.monotonic()
-        compiled = overlap.overlapped(train_step).lower(state, batch).compile()
+        compiled = compiler_options.with_options(train_step).lower(state, batch).compile()
         seconds = time.monotonic() - start
     memory, text = compiled.memory_analysis(), compiled.as_text()
     arrays = {match.group(): math.prod(map(int, match.group(2).split(","))) for match in ARRAY.finditer(text)}

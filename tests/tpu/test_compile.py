@@ -96,4 +96,4 @@ def test_no_gradient_of_a_weight_is_whole_on_a_chip_where_fsdp_covers_the_torus(
 
 
 def test_layers_of_v5p_are_gathered_beside_arithmetic(reports):
-    assert reports["v5p"]["overlapped"] > 0.5  # of the bytes; 0 without `overlap`
+    assert reports["v5p"]["overlapped"] > 0.5  # of the bytes; 0 without `compiler_options`

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxalign import sharding
-from jaxalign.training import overlap
+from jaxalign.training import compiler_options
 
 KNOWN = "xla_cpu_enable_fast_min_max"
 
@@ -17,8 +17,9 @@ KNOWN = "xla_cpu_enable_fast_min_max"
 @pytest.fixture
 def for_cpus(monkeypatch):
     """Options for the devices here, one of which their compiler does not know."""
-    monkeypatch.setattr(overlap, "OPTIONS", {"cpu": (KNOWN, "xla_cpu_of_a_later_version")})
-    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    monkeypatch.setattr(compiler_options, "OPTIONS", {"cpu": {KNOWN: True, "xla_cpu_of_a_later_version": True}})
+    for variable in compiler_options.BY_USER:
+        monkeypatch.delenv(variable, raising=False)
     with jax.set_mesh(sharding.make_mesh(fsdp=8)):
         yield
 
@@ -29,16 +30,17 @@ def step(state, batch):
 
 
 def test_an_option_that_the_compiler_does_not_know_is_left_out(for_cpus):
-    assert overlap.options() == {KNOWN: True}
+    assert compiler_options.options() == {KNOWN: True}
 
 
-def test_what_the_user_sets_is_left_to_the_user(for_cpus, monkeypatch):
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--xla_other=1 --{KNOWN}=false")
-    assert overlap.options() == {}
+@pytest.mark.parametrize("variable", ["LIBTPU_INIT_ARGS", "XLA_FLAGS"])
+def test_what_the_user_sets_is_left_to_the_user(for_cpus, monkeypatch, variable):
+    monkeypatch.setenv(variable, f"--xla_other=1 --{KNOWN}=false")
+    assert compiler_options.options() == {}
 
 
 def test_a_step_with_options_computes_the_same_and_takes_over_its_state(for_cpus):
-    made, state = overlap.overlapped(step), jnp.arange(4.0)
+    made, state = compiler_options.with_options(step), jnp.arange(4.0)
     assert made is not step
     after, metrics = made(state, jnp.float32(3))
     np.testing.assert_array_equal(after, np.arange(4.0) + 3)
@@ -48,6 +50,6 @@ def test_a_step_with_options_computes_the_same_and_takes_over_its_state(for_cpus
 
 def test_steps_for_other_devices_and_for_none_stay_as_they_are():
     with jax.set_mesh(sharding.make_mesh(fsdp=8)):
-        assert overlap.overlapped(step) is step
+        assert compiler_options.with_options(step) is step
     with sharding.shapes_only((1, 8, 8, 1, 1), "tpu"):
-        assert overlap.overlapped(step) is step
+        assert compiler_options.with_options(step) is step
