@@ -43,7 +43,8 @@ def main() -> None:
     for name, seconds in sorted(found["groups"].items(), key=lambda item: -item[1]):
         print(f"{seconds * 1e3:9.2f} ms  {name}")
     for row in found["operations"][: asked.top]:
-        print(f"{row['seconds'] * 1e3:9.2f} ms  {row['count']:5.0f}x  {row['operation']:34.34s}  {row['kernel']:44.44s}  {row['path'][-90:]}")
+        name, kernel = row["operation"], row["kernel"]
+        print(f"{row['seconds'] * 1e3:9.2f} ms  {row['count']:5.0f}x  {name:34.34s}  {kernel:44.44s}  {row['path'][-90:]}")
     if asked.json:
         Path(asked.json).write_text(json.dumps(found, indent=1) + "\n")
         Path(asked.json).with_suffix(".hlo").write_text(found.pop("program"))

@@ -18,9 +18,9 @@ KNOWN = "xla_cpu_enable_fast_min_max"
 def for_cpus(monkeypatch):
     """Options for the devices here, one of which their compiler does not know."""
     monkeypatch.setattr(compiler_options, "OPTIONS", {"cpu": {KNOWN: True, "xla_cpu_of_a_later_version": True}})
-    for variable in compiler_options.BY_USER:
-        monkeypatch.delenv(variable, raising=False)
-    with jax.set_mesh(sharding.make_mesh(fsdp=8)):
+    with jax.set_mesh(sharding.make_mesh(fsdp=8)):  # first, as it needs what the variables say
+        for variable in compiler_options.BY_USER:
+            monkeypatch.delenv(variable, raising=False)
         yield
 
 
