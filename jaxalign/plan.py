@@ -65,6 +65,7 @@ def _plan(argv):
         print("\n".join([*text.lines(plans[0])[:3], "", *text.table(plans[:SHOWN] if options.search else plans, failed)]))
         _write(options.json, [*plans, *failed])
         return 1 if failed else 0
+    job = planning.settled(job)
     plan = planning.quick(job)
     estimated = plan["total_gib"]
     if not options.quick and topology.platform != "gpu":

@@ -69,7 +69,7 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else list(devices)
     data, fsdp, context, tensor = mesh_sizes(data, fsdp, context, tensor, devices=len(devices))
-    outer, inner = split_fsdp(fsdp, _torus(devices) if torus is None else torus)
+    outer, inner = split_fsdp(fsdp, torus_of(devices) if torus is None else torus)
     parts = _by_slice(devices, slices)
     check_slices(data, slices=len(parts), devices=len(devices))
     shape = data // len(parts), outer, inner, context, tensor
@@ -118,7 +118,8 @@ def split_fsdp(fsdp: int, torus: Sequence[int]) -> tuple[int, int]:
     return fsdp // inner, inner
 
 
-def _torus(devices: Sequence) -> tuple[int, ...]:
+def torus_of(devices: Sequence) -> tuple[int, ...]:
+    """Sizes of the physical axes that connect devices; () where they are no TPUs."""
     if devices[0].platform != "tpu":
         return ()
     return tuple(len(set(places)) for places in zip(*(device.coords for device in devices), strict=True))

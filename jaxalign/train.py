@@ -101,7 +101,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
     """
     import jax
 
-    from jaxalign.config import build, computed, describe, evaluations, functions, preflight, rollouts
+    from jaxalign.config import build, computed, describe, evaluations, functions, preflight, remat, rollouts
     from jaxalign.config.durations import durations
     from jaxalign.config.resume import first_state, open_run
     from jaxalign.config.sets import check_best, class_weights
@@ -125,7 +125,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
         batches = functools.partial(loader.batches, sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts)
         if sets.train:
             batches()  # too few rows are refused before anything is compiled
-        made = build.functions(cfg, objective, model, lengths, rolling)
+        chosen, made = remat.settle(cfg, model), build.functions(cfg, objective, model, lengths, rolling)
         check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | beside.names())
         prepared = [*sets.names(), *([rolling.prepared] if rolling else [])]
         preflight.check_rows(cfg, name, sets, prepared)
@@ -136,7 +136,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
         loop = Parts(cfg, name, workdir, model, made, begin, batches, sets, lengths, saved, known, policy, beside, clock)
         loop.open(start, roll_back.recorded(before))
         loop.log.say(describe.beginning(cfg, model, sets.train, lengths, workdir, step=start))
-        for note in (*lengths.notes, *filter(None, [rolling and rolling.described, class_weights(cfg, objective, sets.train)])):
+        for note in (*lengths.notes, *filter(None, [chosen, rolling and rolling.described, class_weights(cfg, objective, sets.train)])):
             loop.log.say(note)
         try:
             state, finished = _trained(loop, state, start, stop, evaluated=evaluated)

@@ -40,7 +40,7 @@ def rows_of(cfg: ConfigDict) -> Rows:
     try:
         return _of_data(cfg)
     except (ValueError, OSError, ImportError) as error:  # of data that is not here, or cannot be read without a network
-        return _assumed(cfg, str(error).splitlines()[0])
+        return assumed(cfg, str(error).splitlines()[0])
 
 
 def total_steps(cfg: ConfigDict, rows: Rows) -> int | None:
@@ -91,7 +91,8 @@ def _of_data(cfg):
     )
 
 
-def _assumed(cfg, why):
+def assumed(cfg: ConfigDict, why: str) -> Rows:
+    """Rows like those of UltraFeedback. A data.row_tokens of None becomes a number."""
     tokens = cfg.data.row_tokens or 2048
     cfg.data.row_tokens = tokens
     rollout = cfg.data.rollout

@@ -19,6 +19,7 @@ from jaxalign.training import compiler_options
 
 GIB = 2**30
 KERNELS = 0.5  # share of the peak that a kernel is taken to reach
+REMATS = "dots", "attention", "full"  # that "auto" chooses from, the fastest first: "none" is no faster, see tests/benchmarks/RESULTS.md
 LIMITS = {"memory": "HBM", "network": "the network between slices or nodes"}
 
 
@@ -70,12 +71,21 @@ def job(cfg: ConfigDict, topology: Topology, *, name: str, preset: str | None, p
     return Job(cfg, build.model(cfg), rows, topology, shape, name, price)
 
 
+def settled(job: Job) -> Job:
+    """The job with the remat of a run: in the place of "auto" the fastest policy that fits by `quick`, or the most frugal one."""
+    if job.cfg.model.remat != "auto":
+        return job
+    *faster, last = (job.changed(remat=name) for name in REMATS)
+    return next((one for one in faster if quick(one)["fits"]), last)
+
+
 def quick(job: Job) -> dict[str, Any]:
     """The plan of a job from a trace of its step; nothing is compiled.
 
     Raises:
       ValueError: batch or model do not split over the mesh.
     """
+    job = settled(job)
     traced = trace(job)
     causes, bounds = _causes(job, traced), _bounds(job, traced, traced.work.flops, traced.work.collectives)
     notes = ["from a trace of the step; nothing was compiled, and the compiler may choose other collectives", *_of_host(traced.state)]
@@ -119,6 +129,7 @@ def exact(job: Job, *, cache: str | None = None) -> dict[str, Any]:
     """
     import jax
 
+    job = settled(job)
     topology, traced = job.topology, trace(job)
     with jax.set_mesh(sharding.make_mesh(**mesh_of(job), devices=devices_of(topology))):
         step = planned.step(job.cfg, job.model, job.rows)

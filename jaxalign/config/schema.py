@@ -127,9 +127,9 @@ SCHEMA: dict[str, Any] = {
         "dtype": Field((str,), "auto", "type of the matmuls; auto: bfloat16, float32 on CPU", ("auto", "float32", "bfloat16")),
         "remat": Field(
             (str,),
-            "full",
-            "what the backward pass recomputes: nothing, all but matmuls and attention, all but attention, or all",
-            ("none", "dots", "attention", "full"),
+            "auto",
+            "what the backward pass recomputes: nothing, all but matmuls and attention, all but attention, all; auto: the least that fits",
+            ("auto", "none", "dots", "attention", "full"),
         ),
         "attention": Field((str,), "auto", "implementation of attention; auto: the one made for the devices", ATTENTIONS),
         "value_head": Field((float, NONE), None, "add a value head that predicts rewards from 0 to this; None: no head", least=0),

@@ -52,7 +52,7 @@ class Topology:
     @property
     def platform(self) -> str:
         """jax's name of the platform."""
-        return "tpu" if self.is_tpu else "cpu" if self.chip is LOCAL else "gpu"
+        return "tpu" if self.is_tpu else "cpu" if self.chip.name == LOCAL.name else "gpu"
 
     @property
     def memory_bytes(self) -> float:
