@@ -20,6 +20,7 @@ from jaxalign.training import compiler_options
 GIB = 2**30
 KERNELS = 0.5  # share of the peak that a kernel is taken to reach
 REMATS = "dots", "attention", "full"  # that "auto" chooses from, the fastest first: "none" is no faster, see tests/benchmarks/RESULTS.md
+ROOM = 0.9  # share of a device's memory that a policy may fill by `quick`, which errs by a tenth, to be chosen
 LIMITS = {"memory": "HBM", "network": "the network between slices or nodes"}
 
 
@@ -72,11 +73,12 @@ def job(cfg: ConfigDict, topology: Topology, *, name: str, preset: str | None, p
 
 
 def settled(job: Job) -> Job:
-    """The job with the remat of a run: in the place of "auto" the fastest policy that fits by `quick`, or the most frugal one."""
+    """The job with the remat of a run: in the place of "auto" the fastest policy that surely fits, or the most frugal one."""
     if job.cfg.model.remat != "auto":
         return job
     *faster, last = (job.changed(remat=name) for name in REMATS)
-    return next((one for one in faster if quick(one)["fits"]), last)
+    plans = ((one, quick(one)) for one in faster)
+    return next((one for one, plan in plans if plan["total_gib"] <= ROOM * plan["capacity_gib"]), last)
 
 
 def quick(job: Job) -> dict[str, Any]:
