@@ -106,25 +106,62 @@ def test_one_gpu_node_is_one_process_that_refuses_to_run_without_its_gpus(stubs)
     assert stubs.recorded() == [["python", "-m", "jaxalign.train", *TRAIN]]
 
 
+def nodes(lost="false"):
+    """A body of ssh whose nodes are this machine, with folders of their own; a connection is lost at once where `lost` is true in bash."""
+    return f"""host="${{@: -2:1}}" command={LAST}
+command=${{command//first/$host}}
+if [[ $command == *follow* ]] && {lost}; then
+  (timeout 2 bash -c "$command" >/dev/null 2>&1 &)
+  until [[ -s "/tmp/jaxalign-$USER/$host/pid" ]]; do sleep 0.1; done
+  exit 255
+fi
+bash -c "$command"
+"""
+
+
 def test_several_gpu_nodes_get_the_words_as_they_were_typed(stubs):
-    stubs.command("ssh", f'command={LAST}; bash -c "${{command//first/$4}}"')  # both nodes are this machine, with folders of their own
+    stubs.command("ssh", nodes())
     stubs.command("python", f'echo "this is {LAST}"; exit $(({LAST} * 4))')
     done = stubs.run("gpu_node.sh", "--hosts", "me@one,two", "--port=99", "--name", "first", *TRAIN)
     shutil.rmtree(f"/tmp/jaxalign-{stubs.environment['USER']}")
     assert sorted(done.stdout.splitlines()) == ["[1] this is 1", "this is 0"]
     assert (done.returncode, done.stderr) == (4, "process 1 ended with exit code 4\n")
     ssh = [call for call in stubs.recorded() if call[0] == "ssh"]
-    assert sorted(call[:-1] for call in ssh) == [["ssh", "-n", "-o", "BatchMode=yes", host] for host in ("me@one", "two")]
+    options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=30", "-o", "ServerAliveInterval=30"]
+    assert sorted(call[:-1] for call in ssh) == [["ssh", "-n", *options, host] for host in ("me@one", "me@one", "two", "two")]
     flags = ["--coordinator", "one:99", "--processes", "2", "--process"]
     trained = sorted(call for call in stubs.recorded() if call[0] == "python")
     assert trained == [["python", "-m", "jaxalign.train", *TRAIN, *flags, str(number)] for number in range(2)]
 
 
 def test_a_node_that_cannot_be_reached_is_named(stubs):
-    stubs.command("ssh", 'echo "no route to $4" >&2; exit 255')
     stubs.command("python")
-    done = stubs.run("gpu_node.sh", "--hosts", "one", *TRAIN)
-    assert done.returncode == 255 and "no route to one" in done.stderr and "process 0 ended with exit code 255" in done.stderr
+    stubs.command("ssh", 'host="${@: -2:1}"; if [[ $host == two ]]; then echo "no route to $host" >&2; exit 255; fi')
+    done = stubs.run("gpu_node.sh", "--hosts", "one,two", *TRAIN)
+    assert done.returncode == 255 and "no route to two" in done.stderr and "process 1 ended with exit code 255" in done.stderr
+    assert not any("follow" in call[-1] for call in stubs.recorded())  # nothing was started
+
+
+def test_a_connection_that_is_lost_is_made_again_and_nobody_is_asked_to_stop(stubs):
+    outage = stubs.answers("outage", "lost", "lost", "there")
+    stubs.command("ssh", nodes(f"[[ $host == two && $({outage}) == lost ]]"))
+    stubs.command("python", f'trap "exit 75" TERM; echo "{LAST} is up"; for i in {{1..30}}; do sleep 0.1; done; echo "{LAST} ends"; exit 0')
+    stubs.environment["PATIENCE_S"] = "0.2"
+    done = stubs.run("gpu_node.sh", "--hosts", "one,two", "--name", "first", *TRAIN)
+    shutil.rmtree(f"/tmp/jaxalign-{stubs.environment['USER']}")
+    assert sorted(done.stdout.splitlines()) == ["0 ends", "0 is up", "[1] 1 ends", "[1] 1 is up"]
+    assert done.returncode == 0 and done.stderr.count("[1] two: the connection is lost; what runs there goes on") == 1
+    assert not any(" stop " in call[-1] for call in stubs.recorded()) and len(calls(stubs, "python")) == 2
+
+
+def test_a_node_that_does_not_answer_again_leaves_the_run_to_the_others(stubs):
+    stubs.command("ssh", nodes("[[ $host == two ]]"))
+    stubs.command("python", 'trap "exit 75" TERM; for i in {1..20}; do sleep 0.1; done; exit 0')
+    stubs.environment |= {"PATIENCE_S": "0.2", "LOST_S": "0"}
+    done = stubs.run("gpu_node.sh", "--hosts", "one,two", "--name", "first", *TRAIN)
+    shutil.rmtree(f"/tmp/jaxalign-{stubs.environment['USER']}")
+    assert done.returncode == 255 and "two: no answer for 0 s; what runs there goes on, and the same command shows it again" in done.stderr
+    assert not any(" stop " in call[-1] for call in stubs.recorded())
 
 
 def host(stubs, *words):
@@ -173,6 +210,13 @@ def test_the_exit_code_is_kept_when_a_host_is_shut_down(stubs):
         os.killpg(os.getpgid(int((stubs.home / "the run" / "pid").read_text())), signal.SIGTERM)
         follower.stdout.read()
     assert follower.returncode == 75
+
+
+def test_a_process_is_shown_from_its_last_lines_on(stubs):
+    stubs.command("work", "seq 9")
+    assert host(stubs, "follow", "1", "work").stdout.startswith("1\n2\n")
+    stubs.environment["SHOW"] = "2"
+    assert host(stubs, "follow", "1", "work").stdout == "8\n9\n"
 
 
 def test_a_process_that_does_not_end_is_killed(stubs):
