@@ -56,6 +56,7 @@ follow() { # ID COMMAND...
   while running; do sleep 0.1; done
   if [[ ! -s $folder/code ]]; then say "the run ended without an exit code; was the host started anew?" && return "$RESTART"; fi
   code=$(<"$folder/code")
+  if ((code == 255)); then code=1; fi # ssh itself ends with 255
   if [[ -e $folder/stopped && $code =~ ^(0|$RESTART)$ ]]; then return "$STOPPED"; fi
   return "$code"
 }

@@ -212,6 +212,11 @@ def test_the_exit_code_is_kept_when_a_host_is_shut_down(stubs):
     assert follower.returncode == 75
 
 
+def test_only_ssh_itself_ends_with_255(stubs):
+    stubs.command("work", "exit 255")
+    assert host(stubs, "follow", "1", "work").returncode == 1
+
+
 def test_a_process_is_shown_from_its_last_lines_on(stubs):
     stubs.command("work", "seq 9")
     assert host(stubs, "follow", "1", "work").stdout.startswith("1\n2\n")
@@ -281,10 +286,11 @@ TPU = ["--name", "pod", "--zone", "us-east5-a", "--project", "p"]
 WHERE = ["--zone", "us-east5-a", "--project", "p"]
 
 
-def cloud(stubs, *, nodes=("READY",), requests=("ACTIVE",), codes=(0,), create="exit 0", scp=""):
+def cloud(stubs, *, nodes=("READY",), requests=("ACTIVE",), codes=(0,), create="exit 0", scp="", connections=("there",)):
     """A gcloud whose slices have one host each, with a home folder of its own; states and exit codes of the runs follow each other.
 
-    A state "" is of what is not there; with "lost" gcloud finds no network.
+    A state "" is of what is not there; with "lost" gcloud finds no network. A connection that is not "there" while a run is shown is lost
+    with that code of gcloud, and the run ends meanwhile.
     """
     stubs.command("uv", 'if [[ $1 == venv ]]; then mkdir -p "${@: -1}/bin"; ln -s "$(command -v python)" "${@: -1}/bin/python"; fi')
     stubs.command("python", f"echo 'step 1'; exit $({stubs.answers('codes', *map(str, codes))})")
@@ -304,7 +310,12 @@ case "$3 $4" in
   "tpu-vm scp") {scp}
     mkdir -p "$HOME/${{6%:*}}"
     cp "$5" "$HOME/${{6/://}}" ;;
-  "tpu-vm ssh") cd "$HOME/$5" && HOME=$PWD bash -c "{LAST}" ;;
+  "tpu-vm ssh") cd "$HOME/$5"
+    connection=there
+    if [[ {LAST} == *follow* ]]; then connection=$({stubs.answers("connections", *connections)}); fi
+    if [[ $connection == there ]]; then HOME=$PWD bash -c "{LAST}"; exit; fi
+    HOME=$PWD bash -c "{LAST}" >/dev/null 2>&1
+    exit "$connection" ;;
 esac''',
     )
     subprocess.run(["git", "init", "-q", "."], cwd=stubs.checkout, check=True)
@@ -416,11 +427,34 @@ def test_a_slice_that_vanishes_while_it_is_set_up_is_asked_for_again(stubs):
     assert len(calls(stubs, "python")) == 1
 
 
-def test_a_host_that_was_out_of_reach_is_followed_again(stubs):
-    scp = f"if [[ $({stubs.answers('copies', 'fails', 'works')}) == fails ]]; then exit 255; fi"
+@pytest.mark.parametrize("own", [1, 255])
+def test_a_host_that_was_out_of_reach_is_followed_again(stubs, own):
+    scp = f"if [[ $({stubs.answers('copies', 'fails', 'works')}) == fails ]]; then exit {own}; fi"
     cloud(stubs, scp=scp)
     done = stubs.run("tpu_pod.sh", "run", *TPU, *TRAIN)
-    assert done.returncode == 0 and "pod: a host cannot be reached; tries again" in done.stderr
+    assert done.returncode == 0 and f"pod: a host cannot be reached (exit code {own} of gcloud)" in done.stderr
+
+
+@pytest.mark.parametrize("own", ["1", "255"])
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_what_a_run_ends_with_while_the_connection_is_lost_is_told_and_it_does_not_start_again(stubs, own, code):
+    cloud(stubs, connections=(own, own, "there"), codes=(code,))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, *TRAIN)
+    assert (done.returncode, done.stdout.count("step 1"), len(calls(stubs, "python"))) == (code, 1, 1)
+    assert ("is not started again" in done.stderr) == bool(code)
+
+
+def test_a_connection_that_stays_lost_ends_the_launcher_and_not_the_run(stubs):
+    cloud(stubs, connections=("1",))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--restarts", "0", *TRAIN)
+    assert done.returncode == 255 and "what runs there goes on, and the same command shows it again" in done.stderr
+    assert len(calls(stubs, "python")) == 1
+
+
+def test_an_install_that_fails_on_a_host_is_no_connection_that_is_lost(stubs):
+    cloud(stubs)
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--prepare", "false", *TRAIN)
+    assert done.returncode == 1 and "pod: ended with exit code 1 and is not started again" in done.stderr and not calls(stubs, "python")
 
 
 def test_restarts_have_an_end(stubs):
@@ -480,9 +514,12 @@ def test_several_slices_are_one_request_and_all_their_hosts_start(stubs):
     assert sorted(done.stdout.splitlines())[-2:] == ["[1] step 1", "step 1"]
 
 
-@pytest.mark.parametrize(("codes", "code", "runs"), [(("255", "1"), 1, 2), (("75", "0", "0", "0"), 0, 4), (("255", "0", "0", "0"), 0, 4)])
-def test_a_slice_that_fails_decides_how_the_run_of_several_goes_on(stubs, codes, code, runs):
-    cloud(stubs, codes=codes)
+@pytest.mark.parametrize(
+    ("codes", "connections", "code", "runs"),
+    [(("1",), ("255", "there"), 1, 2), (("1",), ("1", "there"), 1, 2), (("75", "0"), ("there",), 0, 4), (("0",), ("255", "there"), 0, 2)],
+)
+def test_a_slice_that_fails_decides_how_the_run_of_several_goes_on(stubs, codes, connections, code, runs):
+    cloud(stubs, codes=codes, connections=connections)
     done = stubs.run("tpu_pod.sh", "run", *TPU, "--slices=2", *TRAIN)
     assert done.returncode == code and len(calls(stubs, "python")) == runs
 
