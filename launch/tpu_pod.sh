@@ -14,7 +14,8 @@
 #   --slices N         so many slices of this type (1), which are called NAME-0, NAME-1, ...; with several also --config.mesh.data=N.
 #                      Their hosts find each other by the metadata that the queued resource gives them; the lines of all but the
 #                      first slice are marked with its number
-#   --workdir FOLDER   all hosts see it; an absolute path
+#   --workdir FOLDER   all hosts see it; an absolute path. The disk of a TPU VM is lost with it: mount one that lasts with --prepare, or keep a
+#                      copy in a bucket with --config.train.mirror
 #   --env NAME=X       a variable of the run on all hosts, such as --env=HF_TOKEN=...; may be given several times
 #   --grace SECONDS    of `stop`: for the save (600); what has not ended then is killed
 #   --prepare COMMAND  runs on every host before the training, for example to mount that folder
@@ -119,6 +120,27 @@ node_states() { # a word per slice
     states+=("${state:-none}")
   done
   echo "${states[*]}"
+}
+
+lasting() { # ARGUMENT of jaxalign.train...: refuses a --workdir that `install` deletes, and warns of one that is lost with the VM
+  local before='' word workdir='' mirror=''
+  for word in "$@"; do
+    case $before in
+      --workdir) workdir=$word ;;
+      --config.*train.mirror) mirror=$word ;;
+    esac
+    case $word in
+      --workdir=*) workdir=${word#*=} ;;
+      --config.*train.mirror=*) mirror=${word#*=} ;;
+    esac
+    before=$word
+  done
+  [[ ! $workdir/ =~ ^("~"[^/]*|/root|/home/[^/]+|"$HOME")/+jaxalign/ ]] ||
+    usage "--workdir $workdir lies in the checkout on the hosts, which each start replaces; choose a folder on a disk that lasts, such as /mnt/runs/NAME"
+  if [[ ! $mirror && ! $prepare =~ mount|fuse ]]; then
+    say "--workdir $workdir is lost with the TPU VM, as by a pre-emption, unless it lies on a disk that lasts and that a start of the VM mounts.
+  Mount one with --prepare, or keep a copy in a bucket: --config.train.mirror=gs://BUCKET/RUN (launch/README.md, \"Without a disk that lasts\")"
+  fi
 }
 
 ready() { [[ $1 =~ ^READY(\ READY)*$ ]]; } # STATES
@@ -269,6 +291,7 @@ case $action in
     [[ ! " $*" =~ " --workdir"[\ =][a-z0-9]+:// ]] || usage "--workdir is a folder that all hosts see; train.mirror keeps a copy in a bucket"
     # a path below the checkout on a host, which `install` deletes
     [[ " $*" =~ " --workdir"[\ =][/~] ]] || usage "--workdir is not absolute: write it as all hosts see it, such as /mnt/runs/NAME"
+    lasting "$@"
     run "$@"
     ;;
   status)

@@ -63,6 +63,32 @@ def test_what_is_missing_or_unknown_is_told_with_the_usage(stubs, command, words
     assert "set -euo" not in done.stderr and stubs.recorded() == []
 
 
+@pytest.mark.parametrize("workdir", ["~/jaxalign/runs/a", "~me/jaxalign", "/home/me/jaxalign", "/root/jaxalign/runs", "HOME/jaxalign/runs"])
+@pytest.mark.parametrize("form", [["--workdir"], []])
+def test_a_workdir_that_the_install_would_delete_is_refused(stubs, workdir, form):
+    workdir = workdir.replace("HOME", str(stubs.home))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--config=a.py", *(["--workdir", workdir] if form else [f"--workdir={workdir}"]))
+    assert done.returncode == 2 and f"--workdir {workdir} lies in the checkout on the hosts" in done.stderr and stubs.recorded() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "warned"),
+    [
+        ([], [], True),
+        (["--prepare", "sudo mount -t nfs host:/runs /runs"], [], False),
+        (["--prepare=gcsfuse runs /runs"], [], False),
+        (["--prepare", "uv pip install x"], [], True),
+        ([], ["--config.train.mirror=gs://b/r"], False),
+        ([], ["--config.dpo.train.mirror", "gs://b/r"], False),
+    ],
+)
+def test_a_workdir_that_is_lost_with_the_vm_is_told_before_anything_is_asked_for(stubs, options, flags, warned):
+    cloud(stubs, nodes=("",), requests=("FAILED",))
+    lines = stubs.run("tpu_pod.sh", "run", *TPU, *options, *TRAIN, *flags).stderr.splitlines()
+    told = [number for number, line in enumerate(lines) if line.startswith(f"pod: --workdir {TRAIN[3]} is lost with the TPU VM")]
+    assert told == ([0] if warned else []) and ("gs://BUCKET/RUN" in lines[1]) == warned
+
+
 def test_local_is_one_plain_process(stubs):
     stubs.command("python", "exit 7")
     assert stubs.run("local.sh", *TRAIN).returncode == 7
@@ -331,7 +357,7 @@ def test_a_slice_is_asked_for_waited_for_set_up_and_run_on(stubs):
     kind = ["--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite", "--create=--spot", "--create=--network=n"]
     done = stubs.run("tpu_pod.sh", "run", *TPU, *kind, "--prepare", 'touch "$HOME/a mount"', *TRAIN)
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stderr.splitlines() if line.startswith("pod: ")][:4] == [
+    assert [line for line in done.stderr.splitlines() if line.startswith("pod: ") and "--workdir" not in line][:4] == [
         "pod: asks for v5litepod-16",
         "pod: WAITING_FOR_RESOURCES",
         "pod: PROVISIONING",
@@ -501,7 +527,7 @@ def test_several_slices_are_one_request_and_all_their_hosts_start(stubs):
     kind = ["--slices", "2", "--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite"]
     done = stubs.run("tpu_pod.sh", "run", *TPU, *kind, *TRAIN, "--config.mesh.data=2")
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("pod: ")]
+    told = [line for line in done.stderr.splitlines() if line.startswith("pod: ") and "--workdir" not in line]
     assert told[:3] == ["pod: asks for 2 x v5litepod-16 (none none)", "pod: ACTIVE (READY CREATING)", "pod: all slices are ready"]
     (create,) = calls(stubs, "gcloud", "compute", "tpus", "queued-resources", "create")
     several = ["--node-count", "2", "--node-prefix", "pod", "--accelerator-type", "v5litepod-16"]
