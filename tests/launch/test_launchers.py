@@ -280,8 +280,9 @@ def test_a_run_whose_host_started_anew_may_start_again(stubs):
     assert done.returncode == 75 and "was the host started anew?" in done.stderr and len(stubs.recorded()) == 1
 
 
-def slurm(stubs, code, *, requeue=0):
-    stubs.command("srun", f"exit {code}")
+def slurm(stubs, code, *told, requeue=0):
+    lines = "".join(f"echo 'srun: error: {line}' >&2\n" for line in told)
+    stubs.command("srun", f"{lines}exit {code}")
     stubs.command("scontrol", f"exit {requeue}")
     stubs.environment["SLURM_JOB_ID"] = "12"
     return stubs.run("slurm.sh", *TRAIN)
@@ -301,6 +302,27 @@ def test_slurm_queues_a_stopped_job_again_and_no_other(stubs):
     done = slurm(stubs, 1)
     assert done.returncode == 1 and "ended with exit code 1; the job is not queued again" in done.stderr
     assert [call[0] for call in stubs.recorded()] == ["srun", "scontrol", "srun"]
+
+
+KILLED, LOST = "gpu[3-4]: task 0: Killed", "gpu[5-6]: tasks 1-2: Exited with exit code 75"
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "ended"),
+    [
+        (137, [KILLED, LOST], 75),
+        (137, ["gpu3: task 0: Out Of Memory", LOST], 75),
+        (137, ["gpu3: task 0: Exited with exit code 137", LOST], 75),
+        (137, [KILLED], 137),
+        (137, [KILLED, LOST, "gpu9: task 3: Exited with exit code 1"], 1),
+        (75, [LOST, "gpu9: task 3: Exited with exit code 1"], 1),
+        (134, ["gpu3: task 0: Killed", "gpu4: task 1: Aborted (core dumped)"], 134),
+    ],
+)
+def test_slurm_queues_a_job_again_whose_processes_lost_one_that_was_killed(stubs, code, told, ended):
+    done = slurm(stubs, code, *told)
+    assert done.returncode == ended and all(line in done.stderr for line in told)
+    assert (["scontrol", "requeue", "12"] in stubs.recorded()) == (ended == 75)
 
 
 def test_slurm_tells_that_a_job_cannot_go_back_into_the_queue(stubs):
