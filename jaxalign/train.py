@@ -106,7 +106,7 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
     from jaxalign.config.resume import first_state, open_run
     from jaxalign.config.sets import check_best, class_weights
     from jaxalign.data.rows import loader
-    from jaxalign.training import checkpoint, exports, roll_back, runs
+    from jaxalign.training import checkpoint, exports, roll_back, runs, starts
 
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
         clock.lap("imports")
@@ -131,9 +131,9 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
         preflight.check_rows(cfg, name, sets, prepared)
         clock.lap("data")
         begin = functools.partial(first_state, cfg, model, made, saved, lengths=lengths, prepared=prepared, workdir=workdir)
-        state, evaluated = begin(start)
+        (state, evaluated), futile = begin(start), starts.futile(workdir, start, name=name)
         known, policy = {"prepared": prepared, "tokenizer_files": kept, **hashes}, build.policy(cfg)
-        loop = Parts(cfg, name, workdir, model, made, begin, batches, sets, lengths, saved, known, policy, beside, clock)
+        loop = Parts(cfg, name, workdir, model, made, begin, batches, sets, lengths, saved, known, policy, beside, clock, futile)
         loop.open(start, roll_back.recorded(before))
         loop.log.say(describe.beginning(cfg, model, sets.train, lengths, workdir, step=start))
         for note in (*lengths.notes, *filter(None, [chosen, rolling and rolling.described, class_weights(cfg, objective, sets.train)])):
@@ -239,7 +239,7 @@ def _flush(run: Parts, pending: list, meter) -> None:
         return
     watch.at(f"step {pending[-1][0]}")
     fetched = jax.device_get([metrics for _, metrics, _, _ in pending])
-    watch.stepped()
+    watch.stepped(run.futile)
     started, skipped = run.clock.finish(), {"skipped_batches": float(run.skipped.batches)} if run.skipped.times else {}
     speed = meter.read([arrays for _, _, arrays, _ in pending]) | started
     for (step, _, _, window), metrics in zip(pending, fetched, strict=True):
@@ -261,6 +261,7 @@ def _save(run: Parts, state, step: int, held_out_metrics) -> None:
     record = checkpoint.run_record(run.cfg.to_dict(), run.model, tokenizer, step=step, skipped=run.skipped, **run.known)
     run.log.flush()  # the lines of what is saved are on disk before it is
     run.saved.save(apart.left_out(run.cfg, run.model, state), step=step, run=record, metrics=held_out_metrics)
+    run.futile = ""
 
 
 def _is_due(step: int, every: int, total: int) -> bool:

@@ -11,14 +11,16 @@
 #   --name NAME    of the run on the nodes (jaxalign); two runs on the same nodes need two names
 #   --env NAME=X   a variable of the run on every node, such as --env=HF_TOKEN=...; may be given several times
 #   --grace SECONDS  for the save after a stop (600); what has not ended then is killed
-# ssh must work without a password. Ctrl-C or `stop` saves and ends everywhere. When the connection is lost the run goes on; the same
-# command shows it again. Exit code: that of the first process that fails, 143 after a stop, or 0.
+# ssh must work without a password. Ctrl-C or `stop` saves and ends everywhere. A host that cannot be reached at the start ends it with 255,
+# before anything runs. When a connection is lost later the run goes on, and the host is asked again for 20 minutes; when this shell ends the
+# same command shows the run again. Exit code: that of the first process that fails, 143 after a stop, 255 where no connection is left, or 0.
 set -euo pipefail
 # shellcheck source=launch/shared.sh
 source "$(dirname "$0")/shared.sh"
 
 hosts=() port=8476 dir=$(cd "$(dirname "$0")/.." && pwd) python=$(command -v python || true) name=jaxalign action=run
 environment=(env) grace=600
+UNREACHABLE=255 POLL_S=${POLL_S:-15} LOST_S=${LOST_S:-1200} # exit code of ssh itself; a lost host is asked so often, and for so long
 if [[ ${1:-} == stop ]]; then action=stop && shift; fi
 while (($#)) && [[ $1 != --config* ]]; do
   [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
@@ -50,11 +52,32 @@ if [[ $action == run ]]; then
 fi
 ((count)) || usage "--hosts is missing"
 
+in_checkout() { # HOST LINE: runs it there
+  ssh -n -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30 "$1" "cd $(quoted "$dir") && $2"
+}
 on() { # HOST ACTION ARGUMENT...: runs on_host.sh there
-  ssh -n -o BatchMode=yes "$1" "cd $(quoted "$dir") && $(quoted launch/on_host.sh "$2" "/tmp/jaxalign-$USER/$name" "${@:3}")"
+  in_checkout "$1" "$(quoted env "SHOW=${show:-+1}" launch/on_host.sh "$2" "/tmp/jaxalign-$USER/$name" "${@:3}")"
+}
+follow() { # HOST ARGUMENT...: as on_host.sh; a connection that is lost is made again, as the process goes on without it
+  local status began since='' show=+1
+  while true; do
+    status=0 began=$SECONDS
+    on "$1" follow "${@:2}" || status=$?
+    if ((status != UNREACHABLE)) || [[ -e $temporary/asked ]]; then return "$status"; fi
+    if [[ ! $since ]] || ((SECONDS - began > 60)); then # it was there in between
+      since=$SECONDS
+      echo "$1: the connection is lost; what runs there goes on, and is shown again when the host answers" >&2
+    elif ((SECONDS - since >= LOST_S)); then
+      echo "$1: no answer for $LOST_S s; what runs there goes on, and the same command shows it again" >&2
+      return "$status"
+    fi
+    sleep "$POLL_S"
+    show=100
+  done
 }
 request() {
   local host
+  : >"$temporary/asked"
   for host in "${hosts[@]}"; do on "$host" stop "$grace" & done
 }
 if [[ $action == stop ]]; then
@@ -64,9 +87,13 @@ if [[ $action == stop ]]; then
   exit "$code"
 fi
 
+temporary=$(mktemp -d)
+trap 'rm -rf "$temporary"' EXIT
+for ((number = 0; number < count; number++)); do begin "$number" in_checkout "${hosts[number]}" "ls launch/on_host.sh >/dev/null"; done
+finish true
 id=$(date +%s)-$$
 train=("${environment[@]}" "JAX_PLATFORMS=$platforms" "$python" -m jaxalign.train "$@" --coordinator "${hosts[0]#*@}:$port" --processes "$count")
 for ((number = 0; number < count; number++)); do
-  begin "$number" on "${hosts[number]}" follow "$id" "${train[@]}" --process "$number"
+  begin "$number" follow "${hosts[number]}" "$id" "${train[@]}" --process "$number"
 done
-finish request
+finish request "$UNREACHABLE"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What tpu_pod.sh and gpu_node.sh run on every host: a process that goes on when the connection to the host is lost.
 #   launch/on_host.sh follow FOLDER ID COMMAND...  shows what COMMAND prints and ends with its exit code, after starting it, unless it was
-#                                                  started under this ID or something runs in FOLDER
+#                                                  started under this ID or something runs in FOLDER; with SHOW=N only the last N lines
+#                                                  that are there, and all later ones
 #   launch/on_host.sh stop FOLDER [SECONDS]        asks it to save and end (SIGTERM), and kills it if it has not after that time (1), else 0;
 #                                                  `follow` ends with 143 where it saved, else with its exit code
 #   launch/on_host.sh running FOLDER               ends with 0 if something runs in FOLDER
@@ -51,10 +52,11 @@ follow() { # ID COMMAND...
   elif [[ ! -s $folder/id || $(<"$folder/id") != "$1" ]]; then
     start "$@"
   fi
-  tail -n +1 -s 0.2 --pid "$(<"$folder/pid")" -f "$folder/log"
+  tail -n "${SHOW:-+1}" -s 0.2 --pid "$(<"$folder/pid")" -f "$folder/log"
   while running; do sleep 0.1; done
   if [[ ! -s $folder/code ]]; then say "the run ended without an exit code; was the host started anew?" && return "$RESTART"; fi
   code=$(<"$folder/code")
+  if ((code == 255)); then code=1; fi # ssh itself ends with 255
   if [[ -e $folder/stopped && $code =~ ^(0|$RESTART)$ ]]; then return "$STOPPED"; fi
   return "$code"
 }

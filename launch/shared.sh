@@ -27,8 +27,9 @@ begin() { # NUMBER COMMAND...: in the background; the lines of all but the first
   numbers[$!]=$number
 }
 
-finish() { # REQUEST: waits for all, and returns the exit code of the first that fails; REQUEST asks those that are left to save and end
-  local request=$1 code=0 status pid number watch=
+finish() { # REQUEST [UNREACHABLE]: waits for all, and returns the exit code of the first that fails; REQUEST asks those that are left to
+  # save and end, except where one ended with UNREACHABLE: it only shows a process, which goes on
+  local request=$1 unreachable=${2:-0} lost=0 code=0 status pid number watch=
   # shellcheck disable=SC2064
   trap "$request" INT TERM
   while ((${#numbers[@]})); do
@@ -39,6 +40,7 @@ finish() { # REQUEST: waits for all, and returns the exit code of the first that
     unset "numbers[$pid]"
     ((status)) || continue
     echo "process $number ended with exit code $status" >&2
+    if ((status == unreachable)); then lost=$status && continue; fi
     ((code == 0)) || continue
     code=$status
     ((${#numbers[@]})) || continue
@@ -46,5 +48,5 @@ finish() { # REQUEST: waits for all, and returns the exit code of the first that
     watch=$!
   done
   [[ ! $watch ]] || kill "$watch" 2>/dev/null || true
-  return "$code"
+  return $((code ? code : lost))
 }

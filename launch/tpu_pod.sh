@@ -4,18 +4,18 @@
 #     --config FILE.py --workdir FOLDER [FLAGS of jaxalign.train]
 #   launch/tpu_pod.sh status|stop|delete --name NAME --zone ZONE [--slices N] [--project PROJECT] [--grace SECONDS]
 # `run` asks for the slice unless it is there, waits for it, copies this checkout to every host (what git lists, as it is on disk),
-# installs it, starts the same command on all hosts and shows what they print. After a pre-emption (exit code 75, or the slice is gone) and
-# when a host cannot be reached (255) it does so again, and the run continues. Any other exit code ends it, and so does the end of the request
-# (`delete`). When this shell ends or the connection is lost the run goes on; the same command shows it again. Where gcloud fails to tell how
-# slice and request are, or to ask for them, as without a network or with an expired login, it is asked again for 21 minutes; an answer that
-# does not come is never taken for a slice that is gone.
+# installs it, starts the same command on all hosts and shows what they print. After a pre-emption (exit code 75, or the slice is gone) it
+# does so again, and the run continues. Any other exit code of the run ends it, and so does the end of the request (`delete`). When this shell
+# ends or the connection is lost the run goes on; the same command shows it again. Where gcloud itself fails, as without a network or with an
+# expired login, it is asked again for 21 minutes; what it does not tell is never taken for a slice that is gone, nor for the end of the run.
 # `stop` saves and ends the run (143), `delete` gives the slice back. From --config on, everything is for jaxalign.train.
 #   --type TYPE        accelerator type, such as v5litepod-16, v5p-128, v6e-64
 #   --version VERSION  runtime version, such as v2-alpha-tpuv5-lite, v2-alpha-tpuv5, v2-alpha-tpuv6e
 #   --slices N         so many slices of this type (1), which are called NAME-0, NAME-1, ...; with several also --config.mesh.data=N.
 #                      Their hosts find each other by the metadata that the queued resource gives them; the lines of all but the
 #                      first slice are marked with its number
-#   --workdir FOLDER   all hosts see it; an absolute path
+#   --workdir FOLDER   all hosts see it; an absolute path. The disk of a TPU VM is lost with it: mount one that lasts with --prepare, or keep a
+#                      copy in a bucket with --config.train.mirror
 #   --env NAME=X       a variable of the run on all hosts, such as --env=HF_TOKEN=...; may be given several times
 #   --grace SECONDS    of `stop`: for the save (600); what has not ended then is killed
 #   --prepare COMMAND  runs on every host before the training, for example to mount that folder
@@ -27,6 +27,7 @@ set -euo pipefail
 # shellcheck source=launch/shared.sh
 source "$(dirname "$0")/shared.sh"
 STOPPED=75 UNREACHABLE=255 POLL_S=${POLL_S:-30}
+FAILED=101 # what ran on a host ended with 1 or 255, the codes of gcloud and ssh for failures of their own
 ATTEMPTS=9 PAUSE_S=${PAUSE_S:-5} # of a call of gcloud that fails; the pause doubles: 21 minutes in all
 # what gcloud answers where it makes no sense to try again; it ends with 2 where it does not know a flag
 FINAL='INVALID_ARGUMENT|PERMISSION_DENIED|FAILED_PRECONDITION|ALREADY_EXISTS|NOT_FOUND|OUT_OF_RANGE|UNIMPLEMENTED'
@@ -121,11 +122,37 @@ node_states() { # a word per slice
   echo "${states[*]}"
 }
 
+lasting() { # ARGUMENT of jaxalign.train...: refuses a --workdir that `install` deletes, and warns of one that is lost with the VM
+  local before='' word workdir='' mirror=''
+  for word in "$@"; do
+    case $before in
+      --workdir) workdir=$word ;;
+      --config.*train.mirror) mirror=$word ;;
+    esac
+    case $word in
+      --workdir=*) workdir=${word#*=} ;;
+      --config.*train.mirror=*) mirror=${word#*=} ;;
+    esac
+    before=$word
+  done
+  [[ ! $workdir/ =~ ^("~"[^/]*|/root|/home/[^/]+|"$HOME")/+jaxalign/ ]] ||
+    usage "--workdir $workdir lies in the checkout on the hosts, which each start replaces; choose a folder on a disk that lasts, such as /mnt/runs/NAME"
+  if [[ ! $mirror && ! $prepare =~ mount|fuse ]]; then
+    say "--workdir $workdir is lost with the TPU VM, as by a pre-emption, unless it lies on a disk that lasts and that a start of the VM mounts.
+  Mount one with --prepare, or keep a copy in a bucket: --config.train.mirror=gs://BUCKET/RUN (launch/README.md, \"Without a disk that lasts\")"
+  fi
+}
+
 ready() { [[ $1 =~ ^READY(\ READY)*$ ]]; } # STATES
 copy() { gcloud compute tpus tpu-vm scp "$2" "$1:jaxalign.tar.gz" "${where[@]}" --worker all; }
-execute() { gcloud compute tpus tpu-vm ssh "$1" "${where[@]}" --worker all --command "$2"; }
+execute() {
+  gcloud compute tpus tpu-vm ssh "$1" "${where[@]}" --worker all --command "trap 'case \$? in 1 | $UNREACHABLE) exit $FAILED ;; esac' EXIT
+$2"
+}
+lost() { (($1 == 1 || $1 == UNREACHABLE)); } # CODE of gcloud: what runs on the hosts goes on
+told() { echo $(($1 == FAILED ? 1 : $1)); } # CODE of a host: as the command there ended
 
-on_slices() { # copy FILE | execute COMMAND: on all hosts of all slices at once; the exit code of the first that fails, but rather none of ssh
+on_slices() { # copy FILE | execute COMMAND: on all hosts of all slices at once; the exit code of the first that fails, but rather one of a host
   local number code=0 status
   if ((slices == 1)); then
     "$1" "$name" "$2"
@@ -144,7 +171,7 @@ on_slices() { # copy FILE | execute COMMAND: on all hosts of all slices at once;
   for ((number = 0; number < slices; number++)); do
     status=0
     wait "${followers[number]}" || status=$?
-    if ((status && (code == 0 || code == UNREACHABLE))); then code=$status; fi
+    if ((status)) && { ((code == 0)) || lost "$code"; }; then code=$status; fi
   done
   followers=()
   return "$code"
@@ -208,37 +235,50 @@ uv pip install -q --python jaxalign-python -e 'jaxalign[tpu]'
 $prepare"
 }
 
-train() { # ID ARGUMENT of jaxalign.train...
+train() { # LINES ID ARGUMENT of jaxalign.train...: see SHOW of on_host.sh
   # shellcheck disable=SC2088
-  on_slices execute "cd jaxalign && launch/on_host.sh follow ~/$(quoted "$folder" "$1" "${environment[@]}")~/jaxalign-python/bin/python -m jaxalign.train $(
-    quoted "${@:2}" --coordinator auto --stopped-exit-code "$STOPPED"
+  on_slices execute "cd jaxalign && SHOW=$1 launch/on_host.sh follow ~/$(quoted "$folder" "$2" "${environment[@]}")~/jaxalign-python/bin/python $(
+    quoted -m jaxalign.train "${@:3}" --coordinator auto --stopped-exit-code "$STOPPED"
   )"
 }
 
 run() { # ARGUMENT of jaxalign.train...
-  local code restart states known='' kept="$all still there: launch/tpu_pod.sh delete --name $name ${where[*]} gives back what costs"
+  local code restart=0 states known='' kept="$all still there: launch/tpu_pod.sh delete --name $name ${where[*]} gives back what costs"
+  local id='' failures=0 pause=$PAUSE_S show=+1 began # of connections, since the last one that was there
   archive "$temporary/jaxalign.tar.gz"
-  for ((restart = 0; restart <= restarts; restart++)); do
+  while true; do
     ensure "$known" || return
     known=yes
+    : "${id:=$(date +%s)-$$-$restart}" # the same one shows what was started, and a new one starts anew
     say "copies $(du -h "$temporary/jaxalign.tar.gz" | cut -f1) to all hosts and installs them"
-    code=0
-    { install "$temporary/jaxalign.tar.gz" && train "$(date +%s)-$$-$restart" "$@"; } || code=$?
+    code=0 began=$SECONDS
+    { install "$temporary/jaxalign.tar.gz" && train "$show" "$id" "$@"; } || code=$?
+    ((code)) || { say "the run is at its end; $kept" && return 0; }
     if ((code == STOPPED)); then
       say "the run ended with $STOPPED, after a save or as it lost a process or a host, see above; it continues"
-      continue
-    fi
-    ((code)) || { say "the run is at its end; $kept" && return 0; }
-    states=$(node_states) || return
-    if ! ready "$states"; then
-      say "$one is gone (exit code $code); the run continues on a new one from its newest checkpoint"
-    elif ((code == UNREACHABLE)); then
-      say "a host cannot be reached; tries again"
-      sleep "$POLL_S"
     else
-      say "ended with exit code $code and is not started again; $kept"
-      return "$code"
+      states=$(node_states) || return
+      if ! ready "$states"; then
+        say "$one is gone (exit code $(told "$code")); the run continues on a new one from its newest checkpoint"
+      elif lost "$code"; then
+        ((SECONDS - began < 600)) || failures=0 pause=$PAUSE_S # gcloud itself tries for some minutes
+        failures=$((failures + 1))
+        if ((failures == ATTEMPTS)); then
+          say "no connection to all hosts; what runs there goes on, and the same command shows it again; $kept"
+          return "$UNREACHABLE"
+        fi
+        say "a host cannot be reached (exit code $code of gcloud); what runs there goes on; tries again in $pause s"
+        sleep "$pause"
+        pause=$((pause * 2)) show=100
+        continue
+      else
+        code=$(told "$code")
+        say "ended with exit code $code and is not started again; $kept"
+        return "$code"
+      fi
     fi
+    id='' failures=0 pause=$PAUSE_S show=+1 restart=$((restart + 1))
+    ((restart <= restarts)) || break
   done
   say "started again --restarts $restarts times; the same command continues"
   return "$STOPPED"
@@ -251,6 +291,7 @@ case $action in
     [[ ! " $*" =~ " --workdir"[\ =][a-z0-9]+:// ]] || usage "--workdir is a folder that all hosts see; train.mirror keeps a copy in a bucket"
     # a path below the checkout on a host, which `install` deletes
     [[ " $*" =~ " --workdir"[\ =][/~] ]] || usage "--workdir is not absolute: write it as all hosts see it, such as /mnt/runs/NAME"
+    lasting "$@"
     run "$@"
     ;;
   status)
@@ -258,6 +299,10 @@ case $action in
     states=$(node_states)
     say "request: $request, slice$( ((slices == 1)) || echo s): $states"
     ;;
-  stop) on_slices execute "jaxalign/launch/on_host.sh stop $(quoted "$folder" "$grace")" ;;
+  stop)
+    code=0
+    on_slices execute "jaxalign/launch/on_host.sh stop $(quoted "$folder" "$grace")" || code=$?
+    exit "$(told "$code")"
+    ;;
   delete) give_back ;;
 esac

@@ -55,7 +55,7 @@ class Watch:
       channel: to the other processes; None where there are none.
       lost_s: seconds of silence after which another process counts as lost.
       stall_s: seconds that a limited place may take; None: any.
-      lost_code: exit code where a process is lost or a step hangs; 1 where this start has not finished a step: that would come again.
+      lost_code: exit code where a process is lost or a step hangs; 1 where that would come again, see `stepped`.
       end: ends the process with an exit code.
     """
 
@@ -73,7 +73,7 @@ class Watch:
         self._lost_s, self._lost_code, self._clock, self._exit = lost_s, lost_code, clock, end
         self._every_s = min(5.0, lost_s / 12)
         now = clock()
-        self.place, self._stepped = Place("the start", now, limited=False), False
+        self.place, self._futile = Place("the start", now, limited=False), "No step was finished, so launchers do not start again."
         self._heard: dict[int, tuple[str, float]] = {}  # process -> its last words, and when they changed
         self._ends: dict[int, tuple[End, float]] = {}  # process -> why it ended, and when that was heard
         self._answered = self._looked = now  # when the first process last answered; when `verdict` was last asked
@@ -94,9 +94,9 @@ class Watch:
         if threading.get_ident() == self._main:
             self.place = dataclasses.replace(self.place, since=min(self.place.since + seconds, self._clock()))
 
-    def stepped(self) -> None:
-        """This start has finished a step."""
-        self._stepped = True
+    def stepped(self, futile: str = "") -> None:
+        """This start has finished a step; `futile`: a sentence why, yet, what ends it now would come again."""
+        self._futile = futile
 
     def hear(self, beats: dict[str, str], ends: dict[str, str]) -> None:
         """Takes up what the processes say: number -> words, and number -> how it ended."""
@@ -159,7 +159,7 @@ class Watch:
         return self.channel.number if self.channel else 0
 
     def _code(self) -> int:
-        return self._lost_code if self._stepped else 1
+        return 1 if self._futile else self._lost_code
 
     def _here(self, now) -> str:
         who = f"this one, process {self._number} of {self.channel.count}," if self.channel else "this process"
@@ -170,7 +170,7 @@ class Watch:
         last = f"; it was last at {json.loads(words)[1]}" if words and words != LEFT else ""
         since = now - (self._heard[number][1] if number in self._heard else self._answered)
         why = "It was killed or stopped, or its host cannot be reached"
-        return f"process {number} has not answered for {since:.0f} s{last}. {why}; {self._here(now)}."
+        return f"process {number} has not answered for {since:.0f} s{last}. {why}; {self._here(now)}. {self._futile}".rstrip()
 
     def _stalled(self, now) -> End | None:
         place = self.place
@@ -186,7 +186,7 @@ class Watch:
         late = [f"process {number} is at {where}" for number, where in words.items() if number != self._number and where != place.name]
         others = f"; {', '.join(late)}" if late else "; all others whose place is known are there too" if len(words) > 1 else ""
         limit = f"longer than train.stall_minutes={self.stall_s / 60:g}"
-        return End(self._code(), f"nothing has moved: {self._here(now)}, {limit}{others}.", stacks=True)
+        return End(self._code(), f"nothing has moved: {self._here(now)}, {limit}{others}. {self._futile}".rstrip(), stacks=True)
 
     def _talk(self) -> None:
         """The thread that tells and hears. Its calls wait while the first process is stopped, so it decides nothing."""
@@ -264,10 +264,10 @@ def at(place: str, *, limited: bool = True) -> None:
         _WATCH.at(place, limited=limited)
 
 
-def stepped() -> None:
-    """A step of the training is finished."""
+def stepped(futile: str = "") -> None:
+    """A step of the training is finished; `futile` as in `Watch.stepped`."""
     if _WATCH is not None:
-        _WATCH.stepped()
+        _WATCH.stepped(futile)
 
 
 def fail(code: int, text: str) -> int:

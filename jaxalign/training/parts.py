@@ -24,6 +24,7 @@ class Parts:
     policy: object  # training.guards.Policy: what becomes of steps that go wrong
     beside: object  # evaluators.measured.Evaluations beside the objective on held-out rows
     clock: start_up.Clock
+    futile: str  # training.starts.futile, until this start has saved
 
     def open(self, step: int, skipped, *, aside: str | None = None) -> None:
         """Opens what is written from a step on; `skipped`: the training.roll_back.Skipped until then. `aside`: see `RunLog`."""

@@ -73,6 +73,19 @@ def test_launchers_start_again_only_what_has_made_a_step(steps, code):
     assert later(subject, clock, 70, {"1": words(1)}).code == code
 
 
+@pytest.mark.parametrize("moment", ["lost", "hangs"])
+def test_what_would_come_again_is_not_started_again_and_the_last_words_say_why(moment):
+    subject, clock = made()
+    subject.stepped()
+    subject.stepped("All starts were from step 30.")
+    beats = {"1": words(1)} if moment == "lost" else None
+    subject.at("step 31")
+    if moment == "hangs":
+        subject._lost_s = 9999
+    end = later(subject, clock, 700, beats)
+    assert end.code == 1 and end.text.endswith(". All starts were from step 30.")
+
+
 def test_who_speaks_or_has_left_is_not_lost():
     subject, clock = made()
     for beat in range(10):

@@ -19,7 +19,7 @@ class Stubs:
         for each in (self.checkout, self.home, self.bin):
             each.mkdir()
         shutil.copytree(LAUNCH, self.checkout / "launch")
-        hidden = ("SLURM_", "JAX_", "GRACE_", "PATIENCE_")
+        hidden = ("SLURM_", "JAX_", "GRACE_", "PATIENCE_", "LOST_", "SHOW")
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)} | {
             "PATH": f"{self.bin}:{os.environ['PATH']}",
             "HOME": str(self.home),

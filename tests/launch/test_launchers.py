@@ -63,6 +63,32 @@ def test_what_is_missing_or_unknown_is_told_with_the_usage(stubs, command, words
     assert "set -euo" not in done.stderr and stubs.recorded() == []
 
 
+@pytest.mark.parametrize("workdir", ["~/jaxalign/runs/a", "~me/jaxalign", "/home/me/jaxalign", "/root/jaxalign/runs", "HOME/jaxalign/runs"])
+@pytest.mark.parametrize("form", [["--workdir"], []])
+def test_a_workdir_that_the_install_would_delete_is_refused(stubs, workdir, form):
+    workdir = workdir.replace("HOME", str(stubs.home))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--config=a.py", *(["--workdir", workdir] if form else [f"--workdir={workdir}"]))
+    assert done.returncode == 2 and f"--workdir {workdir} lies in the checkout on the hosts" in done.stderr and stubs.recorded() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "warned"),
+    [
+        ([], [], True),
+        (["--prepare", "sudo mount -t nfs host:/runs /runs"], [], False),
+        (["--prepare=gcsfuse runs /runs"], [], False),
+        (["--prepare", "uv pip install x"], [], True),
+        ([], ["--config.train.mirror=gs://b/r"], False),
+        ([], ["--config.dpo.train.mirror", "gs://b/r"], False),
+    ],
+)
+def test_a_workdir_that_is_lost_with_the_vm_is_told_before_anything_is_asked_for(stubs, options, flags, warned):
+    cloud(stubs, nodes=("",), requests=("FAILED",))
+    lines = stubs.run("tpu_pod.sh", "run", *TPU, *options, *TRAIN, *flags).stderr.splitlines()
+    told = [number for number, line in enumerate(lines) if line.startswith(f"pod: --workdir {TRAIN[3]} is lost with the TPU VM")]
+    assert told == ([0] if warned else []) and ("gs://BUCKET/RUN" in lines[1]) == warned
+
+
 def test_local_is_one_plain_process(stubs):
     stubs.command("python", "exit 7")
     assert stubs.run("local.sh", *TRAIN).returncode == 7
@@ -106,25 +132,62 @@ def test_one_gpu_node_is_one_process_that_refuses_to_run_without_its_gpus(stubs)
     assert stubs.recorded() == [["python", "-m", "jaxalign.train", *TRAIN]]
 
 
+def nodes(lost="false"):
+    """A body of ssh whose nodes are this machine, with folders of their own; a connection is lost at once where `lost` is true in bash."""
+    return f"""host="${{@: -2:1}}" command={LAST}
+command=${{command//first/$host}}
+if [[ $command == *follow* ]] && {lost}; then
+  (timeout 2 bash -c "$command" >/dev/null 2>&1 &)
+  until [[ -s "/tmp/jaxalign-$USER/$host/pid" ]]; do sleep 0.1; done
+  exit 255
+fi
+bash -c "$command"
+"""
+
+
 def test_several_gpu_nodes_get_the_words_as_they_were_typed(stubs):
-    stubs.command("ssh", f'command={LAST}; bash -c "${{command//first/$4}}"')  # both nodes are this machine, with folders of their own
+    stubs.command("ssh", nodes())
     stubs.command("python", f'echo "this is {LAST}"; exit $(({LAST} * 4))')
     done = stubs.run("gpu_node.sh", "--hosts", "me@one,two", "--port=99", "--name", "first", *TRAIN)
     shutil.rmtree(f"/tmp/jaxalign-{stubs.environment['USER']}")
     assert sorted(done.stdout.splitlines()) == ["[1] this is 1", "this is 0"]
     assert (done.returncode, done.stderr) == (4, "process 1 ended with exit code 4\n")
     ssh = [call for call in stubs.recorded() if call[0] == "ssh"]
-    assert sorted(call[:-1] for call in ssh) == [["ssh", "-n", "-o", "BatchMode=yes", host] for host in ("me@one", "two")]
+    options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=30", "-o", "ServerAliveInterval=30"]
+    assert sorted(call[:-1] for call in ssh) == [["ssh", "-n", *options, host] for host in ("me@one", "me@one", "two", "two")]
     flags = ["--coordinator", "one:99", "--processes", "2", "--process"]
     trained = sorted(call for call in stubs.recorded() if call[0] == "python")
     assert trained == [["python", "-m", "jaxalign.train", *TRAIN, *flags, str(number)] for number in range(2)]
 
 
 def test_a_node_that_cannot_be_reached_is_named(stubs):
-    stubs.command("ssh", 'echo "no route to $4" >&2; exit 255')
     stubs.command("python")
-    done = stubs.run("gpu_node.sh", "--hosts", "one", *TRAIN)
-    assert done.returncode == 255 and "no route to one" in done.stderr and "process 0 ended with exit code 255" in done.stderr
+    stubs.command("ssh", 'host="${@: -2:1}"; if [[ $host == two ]]; then echo "no route to $host" >&2; exit 255; fi')
+    done = stubs.run("gpu_node.sh", "--hosts", "one,two", *TRAIN)
+    assert done.returncode == 255 and "no route to two" in done.stderr and "process 1 ended with exit code 255" in done.stderr
+    assert not any("follow" in call[-1] for call in stubs.recorded())  # nothing was started
+
+
+def test_a_connection_that_is_lost_is_made_again_and_nobody_is_asked_to_stop(stubs):
+    outage = stubs.answers("outage", "lost", "lost", "there")
+    stubs.command("ssh", nodes(f"[[ $host == two && $({outage}) == lost ]]"))
+    stubs.command("python", f'trap "exit 75" TERM; echo "{LAST} is up"; for i in {{1..30}}; do sleep 0.1; done; echo "{LAST} ends"; exit 0')
+    stubs.environment["PATIENCE_S"] = "0.2"
+    done = stubs.run("gpu_node.sh", "--hosts", "one,two", "--name", "first", *TRAIN)
+    shutil.rmtree(f"/tmp/jaxalign-{stubs.environment['USER']}")
+    assert sorted(done.stdout.splitlines()) == ["0 ends", "0 is up", "[1] 1 ends", "[1] 1 is up"]
+    assert done.returncode == 0 and done.stderr.count("[1] two: the connection is lost; what runs there goes on") == 1
+    assert not any(" stop " in call[-1] for call in stubs.recorded()) and len(calls(stubs, "python")) == 2
+
+
+def test_a_node_that_does_not_answer_again_leaves_the_run_to_the_others(stubs):
+    stubs.command("ssh", nodes("[[ $host == two ]]"))
+    stubs.command("python", 'trap "exit 75" TERM; for i in {1..20}; do sleep 0.1; done; exit 0')
+    stubs.environment |= {"PATIENCE_S": "0.2", "LOST_S": "0"}
+    done = stubs.run("gpu_node.sh", "--hosts", "one,two", "--name", "first", *TRAIN)
+    shutil.rmtree(f"/tmp/jaxalign-{stubs.environment['USER']}")
+    assert done.returncode == 255 and "two: no answer for 0 s; what runs there goes on, and the same command shows it again" in done.stderr
+    assert not any(" stop " in call[-1] for call in stubs.recorded())
 
 
 def host(stubs, *words):
@@ -175,6 +238,18 @@ def test_the_exit_code_is_kept_when_a_host_is_shut_down(stubs):
     assert follower.returncode == 75
 
 
+def test_only_ssh_itself_ends_with_255(stubs):
+    stubs.command("work", "exit 255")
+    assert host(stubs, "follow", "1", "work").returncode == 1
+
+
+def test_a_process_is_shown_from_its_last_lines_on(stubs):
+    stubs.command("work", "seq 9")
+    assert host(stubs, "follow", "1", "work").stdout.startswith("1\n2\n")
+    stubs.environment["SHOW"] = "2"
+    assert host(stubs, "follow", "1", "work").stdout == "8\n9\n"
+
+
 def test_a_process_that_does_not_end_is_killed(stubs):
     stubs.command("work", 'trap "" TERM; echo up; for i in {1..600}; do sleep 0.1; done')
     stubs.environment["GRACE_S"] = "1"
@@ -205,8 +280,9 @@ def test_a_run_whose_host_started_anew_may_start_again(stubs):
     assert done.returncode == 75 and "was the host started anew?" in done.stderr and len(stubs.recorded()) == 1
 
 
-def slurm(stubs, code, *, requeue=0):
-    stubs.command("srun", f"exit {code}")
+def slurm(stubs, code, *told, requeue=0):
+    lines = "".join(f"echo 'srun: error: {line}' >&2\n" for line in told)
+    stubs.command("srun", f"{lines}exit {code}")
     stubs.command("scontrol", f"exit {requeue}")
     stubs.environment["SLURM_JOB_ID"] = "12"
     return stubs.run("slurm.sh", *TRAIN)
@@ -228,6 +304,27 @@ def test_slurm_queues_a_stopped_job_again_and_no_other(stubs):
     assert [call[0] for call in stubs.recorded()] == ["srun", "scontrol", "srun"]
 
 
+KILLED, LOST = "gpu[3-4]: task 0: Killed", "gpu[5-6]: tasks 1-2: Exited with exit code 75"
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "ended"),
+    [
+        (137, [KILLED, LOST], 75),
+        (137, ["gpu3: task 0: Out Of Memory", LOST], 75),
+        (137, ["gpu3: task 0: Exited with exit code 137", LOST], 75),
+        (137, [KILLED], 137),
+        (137, [KILLED, LOST, "gpu9: task 3: Exited with exit code 1"], 1),
+        (75, [LOST, "gpu9: task 3: Exited with exit code 1"], 1),
+        (134, ["gpu3: task 0: Killed", "gpu4: task 1: Aborted (core dumped)"], 134),
+    ],
+)
+def test_slurm_queues_a_job_again_whose_processes_lost_one_that_was_killed(stubs, code, told, ended):
+    done = slurm(stubs, code, *told)
+    assert done.returncode == ended and all(line in done.stderr for line in told)
+    assert (["scontrol", "requeue", "12"] in stubs.recorded()) == (ended == 75)
+
+
 def test_slurm_tells_that_a_job_cannot_go_back_into_the_queue(stubs):
     done = slurm(stubs, 75, requeue=1)
     assert done.returncode == 75 and "job 12 cannot go back into the queue; submit it again" in done.stderr
@@ -237,10 +334,11 @@ TPU = ["--name", "pod", "--zone", "us-east5-a", "--project", "p"]
 WHERE = ["--zone", "us-east5-a", "--project", "p"]
 
 
-def cloud(stubs, *, nodes=("READY",), requests=("ACTIVE",), codes=(0,), create="exit 0", scp=""):
+def cloud(stubs, *, nodes=("READY",), requests=("ACTIVE",), codes=(0,), create="exit 0", scp="", connections=("there",)):
     """A gcloud whose slices have one host each, with a home folder of its own; states and exit codes of the runs follow each other.
 
-    A state "" is of what is not there; with "lost" gcloud finds no network.
+    A state "" is of what is not there; with "lost" gcloud finds no network. A connection that is not "there" while a run is shown is lost
+    with that code of gcloud, and the run ends meanwhile.
     """
     stubs.command("uv", 'if [[ $1 == venv ]]; then mkdir -p "${@: -1}/bin"; ln -s "$(command -v python)" "${@: -1}/bin/python"; fi')
     stubs.command("python", f"echo 'step 1'; exit $({stubs.answers('codes', *map(str, codes))})")
@@ -260,7 +358,12 @@ case "$3 $4" in
   "tpu-vm scp") {scp}
     mkdir -p "$HOME/${{6%:*}}"
     cp "$5" "$HOME/${{6/://}}" ;;
-  "tpu-vm ssh") cd "$HOME/$5" && HOME=$PWD bash -c "{LAST}" ;;
+  "tpu-vm ssh") cd "$HOME/$5"
+    connection=there
+    if [[ {LAST} == *follow* ]]; then connection=$({stubs.answers("connections", *connections)}); fi
+    if [[ $connection == there ]]; then HOME=$PWD bash -c "{LAST}"; exit; fi
+    HOME=$PWD bash -c "{LAST}" >/dev/null 2>&1
+    exit "$connection" ;;
 esac''',
     )
     subprocess.run(["git", "init", "-q", "."], cwd=stubs.checkout, check=True)
@@ -276,7 +379,7 @@ def test_a_slice_is_asked_for_waited_for_set_up_and_run_on(stubs):
     kind = ["--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite", "--create=--spot", "--create=--network=n"]
     done = stubs.run("tpu_pod.sh", "run", *TPU, *kind, "--prepare", 'touch "$HOME/a mount"', *TRAIN)
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stderr.splitlines() if line.startswith("pod: ")][:4] == [
+    assert [line for line in done.stderr.splitlines() if line.startswith("pod: ") and "--workdir" not in line][:4] == [
         "pod: asks for v5litepod-16",
         "pod: WAITING_FOR_RESOURCES",
         "pod: PROVISIONING",
@@ -372,11 +475,34 @@ def test_a_slice_that_vanishes_while_it_is_set_up_is_asked_for_again(stubs):
     assert len(calls(stubs, "python")) == 1
 
 
-def test_a_host_that_was_out_of_reach_is_followed_again(stubs):
-    scp = f"if [[ $({stubs.answers('copies', 'fails', 'works')}) == fails ]]; then exit 255; fi"
+@pytest.mark.parametrize("own", [1, 255])
+def test_a_host_that_was_out_of_reach_is_followed_again(stubs, own):
+    scp = f"if [[ $({stubs.answers('copies', 'fails', 'works')}) == fails ]]; then exit {own}; fi"
     cloud(stubs, scp=scp)
     done = stubs.run("tpu_pod.sh", "run", *TPU, *TRAIN)
-    assert done.returncode == 0 and "pod: a host cannot be reached; tries again" in done.stderr
+    assert done.returncode == 0 and f"pod: a host cannot be reached (exit code {own} of gcloud)" in done.stderr
+
+
+@pytest.mark.parametrize("own", ["1", "255"])
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_what_a_run_ends_with_while_the_connection_is_lost_is_told_and_it_does_not_start_again(stubs, own, code):
+    cloud(stubs, connections=(own, own, "there"), codes=(code,))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, *TRAIN)
+    assert (done.returncode, done.stdout.count("step 1"), len(calls(stubs, "python"))) == (code, 1, 1)
+    assert ("is not started again" in done.stderr) == bool(code)
+
+
+def test_a_connection_that_stays_lost_ends_the_launcher_and_not_the_run(stubs):
+    cloud(stubs, connections=("1",))
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--restarts", "0", *TRAIN)
+    assert done.returncode == 255 and "what runs there goes on, and the same command shows it again" in done.stderr
+    assert len(calls(stubs, "python")) == 1
+
+
+def test_an_install_that_fails_on_a_host_is_no_connection_that_is_lost(stubs):
+    cloud(stubs)
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--prepare", "false", *TRAIN)
+    assert done.returncode == 1 and "pod: ended with exit code 1 and is not started again" in done.stderr and not calls(stubs, "python")
 
 
 def test_restarts_have_an_end(stubs):
@@ -423,7 +549,7 @@ def test_several_slices_are_one_request_and_all_their_hosts_start(stubs):
     kind = ["--slices", "2", "--type", "v5litepod-16", "--version", "v2-alpha-tpuv5-lite"]
     done = stubs.run("tpu_pod.sh", "run", *TPU, *kind, *TRAIN, "--config.mesh.data=2")
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("pod: ")]
+    told = [line for line in done.stderr.splitlines() if line.startswith("pod: ") and "--workdir" not in line]
     assert told[:3] == ["pod: asks for 2 x v5litepod-16 (none none)", "pod: ACTIVE (READY CREATING)", "pod: all slices are ready"]
     (create,) = calls(stubs, "gcloud", "compute", "tpus", "queued-resources", "create")
     several = ["--node-count", "2", "--node-prefix", "pod", "--accelerator-type", "v5litepod-16"]
@@ -436,9 +562,12 @@ def test_several_slices_are_one_request_and_all_their_hosts_start(stubs):
     assert sorted(done.stdout.splitlines())[-2:] == ["[1] step 1", "step 1"]
 
 
-@pytest.mark.parametrize(("codes", "code", "runs"), [(("255", "1"), 1, 2), (("75", "0", "0", "0"), 0, 4), (("255", "0", "0", "0"), 0, 4)])
-def test_a_slice_that_fails_decides_how_the_run_of_several_goes_on(stubs, codes, code, runs):
-    cloud(stubs, codes=codes)
+@pytest.mark.parametrize(
+    ("codes", "connections", "code", "runs"),
+    [(("1",), ("255", "there"), 1, 2), (("1",), ("1", "there"), 1, 2), (("75", "0"), ("there",), 0, 4), (("0",), ("255", "there"), 0, 2)],
+)
+def test_a_slice_that_fails_decides_how_the_run_of_several_goes_on(stubs, codes, connections, code, runs):
+    cloud(stubs, codes=codes, connections=connections)
     done = stubs.run("tpu_pod.sh", "run", *TPU, "--slices=2", *TRAIN)
     assert done.returncode == code and len(calls(stubs, "python")) == runs
 
