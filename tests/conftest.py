@@ -1,5 +1,6 @@
 """Every test sees eight simulated CPU devices; compiled programs are kept between runs, and compiled fast rather than made fast."""
 
+import gc
 from importlib import metadata
 import os
 from pathlib import Path
@@ -13,9 +14,17 @@ os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=2"  # compiles a q
 os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=300"  # 40 abort where a busy machine has fewer cores
 if metadata.version("jax").startswith("0.10."):  # newer ones have no such flag, and abort at it
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # compiles a third faster
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"  # not 32 parts: less work
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_collection_finish():
+    """Collects garbage seldom, and what imports left never: traces make many objects, and jax frees buffers at every collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(autouse=True, scope="module")

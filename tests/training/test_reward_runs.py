@@ -15,6 +15,7 @@ from jaxalign.training import runs
 from jaxalign.training.sources import Source
 
 pytestmark = pytest.mark.slow
+OPTIMIZED = True
 TINY = str(Path(__file__).parents[1] / "tiny.py")
 SETTINGS = ("train.total_steps=4", "train.save_every_steps=4", "train.eval_every_steps=4", "train.log_every_steps=1")
 PROMPTS, COMPLETIONS = ["Human: Hello?", "Once upon a time"], [" Hi there.", " there was a cat."]
