@@ -65,8 +65,8 @@ def _plan(argv):
         print("\n".join([*text.lines(plans[0])[:3], "", *text.table(plans[:SHOWN] if options.search else plans, failed)]))
         _write(options.json, [*plans, *failed])
         return 1 if failed else 0
-    job = planning.settled(job)
     plan = planning.quick(job)
+    job = job.changed(remat=plan["remat"])
     estimated = plan["total_gib"]
     if not options.quick and topology.platform != "gpu":
         first = f"first estimate: {plan['total_gib']:.2f} GiB, {plan['step_s']:.3g} s per step; now the step is compiled"

@@ -72,28 +72,34 @@ def job(cfg: ConfigDict, topology: Topology, *, name: str, preset: str | None, p
     return Job(cfg, build.model(cfg), rows, topology, shape, name, price)
 
 
-def settled(job: Job) -> Job:
-    """The job with the remat of a run: in the place of "auto" the fastest policy that surely fits, or the most frugal one."""
-    if job.cfg.model.remat != "auto":
-        return job
-    *faster, last = (job.changed(remat=name) for name in REMATS)
-    plans = ((one, quick(one)) for one in faster)
-    return next((one for one, plan in plans if plan["total_gib"] <= ROOM * plan["capacity_gib"]), last)
-
-
 def quick(job: Job) -> dict[str, Any]:
     """The plan of a job from a trace of its step; nothing is compiled.
 
     Raises:
       ValueError: batch or model do not split over the mesh.
     """
-    job = settled(job)
+    if job.cfg.model.remat == "auto":
+        return _fastest(job)
     traced = trace(job)
     causes, bounds = _causes(job, traced), _bounds(job, traced, traced.work.flops, traced.work.collectives)
     notes = ["from a trace of the step; nothing was compiled, and the compiler may choose other collectives", *_of_host(traced.state)]
     collectives = text.grouped(traced.work.collectives)
     plan = describe(job, causes, sum(causes.values()), traced.work.flops, collectives, bounds, bounds.serial, notes=notes)
     return plan | {"by": "estimated from shapes", "step_by": "nothing overlaps", "host_gib": traced.state.host / GIB}
+
+
+def _fastest(job: Job) -> dict[str, Any]:
+    """The plan of the fastest remat that surely fits, else of the most frugal one: what a run chooses."""
+    for name in REMATS:
+        plan = quick(job.changed(remat=name))
+        if plan["total_gib"] <= ROOM * plan["capacity_gib"]:
+            break
+    return plan
+
+
+def settled(job: Job) -> Job:
+    """The job with the remat of a run in the place of "auto"."""
+    return job.changed(remat=quick(job)["remat"]) if job.cfg.model.remat == "auto" else job
 
 
 @dataclasses.dataclass(frozen=True)
