@@ -41,8 +41,7 @@ def by_token(x: jax.Array) -> jax.Array:
 
 def chunk_tokens(options: Options) -> int:
     """Tokens of a whole chunk on the devices of the mesh in scope: on CPU, as many as keep their logits in the cache."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None or device.platform != "cpu":
+    if not _on_cpu():
         return options.chunk
     cached = CPU_LOGITS // (4 * options.vocab_size) // REST_TOKENS * REST_TOKENS
     return min(options.chunk, max(cached, REST_TOKENS))
@@ -89,14 +88,23 @@ def logits(x: jax.Array, head: jax.Array, options: Options) -> tuple[jax.Array, 
     """(logits float32[chunk, V], columns int32[V]); columns count over the whole vocabulary; padded ones get -inf."""
     values = jnp.einsum("cd,vd->cv", x, head, preferred_element_type=jnp.float32)
     columns = jax.lax.axis_index("tensor") * head.shape[0] + jnp.arange(head.shape[0])
-    return capped(values, columns, options), columns
+    return capped(values, columns, options, padded_vocab=jax.lax.axis_size("tensor") * head.shape[0]), columns
 
 
-def capped(values: jax.Array, columns: jax.Array, options: Options) -> jax.Array:
-    """Logits [chunk, V] from the product of hidden states and head: capped, and -inf in padded columns."""
+def capped(values: jax.Array, columns: jax.Array, options: Options, *, padded_vocab: int) -> jax.Array:
+    """Logits [chunk, V] from the product of hidden states and head: capped, and -inf in the columns of padding, where a head has any."""
     if options.softcap is not None:
         values = options.softcap * jnp.tanh(values / options.softcap)
-    return jnp.where(columns < options.vocab_size, values, -jnp.inf)
+    return values if padded_vocab == options.vocab_size else jnp.where(columns < options.vocab_size, values, -jnp.inf)
+
+
+def picked(values: jax.Array, columns: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The entries [chunk] of [chunk, V] in the columns of tokens int32[chunk], 0 where this slice of the vocabulary lacks them."""
+    if _on_cpu():  # where the sum below would write and read all of [chunk, V] once more
+        place = tokens - columns[0]
+        found = jnp.take_along_axis(values, jnp.clip(place, 0, columns.size - 1)[:, None], axis=1)[:, 0]
+        return jnp.where((place >= 0) & (place < columns.size), found, 0.0)
+    return jnp.sum(jnp.where(columns == tokens[:, None], values, 0.0), axis=1)
 
 
 def sum_over_shards(log_sum_exp: jax.Array) -> jax.Array:
@@ -126,7 +134,7 @@ def backward(hidden: jax.Array, unembed: jax.Array, scored: jax.Array, options: 
         d = d.astype(hidden.dtype)
         dx = jnp.einsum("cv,vd->cd", d, head, preferred_element_type=jnp.float32)
         hidden_gradient = hidden_gradient.at[index].add(dx.astype(hidden_gradient.dtype), mode="drop")
-        return hidden_gradient, head_gradient + jnp.einsum("cd,cv->dv", x, d, preferred_element_type=jnp.float32)
+        return hidden_gradient, head_gradient + _summed(x, d)
 
     # Each row of hidden is written by one chunk only; slices of the vocabulary are summed in float32.
     split = jax.lax.axis_size("tensor") > 1
@@ -137,3 +145,16 @@ def backward(hidden: jax.Array, unembed: jax.Array, scored: jax.Array, options: 
     hidden_gradient = jax.lax.psum(hidden_gradient, "tensor").astype(hidden.dtype).reshape(hidden.shape)
     head_gradient = collectives.scatter_along(head_gradient, sharding.mesh_axes("embed")).T
     return hidden_gradient, jax.lax.psum(head_gradient, "data")
+
+
+def _summed(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x [chunk, D] and y [chunk, V] -> float32[D, V], summed over the chunk."""
+    if not _on_cpu():
+        return jnp.einsum("cd,cv->dv", x, y, preferred_element_type=jnp.float32)
+    # XLA's fast products for CPUs sum over the last dimension of the left factor; other products take twice as long.
+    return jnp.einsum("dc,cv->dv", jax.lax.optimization_barrier(x.T), y, preferred_element_type=jnp.float32)
+
+
+def _on_cpu() -> bool:
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device is not None and device.platform == "cpu"

@@ -60,9 +60,8 @@ def _forward_local(hidden, unembed, tokens, scored, *, options):
     def body(index, carry):
         log_sum_exp, target = carry
         logits, columns = heads.logits(heads.states(hidden, index), head, options)
-        hit = columns == heads.at(tokens, index)[:, None]
         log_sum_exp = log_sum_exp.at[index].set(jax.nn.logsumexp(logits, axis=1), mode="drop")
-        return log_sum_exp, target.at[index].set(jnp.sum(jnp.where(hit, logits, 0.0), axis=1), mode="drop")
+        return log_sum_exp, target.at[index].set(heads.picked(logits, columns, heads.at(tokens, index)), mode="drop")
 
     zeros = jnp.zeros(tokens.size, jnp.float32)
     log_sum_exp, target = heads.over_chunks(scored, options, body, (zeros, zeros))

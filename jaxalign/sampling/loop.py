@@ -225,7 +225,7 @@ def _next(state: State, hidden: Array, head: Array, **options) -> State:
 def _next_locally(state, hidden, head, *, law, stop_ids, min_new_tokens, options):
     values = jnp.einsum("cd,dv->cv", hidden.reshape(-1, hidden.shape[-1]), head, preferred_element_type=jnp.float32)
     values = jax.lax.all_gather(values, "tensor", axis=1, tiled=True)
-    logits = chunks.capped(values, jnp.arange(values.shape[1]), options)
+    logits = chunks.capped(values, jnp.arange(values.shape[1]), options, padded_vocab=values.shape[1])
     shape, length = state.sample.shape, state.cache.length
     allowed = logits
     if stop_ids and min_new_tokens:
