@@ -105,7 +105,6 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
     from jaxalign.config.durations import durations
     from jaxalign.config.resume import first_state, open_run
     from jaxalign.config.sets import check_best, class_weights
-    from jaxalign.data.rows import loader
     from jaxalign.training import checkpoint, exports, roll_back, runs, starts
 
     with jax.set_mesh(build.mesh(cfg)), checkpoint.only_run(workdir):
@@ -120,23 +119,21 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
         kept = build.write_tokenizer(cfg, workdir / runs.TOKENIZER, before=before)
         beside = evaluations.evaluations(cfg, model, sets, judging=judging)
         lengths = durations(cfg, sets.train)
-        hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        steps = {"steps": lengths.total + lengths.every, "sampling": build.sampling(cfg)}  # a source may look so far ahead
-        batches = functools.partial(loader.batches, sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts)
-        if sets.train:
-            batches()  # too few rows are refused before anything is compiled
-        chosen, made = remat.settle(cfg, model), build.functions(cfg, objective, model, lengths, rolling)
+        batches = _batches(cfg, sets, lengths)
+        remat.settle(cfg, model, before)
+        made = build.functions(cfg, objective, model, lengths, rolling)
         check_best(cfg, lengths, lambda: build.held_out_metrics(cfg, model, made, sets.held_out) | beside.names())
         prepared = [*sets.names(), *([rolling.prepared] if rolling else [])]
         preflight.check_rows(cfg, name, sets, prepared)
         clock.lap("data")
         begin = functools.partial(first_state, cfg, model, made, saved, lengths=lengths, prepared=prepared, workdir=workdir)
-        (state, evaluated), futile = begin(start), starts.futile(workdir, start, name=name)
+        state, evaluated = begin(start)
+        futile = starts.futile(workdir, start, name=name) if start < lengths.total else ""  # a run that ended may be looked at often
         known, policy = {"prepared": prepared, "tokenizer_files": kept, **hashes}, build.policy(cfg)
         loop = Parts(cfg, name, workdir, model, made, begin, batches, sets, lengths, saved, known, policy, beside, clock, futile)
         loop.open(start, roll_back.recorded(before))
         loop.log.say(describe.beginning(cfg, model, sets.train, lengths, workdir, step=start))
-        for note in (*lengths.notes, *filter(None, [chosen, rolling and rolling.described, class_weights(cfg, objective, sets.train)])):
+        for note in (*lengths.notes, *filter(None, [rolling and rolling.described, class_weights(cfg, objective, sets.train)])):
             loop.log.say(note)
         try:
             state, finished = _trained(loop, state, start, stop, evaluated=evaluated)
@@ -151,6 +148,21 @@ def train(cfg, workdir: Path, *, name: str, stop, command: str, clock: start_up.
         saved.copy()
         watch.barrier("the end of the run", limited=False)  # jax gives those that end first five minutes, and then ends the others
     return finished
+
+
+def _batches(cfg, sets, lengths):
+    """What makes the batches of this process; too few rows are refused now."""
+    import jax
+
+    from jaxalign.config import build
+    from jaxalign.data.rows import loader
+
+    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    steps = {"steps": lengths.total + lengths.every, "sampling": build.sampling(cfg)}  # a source may look so far ahead
+    batches = functools.partial(loader.batches, sets.train, rows=cfg.batch.rows, seed=cfg.seed, **steps, **hosts)
+    if sets.train:
+        batches()
+    return batches
 
 
 def _trained(run: Parts, state, start: int, stop, *, evaluated: bool):

@@ -34,7 +34,7 @@ def beginning(cfg: ConfigDict, model: Model, sets: Sequence[Prepared], lengths: 
     return (
         f"{cfg.objective.name} {begun} in {workdir}: {model.config.family} with {parameters / 1e6:,.2f}M parameters, {rows:,} rows of "
         f"{cfg.data.row_tokens} tokens, {lengths.total} steps of {cfg.batch.rows} rows, {jax.device_count()} {jax.devices()[0].platform} "
-        f"device(s), attention {attention} ({why}), reference {cfg.reference.rule}"
+        f"device(s), attention {attention} ({why}), remat {cfg.model.remat}, reference {cfg.reference.rule}"
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from jaxalign.config import planning
 from jaxalign.planning import text
 
-REMATS = ("none", "dots", "attention", "full")  # from the fastest to the smallest
+REMATS = ("none", *planning.REMATS)  # from the one that computes least to the smallest
 TENSOR = (1, 2, 4, 8)  # beyond 8, most models repeat their key heads
 CONTEXT = (1, 2, 4, 8, 16)
 

@@ -19,7 +19,7 @@ from jaxalign.training import compiler_options
 
 GIB = 2**30
 KERNELS = 0.5  # share of the peak that a kernel is taken to reach
-REMATS = "dots", "attention", "full"  # that "auto" chooses from, the fastest first: "none" is no faster, see tests/benchmarks/RESULTS.md
+REMATS = "dots", "attention", "full"  # that "auto" chooses from, in this order; for "none" see tests/benchmarks/RESULTS.md
 ROOM = 0.9  # share of a device's memory that a policy may fill by `quick`, which errs by a tenth, to be chosen
 LIMITS = {"memory": "HBM", "network": "the network between slices or nodes"}
 
@@ -79,7 +79,7 @@ def quick(job: Job) -> dict[str, Any]:
       ValueError: batch or model do not split over the mesh.
     """
     if job.cfg.model.remat == "auto":
-        return _fastest(job)
+        return _first_that_fits(job)
     traced = trace(job)
     causes, bounds = _causes(job, traced), _bounds(job, traced, traced.work.flops, traced.work.collectives)
     notes = ["from a trace of the step; nothing was compiled, and the compiler may choose other collectives", *_of_host(traced.state)]
@@ -88,8 +88,8 @@ def quick(job: Job) -> dict[str, Any]:
     return plan | {"by": "estimated from shapes", "step_by": "nothing overlaps", "host_gib": traced.state.host / GIB}
 
 
-def _fastest(job: Job) -> dict[str, Any]:
-    """The plan of the fastest remat that surely fits, else of the most frugal one: what a run chooses."""
+def _first_that_fits(job: Job) -> dict[str, Any]:
+    """The plan of the remat that a run chooses: the first that surely fits, else the most frugal one."""
     for name in REMATS:
         plan = quick(job.changed(remat=name))
         if plan["total_gib"] <= ROOM * plan["capacity_gib"]:
@@ -274,7 +274,7 @@ def _setting(job) -> program.Setting:
     shards = mesh["data"] * mesh["fsdp"] * mesh["context"]
     device_tokens = cfg.batch.rows * rows.tokens / shards / cfg.batch.gradient_accumulation_steps
     return program.Setting(
-        layers=job.model.config.layers,
+        depths=frozenset(one.config.layers for one in (job.model, job.model.critic_decoder) if one is not None),
         vocabulary=job.model.config.padded_vocab,
         mesh=job.axes,
         slice_devices=job.topology.slice_devices,

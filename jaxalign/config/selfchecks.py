@@ -14,7 +14,7 @@ import numpy as np
 from jaxalign import sharding
 from jaxalign.checking import cheap, costly, steps, texts
 from jaxalign.checking.verdicts import Verdict, skipped
-from jaxalign.config import build, computed, functions, planned, teacher
+from jaxalign.config import build, computed, functions, planned, remat, teacher
 from jaxalign.config.durations import durations
 from jaxalign.config.prepared import prepared_sets, training_sources
 from jaxalign.config.sets import check_rows
@@ -66,6 +66,7 @@ def case(cfg: ConfigDict) -> Case:
         raise ValueError("data.train is None: there are no rows to check; name some in data.train for the self-check.")
     objective, model = functions.objective(cfg), build.model(cfg)
     sets = prepared_sets(cfg)
+    remat.settle(cfg, model)
     check_rows(cfg, objective, model, sets.all)
     sets = computed.with_columns(cfg, sets)
     prepared = sets.train[0]

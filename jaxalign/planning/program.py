@@ -57,7 +57,7 @@ class Work:
 class Setting:
     """What the trace itself does not contain."""
 
-    layers: int  # length of a loop over the layers
+    depths: frozenset[int]  # layers of the decoders that are trained: lengths of loops over layers
     vocabulary: int  # columns of the head
     mesh: dict[str, int]
     slice_devices: int  # of a slice or node, which links connect
@@ -180,7 +180,7 @@ class _Walk:
 
     def _scan(self, eqn, times, loop, users, *, local):
         length, inner = eqn.params["length"], eqn.params["jaxpr"].jaxpr
-        if length != self.setting.layers or local:
+        if length not in self.setting.depths or local:
             self.visit(inner, times * length, loop, local=local)
             return
         stacked = eqn.outvars[_lengths(eqn)[1] :]

@@ -5,7 +5,7 @@
 The step is that of `compare`, of the same case and settings. The profiler names the operation of the compiled program that each kernel
 belongs to; the program's own text says which line of the source it came from. Groups are the parts of that path that tell a reader most:
 the head's loop over chunks, attention, linear maps, the optimizer; "again" is what remat computes a second time. "idle" is the time in
-which no kernel ran. On a GPU, kernels inside a recorded graph have no name: set XLA_FLAGS=--xla_gpu_enable_command_buffer= .
+which no kernel ran.
 """
 
 import argparse
@@ -46,8 +46,8 @@ def main() -> None:
         name, kernel = row["operation"], row["kernel"]
         print(f"{row['seconds'] * 1e3:9.2f} ms  {row['count']:5.0f}x  {name:34.34s}  {kernel:44.44s}  {row['path'][-90:]}")
     if asked.json:
-        Path(asked.json).write_text(json.dumps(found, indent=1) + "\n")
         Path(asked.json).with_suffix(".hlo").write_text(found.pop("program"))
+        Path(asked.json).write_text(json.dumps(found, indent=1) + "\n")
 
 
 def measured(case, folder: str, settings: dict, device: str, there: Path) -> dict:

@@ -1,14 +1,16 @@
 """model.remat "auto": what a run and a plan take, by the memory of a device."""
 
 import dataclasses
+import types
 
 import jax
 from ml_collections import ConfigDict
 import pytest
 
-from jaxalign import sharding
+from jaxalign import chips, sharding
 from jaxalign.config import build, planning, remat
 from jaxalign.config.resolve import resolve
+from jaxalign.models import model as models
 from jaxalign.planning import topology
 
 SECTIONS = dict(
@@ -65,20 +67,73 @@ def test_a_policy_that_is_named_is_taken_even_where_it_does_not_fit(needed):
     assert plan["remat"] == "dots" and not plan["fits"]
 
 
-def test_a_run_takes_what_the_plan_of_its_devices_takes(needed, monkeypatch):
-    here = job(needed["attention"] / planning.ROOM * 1.001).topology
-    monkeypatch.setattr(remat, "devices_here", lambda: here)
-    cfg = resolved()
-    with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
-        why = remat.settle(cfg, build.model(cfg))
-    assert cfg.model.remat == "attention" and why.startswith("model.remat=attention is chosen: ") and "GiB per device" in why
+@pytest.fixture
+def here(monkeypatch):
+    """Gives the devices of the run so much memory."""
+
+    def give(memory):
+        monkeypatch.setattr(remat, "_memory_bytes", lambda chip: memory)
+
+    return give
 
 
-def test_a_small_step_is_not_traced_to_choose(monkeypatch):
-    monkeypatch.setattr(planning, "quick", lambda _: pytest.fail("the step is traced"))
-    cfg = resolved()
+def chosen(cfg, before=remat.NOTHING):
     with jax.set_mesh(sharding.make_mesh(fsdp=8)):
-        assert remat.settle(cfg, build.model(cfg)) == "model.remat=dots is chosen: all that it keeps fits"
+        remat.settle(cfg, build.model(cfg), before)
+    return cfg.model.remat
+
+
+def test_a_run_takes_what_the_plan_of_its_devices_takes(monkeypatch, here, capsys):
+    planned = []
+    plan = {"remat": "attention", "total_gib": 5.0, "capacity_gib": 6.0, "fits": True}
+    monkeypatch.setattr(planning, "quick", lambda one: planned.append(one) or plan)
+    here(1e6)
+    assert chosen(resolved()) == "attention"
+    assert planned[0].topology.memory_bytes == 1e6 and planned[0].topology.devices == 8
+    assert "model.remat=attention is chosen: a step takes some 5 of 6 GiB per device" in capsys.readouterr().err
+
+
+def test_a_step_that_fits_in_no_way_is_told_and_runs(here, capsys):
+    here(1e5)
+    assert chosen(resolved()) == "full"
+    assert "it may not fit: choose fewer or shorter rows" in capsys.readouterr().err
+
+
+def test_an_estimate_that_fails_ends_no_run(monkeypatch, here, capsys):
+    monkeypatch.setattr(planning, "quick", lambda one: {}["jax names it otherwise"])
+    here(1e5)
+    assert chosen(resolved()) == "full" and "cannot be estimated (KeyError: 'jax names it otherwise')" in capsys.readouterr().err
+
+
+def test_a_small_step_is_not_traced_to_choose(monkeypatch, capsys):
+    monkeypatch.setattr(planning, "quick", lambda _: pytest.fail("the step is traced"))
+    assert chosen(resolved()) == "dots" and "model.remat=dots is chosen: all that it keeps fits" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_keeps_its_policy(here):
+    here(1e5)
+    assert chosen(resolved(), {"config": {"model": {"remat": "attention"}}}) == "attention"
+
+
+def test_reward_models_of_rollouts_and_evaluations_take_their_share(monkeypatch):
+    sizes = {"small": 10, "large": 1000}
+    models_of = {name: types.SimpleNamespace(shapes=jax.ShapeDtypeStruct((size,), "float32")) for name, size in sizes.items()}
+    monkeypatch.setattr(remat, "Source", lambda name: types.SimpleNamespace(reward_model=lambda: models_of[name]))
+    cfg = resolved()
+    cfg.data.rollout = dict(reward=dict(kind="sum", of=dict(one=("model:small", 1.0), other=("length", 1.0))))
+    cfg.eval.generate = dict(rewards=dict(good="model:large", again="model:small"), judge=None)
+    with jax.set_mesh(sharding.make_mesh(fsdp=8)):
+        assert remat.beside_bytes(cfg) == 4 * 1010 / 8
+
+
+@pytest.mark.parametrize("depth", [1, 5])
+def test_a_critic_of_another_depth_raises_the_estimate(depth):
+    own = job(1e12, remat="dots")
+    config = dataclasses.replace(own.model.config, layers=depth, windows=())
+    deeper = dataclasses.replace(own, model=dataclasses.replace(own.model, critic_decoder=models.build(config)))
+    assert planning._setting(deeper).depths == {own.model.config.layers, depth}
+    with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
+        assert remat.generous_bytes(own.cfg, deeper.model) > remat.generous_bytes(own.cfg, own.model)
 
 
 def test_the_generous_sum_is_above_what_a_step_needs_without_remat(needed):
@@ -88,12 +143,19 @@ def test_the_generous_sum_is_above_what_a_step_needs_without_remat(needed):
     assert generous > planning.quick(job(1e12, remat="none"))["total_gib"] * 2**30 > needed["dots"] > needed["attention"] > needed["full"]
 
 
-def test_nothing_is_settled_where_the_user_names_a_policy():
+def test_nothing_is_settled_where_the_user_names_a_policy(capsys):
     cfg = resolved(remat="attention")
-    assert remat.settle(cfg, None) is None and cfg.model.remat == build.remat(cfg) == "attention"
+    remat.settle(cfg, None)
+    assert cfg.model.remat == build.remat(cfg) == "attention" and not capsys.readouterr().err
 
 
 def test_the_devices_here_share_the_memory_of_the_machine():
     here = remat.devices_here()
     assert here.platform == "cpu" and here.devices == jax.device_count()
     assert 2**28 < here.memory_bytes * jax.local_device_count() < 2**46
+
+
+def test_a_card_that_tells_nothing_has_the_memory_of_its_kind(monkeypatch):
+    silent = types.SimpleNamespace(memory_stats=lambda: None)
+    monkeypatch.setattr(jax, "local_devices", lambda: [silent])
+    assert remat._memory_bytes(chips.named("h100")) == 80e9

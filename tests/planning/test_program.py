@@ -11,7 +11,8 @@ from jaxalign.planning import program
 
 MESH = (2, 4, 1, 1, 2)  # data, fsdp, fsdp_inner, context, tensor
 SETTING = program.Setting(
-    layers=3, vocabulary=640, mesh=dict(zip(sharding.MESH_AXES, MESH, strict=True)), slice_devices=8, platform="tpu", tokens=512.0,
+    depths=frozenset({3}), vocabulary=640, mesh=dict(zip(sharding.MESH_AXES, MESH, strict=True)), slice_devices=8,
+    platform="tpu", tokens=512.0,
     scored=40.0, seen=300.0,
 )
 
