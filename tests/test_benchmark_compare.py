@@ -43,6 +43,18 @@ def test_both_sides_have_the_same_losses_and_are_timed_in_turn(tmp_path, peer, p
     assert all(len(side["blocks"]) == 2 and side["tokens_per_s"] > 0 for side in found["sides"].values())
 
 
+@pytest.mark.slow
+def test_a_profile_names_the_operations_of_a_step_and_its_groups(tmp_path):
+    asked = [sys.executable, "-m", "tests.benchmarks.step_profile", "--case", "dpo-tiny", *TOY[:6], "--json", str(tmp_path / "found.json")]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run(asked, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {"head", "head, backward", "layers", "layers, backward", "idle"} <= set(found["groups"])
+    assert 0 < found["busy_s"] <= found["step_s"] and sum(row["seconds"] > 0 and "lm_head" in row["path"] for row in found["operations"]) > 5
+    assert "ENTRY" in (tmp_path / "found.hlo").read_text()
+
+
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [

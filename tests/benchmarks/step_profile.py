@@ -18,8 +18,8 @@ import re
 import tempfile
 import time
 
-from tests.benchmarks.compare import ours, workload
-from tests.benchmarks.compare.__main__ import _setting, _weights
+from tests.benchmarks.compare import ours, weights, workload
+from tests.benchmarks.compare.__main__ import setting
 from tests.benchmarks.compare.cases import CASES
 
 WARM, STEPS = 2, 2
@@ -35,10 +35,12 @@ GROUPS = {  # the first whose pattern is in the path of an operation
 def main() -> None:
     """Prints the groups and the operations that take most."""
     asked = _arguments()
-    case = dataclasses.replace(CASES[asked.case], **dict(_setting(one) for one in asked.case_set))
+    case = dataclasses.replace(CASES[asked.case], **dict(setting(one) for one in asked.case_set))
     with tempfile.TemporaryDirectory() as there:
-        folder = asked.checkpoint or _weights(case, Path(there))
-        found = measured(case, str(folder), dict(_setting(one) for one in asked.set), asked.device, Path(there))
+        folder = Path(asked.checkpoint or Path(there) / "weights")
+        if not asked.checkpoint:
+            weights.write(case, folder)
+        found = measured(case, str(folder), dict(setting(one) for one in asked.set), asked.device, Path(there))
     print(f"step {found['step_s'] * 1e3:.1f} ms; busy {found['busy_s'] * 1e3:.1f} ms; {found['memory'] / 2**30:.1f} GiB")
     for name, seconds in sorted(found["groups"].items(), key=lambda item: -item[1]):
         print(f"{seconds * 1e3:9.2f} ms  {name}")

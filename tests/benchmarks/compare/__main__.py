@@ -35,7 +35,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # of losses and log-probs, rela
 def main() -> int:
     """Compares one case; the exit code is 1 where the losses differ."""
     asked = _arguments()
-    case = dataclasses.replace(CASES[asked.case], **dict(_setting(one) for one in asked.case_set))
+    case = dataclasses.replace(CASES[asked.case], **dict(setting(one) for one in asked.case_set))
     if asked.peer == "tunix" and (problem := tunix_trainer.problem(case, asked.device)):
         raise SystemExit(problem)
     with tempfile.TemporaryDirectory() as there:
@@ -61,7 +61,7 @@ def compare(case: Case, asked, there: Path) -> dict:
         "pairs": str(there / "pairs.json"),
         "block": asked.block,
         "device": asked.device,
-        "settings": dict(_setting(one) for one in asked.set),
+        "settings": dict(setting(one) for one in asked.set),
     }
     result = {
         "case": asked.case,
@@ -152,7 +152,8 @@ def _weights(case, there):
     return there / "weights"
 
 
-def _setting(text):
+def setting(text: str) -> tuple[str, object]:
+    """(key, value) of "KEY=VALUE", whose value is JSON or else a text."""
     key, _, value = text.partition("=")
     try:
         return key, json.loads(value)
