@@ -53,7 +53,7 @@ def test_a_profile_names_the_operations_of_a_step_and_its_groups(tmp_path):
     assert {"head", "head, backward", "layers", "layers, backward", "idle"} <= set(found["groups"])
     assert 0 < found["busy_s"] <= found["step_s"]
     assert sum(row["seconds"] > 0 and "lm_head" in row["path"] for row in found["operations"]) > 5
-    assert "ENTRY" in (tmp_path / "found.hlo").read_text()
+    assert "ENTRY" in (tmp_path / "found.json.hlo").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """model.remat "auto": of the policies of remat the first with which a step fits into the memory of a device."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import math
 import os
@@ -12,69 +12,84 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from jaxalign import chips, sharding
-from jaxalign.config import judges, planned_rows, planning, teacher
+from jaxalign.config import planned_rows, planning, teacher
 from jaxalign.lm_head.chunks import CHUNK_TOKENS
 from jaxalign.models.config import ModelConfig
+from jaxalign.models.decoder import REMAT
 from jaxalign.models.model import Model
 from jaxalign.planning import topology
 from jaxalign.planning.topology import Topology
-from jaxalign.scoring import rewards
 from jaxalign.training import runs
-from jaxalign.training.sources import Source
 
+GIB = 2**30
 AMPLE = 0.5  # share of the memory that a generous sum may reach before the step is traced to know better
 NOTHING: Mapping[str, Any] = {}
-UNKNOWN = {"tpu": "v4", "gpu": "a100"}  # by platform, the chip whose form a chip has that the table lacks
 
 
 def settle(cfg: ConfigDict, model: Model, before: Mapping[str, Any] = NOTHING) -> None:
     """Replaces a model.remat of "auto" for the devices here, on the mesh in scope, and says what is chosen and why.
 
-    All processes choose the same. data.row_tokens must be a number.
+    All processes choose the same. What cannot be estimated ends no run: it takes the most frugal policy.
 
     Args:
       before: what the checkpoint that a run goes on from records; the run keeps its policy, as each rounds in its own way.
     """
     if cfg.model.remat != "auto":
         return
-    kept = before.get("config", {}).get("model", {}).get("remat")
-    if kept in planning.REMATS:
+    if kept := _recorded(before):
         cfg.model.remat = kept
+        runs.to_stderr(f"model.remat={kept} is kept from the checkpoint; name another one to change it")
         return
-    here = devices_here()
-    memory = here.memory_bytes - beside_bytes(cfg)
-    if generous_bytes(cfg, model) <= AMPLE * memory:
-        cfg.model.remat, why = planning.REMATS[0], "all that it keeps fits"
-    else:
-        cfg.model.remat, why = _by_plan(cfg, model, dataclasses.replace(here, chip=_with_memory(here.chip, memory)))
-    runs.to_stderr(f"model.remat={cfg.model.remat} is chosen: {why}")
-
-
-def _by_plan(cfg, model, here):
-    rows = planned_rows.assumed(cfg, "the memory of a step does not depend on it")
-    try:
-        plan = planning.quick(planning.Job(cfg, model, rows, here, "its own", cfg.objective.name))
-    except Exception as error:  # noqa: BLE001 (an estimate that fails must not end a run)
-        return planning.REMATS[-1], f"the memory of a step cannot be estimated ({type(error).__name__}: {error})"
-    needed = f"a step takes some {plan['total_gib']:.3g} of {plan['capacity_gib']:.3g} GiB per device"
-    way_out = "" if plan["fits"] else "; it may not fit: choose fewer or shorter rows, batch.gradient_accumulation_steps, or more devices"
-    return plan["remat"], needed + way_out
-
-
-def devices_here() -> Topology:
-    """The devices of this run, with the memory that the poorest of them gives to a program; CPU devices share that of their machine."""
-    devices = jax.devices()
-    first = devices[0]
-    chip = chips.of_device(first.device_kind) or chips.CHIPS.get(UNKNOWN.get(first.platform, ""), topology.LOCAL)
-    memory = np.float64(_memory_bytes(chip))
+    place, why = _chosen(cfg, model)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        memory = np.min(multihost_utils.process_allgather(memory))
+        most = int(np.max(multihost_utils.process_allgather(np.int32(place))))
+        place, why = most, why if most == place else "another process has less memory"
+    cfg.model.remat = planning.REMATS[place]
+    runs.to_stderr(f"model.remat={cfg.model.remat} is chosen: {why}")
+
+
+def _recorded(before):
+    section = (before.get("config") or {}).get("model") or {}
+    return section.get("remat") if section.get("remat") in REMAT else None
+
+
+def _chosen(cfg, model) -> tuple[int, str]:
+    """(place in planning.REMATS, why) for the devices of this process."""
+    try:
+        here = devices_here()
+        beside = beside_bytes(cfg, model)
+        if generous_bytes(cfg, model) + beside <= AMPLE * here.memory_bytes:
+            return 0, "all that it keeps fits"
+        rows = planned_rows.assumed(cfg, "the memory of a step does not depend on it")
+        left = dataclasses.replace(here, chip=_with_memory(here.chip, here.memory_bytes - beside))
+        plan = planning.quick(planning.Job(cfg, model, rows, left, "its own", cfg.objective.name))
+    except Exception as error:  # noqa: BLE001 (an estimate that fails must not end a run)
+        return len(planning.REMATS) - 1, f"the memory of a step cannot be estimated ({type(error).__name__}: {error})"
+    why = f"a step takes some {plan['total_gib']:.3g} of {here.memory_bytes / GIB:.3g} GiB per device"
+    if beside:
+        why += f", beside reward models of {beside / GIB:.3g}, if they are as large as the policy"
+    if not plan["fits"]:
+        why += "; it may not fit: choose fewer or shorter rows, batch.gradient_accumulation_steps, or more devices"
+    return planning.REMATS.index(plan["remat"]), why
+
+
+def devices_here() -> Topology:
+    """The devices of this run, with the memory that one of them gives to a program; CPU devices share that of their machine.
+
+    Raises:
+      ValueError: they tell no memory and are in no table.
+    """
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    chip = topology.LOCAL if devices[0].platform == "cpu" else chips.of_device(kind)
+    if chip is None:
+        raise ValueError(f"{kind!r} is not in the table of chips")
     shape, slices = sharding.torus_of(devices), len({getattr(device, "slice_index", 0) for device in devices})
     whole = chip.torus and math.prod(shape) * slices * chip.devices == len(devices)
     shape, slices = (shape, slices) if whole else ((len(devices) // chip.devices,), 1)
-    return Topology("the devices here", _with_memory(chip, float(memory)), shape, slices)
+    return Topology("the devices here", _with_memory(chip, _memory_bytes(chip)), shape, slices)
 
 
 def _with_memory(chip, memory):
@@ -83,8 +98,8 @@ def _with_memory(chip, memory):
 
 def _memory_bytes(chip) -> float:
     """Of one device of this process."""
-    if stats := jax.local_devices()[0].memory_stats():
-        return stats["bytes_limit"]
+    if limit := (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit"):
+        return limit
     if chip is not topology.LOCAL:  # an allocator that tells nothing
         return chip.memory_bytes / chip.devices
     whole, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), Path("/sys/fs/cgroup/memory.max")
@@ -109,22 +124,20 @@ def _numbers(config: ModelConfig) -> int:
     return (12 * config.width + heads + 5 * config.mlp_width) * (config.layers + 2)
 
 
-def beside_bytes(cfg: ConfigDict) -> float:
-    """Of one device, for the reward models that score what is said, which stay in memory beside the step."""
-    rollout, asked = cfg.to_dict()["data"]["rollout"], cfg.to_dict()["eval"]["generate"]
-    specs = [rollout["reward"]] if rollout and rollout["reward"] else []
-    specs += judges.named(asked)[0].values() if asked else []
-    names = {name for spec in specs for name in _reward_models(spec)}
-    return 4.0 * sum(leaf.size for name in names for leaf in jax.tree.leaves(Source(name).reward_model().shapes)) / _shards()
+def beside_bytes(cfg: ConfigDict, model: Model) -> float:
+    """Of one device, for the reward models that score what is said and stay in memory: each as large as the policy, in float32."""
+    sections = cfg.to_dict()
+    count = sum(_reward_models(section) for section in (sections["data"]["rollout"], sections["eval"]["generate"]))
+    return count * 4.0 * sum(leaf.size for leaf in jax.tree.leaves(model.shapes)) / _shards()
 
 
-def _reward_models(spec) -> Iterator[str]:
-    options = rewards.parse(spec)
-    if options["kind"] == "model":
-        yield options["model"]
-    elif options["kind"] == "sum":
-        for part, _ in options["of"].values():
-            yield from _reward_models(part)
+def _reward_models(spec) -> int:
+    """How many reward models a section names, wherever they stand in it."""
+    if isinstance(spec, str):
+        return spec.startswith("model:")
+    if isinstance(spec, Mapping):
+        return (spec.get("kind") == "model") + sum(map(_reward_models, spec.values()))
+    return sum(map(_reward_models, spec)) if isinstance(spec, list | tuple) else 0
 
 
 def _shards() -> int:

@@ -128,7 +128,7 @@ SCHEMA: dict[str, Any] = {
         "remat": Field(
             (str,),
             "auto",
-            "what the backward pass recomputes: nothing, all but matmuls and attention, all but attention, all; auto: one that fits",
+            "what the backward pass recomputes: nothing, all but matmuls and attention, all but attention, all; auto: as memory allows",
             ("auto", "none", "dots", "attention", "full"),
         ),
         "attention": Field((str,), "auto", "implementation of attention; auto: the one made for the devices", ATTENTIONS),

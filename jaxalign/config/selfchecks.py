@@ -66,6 +66,7 @@ def case(cfg: ConfigDict) -> Case:
         raise ValueError("data.train is None: there are no rows to check; name some in data.train for the self-check.")
     objective, model = functions.objective(cfg), build.model(cfg)
     sets = prepared_sets(cfg)
+    cfg = cfg.copy_and_resolve_references()  # a run that follows chooses for itself
     remat.settle(cfg, model)
     check_rows(cfg, objective, model, sets.all)
     sets = computed.with_columns(cfg, sets)

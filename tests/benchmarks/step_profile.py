@@ -48,7 +48,7 @@ def main() -> None:
         name, kernel = row["operation"], row["kernel"]
         print(f"{row['seconds'] * 1e3:9.2f} ms  {row['count']:5.0f}x  {name:34.34s}  {kernel:44.44s}  {row['path'][-90:]}")
     if asked.json:
-        Path(asked.json).with_suffix(".hlo").write_text(found.pop("program"))
+        Path(f"{asked.json}.hlo").write_text(found.pop("program"))
         Path(asked.json).write_text(json.dumps(found, indent=1) + "\n")
 
 

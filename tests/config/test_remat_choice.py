@@ -90,7 +90,7 @@ def test_a_run_takes_what_the_plan_of_its_devices_takes(monkeypatch, here, capsy
     here(1e6)
     assert chosen(resolved()) == "attention"
     assert planned[0].topology.memory_bytes == 1e6 and planned[0].topology.devices == 8
-    assert "model.remat=attention is chosen: a step takes some 5 of 6 GiB per device" in capsys.readouterr().err
+    assert "model.remat=attention is chosen: a step takes some 5 of 0.000931 GiB per device" in capsys.readouterr().err
 
 
 def test_a_step_that_fits_in_no_way_is_told_and_runs(here, capsys):
@@ -110,20 +110,36 @@ def test_a_small_step_is_not_traced_to_choose(monkeypatch, capsys):
     assert chosen(resolved()) == "dots" and "model.remat=dots is chosen: all that it keeps fits" in capsys.readouterr().err
 
 
-def test_a_run_that_goes_on_keeps_its_policy(here):
+@pytest.mark.parametrize("policy", ["none", "attention"])
+def test_a_run_that_goes_on_keeps_its_policy_and_says_so(policy, here, capsys):
     here(1e5)
-    assert chosen(resolved(), {"config": {"model": {"remat": "attention"}}}) == "attention"
+    assert chosen(resolved(), {"config": {"model": {"remat": policy}}}) == policy
+    assert f"model.remat={policy} is kept from the checkpoint" in capsys.readouterr().err
 
 
-def test_reward_models_of_rollouts_and_evaluations_take_their_share(monkeypatch):
-    sizes = {"small": 10, "large": 1000}
-    models_of = {name: types.SimpleNamespace(shapes=jax.ShapeDtypeStruct((size,), "float32")) for name, size in sizes.items()}
-    monkeypatch.setattr(remat, "Source", lambda name: types.SimpleNamespace(reward_model=lambda: models_of[name]))
+@pytest.mark.parametrize("before", [{}, {"config": None}, {"config": {"model": {}}}, {"config": {"model": {"remat": "auto"}}}])
+def test_a_checkpoint_that_records_no_policy_keeps_none(before):
+    assert chosen(resolved(), before) == "dots"
+
+
+def test_devices_of_which_nothing_is_known_take_the_most_frugal_policy(monkeypatch, capsys):
+    def unknown():
+        raise ValueError("'Nobody 1' is not in the table of chips")
+
+    monkeypatch.setattr(remat, "devices_here", unknown)
+    assert chosen(resolved()) == "full" and "'Nobody 1' is not in the table" in capsys.readouterr().err
+
+
+def test_reward_models_of_rollouts_and_evaluations_take_their_share(here, capsys):
     cfg = resolved()
     cfg.data.rollout = dict(reward=dict(kind="sum", of=dict(one=("model:small", 1.0), other=("length", 1.0))))
-    cfg.eval.generate = dict(rewards=dict(good="model:large", again="model:small"), judge=None)
+    cfg.eval.generate = dict(rewards=dict(good=dict(kind="model", model="large"), again="model:small"), judge="judge:some@http://host")
+    model = build.model(cfg)
     with jax.set_mesh(sharding.make_mesh(fsdp=8)):
-        assert remat.beside_bytes(cfg) == 4 * 1010 / 8
+        assert remat.beside_bytes(cfg, model) == 3 * 4 * sum(leaf.size for leaf in jax.tree.leaves(model.shapes)) / 8
+    cfg.data.rollout = None
+    here(1e5)
+    assert chosen(cfg) == "full" and "beside reward models of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("depth", [1, 5])

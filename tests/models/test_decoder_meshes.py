@@ -103,7 +103,8 @@ def test_between_linear_maps_tokens_are_spread_over_tensor_where_they_divide(siz
         inputs = checkpoints.rows(*(x[:rows, :length] for x in (TOKENS, POSITIONS, SEGMENTS, PREFIXES)))
         gradient = jax.grad(lambda params: checkpoints.hidden(model, params, inputs, remat="full").sum())
         shape = dict(jax.sharding.get_abstract_mesh().shape)
-        setting = program.Setting(frozenset({SIZES["layers"]}), model.config.padded_vocab, shape, 8, "cpu", rows * length / parts, 0, length)
+        depths, vocabulary = frozenset({SIZES["layers"]}), model.config.padded_vocab
+        setting = program.Setting(depths, vocabulary, shape, 8, "cpu", rows * length / parts, 0, length)
         work = program.work_of(jax.make_jaxpr(gradient)(_abstract_params(model)), setting)
     assert work.saved_bytes == SIZES["layers"] * rows * length / parts * SIZES["width"] * 4  # the input of every layer
     assert kinds == collections.Counter(one.kind for one in work.collectives if one.axes == ("tensor",) and one.loop == "layers")
