@@ -68,7 +68,8 @@ done
 where=(--zone "$zone")
 [[ ! $project ]] || where+=(--project "$project")
 folder=.jaxalign/$name # of the run, in the home folder of every host
-temporary=$(mktemp -d) followers=()
+temporary=$(mktemp -d) followers=() workdir=''
+REPLACED="lies in the checkout on the hosts, which each start replaces; choose a folder on a disk that lasts, such as /mnt/runs/NAME"
 if ((slices == 1)); then
   nodes=("$name") as=(--node-id "$name") kind="$type" all="the slice is" one="the slice"
 else # gcloud counts from 2 on, and numbers the nodes from 0
@@ -123,7 +124,7 @@ node_states() { # a word per slice
 }
 
 lasting() { # ARGUMENT of jaxalign.train...: refuses a --workdir that `install` deletes, and warns of one that is lost with the VM
-  local before='' word workdir='' mirror=''
+  local before='' word mirror=''
   for word in "$@"; do
     case $before in
       --workdir) workdir=$word ;;
@@ -135,8 +136,8 @@ lasting() { # ARGUMENT of jaxalign.train...: refuses a --workdir that `install` 
     esac
     before=$word
   done
-  [[ ! $workdir/ =~ ^("~"[^/]*|/root|/home/[^/]+|"$HOME")/+jaxalign/ ]] ||
-    usage "--workdir $workdir lies in the checkout on the hosts, which each start replaces; choose a folder on a disk that lasts, such as /mnt/runs/NAME"
+  # how the home folder is written here; the hosts look where it is theirs, see `install`
+  [[ ! $workdir/ =~ ^("~"[^/]*|"$HOME"|/[^/]+/"${USER:-$(id -un)}")/+jaxalign/ ]] || usage "--workdir $workdir $REPLACED"
   if [[ ! $mirror && ! $prepare =~ mount|fuse ]]; then
     say "--workdir $workdir is lost with the TPU VM, as by a pre-emption, unless it lies on a disk that lasts and that a start of the VM mounts.
   Mount one with --prepare, or keep a copy in a bucket: --config.train.mirror=gs://BUCKET/RUN (launch/README.md, \"Without a disk that lasts\")"
@@ -225,6 +226,9 @@ archive() { # FILE: what git lists, as it is on disk
 install() { # FILE: copies the archive and installs it, except where a run is going on
   on_slices copy "$1" && on_slices execute "set -e
 if [ -x jaxalign/launch/on_host.sh ] && jaxalign/launch/on_host.sh running $(quoted "$folder"); then exit 0; fi
+case \$(realpath -m -- $(quoted "$workdir"))/ in
+  \"\$(pwd -P)\"/jaxalign/*) echo $(quoted "--workdir $workdir $REPLACED") >&2 && exit 2 ;;
+esac
 rm -rf jaxalign
 mkdir jaxalign
 tar -xzf jaxalign.tar.gz -C jaxalign

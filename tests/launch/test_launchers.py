@@ -63,10 +63,10 @@ def test_what_is_missing_or_unknown_is_told_with_the_usage(stubs, command, words
     assert "set -euo" not in done.stderr and stubs.recorded() == []
 
 
-@pytest.mark.parametrize("workdir", ["~/jaxalign/runs/a", "~me/jaxalign", "/home/me/jaxalign", "/root/jaxalign/runs", "HOME/jaxalign/runs"])
+@pytest.mark.parametrize("workdir", ["~/jaxalign/runs/a", "~me/jaxalign", "/homes/USER/jaxalign", "HOME/jaxalign/runs"])
 @pytest.mark.parametrize("form", [["--workdir"], []])
 def test_a_workdir_that_the_install_would_delete_is_refused(stubs, workdir, form):
-    workdir = workdir.replace("HOME", str(stubs.home))
+    workdir = workdir.replace("HOME", str(stubs.home)).replace("USER", stubs.environment["USER"])
     done = stubs.run("tpu_pod.sh", "run", *TPU, "--config=a.py", *(["--workdir", workdir] if form else [f"--workdir={workdir}"]))
     assert done.returncode == 2 and f"--workdir {workdir} lies in the checkout on the hosts" in done.stderr and stubs.recorded() == []
 
@@ -503,6 +503,19 @@ def test_an_install_that_fails_on_a_host_is_no_connection_that_is_lost(stubs):
     cloud(stubs)
     done = stubs.run("tpu_pod.sh", "run", *TPU, "--prepare", "false", *TRAIN)
     assert done.returncode == 1 and "pod: ended with exit code 1 and is not started again" in done.stderr and not calls(stubs, "python")
+
+
+@pytest.mark.parametrize("through", ["", "a link"])
+def test_a_host_refuses_a_workdir_in_its_checkout_and_deletes_nothing(stubs, through):
+    cloud(stubs)
+    runs = stubs.home / "pod" / "jaxalign" / "runs"
+    runs.mkdir(parents=True)
+    if through:
+        (stubs.home / through).symlink_to(runs)
+    workdir = stubs.home / through if through else runs
+    done = stubs.run("tpu_pod.sh", "run", *TPU, "--config=a.py", "--workdir", f"{workdir}/a")
+    assert done.returncode == 2 and f"--workdir {workdir}/a lies in the checkout on the hosts" in done.stderr
+    assert runs.is_dir() and not calls(stubs, "python")
 
 
 def test_restarts_have_an_end(stubs):
