@@ -68,7 +68,7 @@ def dtype(cfg: ConfigDict) -> jnp.dtype:
     return models.dtype_of(cfg.model.dtype)
 
 
-def remat(cfg: ConfigDict) -> str:
+def remat_of(cfg: ConfigDict) -> str:
     """The policy of remat; the most frugal one where none was chosen (`config.remat`), as for a step that is only evaluated."""
     return "full" if cfg.model.remat == "auto" else cfg.model.remat
 
@@ -212,7 +212,7 @@ def sampling(cfg: ConfigDict) -> Sampling:
 
 def functions(cfg: ConfigDict, objective: objectives.Objective, built: models.Model, lengths: Durations, rolling=None) -> Functions:
     """The jitted functions of this run, and the source of its batches; `rolling`: see `rollouts.rolling`. Nothing is compiled yet."""
-    whole = {"dtype": dtype(cfg), "remat": remat(cfg), "attention": cfg.model.attention}
+    whole = {"dtype": dtype(cfg), "remat": remat_of(cfg), "attention": cfg.model.attention}
     kind = forward.FORWARDS[cfg.forward.name]
     seed = {"seed": cfg.seed} if "seed" in hparams_of(kind) else {}
     look = partial(kind, built, **whole, **seed, **options(cfg, "forward"))

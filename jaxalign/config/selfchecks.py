@@ -88,7 +88,7 @@ def subject(one: Case, params) -> steps.Subject:
     cfg, objective = one.cfg, functions.objective(one.cfg)
     kind = forward.FORWARDS[cfg.forward.name]
     options = functions.options(cfg, "forward") | ({"seed": cfg.seed} if "seed" in hparams_of(kind) else {})
-    look = partial(kind, one.model, remat=build.remat(cfg), attention=cfg.model.attention, **options)
+    look = partial(kind, one.model, remat=build.remat_of(cfg), attention=cfg.model.attention, **options)
     theirs = teacher.look(cfg)
     made = build.functions(cfg, objective, one.model, planned.LENGTHS)
     state = made.init_state(params, optimizer=steps.recorder(), keep_initial=False, source=lambda: None, on_host=())

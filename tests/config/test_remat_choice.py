@@ -4,7 +4,6 @@ import dataclasses
 import types
 
 import jax
-from ml_collections import ConfigDict
 import pytest
 
 from jaxalign import chips, sharding
@@ -12,26 +11,21 @@ from jaxalign.config import build, planning, remat
 from jaxalign.config.resolve import resolve
 from jaxalign.models import model as models
 from jaxalign.planning import topology
+from tests import plans
 
-SECTIONS = dict(
-    model=dict(preset="tiny", tokenizer="none"),
-    data=dict(train=dict(path="none.jsonl"), row_tokens=512),
-    batch=dict(rows=16),
-    objective=dict(name="dpo"),
-    optimizer=dict(learning_rate=1e-3),
-    train=dict(total_steps=20),
-)
+
+def sections(**model):
+    return dict(model=dict(preset="tiny", tokenizer="none", **model), data=dict(train=dict(path="none.jsonl"), row_tokens=512))
 
 
 def resolved(**model):
-    return resolve(ConfigDict({**SECTIONS, "model": {**SECTIONS["model"], **model}}))
+    return resolve(plans.config(**sections(**model)))
 
 
 def job(memory: float, **model):
     """On one device with so many bytes of memory."""
     one = topology.parse("local:1")
-    one = dataclasses.replace(one, chip=dataclasses.replace(one.chip, memory_bytes=memory))
-    return planning.job(resolved(**model), one, name="test", preset=None, price=None)
+    return plans.job(dataclasses.replace(one, chip=dataclasses.replace(one.chip, memory_bytes=memory)), **sections(**model))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,7 +156,7 @@ def test_the_generous_sum_is_above_what_a_step_needs_without_remat(needed):
 def test_nothing_is_settled_where_the_user_names_a_policy(capsys):
     cfg = resolved(remat="attention")
     remat.settle(cfg, None)
-    assert cfg.model.remat == build.remat(cfg) == "attention" and not capsys.readouterr().err
+    assert cfg.model.remat == build.remat_of(cfg) == "attention" and not capsys.readouterr().err
 
 
 def test_the_devices_here_share_the_memory_of_the_machine():

@@ -9,7 +9,6 @@ import sys
 
 import jax
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 import pytest
 
 from jaxalign import plan, sharding
@@ -17,26 +16,9 @@ from jaxalign.config import build, durations, functions, plan_search, planned, p
 from jaxalign.config.resolve import resolve
 from jaxalign.planning import layout, memory, pictures, topology
 from jaxalign.reports import figures
+from tests.plans import config, job
 
 TINY = str(Path(__file__).parents[1] / "tiny.py")
-
-
-def config(**sections):
-    return ConfigDict(
-        dict(
-            model=dict(preset="tiny", tokenizer="none"),
-            data=dict(train=dict(path="none.jsonl"), row_tokens=64),
-            batch=dict(rows=16),
-            objective=dict(name="dpo"),
-            optimizer=dict(learning_rate=1e-3),
-            train=dict(total_steps=20),
-        )
-        | sections
-    )
-
-
-def job(where="v5e:2x4", **sections):
-    return planning.job(resolve(config(**sections)), topology.parse(where), name="test", preset=None, price=None)
 
 
 @pytest.fixture

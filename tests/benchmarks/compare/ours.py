@@ -176,7 +176,7 @@ def with_reference(cfg, model, state, batches: list[Callable[[], dict]]) -> list
     from jaxalign.data.rows import loader
     from jaxalign.training import forward, reference, step
 
-    options = {"dtype": build.dtype(cfg), "remat": build.remat(cfg), "attention": cfg.model.attention}
+    options = {"dtype": build.dtype(cfg), "remat": build.remat_of(cfg), "attention": cfg.model.attention}
     look = jax.jit(step.make_policy_logps(partial(forward.next_token, model, **options)))
 
     def whole(make):
